@@ -1,0 +1,365 @@
+//! The decision: (policy, subject, object) to a verdict, over a [`Lookup`]. The kernel programs
+//! implement `Lookup` on BPF maps; `policy explain` and the tests on ordered maps.
+//!
+//! Everything is `inline(always)` and free of recursion and of unbounded loops, because each hook
+//! that calls it is verified with the call's whole body in it.
+
+use crate::address::{Address, DNS_PORT, Range};
+use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
+use crate::rule::{
+    ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostIds, ListenerKey,
+    RuleKey, RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP, UDP,
+};
+use crate::subject::{Standing, Subject};
+use crate::verdict::{Reason, Verdict};
+
+/// The tables a decision reads. A lookup that finds nothing is `None`, and `None` never allows.
+pub trait Lookup {
+    /// State of a sandbox.
+    fn sandbox(&self, sandbox: u32) -> Option<&SandboxState>;
+    /// Rule for a host pattern, port and transport.
+    fn rule(&self, key: &RuleKey) -> Option<&RuleValue>;
+    /// What stands behind a synthetic address.
+    fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue>;
+    /// Longest prefix that holds the address; `bits` is how much of the key to compare.
+    fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds>;
+    /// Whether a process of this sandbox listens there.
+    fn listens(&self, key: &ListenerKey) -> bool;
+}
+
+/// Where a packet is to go, as the process asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Address as asked.
+    pub address: Address,
+    /// Port, host byte order.
+    pub port: u16,
+    /// [`TCP`] or [`UDP`].
+    pub transport: u8,
+    /// Cookie of the network namespace the socket lives in.
+    pub netns: u64,
+}
+
+/// What the hook does to an operation that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Nothing.
+    Direct,
+    /// Replace the address; the port stays.
+    Real(Address),
+    /// Take it to the sandbox's resolver.
+    Resolver,
+}
+
+/// A verdict with what led to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The policy's verdict.
+    pub verdict: Verdict,
+    /// Its cause.
+    pub reason: Reason,
+    /// 1: the sandbox only records, so the operation goes on whatever the verdict is.
+    pub audit_only: u32,
+    /// What to do to it if it goes on.
+    pub route: Route,
+    /// Host pattern of the deciding rule; zero if none decided.
+    pub host: u32,
+    /// Number of the name behind a synthetic address; zero if the address was literal.
+    pub name: u32,
+    /// The first word of the subject's and the rule's sets that meet, and its index: together
+    /// they name the binary entry that admitted the subject.
+    pub matched: u64,
+    /// See `matched`.
+    pub matched_word: u32,
+}
+
+impl Decision {
+    #[inline(always)]
+    const fn new(verdict: Verdict, reason: Reason, audit_only: u32) -> Self {
+        Self {
+            verdict,
+            reason,
+            audit_only,
+            route: Route::Direct,
+            host: 0,
+            name: 0,
+            matched: 0,
+            matched_word: 0,
+        }
+    }
+
+    /// Whether the operation goes on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn goes_on(&self) -> bool {
+        matches!(self.verdict, Verdict::Allow) || self.audit_only == 1
+    }
+}
+
+const fn allow(reason: Reason, state: &SandboxState) -> Decision {
+    Decision::new(Verdict::Allow, reason, state.audit_only)
+}
+
+const fn deny(reason: Reason, state: &SandboxState) -> Decision {
+    Decision::new(Verdict::Deny, reason, state.audit_only)
+}
+
+/// The subject and the state of its sandbox, or the decision that their absence makes.
+#[inline(always)]
+fn placed<'a, L: Lookup>(
+    lookup: &'a L,
+    standing: &Standing<'a>,
+) -> Result<(&'a Subject, &'a SandboxState), Decision> {
+    match standing {
+        Standing::Outside => Err(Decision::new(Verdict::Allow, Reason::Outside, 0)),
+        Standing::Unidentified => Err(Decision::new(Verdict::Deny, Reason::NoIdentity, 0)),
+        Standing::Subject(subject) => match lookup.sandbox(subject.sandbox) {
+            Some(state) if state.policy != 0 => Ok((subject, state)),
+            _ => Err(Decision::new(Verdict::Deny, Reason::NoPolicy, 0)),
+        },
+    }
+}
+
+/// May this subject connect or send to this destination?
+#[inline(always)]
+pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) -> Decision {
+    let (subject, state) = match placed(lookup, standing) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
+    if to.port == DNS_PORT {
+        let port = if to.address.is_v4() {
+            state.resolver_v4
+        } else {
+            state.resolver_v6
+        };
+        if port == 0 {
+            return deny(Reason::NoResolver, state);
+        }
+        return Decision {
+            route: Route::Resolver,
+            ..allow(Reason::Resolver, state)
+        };
+    }
+    let judged = to.address.embedded();
+    if matches!(judged.range(), Range::Synthetic) {
+        return named(lookup, subject, state, to);
+    }
+    literal(lookup, subject, state, to, judged)
+}
+
+/// A destination that the sandbox's resolver handed out for a name.
+#[inline(always)]
+fn named<L: Lookup>(
+    lookup: &L,
+    subject: &Subject,
+    state: &SandboxState,
+    to: &Destination,
+) -> Decision {
+    let key = SyntheticKey {
+        sandbox: subject.sandbox,
+        address: to.address,
+    };
+    let Some(target) = lookup.synthetic(&key) else {
+        return deny(Reason::StaleName, state);
+    };
+    if target.policy != state.policy {
+        return deny(Reason::StaleName, state);
+    }
+    let decision = ruled(lookup, subject, state, to, &target.hosts);
+    Decision {
+        route: Route::Real(target.real),
+        name: target.name,
+        ..decision
+    }
+}
+
+/// A destination that the process named by its address.
+#[inline(always)]
+fn literal<L: Lookup>(
+    lookup: &L,
+    subject: &Subject,
+    state: &SandboxState,
+    to: &Destination,
+    judged: Address,
+) -> Decision {
+    let range = judged.range();
+    let forbidden = match range {
+        Range::LinkLocal => Reason::LinkLocal,
+        Range::Unspecified => Reason::Unspecified,
+        Range::Multicast => Reason::Multicast,
+        Range::Reserved => Reason::Reserved,
+        _ => Reason::Unset,
+    };
+    if !matches!(forbidden, Reason::Unset) {
+        return deny(forbidden, state);
+    }
+    let loopback = matches!(range, Range::Loopback);
+    if loopback {
+        let listener = ListenerKey {
+            netns: to.netns,
+            port: to.port,
+            transport: to.transport,
+            zero: 0,
+            sandbox: subject.sandbox,
+        };
+        if lookup.listens(&listener) {
+            return allow(Reason::OwnListener, state);
+        }
+    }
+    let key = AddressKey {
+        policy: state.policy,
+        usage: AddressUse::Egress as u32,
+        address: judged,
+    };
+    let Some(hosts) = lookup.address(&key, ADDRESS_KEY_BITS) else {
+        let reason = if loopback {
+            Reason::Loopback
+        } else {
+            Reason::UnknownEndpoint
+        };
+        return deny(reason, state);
+    };
+    let decision = ruled(lookup, subject, state, to, hosts);
+    if loopback && matches!(decision.reason, Reason::UnknownEndpoint) {
+        return Decision {
+            reason: Reason::Loopback,
+            ..decision
+        };
+    }
+    decision
+}
+
+/// Looks for a rule that admits the subject among those of the patterns that the host matches.
+#[inline(always)]
+fn ruled<L: Lookup>(
+    lookup: &L,
+    subject: &Subject,
+    state: &SandboxState,
+    to: &Destination,
+    hosts: &HostIds,
+) -> Decision {
+    let mut result = deny(Reason::UnknownEndpoint, state);
+    let loopback = matches!(to.address.embedded().range(), Range::Loopback);
+    for slot in 0..PATTERNS_PER_HOST {
+        let host = hosts.ids[slot];
+        if host == 0 {
+            break;
+        }
+        let key = RuleKey {
+            policy: state.policy,
+            host,
+            port: to.port,
+            transport: to.transport,
+            zero: 0,
+        };
+        let Some(rule) = lookup.rule(&key) else {
+            continue;
+        };
+        if loopback && rule.flags & HOST_LOOPBACK == 0 {
+            continue;
+        }
+        if rule.flags & ANYBODY != 0 {
+            return Decision {
+                host,
+                ..allow(Reason::Rule, state)
+            };
+        }
+        for word in 0..MASK_WORDS {
+            let met = (subject.lineage.words[word] & rule.tree.words[word])
+                | (subject.own.words[word] & rule.own.words[word]);
+            if met != 0 {
+                return Decision {
+                    host,
+                    matched: met,
+                    matched_word: word as u32,
+                    ..allow(Reason::Rule, state)
+                };
+            }
+        }
+        result = Decision {
+            host,
+            ..deny(Reason::OtherBinary, state)
+        };
+    }
+    result
+}
+
+/// May this subject bind this local address? Port zero asks the kernel for a client port.
+#[inline(always)]
+pub fn bind<L: Lookup>(lookup: &L, standing: &Standing<'_>, local: &Destination) -> Decision {
+    let (_, state) = match placed(lookup, standing) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
+    if local.port == 0 && local.transport == UDP {
+        return allow(Reason::EphemeralPort, state);
+    }
+    let judged = local.address.embedded();
+    let key = AddressKey {
+        policy: state.policy,
+        usage: AddressUse::Listen as u32,
+        address: judged,
+    };
+    let Some(hosts) = lookup.address(&key, ADDRESS_KEY_BITS) else {
+        return deny(Reason::ListenNotAllowed, state);
+    };
+    let rule = RuleKey {
+        policy: state.policy,
+        host: hosts.ids[0],
+        port: local.port,
+        transport: local.transport,
+        zero: 0,
+    };
+    match lookup.rule(&rule) {
+        Some(_) => allow(Reason::Rule, state),
+        None => deny(Reason::ListenNotAllowed, state),
+    }
+}
+
+/// Socket types and protocols, `include/uapi/linux/in.h` and `net.h`.
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const IPPROTO_IP: u32 = 0;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+const IPPROTO_MPTCP: u32 = 262;
+
+/// May this subject make an IPv4 or IPv6 socket of this type and protocol? Only those can be made
+/// whose every packet passes a hook that decides: raw, ping, SCTP and the rest cannot.
+#[inline(always)]
+pub fn socket<L: Lookup>(
+    lookup: &L,
+    standing: &Standing<'_>,
+    kind: u32,
+    protocol: u32,
+) -> Decision {
+    let (_, state) = match placed(lookup, standing) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
+    let known = match kind {
+        SOCK_STREAM => {
+            protocol == IPPROTO_IP || protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP
+        }
+        SOCK_DGRAM => protocol == IPPROTO_IP || protocol == IPPROTO_UDP,
+        _ => false,
+    };
+    if known {
+        allow(Reason::Rule, state)
+    } else {
+        deny(Reason::SocketKind, state)
+    }
+}
+
+/// The transport whose rules apply to a socket of this protocol, or `None` for one that no rule
+/// can be written for.
+#[inline(always)]
+#[must_use]
+pub const fn transport_of(protocol: u32) -> Option<u8> {
+    match protocol {
+        IPPROTO_TCP | IPPROTO_MPTCP => Some(TCP),
+        IPPROTO_UDP => Some(UDP),
+        _ => None,
+    }
+}

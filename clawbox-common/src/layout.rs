@@ -1,0 +1,62 @@
+//! Sizes and offsets that kernel and agent rely on, checked when either is compiled, and the
+//! marker that lets aya copy the records into maps.
+
+use core::mem::{offset_of, size_of};
+
+use crate::address::Address;
+use crate::event::{Header, NetworkEvent, TaskEvent};
+use crate::rule::{
+    ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, ListenerKey, LossKey,
+    Rewritten, RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
+};
+use crate::subject::{FileId, Mask, Subject};
+
+/// A record's size is the sum of its fields: no padding, so no uninitialised byte is compared by
+/// a map or copied to userspace.
+macro_rules! packed {
+    ($($record:ty = $size:literal),* $(,)?) => { $(const _: () = assert!(size_of::<$record>() == $size);)* };
+}
+
+packed! {
+    Address = 16,
+    FileId = 16,
+    Mask = 32,
+    Subject = 88,
+    RuleKey = 12,
+    RuleValue = 72,
+    HostIds = 16,
+    SyntheticKey = 20,
+    SyntheticValue = 40,
+    AddressKey = 24,
+    SandboxState = 16,
+    BinaryKey = 24,
+    ScriptKey = 264,
+    ListenerKey = 16,
+    Rewritten = 36,
+    LossKey = 8,
+    Header = 48,
+    NetworkEvent = 120,
+    TaskEvent = 312,
+}
+
+const _: () = assert!(offset_of!(NetworkEvent, asked) == size_of::<Header>());
+const _: () = assert!(offset_of!(TaskEvent, path) == size_of::<Header>() + 8);
+const _: () = assert!(offset_of!(AddressKey, address) * 8 == ADDRESS_KEY_HEAD as usize);
+const _: () = assert!(size_of::<AddressKey>() * 8 == ADDRESS_KEY_BITS as usize);
+
+#[cfg(feature = "user")]
+macro_rules! pod {
+    ($($record:ty),* $(,)?) => {
+        $(
+            // SAFETY: `repr(C)`, integers only, and `packed!` above rules out padding, so every
+            // byte is initialised and every byte pattern is a value.
+            unsafe impl aya::Pod for $record {}
+        )*
+    };
+}
+
+#[cfg(feature = "user")]
+pod! {
+    Address, FileId, Mask, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
+    AddressKey, SandboxState, BinaryKey, ScriptKey, ListenerKey, Rewritten, LossKey,
+}

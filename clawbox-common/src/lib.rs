@@ -1,0 +1,12 @@
+//! The contract between the kernel programs and the agent: records, bounds and `decide`.
+//! `no_std`, no I/O, no allocation; everything here runs unchanged under the BPF verifier.
+#![cfg_attr(not(test), no_std)]
+
+pub mod address;
+pub mod decide;
+pub mod event;
+mod layout;
+pub mod limits;
+pub mod rule;
+pub mod subject;
+pub mod verdict;

@@ -1,0 +1,53 @@
+//! Every bound that kernel and agent share, in one place and asserted against each other.
+//! A policy that does not fit is refused when it is compiled, never truncated.
+
+/// Binary entries one sandbox's policy may name (a bit each in [`crate::subject::Mask`]).
+pub const BINARY_SLOTS: usize = 256;
+
+/// 64-bit words in a [`crate::subject::Mask`].
+pub const MASK_WORDS: usize = 4;
+
+/// Host patterns of one policy that one name or one address may match.
+pub const PATTERNS_PER_HOST: usize = 4;
+
+/// Bytes of a script's path as exec opened it, with the terminating NUL.
+pub const SCRIPT_PATH: usize = 256;
+
+/// Sandboxes one loaded set of programs may serve.
+pub const SANDBOXES: u32 = 4096;
+
+/// Rules over all policies that are loaded at one time.
+pub const RULES: u32 = 131_072;
+
+/// Literal addresses and address ranges over all policies.
+pub const ADDRESSES: u32 = 65_536;
+
+/// Synthetic addresses alive at one time, over all sandboxes.
+pub const SYNTHETICS: u32 = 65_536;
+
+/// Synthetic addresses one sandbox may hold; a sandbox at its bound gets SERVFAIL.
+pub const SYNTHETICS_PER_SANDBOX: u32 = 8_192;
+
+/// Thread groups inside sandboxes alive at one time.
+pub const SUBJECTS: u32 = 65_536;
+
+/// Files named as binaries, over all sandboxes.
+pub const BINARIES: u32 = 65_536;
+
+/// Scripts named as binaries, over all sandboxes.
+pub const SCRIPTS: u32 = 8_192;
+
+/// Ports that sandboxed processes have bound, over all sandboxes.
+pub const LISTENERS: u32 = 65_536;
+
+/// Bytes of the event ring. A core makes about 23,000 connections a second at most, so this holds
+/// more than 300 ms of the worst case; what does not fit is counted, not waited for.
+pub const EVENT_RING: u32 = 1 << 20;
+
+/// Fill level in bytes at which crossing it wakes the reader, which otherwise reads on a timer.
+pub const EVENT_WAKE: u64 = EVENT_RING as u64 / 4;
+
+const _: () = assert!(MASK_WORDS * 64 == BINARY_SLOTS);
+const _: () = assert!(EVENT_RING.is_power_of_two() && EVENT_WAKE < EVENT_RING as u64);
+const _: () = assert!(SYNTHETICS_PER_SANDBOX <= SYNTHETICS);
+const _: () = assert!(SCRIPT_PATH.is_multiple_of(8));

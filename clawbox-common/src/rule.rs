@@ -1,0 +1,192 @@
+//! Keys and values of the policy maps. All are free of padding and of pointers, and the same
+//! bytes in the kernel, in a snapshot and in a test's `BTreeMap`.
+
+use crate::address::Address;
+use crate::limits::{PATTERNS_PER_HOST, SCRIPT_PATH};
+use crate::subject::{FileId, Mask};
+
+/// Stream over IP.
+pub const TCP: u8 = 1;
+/// Datagram over IP.
+pub const UDP: u8 = 2;
+
+/// Number of a host pattern within a policy; zero is no pattern.
+pub type HostId = u32;
+
+/// What a rule is looked up by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleKey {
+    /// Policy generation.
+    pub policy: u32,
+    /// Host pattern.
+    pub host: HostId,
+    /// Port in host byte order.
+    pub port: u16,
+    /// [`TCP`] or [`UDP`].
+    pub transport: u8,
+    /// Always zero.
+    pub zero: u8,
+}
+
+/// The rule admits every binary of the sandbox.
+pub const ANYBODY: u32 = 1;
+/// The rule opens a port on the host's loopback.
+pub const HOST_LOOPBACK: u32 = 2;
+
+/// Whom a rule admits. Rules of one policy on the same endpoint are merged into one value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct RuleValue {
+    /// Slots admitted if the subject or an ancestor of it is one of them.
+    pub tree: Mask,
+    /// Slots admitted only if the subject itself is one of them.
+    pub own: Mask,
+    /// [`ANYBODY`], [`HOST_LOOPBACK`].
+    pub flags: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Host patterns that a name or an address matches, filled from the front; zero ends the list.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct HostIds {
+    /// Pattern numbers.
+    pub ids: [HostId; PATTERNS_PER_HOST],
+}
+
+/// A synthetic address of one sandbox.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SyntheticKey {
+    /// Sandbox it was handed out to.
+    pub sandbox: u32,
+    /// The address the client was given.
+    pub address: Address,
+}
+
+/// What stands behind a synthetic address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyntheticValue {
+    /// The address a connection really goes to.
+    pub real: Address,
+    /// The policy's host patterns that the name matches.
+    pub hosts: HostIds,
+    /// The policy generation that the patterns belong to; another generation means deny.
+    pub policy: u32,
+    /// The name's number in the agent's table, for the audit trail.
+    pub name: u32,
+}
+
+/// Which table an address range belongs to.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AddressUse {
+    /// Destinations.
+    Egress = 1,
+    /// Local addresses that may be listened on.
+    Listen = 2,
+}
+
+/// Longest-prefix key of literal addresses and ranges: 64 bits of policy and use, then the
+/// address. The bits are compared in memory order, which for an address is network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AddressKey {
+    /// Policy generation.
+    pub policy: u32,
+    /// An [`AddressUse`] as a number.
+    pub usage: u32,
+    /// The address; bits past the prefix are zero in a stored key.
+    pub address: Address,
+}
+
+/// Bits of an [`AddressKey`] in front of the address.
+pub const ADDRESS_KEY_HEAD: u32 = 64;
+/// Bits of a whole [`AddressKey`].
+pub const ADDRESS_KEY_BITS: u32 = 192;
+
+/// The state of one sandbox. Replacing it is how a policy changes: one write.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxState {
+    /// Policy generation in force; zero is no policy.
+    pub policy: u32,
+    /// 1: decide and record, but let through.
+    pub audit_only: u32,
+    /// Port of the resolver on 127.0.0.1, host byte order; zero is none.
+    pub resolver_v4: u16,
+    /// Port of the resolver on ::1, host byte order; zero is none.
+    pub resolver_v6: u16,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A file that a policy names as a binary.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BinaryKey {
+    /// The file.
+    pub file: FileId,
+    /// The sandbox whose policy names it.
+    pub sandbox: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A `#!` script that a policy names as a binary, by the absolute path exec was given.
+///
+/// Sound only because a sandbox can change neither its root nor its mounts, and because
+/// a path whose parents it may write is never entered here unless the policy names that path.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScriptKey {
+    /// The path, NUL-terminated, the rest zero.
+    pub path: [u8; SCRIPT_PATH],
+    /// The sandbox whose policy names it.
+    pub sandbox: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// A port that a sandboxed process has bound.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerKey {
+    /// Network namespace cookie.
+    pub netns: u64,
+    /// Port in host byte order.
+    pub port: u16,
+    /// [`TCP`] or [`UDP`].
+    pub transport: u8,
+    /// Always zero.
+    pub zero: u8,
+    /// Sandbox that bound it.
+    pub sandbox: u32,
+}
+
+/// What a socket was asked to reach and what it reaches instead, kept with the socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    /// As the process asked.
+    pub asked: Address,
+    /// Where it goes.
+    pub real: Address,
+    /// Port asked, host byte order.
+    pub asked_port: u16,
+    /// Port it goes to, host byte order.
+    pub real_port: u16,
+}
+
+/// What losses are counted by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LossKey {
+    /// Sandbox.
+    pub sandbox: u32,
+    /// An [`crate::event::Kind`] as a number.
+    pub kind: u32,
+}

@@ -1,0 +1,87 @@
+//! Who acts: the identity a thread group got at exec, and the sets of binaries it stands for.
+
+use crate::limits::MASK_WORDS;
+
+/// A set of a sandbox's binary slots, a bit each.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Mask {
+    /// Slot `n` is bit `n % 64` of word `n / 64`.
+    pub words: [u64; MASK_WORDS],
+}
+
+impl Mask {
+    /// The empty set.
+    pub const EMPTY: Self = Self {
+        words: [0; MASK_WORDS],
+    };
+
+    /// Adds a slot; a slot past the bound is not added, so it can only ever deny.
+    pub const fn insert(&mut self, slot: usize) {
+        if slot < MASK_WORDS * 64 {
+            self.words[slot / 64] |= 1 << (slot % 64);
+        }
+    }
+
+    /// Whether a slot is in the set.
+    #[must_use]
+    pub const fn contains(&self, slot: usize) -> bool {
+        slot < MASK_WORDS * 64 && self.words[slot / 64] & (1 << (slot % 64)) != 0
+    }
+
+    /// Adds every slot of another set.
+    #[inline(always)]
+    pub fn extend(&mut self, other: &Mask) {
+        for (word, more) in self.words.iter_mut().zip(other.words.iter()) {
+            *word |= *more;
+        }
+    }
+
+    /// Whether the set is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+}
+
+/// A file as the kernel names it: superblock device and inode number.
+///
+/// The device is the kernel's `s_dev`, which `stat` does not report for every filesystem
+/// (overlayfs, btrfs); see `fdinfo` and `mountinfo` for the way to read it from userspace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct FileId {
+    /// Inode number.
+    pub inode: u64,
+    /// `major << 20 | minor`, the kernel's own encoding.
+    pub device: u32,
+    /// Always zero; keeps the record free of padding.
+    pub zero: u32,
+}
+
+/// The identity of a thread group, written at exec, copied at fork.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Subject {
+    /// The sandbox, which no later move to another cgroup changes.
+    pub sandbox: u32,
+    /// 1 where a `#!` script was started, so that `script` identities are in `own` too.
+    pub is_script: u32,
+    /// The file that runs: for a script its interpreter.
+    pub exe: FileId,
+    /// Slots that the program running now matches, itself.
+    pub own: Mask,
+    /// `own`, and the same of every ancestor and every earlier program of this process.
+    pub lineage: Mask,
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug)]
+pub enum Standing<'a> {
+    /// In no sandbox: clawbox has no say.
+    Outside,
+    /// In a sandbox's cgroup without an identity: everything is denied.
+    Unidentified,
+    /// A known subject.
+    Subject(&'a Subject),
+}

@@ -1,0 +1,109 @@
+//! The verdict and its reason. Zero, the value of memory nobody wrote, is a deny.
+
+/// What happens to the operation.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The operation fails with `EPERM`.
+    Deny = 0,
+    /// The operation goes on.
+    Allow = 1,
+}
+
+impl TryFrom<u8> for Verdict {
+    type Error = u8;
+
+    fn try_from(value: u8) -> Result<Self, u8> {
+        match value {
+            0 => Ok(Self::Deny),
+            1 => Ok(Self::Allow),
+            other => Err(other),
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $value:literal, $text:literal;)*) => {
+        /// Why a verdict is what it is. Each value has one stable name in the audit trail.
+        #[repr(u8)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $name = $value,)* }
+
+        impl Reason {
+            /// Every reason, in the order of their values.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// The name in audit records and command output.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
+        }
+
+        impl TryFrom<u8> for Reason {
+            type Error = u8;
+
+            fn try_from(value: u8) -> Result<Self, u8> {
+                match value { $($value => Ok(Reason::$name),)* other => Err(other) }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No cause was recorded; only memory nobody wrote says so.
+    Unset = 0, "unset";
+    /// The task is in no sandbox.
+    Outside = 1, "outside";
+    /// A rule of the policy admits this subject to this object.
+    Rule = 2, "rule";
+    /// The task stands in a sandbox's cgroup but has no identity: it has not gone through exec
+    /// there, or the identity table was full when it forked.
+    NoIdentity = 3, "no-identity";
+    /// The sandbox has no policy loaded.
+    NoPolicy = 4, "no-policy";
+    /// No rule names this address, port and transport for any binary.
+    UnknownEndpoint = 5, "unknown-endpoint";
+    /// A rule names the endpoint, but not for this binary or an ancestor of it.
+    OtherBinary = 6, "other-binary";
+    /// Loopback that is neither a listener of this sandbox nor opened by `host_loopback`.
+    Loopback = 7, "loopback";
+    /// Link-local, which holds the cloud metadata services.
+    LinkLocal = 8, "link-local";
+    /// `0.0.0.0/8` or `::`.
+    Unspecified = 9, "unspecified";
+    /// Multicast.
+    Multicast = 10, "multicast";
+    /// Limited broadcast, `240.0.0.0/4`, and IPv6 ranges that no host may have.
+    Reserved = 11, "reserved";
+    /// A synthetic address that the sandbox's resolver did not hand out, or that has expired.
+    StaleName = 12, "stale-name";
+    /// A question for the sandbox's own resolver.
+    Resolver = 13, "resolver";
+    /// Port 53, but the sandbox has no resolver.
+    NoResolver = 14, "no-resolver";
+    /// A listener of the same sandbox.
+    OwnListener = 15, "own-listener";
+    /// A client's own port, chosen by the kernel.
+    EphemeralPort = 16, "ephemeral-port";
+    /// `listen` does not name this address and port.
+    ListenNotAllowed = 17, "listen-not-allowed";
+    /// A socket family, type or protocol that no rule can be written for.
+    SocketKind = 18, "socket-kind";
+    /// The kernel had no memory for what enforcement must remember.
+    NoMemory = 19, "no-memory";
+    /// The name is not allowed by the policy.
+    UnknownName = 20, "unknown-name";
+    /// The name's address lies in a range that is never allowed, or needs `allowed_ips`.
+    ForbiddenAddress = 21, "forbidden-address";
+    /// The resolver upstream failed or did not answer.
+    UpstreamFailed = 22, "upstream-failed";
+    /// A table of this sandbox is full.
+    TableFull = 23, "table-full";
+    /// A program was started; what it may reach follows from its identity.
+    Exec = 24, "exec";
+    /// A kind of DNS question that the resolver does not forward.
+    QuestionKind = 25, "question-kind";
+    /// The name exists, but has no record of the kind asked for.
+    NoRecord = 26, "no-record";
+}

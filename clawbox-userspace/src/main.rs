@@ -1,0 +1,3 @@
+//! The `clawbox` command: parse, dispatch, print an error once, exit with a documented status.
+
+fn main() {}

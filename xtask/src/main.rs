@@ -1,0 +1,3 @@
+//! clawbox's own tasks: `cargo xtask --help`.
+
+fn main() {}
