@@ -1,0 +1,4 @@
+//! The kernel side as the agent sees it: what the kernel can do, loading, and the maps.
+
+pub mod btf;
+pub mod load;
