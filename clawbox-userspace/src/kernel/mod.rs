@@ -1,4 +1,7 @@
 //! The kernel side as the agent sees it: what the kernel can do, loading, and the maps.
 
 pub mod btf;
+pub mod enforcer;
+pub mod file_id;
 pub mod load;
+pub mod pin;
