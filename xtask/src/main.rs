@@ -1,3 +1,61 @@
 //! clawbox's own tasks: `cargo xtask --help`.
+//! One file per command; each says what it runs, and every error names what to do about it.
 
-fn main() {}
+mod bench;
+mod build;
+mod demo;
+mod packages;
+mod process;
+mod setup;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "clawbox's own tasks"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what the other commands need.
+    Setup(setup::Args),
+    /// Build the BPF object, then the agent.
+    Build(build::Args),
+    /// Watch a policy being enforced, on this machine, with nothing leaving it.
+    Demo(demo::Args),
+    /// Measure what enforcement costs.
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let workspace = Workspace::locate()?;
+    match cli.command {
+        Command::Setup(args) => setup::run(&workspace, &args),
+        Command::Build(args) => build::run(&workspace, &args),
+        Command::Demo(args) => demo::run(&workspace, &args),
+        Command::Bench(args) => bench::run(&workspace, &args),
+    }
+}

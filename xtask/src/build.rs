@@ -1,0 +1,101 @@
+//! `cargo xtask build`: the BPF object first, then the agent that embeds it.
+//! The object is replaced only where its bytes changed, so that the agent is not rebuilt for nothing.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+use crate::setup::{self, Purpose};
+use crate::toolchain::Toolchain;
+use crate::workspace::Workspace;
+
+const TARGET: &str = "bpfel-unknown-none";
+
+#[derive(clap::Args, Clone, Copy, Default)]
+pub struct Args {
+    /// Build the agent optimised. The BPF object always is: the verifier needs it so.
+    #[arg(long)]
+    pub release: bool,
+    /// Compile log lines into the BPF programs.
+    #[arg(long)]
+    pub debug_log: bool,
+}
+
+/// Sets up and builds both halves.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let toolchain = setup::ensure(workspace, Purpose::Build)?;
+    both(workspace, &toolchain, *args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the object and then the agent.
+pub fn both(workspace: &Workspace, toolchain: &Toolchain, args: Args) -> Result<()> {
+    object(workspace, toolchain, args.debug_log)?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--package", "clawbox-userspace"]);
+    if args.release {
+        cargo.arg("--release");
+    }
+    process::run(&mut cargo)
+}
+
+fn object(workspace: &Workspace, toolchain: &Toolchain, debug_log: bool) -> Result<()> {
+    let source = workspace.root().join("clawbox-ebpf");
+    if !source.join("Cargo.toml").exists() {
+        bail!(
+            "`{}` has no Cargo.toml; is this a complete checkout?",
+            source.display()
+        );
+    }
+    let build_dir = workspace.root().join("target/bpf/build");
+    let mut cargo = toolchain.cargo(&source);
+    cargo
+        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&build_dir);
+    if debug_log {
+        cargo.args(["--features", "log"]);
+    }
+    process::run(&mut cargo).context("the BPF object did not build")?;
+    let built = build_dir.join(TARGET).join("release/clawbox-ebpf");
+    if copy_if_changed(&built, &workspace.bpf_object())? {
+        println!("build: new {}", workspace.bpf_object().display());
+    }
+    Ok(())
+}
+
+/// Whether `to` had to be written.
+fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
+    let bytes = fs::read(from).with_context(|| format!("cannot read `{}`", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == bytes) {
+        return Ok(false);
+    }
+    // Renamed into place: a build script that runs meanwhile reads the old object or the new one.
+    let partial = to.with_extension("partial");
+    fs::write(&partial, bytes)
+        .and_then(|()| fs::rename(&partial, to))
+        .with_context(|| format!("cannot write `{}`", to.display()))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unchanged_object_is_left_alone() {
+        let directory = std::env::temp_dir().join(format!("clawbox-xtask-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let (from, to) = (directory.join("from"), directory.join("to.o"));
+        fs::write(&from, b"one").unwrap();
+        assert!(copy_if_changed(&from, &to).unwrap());
+        assert!(!copy_if_changed(&from, &to).unwrap());
+        fs::write(&from, b"two").unwrap();
+        assert!(copy_if_changed(&from, &to).unwrap());
+        assert_eq!(fs::read(&to).unwrap(), b"two");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

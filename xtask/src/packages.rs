@@ -1,0 +1,120 @@
+//! The distribution's packages that building, testing and measuring need.
+//! Looked for by the program or file each brings, so any way of having it will do.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::process;
+
+/// A distribution package and how to see that what it brings is there.
+pub struct Package {
+    name: &'static str,
+    brings: Brings,
+}
+
+enum Brings {
+    Program(&'static str),
+    File(&'static str),
+}
+
+const fn program(name: &'static str, program: &'static str) -> Package {
+    Package {
+        name,
+        brings: Brings::Program(program),
+    }
+}
+
+const fn file(name: &'static str, path: &'static str) -> Package {
+    Package {
+        name,
+        brings: Brings::File(path),
+    }
+}
+
+/// What the demo and the enforcement tests run inside sandboxes. `python3` must be the
+/// distribution's own: the VM's root directory is made of its files.
+pub const DEMO: &[Package] = &[
+    program("iproute2", "ip"),
+    program("curl", "curl"),
+    file("python3", "/usr/bin/python3"),
+    program("openssl", "openssl"),
+];
+
+/// What booting other kernels takes beyond that.
+pub const VM: &[Package] = &[
+    program("qemu-system-x86", "qemu-system-x86_64"),
+    program("busybox-static", "busybox"),
+    program("xz-utils", "xz"),
+    file(
+        "debian-archive-keyring",
+        "/usr/share/keyrings/debian-archive-keyring.gpg",
+    ),
+];
+
+/// The sandbox launcher we measure ourselves against.
+pub const BENCH: &[Package] = &[program("bubblewrap", "bwrap")];
+
+/// Installs those of `packages` that are missing; returns the names of what it installed.
+pub fn ensure(packages: &[&Package]) -> Result<Vec<&'static str>> {
+    let missing: Vec<&str> = packages
+        .iter()
+        .filter(|package| !package.is_there())
+        .map(|package| package.name)
+        .collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    if let Some(still) = packages.iter().find(|package| !package.is_there()) {
+        bail!(
+            "package {} is installed, but what it brings is not on PATH",
+            still.name
+        );
+    }
+    Ok(missing)
+}
+
+/// `apt-get install` without removing anything the machine's owner has chosen.
+pub fn install(names: &[&str]) -> Result<()> {
+    let remedy = format!("apt-get install {}", names.join(" "));
+    if process::find_program("apt-get").is_none() {
+        bail!(
+            "missing: {}; install these with this distribution's own tool",
+            names.join(", ")
+        );
+    }
+    if !process::is_root() {
+        bail!(
+            "missing: {}; run `{remedy}` as root, or run this command as root",
+            names.join(", ")
+        );
+    }
+    println!("setup: installing {} (apt-get)", names.join(", "));
+    process::run(Command::new("apt-get").args(["-qq", "update"]))?;
+    let installed = process::output(
+        Command::new("apt-get")
+            .args([
+                "-qq",
+                "-y",
+                "--no-install-recommends",
+                "--no-remove",
+                "install",
+            ])
+            .args(names)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    );
+    if let Err(error) = installed {
+        bail!("{error:#}\nrun `{remedy}` by hand to see what stands in the way");
+    }
+    Ok(())
+}
+
+impl Package {
+    fn is_there(&self) -> bool {
+        match self.brings {
+            Brings::Program(name) => process::find_program(name).is_some(),
+            Brings::File(path) => Path::new(path).exists(),
+        }
+    }
+}
