@@ -1,0 +1,5 @@
+//! The audit trail: every decision, start, stop and loss, as a numbered line.
+
+pub mod programs;
+pub mod record;
+pub mod trail;
