@@ -1,6 +1,8 @@
 //! clawbox's agent: policy in, enforcement by the kernel, audit trail out.
 //! Data flows one way: policy → compile → kernel → events → audit; see `docs/architecture.md`.
+
 pub mod audit;
+pub mod dns;
 pub mod events;
 pub mod kernel;
 pub mod sandbox;
