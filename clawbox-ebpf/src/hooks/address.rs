@@ -3,12 +3,15 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_bind, bpf_get_netns_cookie, bpf_get_socket_cookie},
+    },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use clawbox_common::{
-    address::Address,
+    address::{Address, asker_address},
     decide::{self, Decision, Destination, Route},
     event::Kind,
     rule::Rewritten,
@@ -22,6 +25,9 @@ use crate::{
     maps::{KernelLookup, REWRITTEN},
     subject,
 };
+
+/// `AF_INET` and port 0 as the first word of a `sockaddr_in`; bpfel is little-endian.
+const AF_INET: u32 = 2;
 
 /// 127.0.0.1 and ::1 in network byte order.
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
@@ -122,6 +128,24 @@ fn remember(ctx: &SockAddrContext, to: &Destination, real: Address, real_port: u
     true
 }
 
+/// Gives a question to the resolver a source address that names the asker's thread group. The
+/// whole of 127.0.0.0/8 is this host, so the address is free to carry it; nothing a process does
+/// can choose another one. A socket that is bound already keeps its address, and the question is
+/// then recorded without its asker.
+#[inline(always)]
+fn mark_asker(at: *mut bpf_sock_addr, kind: Kind) {
+    let source = asker_address((bpf_get_current_pid_tgid() >> 32) as u32);
+    if matches!(kind, Kind::Send) {
+        // SAFETY: the context pointer of this program; only unconnected sends have this field.
+        unsafe { write_volatile(&raw mut (*at).msg_src_ip4, source.to_be()) };
+    } else {
+        // struct sockaddr_in: family, port 0, address, 8 bytes of zero.
+        let mut local = [AF_INET, source.to_be(), 0, 0];
+        // SAFETY: 16 initialised bytes, and the context the helper takes.
+        unsafe { bpf_bind(at, (&raw mut local).cast(), 16) };
+    }
+}
+
 #[inline(always)]
 fn refuse(reason: Reason, decision: &Decision) -> Decision {
     Decision { verdict: Verdict::Deny, reason, ..*decision }
@@ -152,6 +176,9 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
             decision = Decision { audit_only: 0, ..refuse(Reason::NoMemory, &decision) };
         } else {
             set(at, matches!(family, Family::V4), aim.0, aim.1);
+            if matches!(family, Family::V4) && matches!(decision.route, Route::Resolver) {
+                mark_asker(at, kind);
+            }
         }
     }
     emit::network(kind, &standing, &decision, |event| {

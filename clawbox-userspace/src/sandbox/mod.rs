@@ -1,7 +1,7 @@
 //! Sandboxes: a cgroup, what its processes get before they start, and their end.
 
 pub mod cgroup;
-pub mod identities;
+
 pub mod monitor;
 pub mod run_lock;
 pub mod self_test;

@@ -20,6 +20,9 @@ use crate::kernel::enforcer::Losses;
 /// How long an event waits at most before it is read.
 pub const TICK: Duration = Duration::from_millis(25);
 
+/// Events that are brought into order together.
+const BATCH: usize = 4096;
+
 /// DNS questions that may wait for the next look.
 const QUESTIONS: usize = 16_384;
 
@@ -81,7 +84,9 @@ impl Monitor {
         trail: Trail,
         first_process: u32,
     ) -> std::io::Result<Self> {
-        let ring = AsyncFd::new(ring)?;
+        // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
+        // dropped, which `AsyncFd` does after taking it out of the poller.
+        let ring = unsafe { AsyncFd::register(ring) }?;
         let launching = Some(first_process);
         Ok(Self { ring, losses, questions, programs, meaning, trail, launching, undecodable: 0 })
     }
@@ -97,20 +102,29 @@ impl Monitor {
 
     /// Reads all that is there and hands it to the system.
     pub fn drain(&mut self) {
+        while self.drain_batch() == BATCH {}
+        if self.undecodable > 0 {
+            self.trail.gap("undecodable", std::mem::take(&mut self.undecodable));
+        }
+        self.trail.flush();
+    }
+
+    /// Reads one batch and says how many kernel events it had.
+    fn drain_batch(&mut self) -> usize {
         let mut drafts = Vec::new();
-        while let Some(bytes) = self.ring.get_mut().next() {
+        let mut read = 0;
+        while read < BATCH
+            && let Some(bytes) = self.ring.get_mut().next()
+        {
+            read += 1;
             match Event::decode(&bytes) {
-                Ok(event) => {
-                    if !is_self_test(&mut self.launching, &event) {
-                        let draft =
-                            kernel_event::draft(&event, &mut self.programs, self.meaning.as_ref());
-                        drafts.push(draft);
-                    }
-                }
+                Ok(event) if is_self_test(&mut self.launching, &event) => {}
+                Ok(event) => drafts.push(kernel_event::draft(
+                    &event,
+                    &mut self.programs,
+                    self.meaning.as_ref(),
+                )),
                 Err(_) => self.undecodable += 1,
-            }
-            if drafts.len() >= 4096 {
-                break;
             }
         }
         let waiting = self.questions.take();
@@ -121,10 +135,7 @@ impl Monitor {
         if waiting.lost > 0 {
             self.trail.gap("dns", waiting.lost);
         }
-        if self.undecodable > 0 {
-            self.trail.gap("undecodable", std::mem::take(&mut self.undecodable));
-        }
-        self.trail.flush();
+        read
     }
 
     /// Records what the kernel could not deliver.
