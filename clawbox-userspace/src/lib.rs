@@ -5,4 +5,5 @@ pub mod audit;
 pub mod dns;
 pub mod events;
 pub mod kernel;
+pub mod policy;
 pub mod sandbox;
