@@ -251,9 +251,15 @@ fn rule(host: u32) -> NameRule {
 }
 
 fn question(name: &str, kind: RecordType) -> Message {
+    let labels: Vec<_> = name.split('.').filter(|label| !label.is_empty()).collect();
+    let labels: Vec<_> = labels.iter().map(|label| label.as_bytes()).collect();
+    question_of(&labels, kind)
+}
+
+fn question_of(labels: &[&[u8]], kind: RecordType) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
-    let mut name = Name::from_ascii(name).unwrap();
+    let mut name = Name::from_labels(labels.iter().copied()).unwrap();
     name.set_fqdn(true);
     message.add_query(Query::query(name, kind));
     message
