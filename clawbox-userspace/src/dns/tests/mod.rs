@@ -139,10 +139,19 @@ impl Drop for World {
 
 impl World {
     async fn new() -> Self {
-        Self::with_hosts("127.0.0.1 localhost\n").await
+        Self::build("127.0.0.1 localhost\n", SOON).await
     }
 
     async fn with_hosts(hosts: &str) -> Self {
+        Self::build(hosts, SOON).await
+    }
+
+    /// With an upstream that gives up soon.
+    async fn impatient() -> Self {
+        Self::build("", Duration::from_millis(700)).await
+    }
+
+    async fn build(hosts: &str, patience: Duration) -> Self {
         let server = Server::start().await;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
@@ -150,7 +159,7 @@ impl World {
         let upstream = Upstream::servers(&[server.at])
             .unwrap()
             .with_hosts_file(file)
-            .with_patience(Duration::from_secs(1));
+            .with_patience(patience);
         let policy = Arc::<FakePolicy>::default();
         policy.generation.store(1, Ordering::SeqCst);
         let table = Arc::<FakeTable>::default();

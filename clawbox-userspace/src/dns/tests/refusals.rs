@@ -178,7 +178,7 @@ async fn one_forbidden_address_refuses_the_whole_answer() {
 
 #[tokio::test]
 async fn a_server_that_is_silent_fails_or_refuses_means_servfail() {
-    let mut world = World::new().await;
+    let mut world = World::impatient().await;
     for (name, answer) in [
         ("silent.test", Answer::Silence),
         ("broken.test", Answer::Code(ResponseCode::ServFail)),
@@ -204,7 +204,7 @@ async fn a_server_that_is_silent_fails_or_refuses_means_servfail() {
 
 #[tokio::test]
 async fn questions_that_wait_for_a_silent_server_do_not_hold_up_others() {
-    let world = World::new().await;
+    let world = World::impatient().await;
     world.allow_public("*.silent.test");
     world.server.host("quick.test", &["93.184.216.34"]);
     world.allow_public("quick.test");
@@ -261,7 +261,7 @@ async fn audit_mode_answers_what_it_records_as_denied() {
 
 #[tokio::test]
 async fn a_policy_that_narrows_while_the_server_thinks_is_the_one_that_counts() {
-    let world = World::new().await;
+    let world = World::impatient().await;
     world.allow_public("slow.test");
     let started = tokio::spawn({
         let resolver = Arc::clone(&world.resolver);
