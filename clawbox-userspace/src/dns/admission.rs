@@ -1,11 +1,12 @@
 //! Which real addresses may stand behind a name: the answer to rebinding and metadata services.
 //! Forms that embed an IPv4 address are judged as that address.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use clawbox_common::address::{Address, Range};
+use clawbox_common::rule::HostIds;
 
-use super::contract::NameRule;
+use super::contract::NamePolicy;
 
 /// Why an address may not stand behind a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,14 +25,19 @@ pub(super) fn address_of(ip: IpAddr) -> Address {
     }
 }
 
-/// Judges one address of an answer.
-pub(super) fn admit(rule: &NameRule, real: IpAddr) -> Result<(), Refusal> {
-    let judged = address_of(real).embedded();
-    match judged.range() {
-        Range::Global => Ok(()),
-        Range::Special if rule.allowed_ips.is_empty() && rule.internal_allowed => Ok(()),
-        Range::Special if is_listed(rule, real, judged) => Ok(()),
-        Range::Special => Err(Refusal::NotNamed),
+/// Judges one address of an answer: the host patterns it may be reached by. `audited` is a name
+/// that no rule allows and that is answered because the sandbox only records.
+pub(super) fn admit(
+    policy: &dyn NamePolicy,
+    name: &str,
+    audited: bool,
+    real: IpAddr,
+) -> Result<HostIds, Refusal> {
+    match address_of(real).embedded().range() {
+        Range::Global | Range::Special if audited => Ok(HostIds::default()),
+        Range::Global | Range::Special => {
+            policy.hosts_for(name, real).ok_or(Refusal::NotNamed)
+        }
         Range::Loopback
         | Range::LinkLocal
         | Range::Unspecified
@@ -41,41 +47,31 @@ pub(super) fn admit(rule: &NameRule, real: IpAddr) -> Result<(), Refusal> {
     }
 }
 
-/// The address is listed as it is written, or as the IPv4 address it embeds.
-fn is_listed(rule: &NameRule, real: IpAddr, judged: Address) -> bool {
-    let embedded = judged
-        .is_v4()
-        .then(|| IpAddr::V4(Ipv4Addr::from(judged.words[3].to_ne_bytes())));
-    rule.allowed_ips
-        .iter()
-        .any(|net| net.contains(&real) || embedded.is_some_and(|ip| net.contains(&ip)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dns::NameDecision;
 
-    fn rule(internal_allowed: bool, allowed_ips: &[&str]) -> NameRule {
-        NameRule {
-            internal_allowed,
-            allowed_ips: allowed_ips.iter().map(|net| net.parse().unwrap()).collect(),
-            ..NameRule::default()
+    /// A policy that would allow anything if it were asked.
+    struct Everything;
+
+    impl NamePolicy for Everything {
+        fn name(&self, _: &str) -> NameDecision {
+            NameDecision::Allowed
+        }
+
+        fn hosts_for(&self, _: &str, _: IpAddr) -> Option<HostIds> {
+            Some(HostIds::default())
+        }
+
+        fn generation(&self) -> u32 {
+            1
         }
     }
 
-    fn judge(rule: &NameRule, ip: &str) -> Result<(), Refusal> {
-        admit(rule, ip.parse().unwrap())
-    }
-
     #[test]
-    fn a_public_address_always_passes_and_a_forbidden_one_never() {
-        for rule in [
-            rule(false, &[]),
-            rule(true, &[]),
-            rule(true, &["0.0.0.0/0", "::/0"]),
-        ] {
-            assert_eq!(judge(&rule, "93.184.216.34"), Ok(()));
-            assert_eq!(judge(&rule, "2606:4700::1111"), Ok(()));
+    fn what_is_always_denied_is_refused_before_the_policy_is_asked() {
+        for audited in [false, true] {
             for never in [
                 "127.0.0.1",
                 "169.254.169.254",
@@ -91,24 +87,9 @@ mod tests {
                 "fd00:ec2::254",
                 "fd63:6c61:7762:6f78::1",
             ] {
-                assert_eq!(judge(&rule, never), Err(Refusal::Never), "{never}");
+                let judged = admit(&Everything, "a.test", audited, never.parse().unwrap());
+                assert_eq!(judged, Err(Refusal::Never), "{never}");
             }
         }
-    }
-
-    #[test]
-    fn an_internal_address_needs_an_exact_host_or_allowed_ips_which_is_the_stricter() {
-        for internal in ["10.0.0.1", "100.64.0.1", "fd12::1", "64:ff9b::10.0.0.1"] {
-            let refused = Err(Refusal::NotNamed);
-            assert_eq!(judge(&rule(false, &[]), internal), refused, "{internal}");
-            assert_eq!(judge(&rule(true, &[]), internal), Ok(()), "{internal}");
-            let elsewhere = rule(true, &["192.168.0.0/16"]);
-            assert_eq!(judge(&elsewhere, internal), refused, "{internal}");
-        }
-        let listed = rule(false, &["10.0.0.0/8"]);
-        assert_eq!(judge(&listed, "10.9.9.9"), Ok(()));
-        assert_eq!(judge(&listed, "::ffff:10.9.9.9"), Ok(()));
-        assert_eq!(judge(&listed, "64:ff9b::10.9.9.9"), Ok(()));
-        assert_eq!(judge(&listed, "93.184.216.34"), Ok(()));
     }
 }

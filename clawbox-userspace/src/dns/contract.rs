@@ -8,32 +8,24 @@ use std::sync::Arc;
 use clawbox_common::rule::{HostIds, SyntheticKey, SyntheticValue};
 use clawbox_common::verdict::{Reason, Verdict};
 use hickory_proto::rr::RecordType;
-use ipnet::IpNet;
 
 /// What a policy says about one name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameDecision {
     /// No rule names it.
     Denied(Reason),
     /// Some rule names it; which binary may connect is decided in the kernel.
-    Allowed(NameRule),
-}
-
-/// The rules of a policy that name one host, as far as its addresses are concerned.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct NameRule {
-    /// Host patterns that the name matches.
-    pub hosts: HostIds,
-    /// Private and other special addresses may stand behind the name (an exact host).
-    pub internal_allowed: bool,
-    /// If any: the special addresses that may stand behind the name, and no others.
-    pub allowed_ips: Vec<IpNet>,
+    Allowed,
 }
 
 /// The names of the policy in force. A call must not block and may change from call to call.
 pub trait NamePolicy: Send + Sync {
     /// Judges a name in lower case, without a trailing dot.
     fn name(&self, name: &str) -> NameDecision;
+
+    /// The host patterns under which an allowed name may stand for this address; `None` if under
+    /// none. Ranges that are always denied are refused before this is asked.
+    fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds>;
 
     /// The generation that [`NamePolicy::name`] answers from; it changes with every new policy.
     fn generation(&self) -> u32;

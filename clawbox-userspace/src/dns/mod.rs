@@ -17,7 +17,7 @@ mod wire;
 mod tests;
 
 pub use contract::{
-    NameDecision, NamePolicy, NameRule, Observer, QuestionEvent, SyntheticTable, Transport,
+    NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport,
 };
 pub use hickory_proto::rr::RecordType;
 pub use listener::ResolverSockets;

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::admission::{Refusal, admit};
 use super::contract::{
-    NameDecision, NamePolicy, NameRule, Observer, QuestionEvent, SyntheticTable, Transport,
+    NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport,
 };
 use super::lock;
 use super::memory::Found;
@@ -74,10 +74,9 @@ impl Outcome {
     }
 }
 
-/// The policy's word on a name: what is granted, and what to record of it.
+/// The policy's word on a name, its generation, and what to record of it.
 struct Judged {
-    rule: NameRule,
-    grant: Grant,
+    policy: u32,
     /// Set if the name is answered only because the policy is in audit mode.
     recorded: Option<Reason>,
     audit_only: bool,
@@ -116,11 +115,12 @@ impl Resolver {
     pub fn refresh(&self) {
         lock(&self.pool).refresh(|name, real| {
             let judged = self.judge(name).ok()?;
-            match admit(&judged.rule, real) {
-                Ok(()) => Some(judged.grant),
-                Err(Refusal::NotNamed) => judged.audit_only.then_some(judged.grant),
-                Err(Refusal::Never) => None,
-            }
+            let hosts = match self.admit(&judged, name, real) {
+                Ok(hosts) => hosts,
+                Err(Refusal::NotNamed) if judged.audit_only => HostIds::default(),
+                Err(_) => return None,
+            };
+            self.is_current(&judged).then_some(Grant { hosts, policy: judged.policy })
         });
     }
 
@@ -186,27 +186,22 @@ impl Resolver {
 
     fn judge(&self, name: &str) -> Result<Judged, Reason> {
         let audit_only = self.policy.audit_only();
-        // The patterns must be of the generation they are published for.
-        let (decision, policy) = loop {
-            let before = self.policy.generation();
-            let decision = self.policy.name(name);
-            if self.policy.generation() == before {
-                break (decision, before);
-            }
-        };
-        match decision {
-            NameDecision::Allowed(rule) => Ok(Judged {
-                grant: Grant {
-                    hosts: rule.hosts,
-                    policy,
-                },
-                rule,
-                recorded: None,
-                audit_only,
-            }),
+        let policy = self.policy.generation();
+        match self.policy.name(name) {
+            NameDecision::Allowed => Ok(Judged { policy, recorded: None, audit_only }),
             NameDecision::Denied(reason) if audit_only => Ok(Judged::audited(reason, policy)),
             NameDecision::Denied(reason) => Err(reason),
         }
+    }
+
+    fn admit(&self, judged: &Judged, name: &str, real: IpAddr) -> Result<HostIds, Refusal> {
+        admit(self.policy.as_ref(), name, judged.recorded.is_some(), real)
+    }
+
+    /// Whether what was judged is still of the policy in force: pattern numbers of one generation
+    /// must never be published as another's.
+    fn is_current(&self, judged: &Judged) -> bool {
+        self.policy.generation() == judged.policy
     }
 
     fn judge_question(&self, question: &Question) -> Result<Judged, Reason> {
@@ -256,20 +251,27 @@ impl Resolver {
                 return Outcome::refused(ResponseCode::ServFail, reason);
             }
         };
+        let mut grants = Vec::with_capacity(addresses.len());
         for &real in addresses.iter() {
-            match admit(&judged.rule, real) {
-                Ok(()) => {}
+            let hosts = match self.admit(&judged, &question.name, real) {
+                Ok(hosts) => hosts,
                 Err(Refusal::NotNamed) if judged.audit_only => {
                     recorded = recorded.or(Some(Reason::ForbiddenAddress));
+                    HostIds::default()
                 }
                 // Not NXDOMAIN, on which a client goes on to its search domains.
                 Err(_) => {
                     return Outcome::refused(ResponseCode::ServFail, Reason::ForbiddenAddress);
                 }
-            }
+            };
+            grants.push((real, Grant { hosts, policy: judged.policy }));
+        }
+        if !self.is_current(&judged) {
+            // The policy changed in between; a client asks again.
+            return Outcome::refused(ResponseCode::ServFail, Reason::StaleName);
         }
         let ttl = ttl.clamp(TTL.0, TTL.1);
-        match self.hand_out(&question.name, &addresses, judged.grant, ttl) {
+        match self.hand_out(&question.name, &grants, ttl) {
             Ok(answers) => Outcome {
                 code: ResponseCode::NoError,
                 verdict: verdict(recorded),
@@ -289,13 +291,12 @@ impl Resolver {
     fn hand_out(
         &self,
         name: &str,
-        addresses: &[IpAddr],
-        grant: Grant,
+        grants: &[(IpAddr, Grant)],
         ttl: u32,
     ) -> Result<Vec<(IpAddr, IpAddr)>, Refused> {
         let mut pool = lock(&self.pool);
         let was_empty = pool.is_empty();
-        let answers = pool.hand_out(name, addresses, grant, Duration::from_secs(ttl.into()))?;
+        let answers = pool.hand_out(name, grants, Duration::from_secs(ttl.into()))?;
         if was_empty {
             self.filled.notify_one();
         }
@@ -330,11 +331,7 @@ impl Resolver {
 impl Judged {
     fn audited(reason: Reason, policy: u32) -> Self {
         Self {
-            rule: NameRule::default(),
-            grant: Grant {
-                hosts: HostIds::default(),
-                policy,
-            },
+            policy,
             recorded: Some(reason),
             audit_only: true,
         }

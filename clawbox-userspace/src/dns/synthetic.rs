@@ -88,15 +88,14 @@ impl Pool {
     pub(super) fn hand_out(
         &mut self,
         name: &str,
-        reals: &[IpAddr],
-        grant: Grant,
+        grants: &[(IpAddr, Grant)],
         ttl: Duration,
     ) -> Result<Vec<(IpAddr, IpAddr)>, Refused> {
         let number = self.names.hold(name);
         if number == 0 {
             return Err(Refused::Full);
         }
-        let result = self.hand_out_numbered(number, reals, grant, Instant::now() + ttl + GRACE);
+        let result = self.hand_out_numbered(number, grants, Instant::now() + ttl + GRACE);
         self.names.release(number);
         result
     }
@@ -104,11 +103,12 @@ impl Pool {
     fn hand_out_numbered(
         &mut self,
         name: u32,
-        reals: &[IpAddr],
-        grant: Grant,
+        grants: &[(IpAddr, Grant)],
         expires: Instant,
     ) -> Result<Vec<(IpAddr, IpAddr)>, Refused> {
-        let chosen = self.choose(name, reals);
+        let reals: Vec<IpAddr> = grants.iter().map(|(real, _)| *real).collect();
+        let grants: HashMap<IpAddr, Grant> = grants.iter().copied().collect();
+        let chosen = self.choose(name, &reals);
         let fresh = chosen
             .iter()
             .filter(|d| !self.entries.contains_key(d))
@@ -123,6 +123,7 @@ impl Pool {
         let mut added = Vec::new();
         let mut pairs = Vec::with_capacity(chosen.len());
         for destination in chosen {
+            let Some(&grant) = grants.get(&destination.real) else { continue };
             match self.ensure(destination, grant, expires) {
                 Ok((synthetic, is_new)) => {
                     if is_new {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clawbox_common::address::DNS_PORT;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::TokioResolver;
@@ -37,6 +38,11 @@ pub enum UpstreamError {
     /// The list given is empty.
     #[error("no name server given; name at least one with `--dns ADDRESS[:PORT]`")]
     Empty,
+    /// Not an address.
+    #[error(
+        "`{0}` is not the address of a name server; write `--dns 192.0.2.53`, `--dns 192.0.2.53:5353` or `--dns [2001:db8::53]:5353`"
+    )]
+    Address(String),
     /// The resolver refused the servers given.
     #[error("name servers cannot be used: {0}; check the addresses given with `--dns`")]
     Servers(NetError),
@@ -92,6 +98,18 @@ impl Upstream {
             .build()
             .map(Self::new)
             .map_err(UpstreamError::Servers)
+    }
+
+    /// Reads the address of a name server, with port 53 unless it has its own.
+    ///
+    /// # Errors
+    /// The text is no address, or the port is 0.
+    pub fn parse_server(text: &str) -> Result<SocketAddr, UpstreamError> {
+        let ip = text.parse().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT));
+        ip.or_else(|_| text.parse())
+            .ok()
+            .filter(|server| server.port() != 0)
+            .ok_or_else(|| UpstreamError::Address(text.to_owned()))
     }
 
     fn new(resolver: TokioResolver) -> Self {
@@ -220,5 +238,32 @@ fn read_error(error: NetError) -> Result<(Found, u32), Failed> {
             debug!(%error, "name servers failed");
             Err(Failed)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_an_address_with_or_without_a_port() {
+        for (text, want) in [
+            ("192.0.2.53", Some("192.0.2.53:53")),
+            ("192.0.2.53:5353", Some("192.0.2.53:5353")),
+            ("2001:db8::53", Some("[2001:db8::53]:53")),
+            ("[2001:db8::53]:5353", Some("[2001:db8::53]:5353")),
+            ("192.0.2.53:0", None),
+            ("dns.test", None),
+            ("", None),
+        ] {
+            let server = Upstream::parse_server(text).ok();
+            assert_eq!(server, want.map(|want| want.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_of_servers_says_what_to_write() {
+        let error = Upstream::servers(&[]).err().unwrap();
+        assert!(error.to_string().contains("--dns"));
     }
 }

@@ -1,15 +1,17 @@
 //! The policy in force as the rest of the agent asks it: which names it allows, and what the
 //! numbers in events stand for.
 
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use clawbox_common::event::NetworkEvent;
+use clawbox_common::rule::HostIds;
 use clawbox_common::verdict::Reason;
 
 use crate::audit::kernel_event::Meaning;
 use crate::audit::record::Rule;
 use crate::compile::MapImage;
-use crate::dns::{NameDecision, NamePolicy, NameRule, NameTable};
+use crate::dns::{NameDecision, NamePolicy, NameTable};
 
 /// A compiled policy and the names that its resolver has handed addresses out for.
 #[derive(Debug)]
@@ -41,10 +43,14 @@ impl PolicyInForce {
 impl NamePolicy for PolicyInForce {
     fn name(&self, name: &str) -> NameDecision {
         match self.image.name(name) {
-            Ok(Some(_)) => NameDecision::Allowed(NameRule::default()),
+            Ok(Some(_)) => NameDecision::Allowed,
             Ok(None) => NameDecision::Denied(Reason::UnknownName),
             Err(_) => NameDecision::Denied(Reason::TableFull),
         }
+    }
+
+    fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds> {
+        self.image.name(name).ok()??.hosts_for(address)
     }
 
     fn generation(&self) -> u32 {

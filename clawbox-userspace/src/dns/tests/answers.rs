@@ -124,6 +124,7 @@ async fn a_chain_of_aliases_is_followed_and_answered_as_one_name() {
         address("stray.test", "93.184.216.99", 600),
     ]);
     world.server.set("edge.cdn.test", RecordType::A, rest);
+    world.server.host("pop.cdn.test", &["93.184.216.34"]);
     let reply = world.ask("www.test", RecordType::A).await;
     assert_eq!(reply.answers.len(), 1);
     assert_eq!(reply.answers[0].name, *reply.queries[0].name());

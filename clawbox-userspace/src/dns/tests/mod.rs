@@ -24,12 +24,33 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use self::server::Server;
+use clawbox_common::address::Range;
+
 use super::admission::address_of;
 use super::*;
 
 /// Long enough for a slow machine, short enough to fail.
 const SOON: Duration = Duration::from_secs(20);
 const SANDBOX: u32 = 7;
+
+/// What the fake policy says about a name.
+#[derive(Clone, Default)]
+struct NameRule {
+    hosts: HostIds,
+    internal_allowed: bool,
+    allowed_ips: Vec<ipnet::IpNet>,
+}
+
+impl NameRule {
+    fn admits(&self, address: IpAddr) -> bool {
+        let range = address_of(address).embedded().range();
+        if self.allowed_ips.is_empty() {
+            range == Range::Global || self.internal_allowed
+        } else {
+            range == Range::Global || self.allowed_ips.iter().any(|net| net.contains(&address))
+        }
+    }
+}
 
 #[derive(Default)]
 struct FakePolicy {
@@ -40,19 +61,23 @@ struct FakePolicy {
     asked: Mutex<Vec<String>>,
 }
 
+impl FakePolicy {
+    fn rule(&self, name: &str) -> Option<NameRule> {
+        let rules = lock(&self.rules);
+        let parent = name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+        rules.get(name).or_else(|| rules.get(&parent?)).cloned()
+    }
+}
+
 impl NamePolicy for FakePolicy {
     fn name(&self, name: &str) -> NameDecision {
         lock(&self.asked).push(name.to_owned());
-        let rules = lock(&self.rules);
-        let parent = name
-            .split_once('.')
-            .map(|(_, parent)| format!("*.{parent}"));
-        rules
-            .get(name)
-            .or_else(|| rules.get(&parent?))
-            .map_or(NameDecision::Denied(Reason::UnknownName), |rule| {
-                NameDecision::Allowed(rule.clone())
-            })
+        self.rule(name)
+            .map_or(NameDecision::Denied(Reason::UnknownName), |_| NameDecision::Allowed)
+    }
+
+    fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds> {
+        self.rule(name).filter(|rule| rule.admits(address)).map(|rule| rule.hosts)
     }
 
     fn generation(&self) -> u32 {
@@ -139,10 +164,19 @@ impl Drop for World {
 
 impl World {
     async fn new() -> Self {
-        Self::with_hosts("127.0.0.1 localhost\n").await
+        Self::build("127.0.0.1 localhost\n", SOON).await
     }
 
     async fn with_hosts(hosts: &str) -> Self {
+        Self::build(hosts, SOON).await
+    }
+
+    /// With an upstream that gives up soon.
+    async fn impatient() -> Self {
+        Self::build("", Duration::from_millis(700)).await
+    }
+
+    async fn build(hosts: &str, patience: Duration) -> Self {
         let server = Server::start().await;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
@@ -150,7 +184,7 @@ impl World {
         let upstream = Upstream::servers(&[server.at])
             .unwrap()
             .with_hosts_file(file)
-            .with_patience(Duration::from_secs(1));
+            .with_patience(patience);
         let policy = Arc::<FakePolicy>::default();
         policy.generation.store(1, Ordering::SeqCst);
         let table = Arc::<FakeTable>::default();
@@ -251,9 +285,15 @@ fn rule(host: u32) -> NameRule {
 }
 
 fn question(name: &str, kind: RecordType) -> Message {
+    let labels: Vec<_> = name.split('.').filter(|label| !label.is_empty()).collect();
+    let labels: Vec<_> = labels.iter().map(|label| label.as_bytes()).collect();
+    question_of(&labels, kind)
+}
+
+fn question_of(labels: &[&[u8]], kind: RecordType) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
-    let mut name = Name::from_ascii(name).unwrap();
+    let mut name = Name::from_labels(labels.iter().copied()).unwrap();
     name.set_fqdn(true);
     message.add_query(Query::query(name, kind));
     message

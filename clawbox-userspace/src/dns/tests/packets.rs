@@ -64,7 +64,8 @@ async fn another_class_or_edns_version_is_refused_and_recorded() {
     let mut future = with_edns(question("version.bind", RecordType::A), 1232);
     future.edns.as_mut().unwrap().set_version(1);
     let reply = world.send(&future).await;
-    assert!(is_nothing(&reply, ResponseCode::BADVERS));
+    // 16 is BADVERS here and BADSIG to who reads it without the context.
+    assert_eq!(u16::from(reply.response_code), 16);
     assert_eq!(reply.edns.unwrap().version(), 0);
     assert_eq!(world.outcome(), (Verdict::Deny, Reason::QuestionKind));
 }
@@ -153,13 +154,13 @@ proptest! {
 
     #[test]
     fn a_question_with_bytes_changed_never_panics(
-        label in "[a-zA-Z0-9_-]{1,63}",
+        label in proptest::collection::vec(any::<u8>(), 1..64),
         kind in any::<u16>(),
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         cut in any::<prop::sample::Index>(),
         is_cut in any::<bool>(),
     ) {
-        let asked = question(&format!("{label}.test"), RecordType::from(kind));
+        let asked = question_of(&[&label, b"test"], RecordType::from(kind));
         let mut packet = with_edns(asked, 1232).to_vec().unwrap();
         for (index, byte) in changes {
             let at = index.index(packet.len());

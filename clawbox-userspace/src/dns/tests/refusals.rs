@@ -56,24 +56,22 @@ async fn other_kinds_of_question_for_an_allowed_name_are_not_forwarded() {
 async fn names_that_no_host_has_are_not_put_to_the_policy() {
     let world = World::new().await;
     world.allow_public("*.test");
-    for odd in [
-        r"a\.b.test",
-        r"a\000.test",
-        r"\200\201.test",
-        "*.test",
-        "a b.test",
-        "10.0.0.1",
-        "7.7",
-    ] {
-        let reply = world.ask(odd, RecordType::A).await;
-        assert!(is_nothing(&reply, ResponseCode::NXDomain), "{odd}");
+    let odd: [&[&[u8]]; 8] = [
+        &[b"a.b", b"test"],
+        &[b"a\0", b"test"],
+        &[b"\xc3\xa4", b"test"],
+        &[b"*", b"test"],
+        &[b"a b", b"test"],
+        &[b"a\\", b"test"],
+        &[b"10", b"0", b"0", b"1"],
+        &[b"7"],
+    ];
+    for labels in odd {
+        let asked = question_of(labels, RecordType::A);
+        let reply = world.send(&asked).await;
+        assert!(is_nothing(&reply, ResponseCode::NXDomain), "{asked:?}");
         let event = world.event();
-        assert!(
-            event
-                .name
-                .bytes()
-                .all(|b| b.is_ascii_graphic() || b == b' ')
-        );
+        assert!(event.name.bytes().all(|b| b.is_ascii_graphic()));
         assert_eq!(event.reason, Reason::UnknownName);
     }
     assert!(lock(&world.policy.asked).is_empty());
@@ -180,7 +178,7 @@ async fn one_forbidden_address_refuses_the_whole_answer() {
 
 #[tokio::test]
 async fn a_server_that_is_silent_fails_or_refuses_means_servfail() {
-    let mut world = World::new().await;
+    let mut world = World::impatient().await;
     for (name, answer) in [
         ("silent.test", Answer::Silence),
         ("broken.test", Answer::Code(ResponseCode::ServFail)),
@@ -206,7 +204,7 @@ async fn a_server_that_is_silent_fails_or_refuses_means_servfail() {
 
 #[tokio::test]
 async fn questions_that_wait_for_a_silent_server_do_not_hold_up_others() {
-    let world = World::new().await;
+    let world = World::impatient().await;
     world.allow_public("*.silent.test");
     world.server.host("quick.test", &["93.184.216.34"]);
     world.allow_public("quick.test");
@@ -263,7 +261,7 @@ async fn audit_mode_answers_what_it_records_as_denied() {
 
 #[tokio::test]
 async fn a_policy_that_narrows_while_the_server_thinks_is_the_one_that_counts() {
-    let world = World::new().await;
+    let world = World::impatient().await;
     world.allow_public("slow.test");
     let started = tokio::spawn({
         let resolver = Arc::clone(&world.resolver);
