@@ -2,6 +2,7 @@
 //! Data flows one way: policy → compile → kernel → events → audit; see `docs/architecture.md`.
 
 pub mod audit;
+pub mod cli;
 pub mod dns;
 pub mod events;
 pub mod kernel;

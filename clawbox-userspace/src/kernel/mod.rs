@@ -5,3 +5,4 @@ pub mod enforcer;
 pub mod file_id;
 pub mod load;
 pub mod pin;
+pub mod probe;
