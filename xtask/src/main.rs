@@ -8,6 +8,7 @@ mod packages;
 mod process;
 mod setup;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the BPF object, then the agent.
     Build(build::Args),
+    /// Run one command on another kernel, in a VM.
+    Vm(vm::Args),
     /// Watch a policy being enforced, on this machine, with nothing leaving it.
     Demo(demo::Args),
     /// Measure what enforcement costs.
@@ -55,6 +58,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup(args) => setup::run(&workspace, &args),
         Command::Build(args) => build::run(&workspace, &args),
+        Command::Vm(args) => vm::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
     }

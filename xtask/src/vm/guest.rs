@@ -1,0 +1,193 @@
+//! A guest's root directory: the machine's programs, and on top what this one run brings.
+//! The kernel unpacks both archives, one after the other, into memory.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::archive::Archive;
+use super::kernel::KernelFiles;
+use super::userland;
+
+/// Where clawbox is in the guest.
+pub const CLAWBOX: &str = "/bin/clawbox";
+/// The guest mounts these itself, over whatever a copy would bring.
+const MOUNTED: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
+
+const INIT: &str = include_str!("init.sh");
+const ETC: [(&str, &str); 5] = [
+    (
+        "passwd",
+        "root:x:0:0:root:/root:/bin/bash\n\
+         nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n\
+         sandbox:x:998:998:sandbox:/sandbox:/bin/bash\n",
+    ),
+    ("group", "root:x:0:\nnogroup:x:65534:\nsandbox:x:998:\n"),
+    ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    (
+        "nsswitch.conf",
+        "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n",
+    ),
+    ("resolv.conf", "nameserver 127.0.0.1\n"),
+];
+
+/// What one run brings into a guest.
+pub struct Guest {
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Host files and directories.
+    pub copies: Vec<Copy>,
+    /// The command's environment, beyond a login's.
+    pub variables: Vec<(String, String)>,
+}
+
+/// A host path and where it appears in the guest.
+#[derive(Clone)]
+pub struct Copy {
+    /// On the host.
+    pub from: PathBuf,
+    /// In the guest.
+    pub to: PathBuf,
+}
+
+impl Copy {
+    /// A copy to a place where the guest will see it.
+    pub fn new(from: PathBuf, to: PathBuf) -> Result<Self> {
+        if !to.is_absolute() || to == Path::new("/") {
+            bail!("`{}` must be an absolute path below `/`", to.display());
+        }
+        if MOUNTED.iter().any(|mounted| to.starts_with(mounted)) {
+            bail!(
+                "the guest mounts its own {}; choose another place, such as /opt{}",
+                MOUNTED.join(", "),
+                to.display()
+            );
+        }
+        Ok(Self { from, to })
+    }
+}
+
+impl Guest {
+    /// A guest that runs `command` and has no more than the machine's programs.
+    pub fn new(command: Vec<String>) -> Self {
+        Self {
+            command,
+            copies: Vec::new(),
+            variables: Vec::new(),
+        }
+    }
+
+    /// The command as a script.
+    fn script(&self) -> String {
+        let mut script = String::from("#!/bin/sh\n");
+        for (name, value) in &self.variables {
+            script.push_str(&format!("export {name}={}\n", quoted(value)));
+        }
+        let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
+        script.push_str(&format!("exec {}\n", words.join(" ")));
+        script
+    }
+}
+
+/// Writes the image for one boot of `kernel`; its path.
+pub fn write_image(
+    directory: &Path,
+    base: &Path,
+    kernel: &KernelFiles,
+    guest: &Guest,
+) -> Result<PathBuf> {
+    // By process: two VMs may be started at once.
+    let image = directory.join(format!("image-{}.cpio", std::process::id()));
+    let top = image.with_extension("top");
+    write_top(&top, kernel, guest)?;
+    let join = || -> io::Result<()> {
+        let mut out = File::create(&image)?;
+        for part in [base, &top] {
+            io::copy(&mut File::open(part)?, &mut out)?;
+        }
+        fs::remove_file(&top)
+    };
+    join().with_context(|| format!("cannot write `{}`", image.display()))?;
+    Ok(image)
+}
+
+fn write_top(path: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
+    let mut archive = Archive::create(path)?;
+    for (directory, mode) in [
+        ("dev", 0o755),
+        ("proc", 0o555),
+        ("root", 0o700),
+        ("run", 0o755),
+        ("sys", 0o555),
+    ] {
+        archive.directory(Path::new(directory), mode)?;
+    }
+    archive.directory(Path::new("tmp"), 0o1777)?;
+    archive.directory(Path::new("var/tmp"), 0o1777)?;
+    archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;
+    for (name, text) in ETC {
+        archive.file(&Path::new("etc").join(name), 0o644, text.as_bytes())?;
+    }
+    archive.file(Path::new("vm/command"), 0o755, guest.script().as_bytes())?;
+    let mut order = String::new();
+    for module in &kernel.modules {
+        let name = module.file_name().context("a module without a name")?;
+        archive.copy(module, &Path::new("vm/modules").join(name))?;
+        order.push_str(&format!("{}\n", name.to_string_lossy()));
+    }
+    archive.file(Path::new("vm/modules.order"), 0o644, order.as_bytes())?;
+    let mut programs = Vec::new();
+    for copy in &guest.copies {
+        archive.copy_tree(&copy.from, &userland::in_guest(&copy.to))?;
+        collect_programs(&copy.from, &mut programs);
+    }
+    userland::add_libraries(&mut archive, &programs)?;
+    archive.finish()
+}
+
+fn collect_programs(path: &Path, programs: &mut Vec<PathBuf>) {
+    if path.is_symlink() {
+        return;
+    }
+    if path.is_dir() {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            collect_programs(&entry.path(), programs);
+        }
+    } else if path.is_file() && userland::is_elf(path) {
+        programs.push(path.to_path_buf());
+    }
+}
+
+/// One word for a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_reaches_the_guest_word_by_word() {
+        let mut guest = Guest::new(vec![
+            "sh".to_owned(),
+            "-c".to_owned(),
+            "echo 'a b'".to_owned(),
+        ]);
+        guest.variables.push(("NAME".to_owned(), "$x".to_owned()));
+        let expected = "#!/bin/sh\nexport NAME='$x'\nexec 'sh' '-c' 'echo '\\''a b'\\'''\n";
+        assert_eq!(guest.script(), expected);
+    }
+
+    #[test]
+    fn a_copy_that_a_mount_would_hide_is_refused() {
+        let error = Copy::new(PathBuf::from("."), PathBuf::from("/tmp/x"))
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("/opt/tmp/x"), "{error}");
+        assert!(Copy::new(PathBuf::from("."), PathBuf::from("relative")).is_err());
+        assert!(Copy::new(PathBuf::from("."), PathBuf::from("/opt/x")).is_ok());
+    }
+}

@@ -1,0 +1,40 @@
+#!/usr/bin/busybox sh
+# The first process of a test VM: makes a host-like system, runs one command, reports its status.
+# The second serial port carries what xtask waits for; a guest that dies never writes the last line.
+bb=/usr/bin/busybox
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+
+$bb mount -t devtmpfs -o nosuid devtmpfs /dev
+$bb mkdir -p /dev/pts /dev/shm
+$bb mount -t devpts devpts /dev/pts
+$bb mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
+$bb mount -t proc -o nosuid,nodev,noexec proc /proc
+$bb mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+$bb mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
+$bb mount -t bpf -o nosuid,nodev,noexec bpf /sys/fs/bpf
+$bb mount -t securityfs securityfs /sys/kernel/security
+$bb mount -t tracefs tracefs /sys/kernel/tracing
+$bb mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run
+$bb mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /tmp
+$bb ln -s /proc/self/fd /dev/fd
+$bb ln -s /proc/self/fd/0 /dev/stdin
+$bb ln -s /proc/self/fd/1 /dev/stdout
+$bb ln -s /proc/self/fd/2 /dev/stderr
+
+exec </dev/null >/dev/ttyS0 2>&1
+$bb stty -onlcr <&1
+$bb hostname clawbox-vm
+$bb ip link set lo up
+while read -r module; do
+    $bb insmod "/vm/modules/$module" || echo "vm: cannot load $module"
+done </vm/modules.order
+
+echo clawbox-vm-ready >/dev/ttyS1
+cd /root
+/vm/command
+status=$?
+# Setting a terminal waits until all its output is out; then xtask pulls the plug.
+$bb stty onlcr <&1
+echo "clawbox-vm-exit: $status" >/dev/ttyS1
+$bb sleep 10
+$bb reboot -f

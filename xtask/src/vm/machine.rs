@@ -1,0 +1,195 @@
+//! One boot of one guest under QEMU: output passed through as it comes, status read at the end.
+//! The status travels on a serial port of its own: a guest that panics never sends one.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernel::KernelFiles;
+use crate::process;
+
+/// An emulated boot takes five to fifteen seconds on an idle machine; builds may be running.
+const BOOT_TIME: Duration = Duration::from_secs(120);
+/// Emulated kernels have been seen to crash before their first process, which is not our doing.
+const BOOTS: u32 = 3;
+const POLL: Duration = Duration::from_millis(20);
+
+const READY: &str = "clawbox-vm-ready";
+const EXIT: &str = "clawbox-vm-exit: ";
+/// Quiet but for a panic, which ends the machine at once (`-no-reboot`).
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=3 oops=panic panic=-1";
+
+/// What a guest may use.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// From start to the command's end.
+    pub time: Duration,
+}
+
+/// What the guest's command did.
+pub struct Outcome {
+    /// Its exit status.
+    pub status: u8,
+    /// Everything it wrote.
+    pub output: String,
+}
+
+enum End {
+    Finished(Outcome),
+    NeverReady(&'static str),
+}
+
+/// Boots and waits for the command's end. `image` is removed afterwards.
+pub fn run(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<Outcome> {
+    let result = run_until_ready(kernel, image, limits);
+    let _ = fs::remove_file(image);
+    result
+}
+
+fn run_until_ready(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<Outcome> {
+    for boot in 1..=BOOTS {
+        match run_once(kernel, image, limits)? {
+            End::Finished(outcome) => return Ok(outcome),
+            End::NeverReady(why) => {
+                println!(
+                    "vm: {} {why} before its first process (boot {boot} of {BOOTS})",
+                    kernel.name
+                );
+            }
+        }
+    }
+    bail!(
+        "{} did not boot {BOOTS} times; with a busy machine try again, else look at the output above",
+        kernel.name
+    )
+}
+
+fn run_once(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<End> {
+    let report = image.with_extension("report");
+    let _ = fs::remove_file(&report);
+    let mut child = command(kernel, image, &report, limits)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start `qemu-system-x86_64`; `cargo xtask setup --for test` installs it")?;
+    let stdout = child.stdout.take().context("QEMU has no output")?;
+    let reader = thread::spawn(move || pass_through(stdout));
+    let waited = wait(&mut child, &report, limits.time);
+    let output = reader.join().unwrap_or_default();
+    let text = fs::read_to_string(&report).unwrap_or_default();
+    let _ = fs::remove_file(&report);
+    if let Some(status) = exit_status(&text) {
+        return Ok(End::Finished(Outcome { status, output }));
+    }
+    let ready = text.contains(READY);
+    match waited? {
+        Waited::Ended if !ready => Ok(End::NeverReady("stopped")),
+        Waited::BootTimeout => Ok(End::NeverReady("hung")),
+        Waited::Ended => {
+            bail!("the guest died before its command ended; see its last output above")
+        }
+        Waited::Timeout => bail!(
+            "the guest's command did not end within {} s; `--timeout` sets another limit",
+            limits.time.as_secs()
+        ),
+    }
+}
+
+enum Waited {
+    Ended,
+    BootTimeout,
+    Timeout,
+}
+
+/// Waits for QEMU's end, and brings it about when time is up.
+fn wait(child: &mut Child, report: &Path, limit: Duration) -> Result<Waited> {
+    let start = Instant::now();
+    loop {
+        if child.try_wait().context("cannot wait for QEMU")?.is_some() {
+            return Ok(Waited::Ended);
+        }
+        let written = fs::read_to_string(report).unwrap_or_default();
+        let verdict = match start.elapsed() {
+            _ if exit_status(&written).is_some() => Waited::Ended,
+            elapsed if elapsed > limit => Waited::Timeout,
+            elapsed if written.is_empty() && elapsed > BOOT_TIME => Waited::BootTimeout,
+            _ => {
+                thread::sleep(POLL);
+                continue;
+            }
+        };
+        child.kill().context("cannot stop QEMU")?;
+        child.wait().context("cannot wait for QEMU")?;
+        return Ok(verdict);
+    }
+}
+
+fn command(kernel: &KernelFiles, image: &Path, report: &Path, limits: Limits) -> Command {
+    // A stopped xtask must not leave a busy VM behind.
+    let mut command = match process::find_program("setpriv") {
+        Some(setpriv) => {
+            let mut command = Command::new(setpriv);
+            command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+            command
+        }
+        None => Command::new("qemu-system-x86_64"),
+    };
+    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-smp", "1"]);
+    // Emulated even where the processor could do it: every machine then tests the same.
+    command.args(["-accel", "tcg", "-cpu", kernel.cpu]);
+    command.arg("-m").arg(limits.memory_mib.to_string());
+    command.arg("-serial").arg("stdio");
+    command.arg("-serial").arg(prefixed("file:", report));
+    command.arg("-kernel").arg(&kernel.image);
+    command.arg("-initrd").arg(image);
+    command.arg("-append").arg(KERNEL_ARGUMENTS);
+    command
+}
+
+fn prefixed(prefix: &str, path: &Path) -> PathBuf {
+    let mut text = std::ffi::OsString::from(prefix);
+    text.push(path);
+    PathBuf::from(text)
+}
+
+/// Copies the guest's output to ours as it comes; returns all of it.
+fn pass_through(mut from: ChildStdout) -> String {
+    let mut all = Vec::new();
+    let mut chunk = [0; 4096];
+    let mut to = io::stdout();
+    while let Ok(length @ 1..) = from.read(&mut chunk) {
+        all.extend_from_slice(&chunk[..length]);
+        // With nobody left to read it, the run still goes on to its status.
+        let _ = to.write_all(&chunk[..length]).and_then(|()| to.flush());
+    }
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+fn exit_status(report: &str) -> Option<u8> {
+    // Read while it is being written: a line counts once its end is there.
+    let (complete, _) = report.rsplit_once('\n')?;
+    let status = complete.lines().find_map(|line| line.strip_prefix(EXIT))?;
+    status.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_report_is_a_status() {
+        assert_eq!(
+            exit_status("clawbox-vm-ready\r\nclawbox-vm-exit: 7\r\n"),
+            Some(7)
+        );
+        assert_eq!(exit_status("clawbox-vm-ready\r\n"), None);
+        assert_eq!(exit_status("clawbox-vm-ready\r\nclawbox-vm-exit: 1"), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask vm`: one command on a Debian kernel of choice, under QEMU, as root.
+//! The guest runs this machine's own programs from memory; nothing it does can reach the host.
+
+mod apt;
+mod archive;
+mod guest;
+mod kernel;
+mod machine;
+mod modules;
+mod userland;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build;
+use crate::setup::{self, Purpose};
+use crate::workspace::Workspace;
+
+pub use guest::{Copy, Guest};
+pub use kernel::Kernel;
+pub use machine::{Limits, Outcome};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The kernel to boot.
+    #[arg(long, value_enum)]
+    kernel: Kernel,
+    /// Put a host directory or file into the guest. May be repeated.
+    #[arg(long, value_name = "PATH:GUESTPATH", value_parser = parse_copy)]
+    copy: Vec<Copy>,
+    /// Set a variable in the command's environment. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// The guest's memory in MiB.
+    #[arg(long, default_value_t = 1024)]
+    memory: u32,
+    /// Seconds until the guest is stopped.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+    /// Boot with whatever is built, or with no clawbox at all.
+    #[arg(long)]
+    no_build: bool,
+    /// Put the optimised clawbox into the guest.
+    #[arg(long)]
+    release: bool,
+    /// What to run, and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    command: Vec<String>,
+}
+
+/// Boots, runs the command, and returns its exit status.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let toolchain = setup::ensure(workspace, Purpose::Test)?;
+    if !args.no_build {
+        let options = build::Args {
+            release: args.release,
+            debug_log: false,
+        };
+        build::both(workspace, &toolchain, options)?;
+    }
+    let mut guest = Guest::new(args.command.clone());
+    guest.copies.clone_from(&args.copy);
+    guest.variables.clone_from(&args.env);
+    let clawbox = workspace.clawbox(args.release);
+    if clawbox.exists() {
+        guest.copies.push(Copy {
+            from: clawbox,
+            to: PathBuf::from(guest::CLAWBOX),
+        });
+    }
+    let limits = Limits {
+        memory_mib: args.memory,
+        time: Duration::from_secs(args.timeout),
+    };
+    let outcome = boot(workspace, args.kernel, &guest, limits)?;
+    Ok(ExitCode::from(outcome.status))
+}
+
+/// Boots `kernel` and runs the guest's command; an error where it did not come to an end.
+pub fn boot(
+    workspace: &Workspace,
+    kernel: Kernel,
+    guest: &Guest,
+    limits: Limits,
+) -> Result<Outcome> {
+    let files = kernel::ensure(workspace, kernel)?;
+    let base = userland::ensure(workspace)?;
+    let directory = workspace.root().join("target/vm");
+    let image = guest::write_image(&directory, &base, &files, guest)
+        .context("cannot make the guest's root directory")?;
+    println!("vm: booting {}", files.name);
+    machine::run(&files, &image, limits)
+}
+
+fn parse_copy(text: &str) -> Result<Copy> {
+    let (from, to) = text.rsplit_once(':').context("expected PATH:GUESTPATH")?;
+    Copy::new(PathBuf::from(from), PathBuf::from(to))
+}
+
+fn parse_variable(text: &str) -> Result<(String, String)> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => bail!("expected NAME=VALUE"),
+    }
+}
