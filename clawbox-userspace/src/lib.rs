@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod cli;
+pub mod compile;
 pub mod dns;
 pub mod events;
 pub mod kernel;

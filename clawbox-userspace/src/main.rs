@@ -1,3 +1,52 @@
 //! The `clawbox` command: parse, dispatch, print an error once, exit with a documented status.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use clawbox::cli::audit::AuditCommand;
+use clawbox::cli::doctor::Doctor;
+use clawbox::cli::policy::PolicyCommand;
+use clawbox::cli::run::{self, RunCommand};
+
+/// Enforces one policy per AI-agent sandbox in the kernel
+#[derive(Debug, Parser)]
+#[command(name = "clawbox", version, after_help = "\
+Begin with `clawbox doctor`, which says what this host can enforce, and `clawbox policy check`,
+which says what of a policy it does. CLAWBOX_LOG=debug shows what clawbox itself does.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(RunCommand),
+    Policy(PolicyCommand),
+    Audit(AuditCommand),
+    Doctor(Doctor),
+}
+
+fn main() -> ExitCode {
+    log_to_stderr();
+    let (result, failed) = match Cli::parse().verb {
+        Verb::Run(command) => (command.run(), run::failed()),
+        Verb::Policy(command) => (command.run(), ExitCode::from(2)),
+        Verb::Audit(command) => (command.run(), ExitCode::from(2)),
+        Verb::Doctor(command) => (command.run(), ExitCode::from(2)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("clawbox: {error:#}");
+        failed
+    })
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CLAWBOX_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("clawbox=warn,error"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+}

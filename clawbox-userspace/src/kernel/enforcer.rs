@@ -200,19 +200,14 @@ impl Synthetics {
         self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Makes an address lead somewhere.
-    ///
-    /// # Errors
-    /// The map is full.
-    pub fn publish(&self, key: &SyntheticKey, value: &SyntheticValue) -> std::io::Result<()> {
+}
+
+impl crate::dns::SyntheticTable for Synthetics {
+    fn publish(&self, key: &SyntheticKey, value: &SyntheticValue) -> std::io::Result<()> {
         self.locked().insert(key, value, 0).map_err(std::io::Error::other)
     }
 
-    /// Makes it lead nowhere.
-    ///
-    /// # Errors
-    /// It was not there.
-    pub fn withdraw(&self, key: &SyntheticKey) -> std::io::Result<()> {
+    fn withdraw(&self, key: &SyntheticKey) -> std::io::Result<()> {
         self.locked().remove(key).map_err(std::io::Error::other)
     }
 }

@@ -141,7 +141,11 @@ mod tests {
             ("/**", "/anything/at/all", true),
         ] {
             let parsed = BinaryPattern::parse(pattern).unwrap();
-            assert_eq!(parsed.matches(Path::new(path)), expected, "{pattern} {path}");
+            assert_eq!(
+                parsed.matches(Path::new(path)),
+                expected,
+                "{pattern} {path}"
+            );
         }
     }
 

@@ -6,6 +6,7 @@ pub mod binary_pattern;
 mod blueprint;
 pub mod diagnostic;
 mod document;
+pub mod enforceability;
 pub mod host_pattern;
 pub mod model;
 mod nearest;
@@ -15,6 +16,8 @@ mod preset;
 mod request_document;
 mod resolve;
 mod source;
+#[cfg(test)]
+mod tests;
 mod yaml;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +32,7 @@ pub use model::Policy;
 use blueprint::BlueprintDocument;
 use diagnostic::Findings;
 use document::{FragmentDocument, PolicyDocument};
-use preset::{Contribution, merge};
+use preset::{Contributions, merge};
 use yaml::Entries;
 
 /// What a file is.
@@ -125,7 +128,7 @@ fn load_texts(texts: &[(Arc<str>, String)]) -> Result<Loaded, Vec<Diagnostic>> {
         return Err(errors);
     };
     let mut findings = Findings::default();
-    let mut network = Vec::new();
+    let mut network = Contributions::default();
     contribute(&file, &first, &mut network, &mut findings);
     for (file, preset) in documents {
         if let Document::Policy(_) = preset {
@@ -140,17 +143,17 @@ fn load_texts(texts: &[(Arc<str>, String)]) -> Result<Loaded, Vec<Diagnostic>> {
     let (kind, policy, ignored) = match &first {
         Document::Policy(document) => (
             Kind::Policy,
-            resolve::policy(&file, document, &network, &mut findings),
+            resolve::policy(&file, document, &network.entries, &mut findings),
             Vec::new(),
         ),
         Document::Preset(_) => (
             Kind::Preset,
-            resolve::fragments(&file, &network, &mut findings),
+            resolve::fragments(&file, &network.entries, &mut findings),
             Vec::new(),
         ),
         Document::Blueprint(document) => (
             Kind::Blueprint,
-            resolve::fragments(&file, &network, &mut findings),
+            resolve::fragments(&file, &network.entries, &mut findings),
             document
                 .unenforced()
                 .into_iter()
@@ -174,7 +177,7 @@ fn load_texts(texts: &[(Arc<str>, String)]) -> Result<Loaded, Vec<Diagnostic>> {
 fn contribute(
     file: &Arc<str>,
     document: &Document,
-    network: &mut Vec<Contribution>,
+    network: &mut Contributions,
     findings: &mut Findings,
 ) {
     let entries = match document {

@@ -6,7 +6,9 @@ use std::num::NonZeroU16;
 
 use super::binary_pattern::BinaryPattern;
 use super::diagnostic::Origin;
-pub use super::document::{Compatibility, FromWritable, Matching, Mode, Transport, UnknownEndpoints};
+pub use super::document::{
+    Compatibility, FromWritable, Matching, Mode, Transport, UnknownEndpoints,
+};
 use super::network::{Middleware, NetworkPolicy};
 use super::path::{DenyPattern, SandboxPath};
 
@@ -281,7 +283,11 @@ pub fn parse_cpu(written: &str) -> Option<u32> {
                 return None;
             }
             let part = part.parse::<u32>().ok()? * if part.len() == 1 { 10 } else { 1 };
-            whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)?
+            whole
+                .parse::<u32>()
+                .ok()?
+                .checked_mul(100)?
+                .checked_add(part)?
         }
     };
     (percent > 0).then_some(percent)

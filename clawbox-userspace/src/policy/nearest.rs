@@ -45,7 +45,7 @@ mod tests {
         let known = ["endpoints", "binaries", "name", "read_only", "read_write"];
         for (word, expected) in [
             ("endpoint", Some("endpoints")),
-            ("binary", None),
+            ("binary", Some("binaries")),
             ("binarys", Some("binaries")),
             ("read-only", Some("read_only")),
             ("Name", Some("name")),

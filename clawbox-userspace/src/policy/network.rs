@@ -405,7 +405,8 @@ impl Treatment {
         if endpoint.sni_verify() {
             return Self::Denied(Cause::SniVerify);
         }
-        let must_pass = |m: &&Middleware| m.on_error == OnError::FailClosed && m.may_cover(endpoint);
+        let must_pass =
+            |m: &&Middleware| m.on_error == OnError::FailClosed && m.may_cover(endpoint);
         if let Some(middleware) = middlewares.iter().find(must_pass) {
             return Self::Denied(Cause::Middleware(middleware.key.clone()));
         }
@@ -430,16 +431,16 @@ impl fmt::Display for Cause {
                 "its rules admit only some requests, and this build has no HTTP gateway to tell \
                  them apart",
             ),
-            Self::NoRequests => {
-                f.write_str("it has a protocol but neither `access` nor `rules`, so no request is admitted")
-            }
+            Self::NoRequests => f.write_str(
+                "it has a protocol but neither `access` nor `rules`, so no request is admitted",
+            ),
             Self::Middleware(key) => write!(
                 f,
                 "traffic must pass the middleware `{key}`, which this build cannot run"
             ),
-            Self::SniVerify => {
-                f.write_str("`sni: verify` needs the TLS ClientHello, which this build does not read")
-            }
+            Self::SniVerify => f.write_str(
+                "`sni: verify` needs the TLS ClientHello, which this build does not read",
+            ),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Merges the network parts of several files by key, never by text.
 //! One key with two meanings is an error that names both files.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::diagnostic::{Diagnostic, Findings};
@@ -15,20 +16,31 @@ pub(super) struct Contribution {
     pub(super) section: At<NetworkSection>,
 }
 
+/// The entries of all files so far, and where each key stands among them.
+#[derive(Debug, Default)]
+pub(super) struct Contributions {
+    pub(super) entries: Vec<Contribution>,
+    keys: HashMap<String, usize>,
+}
+
 /// Adds a file's entries. An entry that is there already with the same content changes nothing.
 pub(super) fn merge(
-    into: &mut Vec<Contribution>,
+    into: &mut Contributions,
     file: &Arc<str>,
     entries: &Entries<At<NetworkSection>>,
     findings: &mut Findings,
 ) {
     for (key, section) in &entries.0 {
-        match into.iter().find(|known| known.key == *key) {
-            None => into.push(Contribution {
-                file: Arc::clone(file),
-                key: key.clone(),
-                section: section.clone(),
-            }),
+        let known = into.keys.get(&key.value);
+        match known.and_then(|index| into.entries.get(*index)) {
+            None => {
+                into.keys.insert(key.value.clone(), into.entries.len());
+                into.entries.push(Contribution {
+                    file: Arc::clone(file),
+                    key: key.clone(),
+                    section: section.clone(),
+                });
+            }
             Some(known) if known.section == *section => {}
             Some(known) => findings.push(Diagnostic::error(
                 key.origin(file),

@@ -13,7 +13,11 @@ pub(super) const LARGEST: usize = 256 * 1024;
 
 /// The path as diagnostics name it.
 pub(super) fn name(path: &Path) -> Arc<str> {
-    path.to_string_lossy().chars().flat_map(escape).collect::<String>().into()
+    path.to_string_lossy()
+        .chars()
+        .flat_map(escape)
+        .collect::<String>()
+        .into()
 }
 
 /// A file's name may hold anything, and diagnostics go to a terminal.
@@ -31,7 +35,9 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
             ErrorKind::NotFound => ("there is no such file", "check the path"),
             ErrorKind::PermissionDenied => ("the file cannot be read", "check its permissions"),
             ErrorKind::IsADirectory => ("this is a directory", "name the policy file in it"),
-            _ => return Diagnostic::error(Origin::file(&file), error.to_string(), "check the path"),
+            _ => {
+                return Diagnostic::error(Origin::file(&file), error.to_string(), "check the path");
+            }
         };
         Diagnostic::error(Origin::file(&file), message, remedy)
     };
@@ -52,9 +58,8 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
 
 /// Checks that bytes are the text of a policy.
 pub(super) fn check_text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostic> {
-    let refuse = |message: String, remedy: &str| {
-        Err(Diagnostic::error(Origin::file(file), message, remedy))
-    };
+    let refuse =
+        |message: String, remedy: &str| Err(Diagnostic::error(Origin::file(file), message, remedy));
     if bytes.len() > LARGEST {
         return refuse(
             format!("the file is larger than {} KiB", LARGEST / 1024),

@@ -3,7 +3,10 @@
 pub mod cgroup;
 pub mod child;
 pub mod identities;
+pub mod in_force;
 pub mod launch;
 pub mod monitor;
+pub mod run;
 pub mod run_lock;
 pub mod self_test;
+mod watch;

@@ -10,7 +10,9 @@ use crate::policy::path::{DenyPattern, SandboxPath};
 const MOST_PATHS: usize = 256;
 
 pub(super) fn filesystem(scope: &mut Scope<'_>, section: &FilesystemSection) -> Filesystem {
-    bound(scope, section);
+    if !bound(scope, section) {
+        return Filesystem::default();
+    }
     let mut read_only = scope.paths(section.read_only.get());
     let mut read_write = scope.paths(section.read_write.get());
     refuse_root(scope, section.read_write.get(), &mut read_write);
@@ -102,7 +104,7 @@ fn distinct(paths: Vec<Located<SandboxPath>>) -> Vec<Located<SandboxPath>> {
 }
 
 /// The base language bounds the two lists together; what clawbox adds is bounded with them.
-fn bound(scope: &mut Scope<'_>, section: &FilesystemSection) {
+fn bound(scope: &mut Scope<'_>, section: &FilesystemSection) -> bool {
     let lists = [&section.read_only, &section.read_write, &section.deny];
     let rules = section.rules.get().into_iter().flatten();
     let of_rules = rules.flat_map(|at| [&at.value.read_only, &at.value.read_write]);
@@ -112,12 +114,13 @@ fn bound(scope: &mut Scope<'_>, section: &FilesystemSection) {
         .filter_map(|list| list.get())
         .flatten()
         .collect();
-    if let Some(&first_over) = all.get(MOST_PATHS) {
-        let count = all.len();
-        scope.error(
-            first_over,
-            format!("the policy names {count} paths"),
-            format!("name at most {MOST_PATHS}; a directory includes everything below it"),
-        );
-    }
+    let Some(&first_over) = all.get(MOST_PATHS) else {
+        return true;
+    };
+    scope.error(
+        first_over,
+        format!("the policy names {} paths", all.len()),
+        format!("name at most {MOST_PATHS}; a directory includes everything below it"),
+    );
+    false
 }

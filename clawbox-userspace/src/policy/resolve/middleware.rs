@@ -21,7 +21,7 @@ pub(super) fn middlewares(
         scope.error(over, message, format!("keep at most {MOST_MIDDLEWARES}"));
     }
     let mut middlewares: Vec<Middleware> = Vec::new();
-    for (key, at) in entries {
+    for (key, at) in entries.iter().take(MOST_MIDDLEWARES) {
         let section = &at.value;
         if !BUILT_IN.contains(&section.middleware.value.as_str()) {
             scope.error(
@@ -32,7 +32,10 @@ pub(super) fn middlewares(
         }
         let order = section.order.or(0);
         if let Some(other) = middlewares.iter().find(|other| other.order == order) {
-            let message = format!("`{}` has the same order {order} as `{}`", key.value, other.key);
+            let message = format!(
+                "`{}` has the same order {order} as `{}`",
+                key.value, other.key
+            );
             scope.error(key, message, "give each its own `order`");
         }
         let endpoints = &section.endpoints.value;

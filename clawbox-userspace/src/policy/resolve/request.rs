@@ -26,7 +26,11 @@ pub(super) fn requests(scope: &mut Scope<'_>, section: &EndpointSection) -> Opti
         None => Vec::new(),
         Some(list) => {
             if list.value.is_empty() {
-                scope.error(list, "`deny_rules` is empty", "add a rule or remove the key");
+                scope.error(
+                    list,
+                    "`deny_rules` is empty",
+                    "add a rule or remove the key",
+                );
             }
             list.value
                 .iter()
@@ -129,7 +133,11 @@ fn request_match(scope: &mut Scope<'_>, rule: &At<RequestMatch>) -> RequestMatch
         let known = ["query", "mutation", "subscription", "*"];
         if !known.contains(&kind.value.as_str()) {
             let message = format!("{:?} is not an operation of GraphQL", kind.value);
-            scope.error(kind, message, "write query, mutation, subscription or \"*\"");
+            scope.error(
+                kind,
+                message,
+                "write query, mutation, subscription or \"*\"",
+            );
         }
     }
     rule.value.clone()

@@ -1,0 +1,82 @@
+//! `clawbox policy`: look at policies without enforcing them.
+
+mod check;
+mod explain;
+pub(super) mod host_facts;
+mod schema;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::style::Style;
+use crate::policy::{Diagnostic, Severity};
+
+/// Check, explain and edit policies
+#[derive(Debug, Args)]
+pub struct PolicyCommand {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Check(check::Check),
+    Explain(explain::Explain),
+    Schema(schema::Schema),
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A policy that does not load.
+const DOES_NOT_LOAD: u8 = 2;
+
+impl PolicyCommand {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    ///
+    /// Output that cannot be written.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.verb {
+            Verb::Check(check) => check.run(),
+            Verb::Explain(explain) => explain.run(),
+            Verb::Schema(schema) => schema.run(),
+        }
+    }
+}
+
+fn print_diagnostics(
+    out: &mut impl Write,
+    style: Style,
+    diagnostics: &[Diagnostic],
+) -> std::io::Result<()> {
+    for diagnostic in diagnostics {
+        let severity = diagnostic.severity.name();
+        let severity = match diagnostic.severity {
+            Severity::Error => style.bad(severity),
+            Severity::Warning => style.doubtful(severity),
+            Severity::Note => style.aside(severity),
+        };
+        write!(
+            out,
+            "{}: {severity}: {}",
+            style.strong(&diagnostic.origin),
+            diagnostic.message
+        )?;
+        match &diagnostic.remedy {
+            Some(remedy) => writeln!(out, "; {remedy}")?,
+            None => writeln!(out)?,
+        }
+    }
+    Ok(())
+}

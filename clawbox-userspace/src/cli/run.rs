@@ -1,0 +1,295 @@
+//! `clawbox run`: from arguments to a run, and from its outcome to an exit status.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use clawbox_common::rule::{RuleKey, TCP};
+
+use super::policy::host_facts;
+use crate::compile::compile;
+use crate::dns::Upstream;
+use crate::policy::enforceability::assess;
+use crate::policy::model::{Compatibility, Located, Mode};
+use crate::policy::{Diagnostic, Loaded, Policy, Severity};
+use crate::sandbox::child::{Invocation, status};
+use crate::sandbox::launch::{self, Identity};
+use crate::sandbox::run::{Outcome, Run, run};
+
+/// Where a policy is looked for if none is named.
+const DEFAULT_POLICY: &str = "/etc/clawbox/policy.yaml";
+
+/// Where audit trails go if nothing else is said.
+const TRAILS: &str = "/var/log/clawbox";
+
+/// Run a command under a policy, enforced by the kernel
+///
+/// Loads the kernel programs for this one sandbox, starts the command in it, writes every
+/// decision down, and removes everything when the command ends.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: the command's own; 125 clawbox could not enforce or start; 126 the command cannot be
+executed; 127 there is no such command; 128+N it was ended by signal N.
+
+Examples:
+  clawbox run --policy policy.yaml -- curl https://api.example.com/
+  clawbox run --policy policy.yaml --preset presets/slack.yaml --user agent -- node agent.js
+  clawbox run --policy policy.yaml --mode audit --audit - -- ./agent | jq .object")]
+pub struct RunCommand {
+    /// The policy [default: /etc/clawbox/policy.yaml]
+    #[arg(long, value_name = "FILE", env = "CLAWBOX_POLICY")]
+    policy: Option<PathBuf>,
+    /// Preset to merge into the policy; may be repeated
+    #[arg(long, value_name = "FILE")]
+    preset: Vec<PathBuf>,
+    /// The sandbox's name in the audit trail [default: the command's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Whom to run as, in place of the policy's run_as_user
+    #[arg(long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Where to start [default: the current directory]
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
+    /// Where the audit trail goes; `-` is standard output [default: /var/log/clawbox/NAME.jsonl]
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+    /// Enforce, or only record what would be denied [default: the policy's]
+    #[arg(long, value_enum)]
+    mode: Option<ModeArgument>,
+    /// Name server to ask, in place of the host's; may be repeated
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = parse_server)]
+    dns: Vec<SocketAddr>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ModeArgument {
+    Enforce,
+    Audit,
+}
+
+fn parse_server(text: &str) -> Result<SocketAddr, String> {
+    Upstream::parse_server(text).map_err(|error| error.to_string())
+}
+
+impl RunCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// It could not be started under its policy; the status for that is [`status::FAILED`].
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!(
+                "clawbox run loads programs into the kernel and needs root; run it with sudo, and \
+                 say with --user whom the command is to run as"
+            );
+        }
+        let prepared = self.prepare()?;
+        let trail = prepared.audit.clone();
+        match run(prepared) {
+            Ok(outcome) => {
+                tell_denials(&outcome, &trail);
+                Ok(ExitCode::from(outcome.status))
+            }
+            Err(error) => {
+                eprintln!("clawbox: {error}");
+                Ok(ExitCode::from(error.status()))
+            }
+        }
+    }
+
+    fn prepare(self) -> anyhow::Result<Run> {
+        let file = self.policy.clone().unwrap_or_else(|| DEFAULT_POLICY.into());
+        let mut loaded = load(&file, &self.preset, self.policy.is_none())?;
+        if let Some(mode) = self.mode {
+            let value = if mode == ModeArgument::Audit { Mode::Audit } else { Mode::Enforce };
+            loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
+        }
+        let user = self.user(&loaded.policy)?;
+        report_shortfalls(&loaded, &file, user.is_some())?;
+        let image = compile(&loaded.policy, 1).map_err(refused)?;
+        let workdir = match self.workdir {
+            Some(directory) => std::path::absolute(directory)?,
+            None => std::env::current_dir().context("the current directory is gone; name one with --workdir")?,
+        };
+        let name = match self.name {
+            Some(name) => valid_name(&name)?.to_owned(),
+            None => default_name(&self.command),
+        };
+        let backstops = backstops(&loaded.policy, image.rules.keys(), &workdir, user.clone());
+        Ok(Run {
+            audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
+            name,
+            policy: file.display().to_string(),
+            image,
+            backstops,
+            invocation: Invocation { command: self.command, workdir, user },
+            dns: self.dns,
+        })
+    }
+
+    /// Whom to become: what the command line says, else what the policy says.
+    fn user(&self, policy: &Policy) -> anyhow::Result<Option<Identity>> {
+        let (user, group) = match &self.user {
+            Some(text) => match text.split_once(':') {
+                Some((user, group)) => (Some(user.to_owned()), Some(group.to_owned())),
+                None => (Some(text.clone()), None),
+            },
+            None => {
+                let text = |account: &Option<Located<crate::policy::model::Account>>| {
+                    account.as_ref().map(|account| account.value.to_string())
+                };
+                (text(&policy.process.user), text(&policy.process.group))
+            }
+        };
+        let user = launch::identity::resolve(user.as_deref(), group.as_deref())?;
+        if user.is_none() {
+            tracing::warn!(
+                "the command runs as root: neither the policy's run_as_user nor --user names a user"
+            );
+        }
+        Ok(user)
+    }
+}
+
+fn load(file: &Path, presets: &[PathBuf], by_default: bool) -> anyhow::Result<Loaded> {
+    if by_default && !file.exists() {
+        bail!("no policy: name one with --policy FILE, or write `{}`", file.display());
+    }
+    crate::policy::load(file, presets).map_err(refused)
+}
+
+fn refused(diagnostics: Vec<Diagnostic>) -> anyhow::Error {
+    let errors: Vec<String> = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .map(ToString::to_string)
+        .collect();
+    anyhow::anyhow!("the policy does not load\n{}", errors.join("\n"))
+}
+
+/// Says what of the policy is not enforced here, and refuses where the policy asks for that.
+fn report_shortfalls(loaded: &Loaded, file: &Path, has_user: bool) -> anyhow::Result<()> {
+    let report = assess(loaded, &host_facts::gather(&loaded.policy));
+    // A user given on the command line stands in for one that this host does not have.
+    let stands_in = |part: &&crate::policy::enforceability::Part| {
+        !(has_user && part.part.starts_with("process."))
+    };
+    let refusals: Vec<String> = report
+        .refusals(&loaded.policy)
+        .into_iter()
+        .filter(stands_in)
+        .map(|part| format!("{}: {}", part.origin, part.part))
+        .collect();
+    if !refusals.is_empty() {
+        bail!(
+            "the policy says `landlock.compatibility: hard_requirement`, and this is not enforced \
+             here:\n{}\nuse a kernel or a build that enforces it, or write `best_effort`",
+            refusals.join("\n")
+        );
+    }
+    let short = report.shortfalls().filter(stands_in).count();
+    if short > 0 {
+        tracing::warn!(
+            "{short} of {} parts of the policy are not enforced as written; `clawbox policy check \
+             {}` names them",
+            report.parts.len(),
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// What the backstops have to hold for a policy.
+fn backstops<'a>(
+    policy: &Policy,
+    rules: impl Iterator<Item = &'a RuleKey>,
+    workdir: &Path,
+    user: Option<Identity>,
+) -> launch::Request {
+    let paths = |located: &[Located<crate::policy::path::SandboxPath>]| {
+        located.iter().map(|path| path.value.as_path().to_owned()).collect::<Vec<PathBuf>>()
+    };
+    let files = &policy.filesystem;
+    let mut read_write = paths(files.read_write());
+    if files.include_workdir() {
+        read_write.push(workdir.to_owned());
+    }
+    let mut connect_ports: Vec<u16> =
+        rules.filter(|rule| rule.transport == TCP).map(|rule| rule.port).collect();
+    connect_ports.sort_unstable();
+    connect_ports.dedup();
+    let listen = policy.listen.as_ref();
+    let bind_ports = listen
+        .map(|listen| listen.value.ports().iter().map(|port| port.get()).collect())
+        .unwrap_or_default();
+    launch::Request {
+        read_only: paths(files.read_only()),
+        read_write,
+        connect_ports,
+        bind_ports,
+        user,
+        hard_requirement: policy.compatibility == Compatibility::HardRequirement,
+    }
+}
+
+fn valid_name(name: &str) -> anyhow::Result<&str> {
+    let fits = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
+    if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(fits) {
+        bail!(
+            "`{name}` is no name for a sandbox; use 1 to 64 letters, digits, `-`, `_` and `.`, not \
+             beginning with `.`"
+        );
+    }
+    Ok(name)
+}
+
+/// The command's file name, as far as it can be a name.
+fn default_name(command: &[OsString]) -> String {
+    let program = command.first().map(Path::new).and_then(Path::file_name);
+    let name = program.map(|name| name.to_string_lossy()).unwrap_or_default();
+    valid_name(&name).map_or_else(|_| "sandbox".to_owned(), str::to_owned)
+}
+
+/// For a person who watches; a script reads the trail.
+fn tell_denials(outcome: &Outcome, trail: &Path) {
+    if outcome.denied > 0 && std::io::stderr().is_terminal() {
+        let noun = if outcome.denied == 1 { "denial" } else { "denials" };
+        eprintln!("clawbox: {} {noun}; see {}", outcome.denied, trail.display());
+    }
+}
+
+/// The status for an error before anything was started.
+#[must_use]
+pub fn failed() -> ExitCode {
+    ExitCode::from(status::FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_safe_as_a_file_name() {
+        for name in ["a", "openclaw-1", "A_b.c"] {
+            assert!(valid_name(name).is_ok(), "{name}");
+        }
+        for name in ["", ".", "..", "a/b", "a b", "ä", &"x".repeat(65)] {
+            assert!(valid_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_sandbox_without_a_name_is_called_after_its_command() {
+        let name = |command: &str| default_name(&[command.into()]);
+        assert_eq!(name("/usr/bin/curl"), "curl");
+        assert_eq!(name("/usr/bin/["), "sandbox");
+    }
+}

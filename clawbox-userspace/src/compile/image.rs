@@ -1,0 +1,393 @@
+//! The compiled policy: plain records for the maps, and what gives a record back its rule.
+//! Everything is ordered, so the same policy is the same bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use clawbox_common::address::Range;
+use clawbox_common::limits::PATTERNS_PER_HOST;
+use clawbox_common::rule::{
+    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostId, HostIds, RuleKey,
+    RuleValue, SandboxState, TCP,
+};
+use clawbox_common::subject::Mask;
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::{host_ids, slots};
+use crate::policy::address::{always_denied, range_of, readable, wire};
+use crate::policy::binary_pattern::BinaryPattern;
+use crate::policy::diagnostic::Origin;
+use crate::policy::host_pattern::HostPattern;
+use crate::policy::model::Matching;
+use crate::policy::network::Host;
+
+/// What a [`HostId`] stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Pattern {
+    /// Names. The same names with other `allowed_ips` are another pattern: a rule for one must
+    /// not open the other's addresses.
+    Name {
+        /// Which names.
+        pattern: HostPattern,
+        /// Where their addresses have to lie; empty is anywhere public.
+        allowed_ips: Vec<IpNet>,
+    },
+    /// Addresses that are dialled without a name.
+    Range(IpNet),
+    /// The addresses that may be listened on.
+    Listen,
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name { pattern, .. } => pattern.fmt(f),
+            Self::Range(net) => net.fmt(f),
+            Self::Listen => f.write_str("(listen)"),
+        }
+    }
+}
+
+/// What a binary slot stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BinaryEntry {
+    /// The executables.
+    pub pattern: BinaryPattern,
+}
+
+/// The rule behind a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleRef<'a> {
+    /// Key under `network_policies`.
+    pub policy_key: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// Place of the endpoint in the policy's list, from zero.
+    pub endpoint: usize,
+    /// The endpoint's host as written.
+    pub host: &'a str,
+    /// The `path` of the binary entry that admitted the subject.
+    pub binary: &'a str,
+    /// Where the endpoint was written.
+    pub origin: &'a Origin,
+}
+
+/// An endpoint that was not compiled, so that it admits nothing.
+#[derive(Clone, Debug)]
+pub struct Skipped {
+    /// Key under `network_policies`.
+    pub policy_key: String,
+    /// Place of the endpoint in the policy's list, from zero.
+    pub endpoint: usize,
+    /// What it names.
+    pub host: Host,
+    /// Its ports.
+    pub ports: Vec<NonZeroU16>,
+    /// Why it was not compiled.
+    pub because: String,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// More patterns match a name than a record can hold. The name must not be resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("more than {PATTERNS_PER_HOST} host patterns of the policy match the name")]
+pub struct TooManyPatterns;
+
+/// What a policy says about a name.
+#[derive(Clone, Debug)]
+pub struct NameRule<'a> {
+    matched: Vec<(HostId, &'a HostPattern, &'a [IpNet])>,
+}
+
+impl NameRule<'_> {
+    /// Every pattern that the name matches.
+    #[must_use]
+    pub fn hosts(&self) -> HostIds {
+        let ids: Vec<HostId> = self.matched.iter().map(|(id, ..)| *id).collect();
+        host_ids(&ids)
+    }
+
+    /// The patterns under which the name may stand for this address; `None`: under none, and the
+    /// whole answer is to be refused. These, not [`NameRule::hosts`], belong into the record of
+    /// the synthetic address.
+    ///
+    /// A range that is always denied stays denied. With `allowed_ips` the address has to lie in
+    /// them. Otherwise a special address (RFC 1918 and its like) needs an exact name, because
+    /// whoever owns a wildcard's zone could point any name in it at the host's own network.
+    #[must_use]
+    pub fn hosts_for(&self, address: IpAddr) -> Option<HostIds> {
+        let range = range_of(address);
+        if always_denied(range).is_some() {
+            return None;
+        }
+        let judged = readable(wire(address).embedded());
+        let ids: Vec<HostId> = self
+            .matched
+            .iter()
+            .filter(|(_, pattern, allowed_ips)| {
+                if allowed_ips.is_empty() {
+                    range == Range::Global || pattern.is_exact()
+                } else {
+                    allowed_ips.iter().any(|net| net.contains(&judged))
+                }
+            })
+            .map(|(id, ..)| *id)
+            .collect();
+        (!ids.is_empty()).then(|| host_ids(&ids))
+    }
+}
+
+/// Whom one entry of `network_policies` admits.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Who {
+    pub(super) tree: Mask,
+    pub(super) own: Mask,
+    pub(super) anybody: bool,
+    /// Slot (none for `/**`), how it matches, and the path as written, in the file's order.
+    pub(super) entries: Vec<(Option<usize>, Matching, String)>,
+}
+
+/// One compiled endpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Admission {
+    pub(super) policy_key: String,
+    pub(super) name: String,
+    pub(super) endpoint: usize,
+    pub(super) host: String,
+    pub(super) origin: Origin,
+    pub(super) who: usize,
+}
+
+/// A compiled policy.
+#[derive(Clone, Debug)]
+pub struct MapImage {
+    /// Rules by host pattern, port and transport.
+    pub rules: BTreeMap<RuleKey, RuleValue>,
+    /// Addresses and ranges, with their length in bits including [`ADDRESS_KEY_HEAD`].
+    pub addresses: BTreeMap<(AddressKey, u32), HostIds>,
+    /// Host patterns; pattern `n` has the [`HostId`] `n + 1`.
+    pub patterns: Vec<Pattern>,
+    /// Binaries; entry `n` is slot `n`.
+    pub binaries: Vec<BinaryEntry>,
+    /// Endpoints that admit nothing, and why.
+    pub skipped: Vec<Skipped>,
+    generation: u32,
+    audit_only: bool,
+    pub(super) who: Vec<Who>,
+    pub(super) admissions: Vec<Admission>,
+    /// The endpoints behind each rule, in the order of the files.
+    pub(super) admitted: BTreeMap<RuleKey, Vec<usize>>,
+    pub(super) admitting: usize,
+}
+
+impl MapImage {
+    pub(super) fn empty(generation: u32, audit_only: bool) -> Self {
+        Self {
+            rules: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            patterns: Vec::new(),
+            binaries: Vec::new(),
+            skipped: Vec::new(),
+            generation,
+            audit_only,
+            who: Vec::new(),
+            admissions: Vec::new(),
+            admitted: BTreeMap::new(),
+            admitting: 0,
+        }
+    }
+
+    /// The policy generation in every key.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whether denied operations are only recorded.
+    #[must_use]
+    pub fn audit_only(&self) -> bool {
+        self.audit_only
+    }
+
+    /// The state of a sandbox under this policy, given the ports of its resolver.
+    #[must_use]
+    pub fn state(&self, resolver_v4: u16, resolver_v6: u16) -> SandboxState {
+        SandboxState {
+            policy: self.generation,
+            audit_only: u32::from(self.audit_only),
+            resolver_v4,
+            resolver_v6,
+            zero: 0,
+        }
+    }
+
+    /// What the policy says about a name; `None`: nothing, so it is not resolved.
+    ///
+    /// # Errors
+    ///
+    /// More patterns match than a record can hold; the name must not be resolved either.
+    pub fn name(&self, name: &str) -> Result<Option<NameRule<'_>>, TooManyPatterns> {
+        let mut matched = Vec::new();
+        for (id, pattern) in (1..).zip(&self.patterns) {
+            if let Pattern::Name {
+                pattern,
+                allowed_ips,
+            } = pattern
+                && pattern.matches(name)
+            {
+                matched.push((id, pattern, allowed_ips.as_slice()));
+            }
+        }
+        match matched.len() {
+            0 => Ok(None),
+            1..=PATTERNS_PER_HOST => Ok(Some(NameRule { matched })),
+            _ => Err(TooManyPatterns),
+        }
+    }
+
+    /// The first rule in the order of the files that made a decision's verdict an allow; the
+    /// arguments are what the decision was about and its `host`, `matched_word` and `matched`.
+    #[must_use]
+    pub fn attribute(
+        &self,
+        host: HostId,
+        port: u16,
+        transport: u8,
+        matched_word: u32,
+        matched: u64,
+    ) -> Option<RuleRef<'_>> {
+        let key = self.rule_key(host, port, transport);
+        let rule = self.rules.get(&key)?;
+        let word = usize::try_from(matched_word).ok()?;
+        let met = |slot: usize| slot / 64 == word && matched & (1 << (slot % 64)) != 0;
+        for &admission in self.admitted.get(&key)? {
+            let admission = self.admissions.get(admission)?;
+            let who = self.who.get(admission.who)?;
+            let admitting = who.entries.iter().find(|(slot, matching, _)| match slot {
+                None => matched == 0,
+                Some(slot) => {
+                    // A slot that some rule takes with its descendants may have met for that
+                    // reason alone, so it does not prove that a `match: self` entry admitted.
+                    met(*slot) && (*matching == Matching::Tree || !rule.tree.contains(*slot))
+                }
+            });
+            if let Some((_, _, binary)) = admitting {
+                return Some(RuleRef {
+                    policy_key: &admission.policy_key,
+                    name: &admission.name,
+                    endpoint: admission.endpoint,
+                    host: &admission.host,
+                    binary,
+                    origin: &admission.origin,
+                });
+            }
+        }
+        None
+    }
+
+    pub(super) fn rule_key(&self, host: HostId, port: u16, transport: u8) -> RuleKey {
+        RuleKey {
+            policy: self.generation,
+            host,
+            port,
+            transport,
+            zero: 0,
+        }
+    }
+
+    pub(super) fn egress_key(&self, net: &IpNet) -> (AddressKey, u32) {
+        let prefix = u32::from(net.prefix_len());
+        let bits = match net {
+            IpNet::V4(_) => 96 + prefix,
+            IpNet::V6(_) => prefix,
+        };
+        let key = AddressKey {
+            policy: self.generation,
+            usage: AddressUse::Egress as u32,
+            address: wire(net.network()),
+        };
+        (key, ADDRESS_KEY_HEAD + bits)
+    }
+
+    pub(super) fn ranges(&self) -> impl Iterator<Item = (IpNet, HostId)> + '_ {
+        (1..).zip(&self.patterns).filter_map(|(id, pattern)| {
+            if let Pattern::Range(net) = pattern {
+                Some((*net, id))
+            } else {
+                None
+            }
+        })
+    }
+}
+
+/// A listing for people and for snapshots.
+impl fmt::Display for MapImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "generation {}", self.generation)?;
+        if self.audit_only {
+            writeln!(f, "audit only")?;
+        }
+        for (slot, binary) in self.binaries.iter().enumerate() {
+            writeln!(f, "binary {slot} {}", binary.pattern)?;
+        }
+        for (id, pattern) in (1..).zip(&self.patterns) {
+            let id: u32 = id;
+            write!(f, "host {id} {pattern}")?;
+            if let Pattern::Name { allowed_ips, .. } = pattern {
+                for net in allowed_ips {
+                    write!(f, " within {net}")?;
+                }
+            }
+            writeln!(f)?;
+        }
+        for (key, rule) in &self.rules {
+            let transport = if key.transport == TCP { "tcp" } else { "udp" };
+            write!(f, "rule {}:{}/{transport}", key.host, key.port)?;
+            for (name, mask) in [("tree", &rule.tree), ("self", &rule.own)] {
+                let slots: Vec<String> = slots(mask).map(|slot| slot.to_string()).collect();
+                if !slots.is_empty() {
+                    write!(f, " {name}={}", slots.join(","))?;
+                }
+            }
+            if rule.flags & ANYBODY != 0 {
+                write!(f, " anybody")?;
+            }
+            if rule.flags & HOST_LOOPBACK != 0 {
+                write!(f, " host-loopback")?;
+            }
+            writeln!(f)?;
+        }
+        for ((key, bits), hosts) in &self.addresses {
+            let usage = if key.usage == AddressUse::Listen as u32 {
+                "listen"
+            } else {
+                "egress"
+            };
+            let ids: Vec<String> = hosts
+                .ids
+                .iter()
+                .filter(|id| **id != 0)
+                .map(HostId::to_string)
+                .collect();
+            let address = std::net::Ipv6Addr::from(key.address.octets());
+            writeln!(
+                f,
+                "{usage} {address}/{} hosts={}",
+                bits - ADDRESS_KEY_HEAD,
+                ids.join(",")
+            )?;
+        }
+        for skipped in &self.skipped {
+            writeln!(
+                f,
+                "skipped {}[{}]: {}",
+                skipped.policy_key, skipped.endpoint, skipped.because
+            )?;
+        }
+        Ok(())
+    }
+}

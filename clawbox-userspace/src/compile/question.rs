@@ -1,0 +1,180 @@
+//! One question to a compiled policy, answered by the decision that the kernel hooks run.
+//! Stands in for exec, the resolver and the hook: gives the subject its slots, the name an address.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+
+use clawbox_common::address::Address;
+use clawbox_common::decide::{Destination, egress};
+use clawbox_common::rule::{HostIds, SyntheticKey, SyntheticValue};
+use clawbox_common::subject::{FileId, Mask, Standing, Subject};
+use clawbox_common::verdict::{Reason, Verdict};
+
+use super::{ImageLookup, MapImage, RuleRef};
+use crate::policy::address::wire;
+use crate::policy::network::Host;
+
+/// What a connection goes to.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A name, resolved to some public address.
+    Name(String),
+    /// An address, dialled without a name.
+    Address(IpAddr),
+}
+
+/// One connection.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The program that connects.
+    pub binary: PathBuf,
+    /// Programs further up.
+    pub ancestors: Vec<PathBuf>,
+    /// Where to.
+    pub target: Target,
+    /// Port.
+    pub port: NonZeroU16,
+    /// [`clawbox_common::rule::TCP`] or [`clawbox_common::rule::UDP`].
+    pub transport: u8,
+}
+
+/// The verdict and what led to it.
+#[derive(Clone, Debug)]
+pub struct Answer<'a> {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Its reason.
+    pub reason: Reason,
+    /// The rule that decided.
+    pub rule: Option<RuleRef<'a>>,
+    /// What else to know.
+    pub remarks: Vec<String>,
+}
+
+/// The sandbox and an address it was handed out for the name in question.
+const SANDBOX: u32 = 1;
+const SYNTHETIC: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
+/// Stands for whatever public address a name has.
+const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 0, 0, 1));
+
+/// Answers a question.
+#[must_use]
+pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
+    let mut remarks = skipped(image, question);
+    if image.audit_only() {
+        remarks.push("`mode: audit`: denied connections are recorded and go on".to_owned());
+    }
+    let deny = |reason, remarks| Answer {
+        verdict: Verdict::Deny,
+        reason,
+        rule: None,
+        remarks,
+    };
+    let mut lookup = ImageLookup::new(image, SANDBOX);
+    let address = match &question.target {
+        Target::Address(address) => wire(*address),
+        Target::Name(name) => {
+            let rule = match image.name(name) {
+                Ok(Some(rule)) => rule,
+                Ok(None) => return deny(Reason::UnknownName, remarks),
+                Err(error) => {
+                    remarks.push(error.to_string());
+                    return deny(Reason::UnknownName, remarks);
+                }
+            };
+            // A pattern with `allowed_ips` may not hold for a public address; for another one it
+            // does, and which the name has is not known here.
+            hand_out(&mut lookup, rule.hosts())
+        }
+    };
+    let subject = subject(image, question);
+    let to = Destination {
+        address,
+        port: question.port.get(),
+        transport: question.transport,
+        netns: 0,
+    };
+    let decision = egress(&lookup, &Standing::Subject(&subject), &to);
+    let rule = match (decision.verdict, decision.reason) {
+        (Verdict::Allow, Reason::Rule) => image.attribute(
+            decision.host,
+            to.port,
+            to.transport,
+            decision.matched_word,
+            decision.matched,
+        ),
+        _ => None,
+    };
+    Answer {
+        verdict: decision.verdict,
+        reason: decision.reason,
+        rule,
+        remarks,
+    }
+}
+
+fn hand_out(lookup: &mut ImageLookup<'_>, hosts: HostIds) -> Address {
+    let address = wire(SYNTHETIC);
+    let key = SyntheticKey {
+        sandbox: SANDBOX,
+        address,
+    };
+    let value = SyntheticValue {
+        real: wire(PUBLIC),
+        hosts,
+        policy: lookup.image.generation(),
+        name: 1,
+    };
+    lookup.synthetics.insert(key, value);
+    address
+}
+
+fn subject(image: &MapImage, question: &Question) -> Subject {
+    let own = image.slots_of(&question.binary);
+    let mut lineage = own;
+    for ancestor in &question.ancestors {
+        lineage.extend(&image.slots_of(ancestor));
+    }
+    Subject {
+        sandbox: SANDBOX,
+        is_script: 0,
+        exe: FileId::default(),
+        own,
+        lineage,
+    }
+}
+
+/// Endpoints that name the target and admit nothing.
+fn skipped(image: &MapImage, question: &Question) -> Vec<String> {
+    image
+        .skipped
+        .iter()
+        .filter(|skipped| skipped.ports.contains(&question.port))
+        .filter(|skipped| match (&skipped.host, &question.target) {
+            (Host::Name(pattern), Target::Name(name)) => pattern.matches(name),
+            (host, Target::Address(address)) => host.literals().contains(address),
+            _ => false,
+        })
+        .map(|skipped| {
+            format!(
+                "network_policies.{}.endpoints[{}] ({}) names it and is denied entirely: {}",
+                skipped.policy_key, skipped.endpoint, skipped.origin, skipped.because
+            )
+        })
+        .collect()
+}
+
+impl MapImage {
+    /// The slots that a program at this path matches.
+    #[must_use]
+    pub fn slots_of(&self, path: &Path) -> Mask {
+        let mut mask = Mask::EMPTY;
+        for (slot, binary) in self.binaries.iter().enumerate() {
+            if binary.pattern.matches(path) {
+                mask.insert(slot);
+            }
+        }
+        mask
+    }
+}

@@ -1,0 +1,162 @@
+//! Files: what Landlock holds, and what only BPF LSM programs could.
+
+use std::path::Path;
+
+use super::{HostFacts, Layer, Report, Status, account_number};
+use crate::policy::diagnostic::{Diagnostic, Origin};
+use crate::policy::model::{Located, Policy};
+use crate::policy::path::{DenyPattern, SandboxPath};
+
+/// First ABI that rules `truncate`.
+const TRUNCATE: u32 = 3;
+
+pub(super) fn filesystem(report: &mut Report, policy: &Policy, facts: &HostFacts) {
+    let files = &policy.filesystem;
+    if !files.is_written() {
+        report.warnings.push(Diagnostic::warning(
+            policy.origin.clone(),
+            "without `filesystem_policy` nothing is readable and no program can start",
+            "list at least /usr, /lib and the program's own files under `read_only`",
+        ));
+        return;
+    }
+    for path in files.read_only() {
+        read_only(report, policy, path, facts);
+    }
+    for path in files.read_write() {
+        read_write(report, path, facts);
+    }
+    for deny in files.deny() {
+        denied(report, policy, deny);
+    }
+    for (index, rule) in files.rules().iter().enumerate() {
+        report.add(
+            &rule.origin,
+            format!("filesystem_policy.rules[{index}]"),
+            Layer::Landlock,
+            Status::Denied,
+            Some(
+                "rules for single binaries need BPF LSM programs, which this build does not \
+                 have; the paths stay closed for all"
+                    .to_owned(),
+            ),
+        );
+    }
+    needed_to_start(report, policy, facts);
+}
+
+fn allowed(policy: &Policy) -> impl Iterator<Item = &Located<SandboxPath>> {
+    let files = &policy.filesystem;
+    files.read_only().iter().chain(files.read_write())
+}
+
+fn read_only(report: &mut Report, policy: &Policy, path: &Located<SandboxPath>, facts: &HostFacts) {
+    let part = format!("filesystem_policy.read_only {}", path.value);
+    if facts.landlock_abi == 0 {
+        return report.not(&path.origin, part, NO_LANDLOCK);
+    }
+    missing(report, path, facts);
+    let writable = policy.filesystem.read_write();
+    let parent = writable
+        .iter()
+        .find(|parent| parent.value.covers(&path.value));
+    if let Some(parent) = parent {
+        return report.not(
+            &path.origin,
+            part,
+            format!(
+                "{} stays writable, because it lies under {} in `read_write` and Landlock cannot \
+                 take back what it gave; move one out of the other",
+                path.value, parent.value
+            ),
+        );
+    }
+    let user = policy.process.user.as_ref();
+    let user = user.and_then(|user| account_number(user, facts));
+    let owner = facts.owners.get(path.value.as_path());
+    let mut open = Vec::new();
+    if facts.landlock_abi < TRUNCATE {
+        open.push("truncation (Landlock here is older than ABI 3)");
+    }
+    if owner.is_some() && owner.copied() == user {
+        open.push("mode, owner, times and attributes (the sandbox's user owns the path)");
+    }
+    if open.is_empty() {
+        return report.full(&path.origin, part, Layer::Landlock);
+    }
+    report.add(
+        &path.origin,
+        part,
+        Layer::Landlock,
+        Status::Partly,
+        Some(format!("not ruled: {}", open.join("; "))),
+    );
+}
+
+const NO_LANDLOCK: &str = "this kernel has no Landlock; add landlock to the kernel's lsm= list";
+
+fn read_write(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFacts) {
+    let part = format!("filesystem_policy.read_write {}", path.value);
+    if facts.landlock_abi == 0 {
+        return report.not(&path.origin, part, NO_LANDLOCK);
+    }
+    missing(report, path, facts);
+    report.full(&path.origin, part, Layer::Landlock);
+}
+
+fn missing(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFacts) {
+    if !facts.owners.contains_key(path.value.as_path()) {
+        report.warnings.push(Diagnostic::warning(
+            path.origin.clone(),
+            format!(
+                "{} does not exist here, so nothing is opened by it",
+                path.value
+            ),
+            "create it before the sandbox starts, or remove the line",
+        ));
+    }
+}
+
+fn denied(report: &mut Report, policy: &Policy, deny: &Located<DenyPattern>) {
+    let part = format!("filesystem_policy.deny {}", deny.value);
+    let around = match &deny.value {
+        DenyPattern::Glob(_) => allowed(policy).next(),
+        DenyPattern::Path(path) => allowed(policy).find(|parent| parent.value.covers(path)),
+    };
+    let opened_below = match &deny.value {
+        DenyPattern::Glob(_) => None,
+        DenyPattern::Path(path) => allowed(policy).find(|below| path.covers(&below.value)),
+    };
+    match around.or(opened_below) {
+        Some(parent) => report.not(
+            &deny.origin,
+            part,
+            format!(
+                "stays open, because {} is allowed and Landlock cannot take back what it gave",
+                parent.value
+            ),
+        ),
+        None => report.full(&deny.origin, part, Layer::Landlock),
+    }
+}
+
+/// Nothing is added to a policy silently, so say what is missing for a program to start.
+fn needed_to_start(report: &mut Report, policy: &Policy, facts: &HostFacts) {
+    let resolved = |path: &Path| allowed(policy).any(|root| path.starts_with(root.value.as_path()));
+    let absent: Vec<String> = facts
+        .needed_to_start
+        .iter()
+        .filter(|path| !resolved(path))
+        .map(|path| path.display().to_string())
+        .collect();
+    if !absent.is_empty() {
+        report.warnings.push(Diagnostic::warning(
+            Origin::file(&policy.origin.file),
+            format!(
+                "a dynamic program cannot start without {}",
+                absent.join(", ")
+            ),
+            "list them, or the directories they lie in, under `read_only`",
+        ));
+    }
+}
