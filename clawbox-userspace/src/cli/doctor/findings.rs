@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::kernel::probe::{Answer, Capability, Kernel};
-use crate::sandbox::launch::landlock::since;
+use crate::sandbox::launch::landlock::{NEWEST_ABI, since};
 use crate::sandbox::launch::syscalls;
 
 /// All findings about one host.
@@ -249,6 +249,11 @@ fn landlock(kernel: &Kernel) -> Finding {
             return required(layer, found, vec![gap(why, fix)]);
         }
     };
+    let found = if abi > NEWEST_ABI {
+        format!("ABI {abi}, of which this build uses {NEWEST_ABI}")
+    } else {
+        format!("ABI {abi}")
+    };
     let newer = LANDLOCK.iter().filter(|(since, ..)| abi < *since);
     let gaps: Vec<Gap> = newer
         .map(|(since, kernel, what)| {
@@ -267,7 +272,7 @@ fn landlock(kernel: &Kernel) -> Finding {
         layer,
         state,
         required: true,
-        found: format!("ABI {abi}"),
+        found,
         gaps,
     }
 }
@@ -428,6 +433,15 @@ mod tests {
         let landlock = finding(&able(), "landlock");
         assert_eq!(landlock.state, State::Partial);
         assert_eq!(landlock.gaps.len(), 3, "{:?}", landlock.gaps);
+        let newest = Kernel {
+            landlock_abi: Answer::Yes(NEWEST_ABI + 1),
+            ..able()
+        };
+        assert_eq!(finding(&newest, "landlock").state, State::Ready);
+        assert_eq!(
+            finding(&newest, "landlock").found,
+            "ABI 11, of which this build uses 10"
+        );
         let lsm = finding(&able(), "bpf lsm");
         assert_eq!(lsm.state, State::Unused);
         assert!(

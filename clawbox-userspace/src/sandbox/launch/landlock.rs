@@ -1,5 +1,5 @@
-//! The Landlock ruleset: a ceiling on files, ports, abstract sockets and signals, built at the
-//! newest ABI of the kernel and handed to the child as one descriptor, so that it need not allocate.
+//! The Landlock ruleset: a ceiling on files, ports, abstract sockets and signals, at the newest ABI
+//! of the kernel. The parent builds it; the child gets one descriptor and need not allocate.
 
 use std::fs;
 use std::io;
@@ -25,7 +25,10 @@ const ASK_VERSION: u32 = 1;
 /// LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON, from linux/landlock.h.
 const LOG_AFTER_EXEC: u32 = 2;
 
-/// The ABI that first has something, and the kernel that came with it.
+/// The newest ABI that this build knows; what a newer kernel adds is not used.
+pub const NEWEST_ABI: i32 = ABI::V10 as i32;
+
+/// The ABI that first has something.
 pub mod since {
     /// Moving files between directories; before, Landlock refuses it everywhere.
     pub const REFER: i32 = 2;
@@ -316,5 +319,62 @@ fn join(first: String, second: &str) -> String {
         second.to_owned()
     } else {
         format!("{first}; {second}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LayerState::{Absent, Full, Partial};
+    use super::*;
+
+    #[test]
+    fn each_layer_is_whole_from_the_abi_that_completes_it() {
+        let states = |abi: i32| -> Vec<_> {
+            layers(abi, &[], &[])
+                .iter()
+                .map(|layer| (layer.layer, layer.state))
+                .collect()
+        };
+        let table = [
+            (2, [Partial, Absent, Absent, Absent, Absent, Absent]),
+            (3, [Partial, Absent, Absent, Absent, Absent, Absent]),
+            (4, [Partial, Absent, Full, Absent, Absent, Absent]),
+            (5, [Full, Absent, Full, Absent, Absent, Absent]),
+            (6, [Full, Absent, Full, Absent, Full, Absent]),
+            (9, [Full, Absent, Full, Absent, Full, Full]),
+            (10, [Full, Absent, Full, Full, Full, Full]),
+            (11, [Full, Absent, Full, Full, Full, Full]),
+        ];
+        for (abi, want) in table {
+            let got: Vec<_> = states(abi).into_iter().map(|(_, state)| state).collect();
+            assert_eq!(got, want, "ABI {abi}: {:?}", states(abi));
+        }
+    }
+
+    #[test]
+    fn every_abi_up_to_this_kernel_s_makes_a_ruleset() {
+        let request = Request {
+            read_only: vec!["/".into(), "/etc/passwd".into()],
+            read_write: vec!["/tmp".into(), "/dev/null".into()],
+            connect_ports: vec![443],
+            bind_ports: vec![0, 8080],
+            ..Request::default()
+        };
+        for abi in 1..=kernel_abi().unwrap() {
+            let built = build_for(&request, abi).unwrap();
+            assert!(built.skipped.is_empty(), "ABI {abi}: {:?}", built.skipped);
+            assert_eq!(built.ceiling.flags != 0, abi >= since::LOG);
+        }
+    }
+
+    #[test]
+    fn absence_is_explained_by_what_the_kernel_said() {
+        for (errno, word) in [
+            (libc::EOPNOTSUPP, "at boot"),
+            (libc::ENOSYS, "without Landlock"),
+        ] {
+            let (why, fix) = explain_absence(&io::Error::from_raw_os_error(errno));
+            assert!(why.contains(word) && !fix.is_empty(), "{why}");
+        }
     }
 }

@@ -83,7 +83,8 @@ pub enum LaunchError {
     },
     /// clawbox itself may not do what the request asks.
     #[error(
-        "clawbox may not change to user `{user}`: it lacks CAP_SETUID and CAP_SETGID; run it as root"
+        "clawbox may not change to user `{user}`: it lacks CAP_SETUID and CAP_SETGID; run it \
+         as root"
     )]
     NotPrivileged {
         /// Whom to become.
@@ -93,7 +94,11 @@ pub enum LaunchError {
     #[error("cannot build the Landlock ruleset: {0}; check the paths of filesystem_policy")]
     Landlock(#[from] ::landlock::RulesetError),
     /// The filter could not be built.
-    #[error("cannot build the seccomp filter for {arch}: {source}; clawbox supports x86_64 and aarch64", arch = std::env::consts::ARCH)]
+    #[error(
+        "cannot build the seccomp filter for {arch}: {source}; clawbox supports x86_64 and \
+         aarch64",
+        arch = std::env::consts::ARCH
+    )]
     Seccomp {
         /// What seccompiler said.
         #[from]
@@ -114,7 +119,8 @@ pub enum LaunchError {
     },
     /// The command could not be executed after every step had succeeded.
     #[error(
-        "cannot execute the command: {0}; it must be executable, and it, its interpreter and its libraries below a path of filesystem_policy"
+        "cannot execute the command: {0}; it must be executable, and it, its interpreter and its \
+         libraries below a path of filesystem_policy"
     )]
     Exec(io::Error),
 }
@@ -164,6 +170,7 @@ pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchEr
     };
     let report = BackstopReport {
         landlock_abi: built.abi,
+        landlock_abi_used: built.abi.min(landlock::NEWEST_ABI),
         layers,
         skipped_paths: built.skipped,
         writable_islands: built.islands,

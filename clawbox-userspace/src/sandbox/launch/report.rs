@@ -8,8 +8,10 @@ use serde::Serialize;
 /// The backstops of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BackstopReport {
-    /// Newest Landlock ABI of the kernel; 0 when there is none.
+    /// Newest Landlock ABI of the kernel.
     pub landlock_abi: i32,
+    /// The one that is used: the kernel's, or the newest that this build knows.
+    pub landlock_abi_used: i32,
     /// One entry per layer, in the order in which they are applied.
     pub layers: Vec<Layer>,
     /// Paths of the policy for which there is no rule, and why.

@@ -265,14 +265,11 @@ const SOCKET: &[&[Condition]] = &[
 const SETSOCKOPT: &[&[Condition]] = &[
     &[is(1, libc::IPPROTO_IP), is(2, libc::IP_OPTIONS)],
     &[is(1, libc::IPPROTO_IPV6), is(2, libc::IPV6_RTHDR)],
-    &[is(1, libc::IPPROTO_IPV6), is(2, IPV6_2292RTHDR)],
     &[is(1, libc::IPPROTO_IPV6), is(2, IPV6_2292PKTOPTIONS)],
     &[is(1, libc::IPPROTO_TCP), is(2, libc::TCP_ULP)],
 ];
 
-/// From linux/in6.h; libc leaves the older numbering out.
-const IPV6_2292RTHDR: i32 = 5;
-/// From linux/in6.h.
+/// From linux/in6.h; libc leaves it out.
 const IPV6_2292PKTOPTIONS: i32 = 6;
 
 const IOCTL: &[&[Condition]] = &[

@@ -259,6 +259,65 @@ fn on_socket(number: c_long, kind: i32, address: &sockaddr_in) -> i64 {
 }
 
 #[test]
+fn a_datagram_goes_to_listed_ports_only() {
+    if not_root() || landlock::kernel_abi().unwrap_or(0) < landlock::since::UDP {
+        return;
+    }
+    let (prepared, _) = prepare(&Request {
+        connect_ports: vec![8443],
+        ..everyday(&[])
+    })
+    .unwrap();
+    for (port, want) in [
+        (8443, Outcome::Returned(1)),
+        (53, Outcome::Returned(1)),
+        (8444, refused(EACCES)),
+    ] {
+        let to = loopback(port);
+        let send = || {
+            let fd = raw(SYS_socket, [AF_INET.into(), SOCK_DGRAM.into(), 0, 0, 0, 0]);
+            let length = size_of::<sockaddr_in>() as i64;
+            raw(
+                SYS_sendto,
+                [fd, c"x".as_ptr() as i64, 1, 0, &raw const to as i64, length],
+            )
+        };
+        assert_eq!(inside(&prepared, &send), want, "{port}");
+    }
+}
+
+#[test]
+fn a_unix_socket_by_path_needs_read_write() {
+    if not_root() || landlock::kernel_abi().unwrap_or(0) < landlock::since::UNIX_SOCKETS {
+        return;
+    }
+    let tree = Tree::new();
+    let (prepared, _) = prepare(&tree.request()).unwrap();
+    for (name, want) in [
+        ("rw/s", Outcome::Returned(0)),
+        ("ro/s", refused(EACCES)),
+        ("outside/s", refused(EACCES)),
+    ] {
+        let path = tree.root.path().join(name);
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        // SAFETY: all zeroes is a valid sockaddr_un.
+        let mut to: sockaddr_un = unsafe { std::mem::zeroed() };
+        to.sun_family = AF_UNIX as sa_family_t;
+        for (slot, byte) in to.sun_path.iter_mut().zip(path.as_os_str().as_bytes()) {
+            *slot = *byte as c_char;
+        }
+        let length = size_of::<sockaddr_un>() as i64;
+        let connect = || {
+            let fd = raw(SYS_socket, [AF_UNIX.into(), SOCK_STREAM.into(), 0, 0, 0, 0]);
+            raw(SYS_connect, [fd, &raw const to as i64, length, 0, 0, 0])
+        };
+        assert_eq!(control(&nobody(), &connect), Outcome::Returned(0), "{name}");
+        assert_eq!(inside(&prepared, &connect), want, "{name}");
+    }
+}
+
+#[test]
 fn only_listed_ports_can_be_connected_and_bound() {
     if not_root() || landlock::kernel_abi().unwrap_or(0) < landlock::since::TCP {
         return;
