@@ -257,7 +257,7 @@ fn ranges_are_checked_where_they_stand() {
     }
     check_refused(
         &with_endpoint("host: 10.0.0.1, port: 443, allowed_ips: [10.1.0.0/16]"),
-        "p.yaml:5:53",
+        "p.yaml:5:51",
         "lies outside its own `allowed_ips`",
         "remove `allowed_ips`",
     );

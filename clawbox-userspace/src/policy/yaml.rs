@@ -177,7 +177,6 @@ const DEPTH: usize = 32;
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
-            max_documents: 1,
             max_depth: DEPTH,
             flow_nesting_limit: DEPTH,
             max_aliases: 1_000,
@@ -275,6 +274,13 @@ fn describe(error: &Error) -> (String, String) {
         Error::Eof { .. } => (
             "the file ends where a value is expected".to_owned(),
             "complete it; the last lines may have been cut off".to_owned(),
+        ),
+        Error::Unexpected {
+            expected: "mapping start",
+            ..
+        } => (
+            "found something else where keys and values are expected".to_owned(),
+            "write `key: value`".to_owned(),
         ),
         other => (
             without_place(&other.to_string()),

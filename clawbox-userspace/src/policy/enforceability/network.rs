@@ -107,7 +107,7 @@ fn remarks(report: &mut Report, endpoint: &Endpoint) {
             "request rules without `protocol` are read as `protocol: rest`",
         ));
     }
-    if requests.enforcement.is_none() {
+    if requests.enforcement.is_none() && !requests.admit_every_request() {
         report.warnings.push(note(
             "without `enforcement` the rules are enforced; elsewhere the default is `audit`",
         ));
