@@ -46,6 +46,20 @@ pub const SYNTHETIC_V4: u32 = 0xc612_0000;
 /// Its prefix length.
 pub const SYNTHETIC_V4_PREFIX: u32 = 15;
 
+/// The loopback address, host byte order, that a question to the resolver comes from when this
+/// thread group asks it: `127.64.0.0/10` holds 22 bits, and `PID_MAX_LIMIT` is 2²² (threads.h).
+#[inline(always)]
+#[must_use]
+pub const fn asker_address(tgid: u32) -> u32 {
+    0x7f40_0000 | (tgid & 0x003f_ffff)
+}
+
+/// The thread group that a question came from; the inverse of [`asker_address`].
+#[must_use]
+pub const fn asker_of(source: u32) -> Option<u32> {
+    if source >> 22 == 0x7f40_0000 >> 22 { Some(source & 0x003f_ffff) } else { None }
+}
+
 impl Address {
     /// From an IPv4 address in network byte order.
     #[inline(always)]
@@ -279,6 +293,15 @@ mod tests {
         ] {
             assert_eq!(address(text).embedded().range(), range, "{text}");
         }
+    }
+
+    #[test]
+    fn an_asker_is_told_from_its_address_and_from_no_other_loopback_address() {
+        for tgid in [1, 1234, 32_768, (1 << 22) - 1] {
+            assert_eq!(asker_of(asker_address(tgid)), Some(tgid));
+        }
+        assert_eq!(asker_of(0x7f00_0001), None);
+        assert_eq!(asker_of(0x7f80_0000), None);
     }
 
     #[test]

@@ -18,8 +18,6 @@ pub enum Kind {
     Socket = 4,
     /// A program was started.
     Exec = 5,
-    /// A thread group of a sandbox ended.
-    Exit = 6,
 }
 
 impl Kind {
@@ -30,7 +28,6 @@ impl Kind {
         Kind::Bind,
         Kind::Socket,
         Kind::Exec,
-        Kind::Exit,
     ];
 
     /// The name in audit records.
@@ -42,7 +39,6 @@ impl Kind {
             Kind::Bind => "bind",
             Kind::Socket => "socket",
             Kind::Exec => "exec",
-            Kind::Exit => "exit",
         }
     }
 }
@@ -119,7 +115,7 @@ pub struct NetworkEvent {
     pub cookie: u64,
 }
 
-/// A program start, or the end of a thread group (`path` empty).
+/// A program start.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskEvent {

@@ -1,2 +1,10 @@
 //! clawbox's agent: policy in, enforcement by the kernel, audit trail out.
 //! Data flows one way: policy → compile → kernel → events → audit; see `docs/architecture.md`.
+
+pub mod audit;
+pub mod cli;
+pub mod dns;
+pub mod events;
+pub mod kernel;
+pub mod policy;
+pub mod sandbox;

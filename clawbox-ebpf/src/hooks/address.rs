@@ -1,0 +1,249 @@
+//! connect, unconnected sends and bind: the destination is judged and, where it stands for a name
+//! or for the name service, replaced.
+
+use aya_ebpf::{
+    bindings::bpf_sock_addr,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_bind, bpf_get_netns_cookie, bpf_get_socket_cookie},
+    },
+    macros::cgroup_sock_addr,
+    programs::SockAddrContext,
+};
+use clawbox_common::{
+    address::{Address, asker_address},
+    decide::{self, Decision, Destination, Route},
+    event::Kind,
+    rule::Rewritten,
+    subject::Standing,
+    verdict::{Reason, Verdict},
+};
+use core::ptr::{read_volatile, write_volatile};
+
+use crate::{
+    emit,
+    maps::{KernelLookup, REWRITTEN},
+    subject,
+};
+
+/// `AF_INET` and port 0 as the first word of a `sockaddr_in`; bpfel is little-endian.
+const AF_INET: u32 = 2;
+
+/// 127.0.0.1 and ::1 in network byte order.
+const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
+const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+
+/// Which member of the context holds the address; the other may not be touched.
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+#[inline(always)]
+pub fn address_of(at: *mut bpf_sock_addr, v4: bool) -> Address {
+    // SAFETY: the context pointer of this program. Volatile and a word at a time: LLVM would
+    // merge two words into a u64 load, which the verifier refuses on this context.
+    unsafe {
+        if v4 {
+            Address::v4(read_volatile(&raw const (*at).user_ip4))
+        } else {
+            Address {
+                words: [
+                    read_volatile(&raw const (*at).user_ip6[0]),
+                    read_volatile(&raw const (*at).user_ip6[1]),
+                    read_volatile(&raw const (*at).user_ip6[2]),
+                    read_volatile(&raw const (*at).user_ip6[3]),
+                ],
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub fn port_of(at: *mut bpf_sock_addr) -> u16 {
+    // SAFETY: the context pointer of this program.
+    u16::from_be(unsafe { read_volatile(&raw const (*at).user_port) } as u16)
+}
+
+#[inline(always)]
+pub fn set(at: *mut bpf_sock_addr, v4: bool, address: Address, port: u16) {
+    // SAFETY: the context pointer of this program; see `address_of` for the volatile words.
+    unsafe {
+        if v4 {
+            write_volatile(&raw mut (*at).user_ip4, address.words[3]);
+        } else {
+            write_volatile(&raw mut (*at).user_ip6[0], address.words[0]);
+            write_volatile(&raw mut (*at).user_ip6[1], address.words[1]);
+            write_volatile(&raw mut (*at).user_ip6[2], address.words[2]);
+            write_volatile(&raw mut (*at).user_ip6[3], address.words[3]);
+        }
+        write_volatile(&raw mut (*at).user_port, u32::from(port.to_be()));
+    }
+}
+
+#[inline(always)]
+fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
+    // SAFETY: the context pointer of this program.
+    let protocol = unsafe { read_volatile(&raw const (*at).protocol) };
+    let transport = decide::transport_of(protocol)?;
+    Some(Destination {
+        address: address_of(at, matches!(family, Family::V4)),
+        port: port_of(at),
+        transport,
+        // SAFETY: the helper takes the context.
+        netns: unsafe { bpf_get_netns_cookie(at.cast()) },
+    })
+}
+
+/// Where the operation really goes; `None` where it stays as asked.
+#[inline(always)]
+fn target(standing: &Standing<'_>, decision: &Decision, to: &Destination) -> Option<(Address, u16)> {
+    match decision.route {
+        Route::Direct => None,
+        Route::Real(address) => Some((address, to.port)),
+        Route::Resolver => {
+            let Standing::Subject(subject) = standing else { return None };
+            let state = decide::Lookup::sandbox(&KernelLookup, subject.sandbox)?;
+            if to.address.is_v4() {
+                Some((Address::v4(LOOPBACK_V4), state.resolver_v4))
+            } else {
+                Some((Address { words: LOOPBACK_V6 }, state.resolver_v6))
+            }
+        }
+    }
+}
+
+/// Remembers with the socket what it was asked to reach. False where there is no memory for it.
+#[inline(always)]
+fn remember(ctx: &SockAddrContext, to: &Destination, real: Address, real_port: u16) -> bool {
+    // SAFETY: the context's socket; the storage lives as long as it.
+    unsafe {
+        let kept = REWRITTEN.get_or_insert_ptr_mut(ctx, None);
+        if kept.is_null() {
+            return false;
+        }
+        *kept = Rewritten { asked: to.address, real, asked_port: to.port, real_port };
+    }
+    true
+}
+
+/// Gives a question to the resolver a source address that names the asker's thread group. The
+/// whole of 127.0.0.0/8 is this host, so the address is free to carry it; nothing a process does
+/// can choose another one. A socket that is bound already keeps its address, and the question is
+/// then recorded without its asker.
+#[inline(always)]
+fn mark_asker(at: *mut bpf_sock_addr, kind: Kind) {
+    let source = asker_address((bpf_get_current_pid_tgid() >> 32) as u32);
+    if matches!(kind, Kind::Send) {
+        // SAFETY: the context pointer of this program; only unconnected sends have this field.
+        unsafe { write_volatile(&raw mut (*at).msg_src_ip4, source.to_be()) };
+    } else {
+        // struct sockaddr_in: family, port 0, address, 8 bytes of zero.
+        let mut local = [AF_INET, source.to_be(), 0, 0];
+        // SAFETY: 16 initialised bytes, and the context the helper takes.
+        unsafe { bpf_bind(at, (&raw mut local).cast(), 16) };
+    }
+}
+
+#[inline(always)]
+fn refuse(reason: Reason, decision: &Decision) -> Decision {
+    Decision { verdict: Verdict::Deny, reason, ..*decision }
+}
+
+/// Judges a destination; 1 lets the operation go on, 0 makes it fail with EPERM.
+#[inline(always)]
+fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return 1;
+    }
+    let at = ctx.sock_addr;
+    let Some(to) = destination(at, family) else {
+        let decision = decide::socket(&KernelLookup, &standing, 0, 0);
+        emit::network(kind, &standing, &decision, |_| ());
+        return i32::from(decision.goes_on());
+    };
+    let mut decision = decide::egress(&KernelLookup, &standing, &to);
+    let mut real = (to.address, to.port);
+    if decision.goes_on()
+        && let Some(aim) = target(&standing, &decision, &to)
+    {
+        real = aim;
+        if aim.0.is_v4() != to.address.is_v4() {
+            decision = Decision { audit_only: 0, ..refuse(Reason::StaleName, &decision) };
+        } else if !remember(ctx, &to, aim.0, aim.1) {
+            decision = Decision { audit_only: 0, ..refuse(Reason::NoMemory, &decision) };
+        } else {
+            set(at, matches!(family, Family::V4), aim.0, aim.1);
+            if matches!(family, Family::V4) && matches!(decision.route, Route::Resolver) {
+                mark_asker(at, kind);
+            }
+        }
+    }
+    emit::network(kind, &standing, &decision, |event| {
+        event.asked = to.address;
+        event.real = real.0;
+        event.port = to.port;
+        event.transport = to.transport;
+        event.to_resolver = u8::from(matches!(decision.route, Route::Resolver));
+        // SAFETY: the helper takes the context.
+        event.cookie = unsafe { bpf_get_socket_cookie(at.cast()) };
+    });
+    i32::from(decision.goes_on()) & 1
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    egress(&ctx, Family::V4, Kind::Connect)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    egress(&ctx, Family::V6, Kind::Connect)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    egress(&ctx, Family::V4, Kind::Send)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    egress(&ctx, Family::V6, Kind::Send)
+}
+
+/// Judges a local address.
+#[inline(always)]
+fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return 1;
+    }
+    let at = ctx.sock_addr;
+    let Some(local) = destination(at, family) else {
+        let decision = decide::socket(&KernelLookup, &standing, 0, 0);
+        emit::network(Kind::Bind, &standing, &decision, |_| ());
+        return i32::from(decision.goes_on());
+    };
+    let decision = decide::bind(&KernelLookup, &standing, &local);
+    emit::network(Kind::Bind, &standing, &decision, |event| {
+        event.asked = local.address;
+        event.real = local.address;
+        event.port = local.port;
+        event.transport = local.transport;
+        // SAFETY: the helper takes the context.
+        event.cookie = unsafe { bpf_get_socket_cookie(at.cast()) };
+    });
+    i32::from(decision.goes_on()) & 1
+}
+
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    bind(&ctx, Family::V4)
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    bind(&ctx, Family::V6)
+}

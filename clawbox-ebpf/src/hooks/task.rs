@@ -1,0 +1,33 @@
+//! Process life: identities follow exec, fork and exit.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+
+use crate::{emit, kernel_read::Kernel, subject};
+
+/// `(task, old_pid, bprm)`: the new program has not run an instruction yet.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: arguments 0 and 2 of this tracepoint are a task and a linux_binprm.
+    let (task, bprm) = unsafe { (Kernel::new(ctx.arg(0)), Kernel::new(ctx.arg(2))) };
+    if let Some(executed) = subject::exec(bprm) {
+        emit::exec(task, bprm, &executed);
+    }
+    0
+}
+
+/// `(parent, child)`: the child has not been woken yet.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn task_fork(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: both arguments of this tracepoint are tasks.
+    let (parent, child) = unsafe { (Kernel::new(ctx.arg(0)), Kernel::new(ctx.arg(1))) };
+    subject::fork(parent, child);
+    0
+}
+
+/// `(task)`: its number cannot be given out again before this returns.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn task_exit(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: argument 0 of this tracepoint is a task.
+    subject::exit(unsafe { Kernel::new(ctx.arg(0)) });
+    0
+}

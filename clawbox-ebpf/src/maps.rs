@@ -1,0 +1,114 @@
+//! Every map, and the decision's view of them. The agent writes the policy maps; the programs
+//! write identities, listeners, events and losses.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::SkStorage,
+    macros::{btf_map, map},
+    maps::{HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+};
+use clawbox_common::{
+    decide::Lookup,
+    limits,
+    rule::{
+        AddressKey, BinaryKey, HostIds, ListenerKey, LossKey, Rewritten, RuleKey, RuleValue,
+        SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
+    },
+    subject::{Mask, Subject},
+};
+
+/// cgroup id → sandbox, for tasks that have no identity yet.
+#[map]
+pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(limits::SANDBOXES, 0);
+
+#[map]
+pub static SANDBOX_STATES: HashMap<u32, SandboxState> =
+    HashMap::with_max_entries(limits::SANDBOXES, 0);
+
+#[map]
+pub static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(limits::RULES, 0);
+
+#[map]
+pub static ADDRESSES: LpmTrie<AddressKey, HostIds> =
+    LpmTrie::with_max_entries(limits::ADDRESSES, 0);
+
+#[map]
+pub static SYNTHETIC: HashMap<SyntheticKey, SyntheticValue> =
+    HashMap::with_max_entries(limits::SYNTHETICS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static BINARIES: HashMap<BinaryKey, Mask> = HashMap::with_max_entries(limits::BINARIES, 0);
+
+#[map]
+pub static SCRIPTS: HashMap<ScriptKey, Mask> = HashMap::with_max_entries(limits::SCRIPTS, 0);
+
+/// Thread group → identity. Keyed by thread group, so that threads and io_uring workers share it
+/// and an exec from a thread that is not the leader keeps it.
+#[map]
+pub static SUBJECTS: HashMap<u32, Subject> =
+    HashMap::with_max_entries(limits::SUBJECTS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static LISTENERS: HashMap<ListenerKey, u64> =
+    HashMap::with_max_entries(limits::LISTENERS, BPF_F_NO_PREALLOC);
+
+/// Socket cookie → listener, to forget it when the socket goes.
+#[map]
+pub static LISTENER_OF: HashMap<u64, ListenerKey> =
+    HashMap::with_max_entries(limits::LISTENERS, BPF_F_NO_PREALLOC);
+
+#[btf_map]
+pub static REWRITTEN: SkStorage<Rewritten> = SkStorage::new();
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(limits::EVENT_RING, 0);
+
+/// Events that found no room. The agent makes every key before a sandbox starts, so that counting
+/// never needs memory.
+#[map]
+pub static LOSSES: HashMap<LossKey, u64> =
+    HashMap::with_max_entries(limits::SANDBOXES * 16, BPF_F_NO_PREALLOC);
+
+/// Losses that not even `LOSSES` could take.
+#[map]
+pub static LOSSES_UNATTRIBUTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// A script path does not fit the 512-byte stack.
+#[map]
+pub static SCRIPT_SCRATCH: PerCpuArray<ScriptKey> = PerCpuArray::with_max_entries(1, 0);
+
+/// The policy maps as the decision reads them.
+pub struct KernelLookup;
+
+impl Lookup for KernelLookup {
+    #[inline(always)]
+    fn sandbox(&self, sandbox: u32) -> Option<&SandboxState> {
+        // SAFETY: the agent replaces this value whole (BPF_ANY on a preallocated hash puts a new
+        // element in place), so a reader sees the old state or the new, and RCU keeps either
+        // alive until this program ends.
+        unsafe { SANDBOX_STATES.get(sandbox) }
+    }
+
+    #[inline(always)]
+    fn rule(&self, key: &RuleKey) -> Option<&RuleValue> {
+        // SAFETY: rules of a generation are written before any sandbox points at it and are not
+        // changed afterwards; RCU keeps a removed one alive until this program ends.
+        unsafe { RULES.get(key) }
+    }
+
+    #[inline(always)]
+    fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue> {
+        // SAFETY: as for `rule`; an address is not handed out again while its entry lives.
+        unsafe { SYNTHETIC.get(key) }
+    }
+
+    #[inline(always)]
+    fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
+        ADDRESSES.get(Key::new(bits, *key))
+    }
+
+    #[inline(always)]
+    fn listens(&self, key: &ListenerKey) -> bool {
+        LISTENERS.get_ptr(key).is_some()
+    }
+}

@@ -1,0 +1,151 @@
+//! The subject's life: found for a hook, begun or renewed at exec, copied at fork, ended with the
+//! last thread of its group.
+
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_map_delete_elem, bpf_map_update_elem},
+    },
+};
+use clawbox_common::{
+    rule::{BinaryKey, ScriptKey},
+    subject::{FileId, Mask, Standing, Subject},
+};
+
+use crate::{
+    kernel_read::{self, Kernel},
+    maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPTS, SUBJECTS},
+};
+
+#[inline(always)]
+fn current_thread_group() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The sandbox whose cgroup, or a cgroup below it, the current task is in.
+#[inline(always)]
+fn cgroup_sandbox() -> Option<u32> {
+    // SAFETY: a helper without pointers.
+    let id = unsafe { bpf_get_current_ancestor_cgroup_id(kernel_read::sandbox_level()) };
+    // SAFETY: the agent adds and removes entries, never changes one.
+    unsafe { CGROUPS.get(id) }.copied()
+}
+
+/// Where the current task stands. The identity comes first: a process that moved to another
+/// cgroup keeps its sandbox.
+#[inline(always)]
+pub fn standing<'a>() -> Standing<'a> {
+    // SAFETY: only the thread group's own exec writes to the value, at a point where it has one
+    // thread, and that thread is not here; RCU keeps the value alive until this program ends.
+    match unsafe { SUBJECTS.get(current_thread_group()) } {
+        Some(subject) => Standing::Subject(subject),
+        None if cgroup_sandbox().is_some() => Standing::Unidentified,
+        None => Standing::Outside,
+    }
+}
+
+/// The slots of the files that this exec opened.
+#[inline(always)]
+fn matched(sandbox: u32, exe: FileId, script: Option<Kernel>) -> Mask {
+    let mut own = Mask::EMPTY;
+    // SAFETY: the agent adds and removes entries, never changes one.
+    if let Some(mask) = unsafe { BINARIES.get(BinaryKey { file: exe, sandbox, zero: 0 }) } {
+        own.extend(mask);
+    }
+    let Some(bprm) = script else { return own };
+    let Some(key) = SCRIPT_SCRATCH.get_ptr_mut(0) else { return own };
+    // SAFETY: the scratch value is this CPU's, and tracepoint programs do not nest on a CPU.
+    // Eight bytes at a time: the verifier counts a byte loop as 256 iterations.
+    unsafe {
+        let words = key.cast::<u64>();
+        for word in 0..size_of::<ScriptKey>() / 8 {
+            words.add(word).write_volatile(0);
+        }
+        if kernel_read::exec_path(bprm, &raw mut (*key).path) {
+            (*key).sandbox = sandbox;
+            if let Some(mask) = SCRIPTS.get(&*key) {
+                own.extend(mask);
+            }
+        }
+    }
+    own
+}
+
+/// What exec made of the current task.
+pub struct Executed {
+    pub sandbox: u32,
+    pub is_script: u32,
+    pub exe: FileId,
+    /// 0 where the identity table was full, so that everything will be denied.
+    pub identified: bool,
+}
+
+/// Gives the current thread group the identity of the program it is about to run. `None` for a
+/// task in no sandbox.
+#[inline(always)]
+pub fn exec(bprm: Kernel) -> Option<Executed> {
+    let group = current_thread_group();
+    let mut held = SUBJECTS.get_ptr_mut(group);
+    let sandbox = match held {
+        // SAFETY: a map value, and this is the group's only thread (exec has ended the others).
+        Some(subject) => unsafe { (*subject).sandbox },
+        None => cgroup_sandbox()?,
+    };
+    let is_script = u32::from(kernel_read::is_script(bprm));
+    let exe = kernel_read::program(bprm);
+    let own = matched(sandbox, exe, (is_script == 1).then_some(bprm));
+    if held.is_none() {
+        let fresh = Subject { sandbox, ..Subject::default() };
+        let _ = SUBJECTS.insert(group, &fresh, 0);
+        held = SUBJECTS.get_ptr_mut(group);
+    }
+    let identified = held.is_some();
+    if let Some(subject) = held {
+        // SAFETY: as above. Written in place, which cannot fail for want of memory.
+        unsafe {
+            (*subject).is_script = is_script;
+            (*subject).exe = exe;
+            (*subject).own = own;
+            (*subject).lineage.extend(&own);
+        }
+    }
+    Some(Executed { sandbox, is_script, exe, identified })
+}
+
+/// Copies the parent's identity to a new thread group. Where the table is full the child has no
+/// identity and is denied by its cgroup.
+#[inline(always)]
+pub fn fork(parent: Kernel, child: Kernel) {
+    let group = kernel_read::thread_group(child);
+    let from = kernel_read::thread_group(parent);
+    if group == from {
+        return;
+    }
+    if let Some(subject) = SUBJECTS.get_ptr(from) {
+        // SAFETY: key and value are initialised and of the map's sizes. The value is handed to
+        // the helper where it stands: copying 88 bytes over the stack costs more than the insert.
+        unsafe {
+            bpf_map_update_elem(
+                (&raw const SUBJECTS).cast_mut().cast(),
+                (&raw const group).cast(),
+                subject.cast(),
+                u64::from(BPF_ANY),
+            );
+        }
+    }
+}
+
+/// Forgets a thread group whose last thread ends, so that the next one of its number starts
+/// without an identity.
+#[inline(always)]
+pub fn exit(task: Kernel) {
+    if !kernel_read::group_is_dead(task) {
+        return;
+    }
+    let group = kernel_read::thread_group(task);
+    // SAFETY: the key is initialised and of the map's size.
+    unsafe {
+        bpf_map_delete_elem((&raw const SUBJECTS).cast_mut().cast(), (&raw const group).cast());
+    }
+}

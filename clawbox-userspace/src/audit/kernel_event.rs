@@ -1,0 +1,116 @@
+//! Kernel events to records: numbers become paths, names and rules again.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::SystemTime;
+
+use clawbox_common::address::Address;
+use clawbox_common::event::{Header, Kind, NetworkEvent, TaskEvent};
+use clawbox_common::rule::{TCP, UDP};
+use clawbox_common::verdict::{Reason, Verdict};
+
+use super::programs::Programs;
+use super::record::{Class, Endpoint, Object, Program, Rule, Socket, Subject};
+use super::trail::{Draft, wall_time};
+use crate::events::{Decoded, Event, exec_path};
+
+/// What the numbers in an event stand for.
+pub trait Meaning {
+    /// The rule that admitted a subject: host pattern, port, transport and the meeting slots.
+    fn rule(&self, event: &NetworkEvent) -> Option<Rule>;
+    /// The name behind a synthetic address.
+    fn name(&self, number: u32) -> Option<String>;
+}
+
+/// The address for people: IPv4 where it is one.
+#[must_use]
+pub fn ip(address: Address) -> IpAddr {
+    Ipv6Addr::from(address.octets()).to_canonical()
+}
+
+/// A transport's name.
+#[must_use]
+pub fn transport(number: u8) -> &'static str {
+    match number {
+        TCP => "tcp",
+        UDP => "udp",
+        _ => "other",
+    }
+}
+
+/// The record of an event. Program starts are learnt from first, so that their own record and
+/// all later ones can name the program.
+pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> Draft {
+    match event {
+        Event::Exec(decoded, event) => {
+            programs.started(event);
+            exec(*decoded, event, programs)
+        }
+        Event::Network(decoded, event) => network(*decoded, event, programs, meaning),
+    }
+}
+
+fn subject(header: &Header, programs: &Programs) -> Option<Subject> {
+    Some(Subject {
+        pid: header.tgid,
+        uid: header.uid,
+        exe: programs.path(header.exe).map(|path| path.to_string_lossy().into_owned()),
+        exe_id: format!(
+            "{}:{}:{}",
+            header.exe.device >> 20,
+            header.exe.device & 0x000f_ffff,
+            header.exe.inode
+        ),
+        script: (header.is_script == 1)
+            .then(|| programs.script(header.tgid).map(str::to_owned))
+            .flatten(),
+    })
+}
+
+fn begun(decoded: Decoded, header: &Header, programs: &Programs, class: Class, object: Object) -> Draft {
+    Draft {
+        time: time(header),
+        class,
+        action: decoded.kind.name(),
+        verdict: decoded.verdict.into(),
+        reason: decoded.reason.name(),
+        let_through: decoded.verdict == Verdict::Deny && header.audit_only == 1,
+        rule: None,
+        subject: subject(header, programs),
+        object,
+    }
+}
+
+fn time(header: &Header) -> Option<SystemTime> {
+    wall_time(header.time)
+}
+
+fn exec(decoded: Decoded, event: &TaskEvent, programs: &Programs) -> Draft {
+    let object = Object::Program(Program {
+        path: String::from_utf8_lossy(exec_path(event)).into_owned(),
+        parent: event.parent,
+    });
+    begun(decoded, &event.header, programs, Class::Process, object)
+}
+
+fn network(
+    decoded: Decoded,
+    event: &NetworkEvent,
+    programs: &Programs,
+    meaning: &dyn Meaning,
+) -> Draft {
+    let object = if decoded.kind == Kind::Socket || decoded.reason == Reason::SocketKind {
+        Object::Socket(Socket { socket_type: event.port, protocol: event.protocol })
+    } else {
+        let (real, asked) = (ip(event.real), ip(event.asked));
+        Object::Endpoint(Endpoint {
+            host: meaning.name(event.name),
+            ip: real,
+            asked: (asked != real).then_some(asked),
+            port: event.port,
+            transport: transport(event.transport).to_owned(),
+        })
+    };
+    let rule = (decoded.reason == Reason::Rule).then(|| meaning.rule(event)).flatten();
+    let draft = begun(decoded, &event.header, programs, Class::Network, object);
+    Draft { rule, ..draft }
+}

@@ -1,0 +1,199 @@
+//! One line of the audit trail. Field names are a published format: `clawbox audit schema`.
+
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One JSON object a line.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Record {
+    /// When it happened, RFC 3339 in UTC with microseconds.
+    pub time: String,
+    /// Line number within this trail, from 1, without holes.
+    pub seq: u64,
+    /// Name of the sandbox.
+    pub sandbox: String,
+    /// What kind of thing it is about.
+    pub class: Class,
+    /// What was done or asked.
+    pub action: String,
+    /// What the policy says.
+    pub verdict: VerdictName,
+    /// Why, as a stable name.
+    pub reason: String,
+    /// True where a denied operation went on because the sandbox only records.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub let_through: bool,
+    /// The rule that decided, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+    /// Who acted; absent where no process did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
+    /// What was acted on.
+    pub object: Object,
+}
+
+/// Class of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// connect, send, bind, socket.
+    Network,
+    /// A DNS question.
+    Dns,
+    /// A program start.
+    Process,
+    /// A sandbox's start and stop.
+    Sandbox,
+    /// Events that happened and could not be delivered.
+    Gap,
+}
+
+/// Verdict, or none where nothing was decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictName {
+    /// The policy allows it.
+    Allow,
+    /// The policy denies it.
+    Deny,
+    /// Nothing was decided: a start, a stop, a gap.
+    None,
+}
+
+impl From<clawbox_common::verdict::Verdict> for VerdictName {
+    fn from(verdict: clawbox_common::verdict::Verdict) -> Self {
+        match verdict {
+            clawbox_common::verdict::Verdict::Allow => Self::Allow,
+            clawbox_common::verdict::Verdict::Deny => Self::Deny,
+        }
+    }
+}
+
+/// The deciding rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rule {
+    /// Key under `network_policies`.
+    pub policy: String,
+    /// Index in its `endpoints`, from 0.
+    pub endpoint: usize,
+    /// The endpoint's host as the policy writes it.
+    pub host: String,
+    /// The binary entry that admitted the subject, as the policy writes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary: Option<String>,
+}
+
+/// The process that acted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Subject {
+    /// Process id, as the host sees it.
+    pub pid: u32,
+    /// User id, as the host sees it.
+    pub uid: u32,
+    /// Path of the program; `null` where it ended before its path could be read.
+    pub exe: Option<String>,
+    /// Device and inode of the program, which is what the kernel decided by.
+    pub exe_id: String,
+    /// The script, where one was started through `#!`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+}
+
+/// What was acted on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Object {
+    /// A network endpoint.
+    Endpoint(Endpoint),
+    /// A DNS question.
+    Question(Question),
+    /// A program start.
+    Program(Program),
+    /// A refused socket.
+    Socket(Socket),
+    /// Events that were not delivered.
+    Gap(Gap),
+    /// A sandbox.
+    Sandbox(Box<SandboxObject>),
+}
+
+/// A network endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Endpoint {
+    /// The name the address was handed out for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The real address.
+    pub ip: IpAddr,
+    /// The address the process asked for, where that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<IpAddr>,
+    /// Port.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub transport: String,
+}
+
+/// A DNS question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Question {
+    /// The name asked for.
+    pub name: String,
+    /// Record type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `udp` or `tcp`.
+    pub transport: String,
+    /// Real addresses in the answer.
+    pub addresses: Vec<IpAddr>,
+    /// The addresses given to the client in their place, in the same order.
+    pub handed_out: Vec<IpAddr>,
+}
+
+/// A program start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Program {
+    /// The path exec was given.
+    pub path: String,
+    /// Parent process, as the host sees it.
+    pub parent: u32,
+}
+
+/// A socket that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Socket {
+    /// Socket type as a number, `SOCK_RAW` is 3.
+    pub socket_type: u16,
+    /// Protocol as a number.
+    pub protocol: u32,
+}
+
+/// Events that happened and are not in the trail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Gap {
+    /// How many.
+    pub count: u64,
+    /// What kind of event.
+    pub kind: String,
+}
+
+/// What a start or stop says of the sandbox.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SandboxObject {
+    /// The command.
+    pub command: Vec<String>,
+    /// Policy file.
+    pub policy: String,
+    /// `enforce` or `audit`.
+    pub mode: String,
+    /// Exit status at a stop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<i32>,
+    /// Layers asked for and what the kernel gave, at a start.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub layers: Vec<Value>,
+}

@@ -1,0 +1,301 @@
+//! Where records go: numbered, one JSON object a line, appended. A line that cannot be written
+//! becomes part of a gap record as soon as writing works again; it never holds a sandbox up.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
+
+/// Why a trail cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the audit trail `{}`: {source}; name another file with --audit", path.display())]
+pub struct TrailError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A record without what the trail adds.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// When; now if absent.
+    pub time: Option<SystemTime>,
+    /// Class.
+    pub class: Class,
+    /// Action.
+    pub action: &'static str,
+    /// Verdict.
+    pub verdict: VerdictName,
+    /// Reason.
+    pub reason: &'static str,
+    /// A denied operation that went on.
+    pub let_through: bool,
+    /// Deciding rule.
+    pub rule: Option<Rule>,
+    /// Actor.
+    pub subject: Option<Subject>,
+    /// Object.
+    pub object: Object,
+}
+
+/// Bytes of records that may wait for a disk that does not take them.
+const PENDING_BOUND: usize = 1 << 20;
+
+/// Bytes after which records are handed to the system without waiting for the end of the batch.
+const BATCH: usize = 64 * 1024;
+
+/// The trail of one sandbox.
+pub struct Trail {
+    out: Box<dyn Write + Send>,
+    /// Whole lines, but for the first, of which a part may be written already.
+    pending: Vec<u8>,
+    sandbox: String,
+    seq: u64,
+    unwritten: u64,
+    denied: u64,
+    failing: bool,
+}
+
+impl Trail {
+    /// Appends to a file that only its owner may read, or writes to standard output for `-`.
+    ///
+    /// # Errors
+    /// The file or its directory cannot be made.
+    pub fn open(path: &Path, sandbox: &str) -> Result<Self, TrailError> {
+        if path == Path::new("-") {
+            return Ok(Self::to(Box::new(io::stdout()), sandbox));
+        }
+        let error = |source| TrailError { path: path.to_owned(), source };
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent).map_err(error)?;
+        }
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_CLOEXEC | nix::libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(error)?;
+        Ok(Self::to(Box::new(file), sandbox))
+    }
+
+    /// Writes to anything.
+    #[must_use]
+    pub fn to(out: Box<dyn Write + Send>, sandbox: &str) -> Self {
+        Self {
+            out,
+            pending: Vec::new(),
+            sandbox: sandbox.to_owned(),
+            seq: 0,
+            unwritten: 0,
+            denied: 0,
+            failing: false,
+        }
+    }
+
+    /// Denials recorded so far.
+    #[must_use]
+    pub fn denied(&self) -> u64 {
+        self.denied
+    }
+
+    /// Adds a record. It is on its way to the disk after the next [`Trail::flush`].
+    pub fn add(&mut self, draft: Draft) {
+        if draft.verdict == VerdictName::Deny {
+            self.denied += 1;
+        }
+        if self.unwritten > 0 {
+            let gap = Gap { count: self.unwritten, kind: "unwritten".to_owned() };
+            if !self.enqueue(gap_of(gap)) {
+                self.unwritten += 1;
+                return;
+            }
+            self.unwritten = 0;
+        }
+        if !self.enqueue(draft) {
+            self.unwritten += 1;
+        }
+        if self.pending.len() >= BATCH && !self.failing {
+            self.flush();
+        }
+    }
+
+    /// Records that events were lost.
+    pub fn gap(&mut self, kind: &str, count: u64) {
+        self.add(gap_of(Gap { count, kind: kind.to_owned() }));
+    }
+
+    /// False where the line does not fit: then it is as if it had never been asked for, and its
+    /// number goes to the next.
+    fn enqueue(&mut self, draft: Draft) -> bool {
+        let time = draft.time.unwrap_or_else(SystemTime::now);
+        let record = Record {
+            time: humantime::format_rfc3339_micros(time).to_string(),
+            seq: self.seq + 1,
+            sandbox: self.sandbox.clone(),
+            class: draft.class,
+            action: draft.action.to_owned(),
+            verdict: draft.verdict,
+            reason: draft.reason.to_owned(),
+            let_through: draft.let_through,
+            rule: draft.rule,
+            subject: draft.subject,
+            object: draft.object,
+        };
+        let before = self.pending.len();
+        let written = serde_json::to_writer(&mut self.pending, &record).is_ok();
+        self.pending.push(b'\n');
+        if !written || self.pending.len() > PENDING_BOUND {
+            self.pending.truncate(before);
+            return false;
+        }
+        self.seq += 1;
+        true
+    }
+
+    /// Hands what was added to the system; what it does not take stays for the next time.
+    pub fn flush(&mut self) {
+        let mut taken = 0;
+        let mut failure = None;
+        while taken < self.pending.len() {
+            match self.out.write(&self.pending[taken..]) {
+                Ok(0) => {
+                    failure = Some(io::ErrorKind::WriteZero.into());
+                    break;
+                }
+                Ok(count) => taken += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        self.pending.drain(..taken);
+        let failed = failure.or_else(|| self.out.flush().err());
+        if let (Some(error), false) = (&failed, self.failing) {
+            tracing::warn!("the audit trail cannot be written: {error}; what is lost will be counted");
+        }
+        self.failing = failed.is_some();
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+fn gap_of(gap: Gap) -> Draft {
+    Draft {
+        time: None,
+        class: Class::Gap,
+        action: "lost",
+        verdict: VerdictName::None,
+        reason: "lost",
+        let_through: false,
+        rule: None,
+        subject: None,
+        object: Object::Gap(gap),
+    }
+}
+
+/// Turns the kernel's `CLOCK_BOOTTIME` into wall-clock time.
+#[must_use]
+pub fn wall_time(boottime_ns: u64) -> Option<SystemTime> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
+    let now = Duration::from(now);
+    let then = Duration::from_nanos(boottime_ns);
+    SystemTime::now().checked_sub(now.saturating_sub(then))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// Refuses writes while `full`.
+    #[derive(Clone, Default)]
+    struct Disk {
+        full: Arc<Mutex<bool>>,
+        bytes: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            if *self.full.lock().unwrap() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.bytes.lock().unwrap().extend_from_slice(buffer);
+            Ok(buffer.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lines(disk: &Disk) -> Vec<Record> {
+        let bytes = disk.bytes.lock().unwrap().clone();
+        String::from_utf8(bytes)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn records_are_numbered_without_holes() {
+        let disk = Disk::default();
+        let mut trail = Trail::to(Box::new(disk.clone()), "s");
+        for count in 1..=3 {
+            trail.gap("connect", count);
+        }
+        trail.flush();
+        let seqs: Vec<u64> = lines(&disk).iter().map(|record| record.seq).collect();
+        assert_eq!(seqs, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_a_full_disk_did_not_take_is_counted_when_it_takes_lines_again() {
+        let disk = Disk::default();
+        let mut trail = Trail::to(Box::new(disk.clone()), "s");
+        *disk.full.lock().unwrap() = true;
+        for _ in 0..20_000 {
+            trail.gap("connect", 1);
+        }
+        let held = trail.seq;
+        *disk.full.lock().unwrap() = false;
+        trail.flush();
+        trail.gap("connect", 7);
+        trail.flush();
+        let lines = lines(&disk);
+        let counts: Vec<&Object> = lines.iter().rev().take(2).map(|line| &line.object).collect();
+        let gap = |count, kind: &str| Object::Gap(Gap { count, kind: kind.to_owned() });
+        assert_eq!(counts, [&gap(7, "connect"), &gap(20_000 - held, "unwritten")]);
+        assert!(lines.iter().zip(1..).all(|(line, seq)| line.seq == seq));
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_only_and_is_appended_to() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/trail.jsonl");
+        for _ in 0..2 {
+            Trail::open(&path, "s").unwrap().gap("connect", 1);
+        }
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
+    }
+
+    #[test]
+    fn boot_time_is_turned_into_the_present() {
+        let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
+        let wall = wall_time(Duration::from(boot).as_nanos() as u64).unwrap();
+        let apart = SystemTime::now().duration_since(wall).unwrap_or_default();
+        assert!(apart < Duration::from_secs(5), "{apart:?}");
+    }
+}

@@ -1,0 +1,36 @@
+//! The policy resolver: answers a sandbox's DNS questions with addresses that belong to a name.
+//! A name the policy does not allow never leaves the machine; see `docs/architecture.md`.
+
+mod admission;
+mod contract;
+mod hosts;
+mod listener;
+mod memory;
+mod names;
+mod resolver;
+mod serve;
+mod synthetic;
+mod upstream;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use contract::{
+    NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport,
+};
+pub use hickory_proto::rr::RecordType;
+pub use listener::ResolverSockets;
+pub use names::NameTable;
+pub use resolver::Resolver;
+pub use upstream::{Upstream, UpstreamError};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Addresses of one answer that are handed out; the rest is left out.
+pub const ADDRESSES_PER_ANSWER: usize = 64;
+
+/// A lock whose holder panicked protects data that every method here leaves consistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

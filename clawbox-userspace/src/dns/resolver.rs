@@ -1,0 +1,362 @@
+//! Decides each question of one sandbox: refused, looked up, or answered from what is known.
+//! The policy is asked again after an upstream has answered, because it may have changed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use clawbox_common::rule::HostIds;
+use clawbox_common::verdict::{Reason, Verdict};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::admission::{Refusal, admit};
+use super::contract::{
+    NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport,
+};
+use super::lock;
+use super::memory::Found;
+use super::names::NameTable;
+use super::synthetic::{Grant, Pool, Refused};
+use super::upstream::{Failed, Upstream};
+use super::wire::{self, Question, Received};
+
+/// Bounds of the TTL that a client is given, in seconds.
+const TTL: (u32, u32) = (5, 300);
+
+/// The resolver of one sandbox.
+pub struct Resolver {
+    policy: Arc<dyn NamePolicy>,
+    observer: Arc<dyn Observer>,
+    upstream: Upstream,
+    names: Arc<NameTable>,
+    pool: Mutex<Pool>,
+    /// Told when the pool has something that will expire.
+    filled: Notify,
+}
+
+/// What is to be done about a packet.
+pub(super) enum Step {
+    /// Nothing.
+    Ignore,
+    /// Send this.
+    Reply(Vec<u8>),
+    /// Ask upstream, then send what comes of it.
+    Ask(Asked),
+}
+
+/// A question that has to go upstream.
+pub(super) struct Asked {
+    question: Question,
+    client: SocketAddr,
+}
+
+/// How a question ends.
+struct Outcome {
+    code: ResponseCode,
+    verdict: Verdict,
+    reason: Reason,
+    answers: Vec<(IpAddr, IpAddr)>,
+    ttl: u32,
+}
+
+impl Outcome {
+    fn refused(code: ResponseCode, reason: Reason) -> Self {
+        Self {
+            code,
+            verdict: Verdict::Deny,
+            reason,
+            answers: Vec::new(),
+            ttl: 0,
+        }
+    }
+}
+
+/// The policy's word on a name, its generation, and what to record of it.
+struct Judged {
+    policy: u32,
+    /// Set if the name is answered only because the policy is in audit mode.
+    recorded: Option<Reason>,
+    audit_only: bool,
+}
+
+impl Resolver {
+    /// A resolver for the sandbox with this number. Nothing is served before
+    /// [`Resolver::serve`].
+    #[must_use]
+    pub fn new(
+        sandbox: u32,
+        policy: Arc<dyn NamePolicy>,
+        table: Arc<dyn SyntheticTable>,
+        observer: Arc<dyn Observer>,
+        upstream: Upstream,
+    ) -> Self {
+        let names = Arc::<NameTable>::default();
+        Self {
+            policy,
+            observer,
+            upstream,
+            pool: Mutex::new(Pool::new(sandbox, table, Arc::clone(&names))),
+            names,
+            filled: Notify::new(),
+        }
+    }
+
+    /// The names that stand behind the numbers in kernel events.
+    #[must_use]
+    pub fn names(&self) -> Arc<NameTable> {
+        Arc::clone(&self.names)
+    }
+
+    /// Judges every address that is held again: call it when the policy has changed. Without
+    /// it, an address of an earlier generation is renewed when its name is next asked for.
+    pub fn refresh(&self) {
+        lock(&self.pool).refresh(|name, real| {
+            let judged = self.judge(name).ok()?;
+            let hosts = match self.admit(&judged, name, real) {
+                Ok(hosts) => hosts,
+                Err(Refusal::NotNamed) if judged.audit_only => HostIds::default(),
+                Err(_) => return None,
+            };
+            self.is_current(&judged).then_some(Grant { hosts, policy: judged.policy })
+        });
+    }
+
+    /// Withdraws every address that is held: call it when the sandbox has ended.
+    pub fn clear(&self) {
+        lock(&self.pool).clear();
+    }
+
+    /// Withdraws what has expired, and waits until something else may have.
+    pub(super) async fn sweep_once(&self) {
+        let next = lock(&self.pool).sweep();
+        match next {
+            Some(at) => {
+                let soonest = tokio::time::Instant::now() + Duration::from_secs(1);
+                tokio::time::sleep_until(at.max(soonest)).await;
+            }
+            None => self.filled.notified().await,
+        }
+    }
+
+    /// Takes a packet as far as it goes without waiting for anybody.
+    pub(super) fn receive(&self, packet: &[u8], transport: Transport, client: SocketAddr) -> Step {
+        let question = match wire::read(packet, transport) {
+            Received::Ignore => return Step::Ignore,
+            Received::Reject(packet) => return Step::Reply(packet),
+            Received::Refuse(question, code) => {
+                let outcome = Outcome::refused(code, Reason::QuestionKind);
+                return self.end(&question, client, outcome, None);
+            }
+            Received::Question(question) => question,
+        };
+        if question.is_localhost() {
+            return self.end(&question, client, localhost(question.kind()), None);
+        }
+        if let Err(outcome) = self.admit_question(&question) {
+            return self.end(&question, client, outcome, None);
+        }
+        match self.upstream.known(&question.name, question.kind()) {
+            Some(found) => {
+                let outcome = self.decide(&question, Ok(found));
+                self.end(&question, client, outcome, None)
+            }
+            None => Step::Ask(Asked { question, client }),
+        }
+    }
+
+    /// Asks upstream and returns the packet to send.
+    pub(super) async fn resolve(&self, asked: Asked) -> Option<Vec<u8>> {
+        let Asked { question, client } = asked;
+        let started = Instant::now();
+        let name = Arc::clone(&question.name);
+        let found = self
+            .upstream
+            .ask(question.upstream_name(), name, question.kind())
+            .await;
+        let took = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
+        let outcome = self.decide(&question, found);
+        match self.end(&question, client, outcome, Some(took)) {
+            Step::Reply(packet) => Some(packet),
+            Step::Ignore | Step::Ask(_) => None,
+        }
+    }
+
+    fn judge(&self, name: &str) -> Result<Judged, Reason> {
+        let audit_only = self.policy.audit_only();
+        let policy = self.policy.generation();
+        match self.policy.name(name) {
+            NameDecision::Allowed => Ok(Judged { policy, recorded: None, audit_only }),
+            NameDecision::Denied(reason) if audit_only => Ok(Judged::audited(reason, policy)),
+            NameDecision::Denied(reason) => Err(reason),
+        }
+    }
+
+    fn admit(&self, judged: &Judged, name: &str, real: IpAddr) -> Result<HostIds, Refusal> {
+        admit(self.policy.as_ref(), name, judged.recorded.is_some(), real)
+    }
+
+    /// Whether what was judged is still of the policy in force: pattern numbers of one generation
+    /// must never be published as another's.
+    fn is_current(&self, judged: &Judged) -> bool {
+        self.policy.generation() == judged.policy
+    }
+
+    fn judge_question(&self, question: &Question) -> Result<Judged, Reason> {
+        if question.is_host {
+            return self.judge(&question.name);
+        }
+        if self.policy.audit_only() {
+            let policy = self.policy.generation();
+            return Ok(Judged::audited(Reason::UnknownName, policy));
+        }
+        Err(Reason::UnknownName)
+    }
+
+    /// Whether a question may be answered with addresses at all.
+    fn admit_question(&self, question: &Question) -> Result<Judged, Outcome> {
+        let judged = self
+            .judge_question(question)
+            .map_err(|reason| Outcome::refused(ResponseCode::NXDomain, reason))?;
+        if matches!(question.kind(), RecordType::A | RecordType::AAAA) {
+            return Ok(judged);
+        }
+        let reason = judged.recorded.unwrap_or(Reason::QuestionKind);
+        Err(Outcome::refused(ResponseCode::NoError, reason))
+    }
+
+    fn decide(&self, question: &Question, found: Result<Found, Failed>) -> Outcome {
+        let judged = match self.admit_question(question) {
+            Ok(judged) => judged,
+            Err(outcome) => return outcome,
+        };
+        let mut recorded = judged.recorded;
+        let (addresses, ttl) = match found {
+            Ok(Found::Addresses { addresses, ttl }) => (addresses, ttl),
+            Ok(Found::Nothing { exists }) => {
+                let code = if exists {
+                    ResponseCode::NoError
+                } else {
+                    ResponseCode::NXDomain
+                };
+                return Outcome {
+                    verdict: verdict(recorded),
+                    ..Outcome::refused(code, recorded.unwrap_or(Reason::NoRecord))
+                };
+            }
+            Err(Failed) => {
+                let reason = recorded.unwrap_or(Reason::UpstreamFailed);
+                return Outcome::refused(ResponseCode::ServFail, reason);
+            }
+        };
+        let mut grants = Vec::with_capacity(addresses.len());
+        for &real in addresses.iter() {
+            let hosts = match self.admit(&judged, &question.name, real) {
+                Ok(hosts) => hosts,
+                Err(Refusal::NotNamed) if judged.audit_only => {
+                    recorded = recorded.or(Some(Reason::ForbiddenAddress));
+                    HostIds::default()
+                }
+                // Not NXDOMAIN, on which a client goes on to its search domains.
+                Err(_) => {
+                    return Outcome::refused(ResponseCode::ServFail, Reason::ForbiddenAddress);
+                }
+            };
+            grants.push((real, Grant { hosts, policy: judged.policy }));
+        }
+        if !self.is_current(&judged) {
+            // The policy changed in between; a client asks again.
+            return Outcome::refused(ResponseCode::ServFail, Reason::StaleName);
+        }
+        let ttl = ttl.clamp(TTL.0, TTL.1);
+        match self.hand_out(&question.name, &grants, ttl) {
+            Ok(answers) => Outcome {
+                code: ResponseCode::NoError,
+                verdict: verdict(recorded),
+                reason: recorded.unwrap_or(Reason::Rule),
+                answers,
+                ttl,
+            },
+            Err(refused) => {
+                if let Refused::Table(error) = refused {
+                    warn!(%error, name = %question.name, "synthetic address not published");
+                }
+                Outcome::refused(ResponseCode::ServFail, Reason::TableFull)
+            }
+        }
+    }
+
+    fn hand_out(
+        &self,
+        name: &str,
+        grants: &[(IpAddr, Grant)],
+        ttl: u32,
+    ) -> Result<Vec<(IpAddr, IpAddr)>, Refused> {
+        let mut pool = lock(&self.pool);
+        let was_empty = pool.is_empty();
+        let answers = pool.hand_out(name, grants, Duration::from_secs(ttl.into()))?;
+        if was_empty {
+            self.filled.notify_one();
+        }
+        Ok(answers)
+    }
+
+    /// Records the end of a question and makes its answer.
+    fn end(
+        &self,
+        question: &Question,
+        client: SocketAddr,
+        outcome: Outcome,
+        upstream_ms: Option<u32>,
+    ) -> Step {
+        let synthetic: Vec<IpAddr> = outcome.answers.iter().map(|&(ip, _)| ip).collect();
+        self.observer.question(QuestionEvent {
+            name: Arc::clone(&question.name),
+            kind: question.kind(),
+            transport: question.transport(),
+            client,
+            verdict: outcome.verdict,
+            reason: outcome.reason,
+            answers: outcome.answers,
+            upstream_ms,
+        });
+        question
+            .reply(outcome.code, &synthetic, outcome.ttl)
+            .map_or(Step::Ignore, Step::Reply)
+    }
+}
+
+impl Judged {
+    fn audited(reason: Reason, policy: u32) -> Self {
+        Self {
+            policy,
+            recorded: Some(reason),
+            audit_only: true,
+        }
+    }
+}
+
+fn verdict(recorded: Option<Reason>) -> Verdict {
+    match recorded {
+        None => Verdict::Allow,
+        Some(_) => Verdict::Deny,
+    }
+}
+
+/// A name for the sandbox's own loopback, which no table and no server has a say in.
+fn localhost(kind: RecordType) -> Outcome {
+    let ip: IpAddr = match kind {
+        RecordType::A => Ipv4Addr::LOCALHOST.into(),
+        RecordType::AAAA => Ipv6Addr::LOCALHOST.into(),
+        _ => return Outcome::refused(ResponseCode::NoError, Reason::QuestionKind),
+    };
+    Outcome {
+        code: ResponseCode::NoError,
+        verdict: Verdict::Allow,
+        reason: Reason::Resolver,
+        answers: vec![(ip, ip)],
+        ttl: TTL.1,
+    }
+}

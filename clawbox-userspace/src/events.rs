@@ -1,0 +1,129 @@
+//! Events as the kernel wrote them, decoded with checks: bytes that are not exactly a record of a
+//! known kind, verdict and reason are an error, never a guess.
+
+use clawbox_common::event::{Header, Kind, NetworkEvent, TaskEvent};
+use clawbox_common::verdict::{Reason, Verdict};
+
+/// A decoded event.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// connect, send, bind, socket.
+    Network(Decoded, NetworkEvent),
+    /// A program start, with the path exec was given.
+    Exec(Decoded, Box<TaskEvent>),
+}
+
+/// The numbers of a header as what they stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// What the event is about.
+    pub kind: Kind,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Its cause.
+    pub reason: Reason,
+}
+
+/// Why bytes are no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not a record's size.
+    #[error("an event of {0} bytes, which no kind of event has")]
+    Size(usize),
+    /// A number outside its range.
+    #[error("an event whose {field} is {value}, which means nothing")]
+    Value {
+        /// Which field.
+        field: &'static str,
+        /// Its value.
+        value: u8,
+    },
+}
+
+impl Event {
+    /// Decodes one record of the ring.
+    ///
+    /// # Errors
+    /// The bytes are not one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let kind = bytes.first().copied().ok_or(DecodeError::Size(0))?;
+        let kind = Kind::try_from(kind)
+            .map_err(|value| DecodeError::Value { field: "kind", value })?;
+        if matches!(kind, Kind::Exec) {
+            // SAFETY: `read` checks the size; every byte pattern is a `TaskEvent`.
+            let event: TaskEvent = unsafe { read(bytes) }?;
+            Ok(Self::Exec(decoded(kind, &event.header)?, Box::new(event)))
+        } else {
+            // SAFETY: `read` checks the size; every byte pattern is a `NetworkEvent`.
+            let event: NetworkEvent = unsafe { read(bytes) }?;
+            Ok(Self::Network(decoded(kind, &event.header)?, event))
+        }
+    }
+
+    /// The common part.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        match self {
+            Self::Network(_, event) => &event.header,
+            Self::Exec(_, event) => &event.header,
+        }
+    }
+}
+
+fn decoded(kind: Kind, header: &Header) -> Result<Decoded, DecodeError> {
+    let value = |field| move |value| DecodeError::Value { field, value };
+    Ok(Decoded {
+        kind,
+        verdict: Verdict::try_from(header.verdict).map_err(value("verdict"))?,
+        reason: Reason::try_from(header.reason).map_err(value("reason"))?,
+    })
+}
+
+/// # Safety
+/// `T` is `repr(C)`, made of integers only and without padding, so that every byte pattern of its
+/// size is a value.
+unsafe fn read<T: Copy>(bytes: &[u8]) -> Result<T, DecodeError> {
+    if bytes.len() != size_of::<T>() {
+        return Err(DecodeError::Size(bytes.len()));
+    }
+    // SAFETY: the length was checked, the read does not need alignment, and the caller vouches
+    // for the type.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// The path of a program start, without its NUL and what the ring held behind it.
+#[must_use]
+pub fn exec_path(event: &TaskEvent) -> &[u8] {
+    event.path.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_event_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Event::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_record_cut_by_one_byte_is_refused() {
+        let mut bytes = vec![0_u8; size_of::<NetworkEvent>()];
+        bytes[0] = Kind::Connect as u8;
+        assert!(Event::decode(&bytes).is_ok());
+        bytes.pop();
+        assert_eq!(Event::decode(&bytes).unwrap_err(), DecodeError::Size(119));
+    }
+
+    #[test]
+    fn a_verdict_that_means_nothing_is_refused() {
+        let mut bytes = vec![0_u8; size_of::<NetworkEvent>()];
+        bytes[0] = Kind::Connect as u8;
+        bytes[1] = 2;
+        let error = Event::decode(&bytes).unwrap_err();
+        assert_eq!(error, DecodeError::Value { field: "verdict", value: 2 });
+    }
+}

@@ -1,0 +1,258 @@
+//! The one object through which the agent changes what the kernel enforces: policies, sandboxes,
+//! identities, synthetic addresses; and through which it reads events and losses.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use clawbox_common::event::Kind;
+use clawbox_common::rule::{
+    AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, ScriptKey,
+    SyntheticKey, SyntheticValue,
+};
+use clawbox_common::subject::Mask;
+
+use super::load::{LoadError, Programs, Sizes};
+use super::pin::{PinLinksError, PinnedLinks};
+
+/// Why enforcement could not be put in place or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum EnforcerError {
+    /// Loading.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Pinning.
+    #[error(transparent)]
+    Pin(#[from] PinLinksError),
+}
+
+/// Kernel programs and maps under the agent's hand.
+#[derive(Debug)]
+pub struct Enforcer {
+    ebpf: Ebpf,
+    pins: PinnedLinks,
+}
+
+impl Enforcer {
+    /// Loads, attaches and pins. From here on enforcement outlives this process.
+    ///
+    /// # Errors
+    /// The kernel lacks something; nothing stays behind then.
+    pub fn load(
+        cgroup_root: &Path,
+        level: u32,
+        sizes: Sizes,
+        run: &str,
+    ) -> Result<Self, EnforcerError> {
+        let Programs { ebpf, links } = Programs::load(cgroup_root, level, sizes)?;
+        let pins = PinnedLinks::pin(run, links)?;
+        Ok(Self { ebpf, pins })
+    }
+
+    fn map<T, E>(&mut self, name: &'static str) -> Result<T, LoadError>
+    where
+        T: TryFrom<Map, Error = E>,
+        MapError: From<E>,
+    {
+        let map = self.ebpf.take_map(name).ok_or(LoadError::Absent { kind: "map", name })?;
+        T::try_from(map).map_err(|error| LoadError::Map { name, source: error.into() })
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<HashMap<&mut MapData, K, V>, LoadError> {
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
+        HashMap::try_from(map).map_err(|source| LoadError::Map { name, source })
+    }
+
+    /// Writes the rules of a generation. Nothing points at it until a sandbox's state does.
+    ///
+    /// # Errors
+    /// A map is full or gone; what was written is unreachable.
+    pub fn write_policy(
+        &mut self,
+        rules: &BTreeMap<RuleKey, RuleValue>,
+        addresses: &BTreeMap<(AddressKey, u32), HostIds>,
+    ) -> Result<(), LoadError> {
+        let mut map = self.hash("RULES")?;
+        insert_all(&mut map, "RULES", rules)?;
+        let name = "ADDRESSES";
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
+        let mut trie: LpmTrie<_, AddressKey, HostIds> =
+            LpmTrie::try_from(map).map_err(|source| LoadError::Map { name, source })?;
+        for ((key, bits), hosts) in addresses {
+            trie.insert(&Key::new(*bits, *key), *hosts, 0)
+                .map_err(|source| LoadError::Map { name, source })?;
+        }
+        Ok(())
+    }
+
+    /// Puts a sandbox under a policy: this one write is when it changes.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_state(&mut self, sandbox: u32, state: &SandboxState) -> Result<(), LoadError> {
+        let name = "SANDBOX_STATES";
+        self.hash::<u32, SandboxState>(name)?
+            .insert(sandbox, state, 0)
+            .map_err(|source| LoadError::Map { name, source })
+    }
+
+    /// Makes a cgroup a sandbox's: from now on its tasks without an identity are denied
+    /// everything, and those that exec get one. Loss counters come first, so that not even the
+    /// first event can be lost uncounted.
+    ///
+    /// # Errors
+    /// A map is full.
+    pub fn admit_cgroup(&mut self, cgroup: u64, sandbox: u32) -> Result<(), LoadError> {
+        let name = "LOSSES";
+        let mut losses = self.hash(name)?;
+        for kind in Kind::ALL {
+            for key in [sandbox, 0] {
+                losses
+                    .insert(LossKey { sandbox: key, kind: *kind as u32 }, 0_u64, 0)
+                    .map_err(|source| LoadError::Map { name, source })?;
+            }
+        }
+        let name = "CGROUPS";
+        self.hash(name)?
+            .insert(cgroup, sandbox, 0)
+            .map_err(|source| LoadError::Map { name, source })
+    }
+
+    /// Writes which files stand for which binary slots.
+    ///
+    /// # Errors
+    /// A map is full.
+    pub fn write_identities(
+        &mut self,
+        binaries: &BTreeMap<BinaryKey, Mask>,
+        scripts: &BTreeMap<ScriptKey, Mask>,
+    ) -> Result<(), LoadError> {
+        insert_all(&mut self.hash("BINARIES")?, "BINARIES", binaries)?;
+        insert_all(&mut self.hash("SCRIPTS")?, "SCRIPTS", scripts)
+    }
+
+    /// The events. Can be taken once.
+    ///
+    /// # Errors
+    /// They were taken before.
+    pub fn take_events(&mut self) -> Result<RingBuf<MapData>, LoadError> {
+        self.map("EVENTS")
+    }
+
+    /// The loss counters. Can be taken once.
+    ///
+    /// # Errors
+    /// They were taken before.
+    pub fn take_losses(&mut self) -> Result<Losses, LoadError> {
+        Ok(Losses {
+            counters: self.map("LOSSES")?,
+            unattributed: self.map("LOSSES_UNATTRIBUTED")?,
+            seen: BTreeMap::new(),
+            seen_unattributed: 0,
+        })
+    }
+
+    /// The table of synthetic addresses. Can be taken once.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn take_synthetics(&mut self) -> Result<Synthetics, LoadError> {
+        Ok(Synthetics { map: Mutex::new(self.map("SYNTHETIC")?) })
+    }
+
+    /// Ends enforcement: nothing of this load stays in the kernel.
+    ///
+    /// # Errors
+    /// A pin cannot be removed; it goes on enforcing.
+    pub fn remove(self) -> std::io::Result<()> {
+        self.pins.remove()
+    }
+}
+
+fn insert_all<K: aya::Pod + Ord, V: aya::Pod>(
+    map: &mut HashMap<&mut MapData, K, V>,
+    name: &'static str,
+    entries: &BTreeMap<K, V>,
+) -> Result<(), LoadError> {
+    for (key, value) in entries {
+        map.insert(key.borrow(), value.borrow(), 0)
+            .map_err(|source| LoadError::Map { name, source })?;
+    }
+    Ok(())
+}
+
+/// Synthetic addresses in the kernel.
+#[derive(Debug)]
+pub struct Synthetics {
+    map: Mutex<HashMap<MapData, SyntheticKey, SyntheticValue>>,
+}
+
+impl Synthetics {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, SyntheticKey, SyntheticValue>> {
+        // A panic while holding it leaves the kernel's map as whole as before.
+        self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Makes an address lead somewhere.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn publish(&self, key: &SyntheticKey, value: &SyntheticValue) -> std::io::Result<()> {
+        self.locked().insert(key, value, 0).map_err(std::io::Error::other)
+    }
+
+    /// Makes it lead nowhere.
+    ///
+    /// # Errors
+    /// It was not there.
+    pub fn withdraw(&self, key: &SyntheticKey) -> std::io::Result<()> {
+        self.locked().remove(key).map_err(std::io::Error::other)
+    }
+}
+
+/// Counts of events that found no room in the ring.
+pub struct Losses {
+    counters: HashMap<MapData, LossKey, u64>,
+    unattributed: PerCpuArray<MapData, u64>,
+    seen: BTreeMap<LossKey, u64>,
+    seen_unattributed: u64,
+}
+
+/// Events lost since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The sandbox and kind, or `None` where not even that was known.
+    pub key: Option<LossKey>,
+    /// How many.
+    pub count: u64,
+}
+
+impl Losses {
+    /// What was lost since the last call.
+    ///
+    /// # Errors
+    /// A counter cannot be read.
+    pub fn since_last(&mut self) -> Result<Vec<Loss>, MapError> {
+        let mut losses = Vec::new();
+        for entry in self.counters.iter() {
+            let (key, total) = entry?;
+            let seen = self.seen.insert(key, total).unwrap_or(0);
+            if total > seen {
+                losses.push(Loss { key: Some(key), count: total - seen });
+            }
+        }
+        let total: u64 = self.unattributed.get(&0, 0)?.iter().sum();
+        if total > self.seen_unattributed {
+            losses.push(Loss { key: None, count: total - self.seen_unattributed });
+            self.seen_unattributed = total;
+        }
+        Ok(losses)
+    }
+}

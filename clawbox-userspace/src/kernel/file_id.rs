@@ -1,0 +1,139 @@
+//! Names a file the way the kernel programs see it: superblock device and inode.
+//! `stat` is not enough: overlayfs and btrfs report a device of their own making there.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use clawbox_common::subject::FileId;
+
+/// Why a file has no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum FileIdError {
+    /// It cannot be opened.
+    #[error("cannot open `{}`: {source}", path.display())]
+    Open {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// `/proc` does not say where the file lives.
+    #[error("cannot learn the device and inode of `{}`: {what}; is /proc mounted?", path.display())]
+    Proc {
+        /// File.
+        path: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
+/// A file with its identity, held open: while it is held its inode number cannot be given to
+/// another file.
+#[derive(Debug)]
+pub struct HeldFile {
+    /// Its identity.
+    pub id: FileId,
+    /// The handle that keeps it.
+    pub handle: OwnedFd,
+}
+
+/// The devices behind this process's mounts, read once and used for many files.
+#[derive(Debug)]
+pub struct Mounts {
+    devices: HashMap<u64, u32>,
+}
+
+impl Mounts {
+    /// Reads `/proc/self/mountinfo`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read() -> io::Result<Self> {
+        Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
+    }
+
+    /// `ID PARENT MAJOR:MINOR ROOT …`, see proc_pid_mountinfo(5).
+    fn parse(text: &str) -> Self {
+        let devices = text
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ');
+                let id = fields.next()?.parse().ok()?;
+                let (major, minor) = fields.nth(1)?.split_once(':')?;
+                let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+                Some((id, device(major, minor)))
+            })
+            .collect();
+        Self { devices }
+    }
+
+    /// Opens a file, through symlinks, and names it.
+    ///
+    /// # Errors
+    /// It does not exist, or `/proc` does not describe it.
+    pub fn hold(&self, path: &Path) -> Result<HeldFile, FileIdError> {
+        let file = File::options()
+            .read(true)
+            .custom_flags(nix::libc::O_PATH | nix::libc::O_CLOEXEC)
+            .open(path)
+            .map_err(|source| FileIdError::Open { path: path.to_owned(), source })?;
+        let proc = |what| FileIdError::Proc { path: path.to_owned(), what };
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))
+            .map_err(|_| proc("no fdinfo"))?;
+        let inode = number(&info, "ino:").ok_or_else(|| proc("no inode in fdinfo"))?;
+        let mount = number(&info, "mnt_id:").ok_or_else(|| proc("no mount in fdinfo"))?;
+        let device = *self.devices.get(&mount).ok_or_else(|| proc("no such mount in mountinfo"))?;
+        Ok(HeldFile { id: FileId { inode, device, zero: 0 }, handle: file.into() })
+    }
+}
+
+/// The kernel's internal `dev_t`: 12 bits of major, 20 of minor (`MINORBITS`).
+#[must_use]
+pub const fn device(major: u32, minor: u32) -> u32 {
+    (major << 20) | (minor & 0x000f_ffff)
+}
+
+fn number(info: &str, field: &str) -> Option<u64> {
+    info.lines().find_map(|line| line.strip_prefix(field))?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_file_on_a_plain_filesystem_has_the_identity_that_stat_gives_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let held = Mounts::read().unwrap().hold(&path).unwrap();
+        assert_eq!(held.id.inode, fs::metadata(&path).unwrap().ino());
+    }
+
+    #[test]
+    fn a_symlink_is_the_file_it_leads_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (directory.path().join("file"), directory.path().join("link"));
+        fs::write(&path, "x").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let mounts = Mounts::read().unwrap();
+        assert_eq!(mounts.hold(&path).unwrap().id, mounts.hold(&link).unwrap().id);
+    }
+
+    #[test]
+    fn a_missing_file_is_named_in_the_error() {
+        let error = Mounts::read().unwrap().hold(Path::new("/no/such/file")).unwrap_err();
+        assert!(error.to_string().contains("/no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn mountinfo_lines_that_do_not_parse_are_left_out() {
+        let mounts = Mounts::parse("29 1 254:0 / / rw - ext4 /dev/vda rw\nnonsense\n30 29 0:x / /a\n");
+        assert_eq!(mounts.devices, HashMap::from([(29, device(254, 0))]));
+    }
+}

@@ -1,0 +1,244 @@
+//! Loads the kernel programs and attaches them at the root of the cgroup hierarchy.
+//! At the root, because a socket is judged by its own cgroup's programs, wherever its user is.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapError;
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, ProgramError,
+};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
+
+use super::btf::{BtfError, KernelTypes, VMLINUX};
+
+/// The object, carried in the agent. Aligned, because the ELF reader casts headers in place.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CLAWBOX_BPF_OBJECT"));
+
+/// Offsets that `clawbox-ebpf/src/kernel_read.rs` declares, with the field each stands for.
+const OFFSETS: &[(&str, &str, &str)] = &[
+    ("OFF_TASK_TGID", "task_struct", "tgid"),
+    ("OFF_TASK_SIGNAL", "task_struct", "signal"),
+    ("OFF_TASK_REAL_PARENT", "task_struct", "real_parent"),
+    ("OFF_SIGNAL_LIVE", "signal_struct", "live"),
+    ("OFF_BPRM_FILE", "linux_binprm", "file"),
+    ("OFF_BPRM_FILENAME", "linux_binprm", "filename"),
+    ("OFF_BPRM_INTERP", "linux_binprm", "interp"),
+    ("OFF_FILE_DENTRY", "file", "f_path.dentry"),
+    ("OFF_DENTRY_INODE", "dentry", "d_inode"),
+    ("OFF_INODE_SB", "inode", "i_sb"),
+    ("OFF_INODE_INO", "inode", "i_ino"),
+    ("OFF_SB_DEV", "super_block", "s_dev"),
+];
+
+/// Tracing programs with their tracepoints, in the order in which they are attached: identities
+/// must be copied before the first one can be made.
+const TRACEPOINTS: &[(&str, &str)] = &[
+    ("task_exit", "sched_process_exit"),
+    ("task_fork", "sched_process_fork"),
+    ("task_exec", "sched_process_exec"),
+];
+
+/// Socket programs.
+const SOCKETS: &[&str] = &[
+    "sock_create", "sock_release", "post_bind4", "post_bind6", "bind4", "bind6", "connect4",
+    "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6",
+];
+
+/// Why the kernel side could not be put in place.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No usable type information.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// aya could not read the kernel's types.
+    #[error("the kernel's type information cannot be used: {0}")]
+    Types(#[from] aya::BtfError),
+    /// The object or its maps.
+    #[error(
+        "the kernel refused clawbox's maps: {0}; run as root (CAP_BPF, CAP_NET_ADMIN, \
+         CAP_PERFMON) on a kernel 6.1 or newer with CONFIG_BPF_SYSCALL=y"
+    )]
+    Object(EbpfError),
+    /// The verifier, or a permission.
+    #[error("the kernel refused program `{program}`: {source}{}", hint(.source))]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// Cause, with the verifier's log.
+        source: Box<ProgramError>,
+    },
+    /// A link could not be taken over.
+    #[error("program `{program}` is attached but its link cannot be held: {source}")]
+    Link {
+        /// Which.
+        program: &'static str,
+        /// Cause.
+        source: LinkError,
+    },
+    /// The object lacks something this agent was built with.
+    #[error("the BPF object of this build has no {kind} `{name}`; rebuild with `cargo xtask build`")]
+    Absent {
+        /// Program or map.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A map operation failed.
+    #[error("cannot write map `{name}`: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Cause.
+        source: MapError,
+    },
+    /// The cgroup hierarchy's root cannot be opened.
+    #[error("cannot open the cgroup root `{}`: {source}", path.display())]
+    Cgroup {
+        /// Mount point.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &ProgramError) -> &'static str {
+    let denied = matches!(error, ProgramError::LoadError { io_error, .. }
+        if io_error.raw_os_error() == Some(nix::libc::EPERM));
+    if denied { " (run as root: CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are needed)" } else { "" }
+}
+
+/// Entries that the maps of one load are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Policy rules.
+    pub rules: u32,
+    /// Literal addresses and ranges.
+    pub addresses: u32,
+    /// Files named as binaries.
+    pub binaries: u32,
+    /// Scripts named as binaries.
+    pub scripts: u32,
+    /// Sandboxes.
+    pub sandboxes: u32,
+}
+
+/// An attached program's link, by the program's name.
+pub type NamedLink = (&'static str, FdLink);
+
+/// Programs and maps in the kernel. Dropping it detaches every program whose link was not pinned.
+pub struct Programs {
+    /// The loaded object.
+    pub ebpf: Ebpf,
+    /// One link for each program, in order of attachment.
+    pub links: Vec<NamedLink>,
+}
+
+impl Programs {
+    /// Loads everything and attaches it to the hierarchy whose root is `cgroup_root`. Sandboxes'
+    /// cgroups are `level` steps below it.
+    ///
+    /// # Errors
+    /// The kernel lacks something or refuses a program; nothing stays attached then.
+    pub fn load(cgroup_root: &Path, level: u32, sizes: Sizes) -> Result<Self, LoadError> {
+        let offsets = offsets()?;
+        let types = Btf::from_sys_fs()?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&types));
+        for (name, value) in &offsets {
+            loader.override_global(name, value, true);
+        }
+        loader.override_global("SANDBOX_LEVEL", &level, true);
+        for (name, entries) in [
+            ("RULES", sizes.rules),
+            ("ADDRESSES", sizes.addresses),
+            ("BINARIES", sizes.binaries),
+            ("SCRIPTS", sizes.scripts),
+            ("CGROUPS", sizes.sandboxes),
+            ("SANDBOX_STATES", sizes.sandboxes),
+        ] {
+            loader.map_max_entries(name, entries.max(1));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
+        let root = File::open(cgroup_root)
+            .map_err(|source| LoadError::Cgroup { path: cgroup_root.to_owned(), source })?;
+        let mut links = Vec::with_capacity(TRACEPOINTS.len() + SOCKETS.len());
+        for &(name, tracepoint) in TRACEPOINTS {
+            let link = attach(&mut ebpf, name, |program| trace(program, tracepoint, &types))?;
+            links.push((name, link));
+        }
+        for &name in SOCKETS {
+            links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?));
+        }
+        Ok(Self { ebpf, links })
+    }
+}
+
+fn offsets() -> Result<Vec<(&'static str, u32)>, BtfError> {
+    let types = KernelTypes::read(Path::new(VMLINUX))?;
+    OFFSETS
+        .iter()
+        .map(|&(constant, structure, field)| Ok((constant, types.offset(structure, field)?)))
+        .collect()
+}
+
+/// A link, or which of the two steps failed.
+enum AttachError {
+    Program(ProgramError),
+    Link(LinkError),
+}
+
+impl From<ProgramError> for AttachError {
+    fn from(error: ProgramError) -> Self {
+        Self::Program(error)
+    }
+}
+
+impl From<LinkError> for AttachError {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    how: impl FnOnce(&mut Program) -> Result<FdLink, AttachError>,
+) -> Result<FdLink, LoadError> {
+    let program =
+        ebpf.program_mut(name).ok_or(LoadError::Absent { kind: "program", name })?;
+    how(program).map_err(|error| match error {
+        AttachError::Program(source) => {
+            LoadError::Program { program: name, source: Box::new(source) }
+        }
+        AttachError::Link(source) => LoadError::Link { program: name, source },
+    })
+}
+
+fn trace(program: &mut Program, tracepoint: &str, types: &Btf) -> Result<FdLink, AttachError> {
+    let program: &mut BtfTracePoint = program.try_into()?;
+    program.load(tracepoint, types)?;
+    let id = program.attach()?;
+    Ok(program.take_link(id)?.into())
+}
+
+fn socket(program: &mut Program, root: &File) -> Result<FdLink, AttachError> {
+    // `Single` is no flag, and a link without flags is always one of many: `AllowMultiple` is
+    // refused by link_create.
+    let mode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSock(program) => {
+            program.load()?;
+            let id = program.attach(root, mode)?;
+            Ok(CgroupSock::take_link(program, id)?.try_into()?)
+        }
+        other => {
+            let program: &mut CgroupSockAddr = other.try_into()?;
+            program.load()?;
+            let id = program.attach(root, mode)?;
+            Ok(program.take_link(id)?.try_into()?)
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The kernel side as the agent sees it: what the kernel can do, loading, and the maps.
+
+pub mod btf;
+pub mod enforcer;
+pub mod file_id;
+pub mod load;
+pub mod pin;
+pub mod probe;

@@ -1,0 +1,111 @@
+//! Links pinned in bpffs: what is attached stays attached when the agent dies, so that nobody is
+//! let through because somebody was killed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::pin::PinError;
+
+use super::load::NamedLink;
+
+/// Where bpffs is on every distribution that mounts it.
+pub const BPFFS: &str = "/sys/fs/bpf";
+
+/// Directory below it that is clawbox's own.
+pub const PARENT: &str = "clawbox";
+
+/// Why links could not be pinned.
+#[derive(Debug, thiserror::Error)]
+pub enum PinLinksError {
+    /// No bpffs.
+    #[error(
+        "no bpffs at {BPFFS} and it cannot be mounted ({source}); run `mount -t bpf bpf {BPFFS}` as root"
+    )]
+    NoBpffs {
+        /// Cause.
+        source: io::Error,
+    },
+    /// A directory could not be made.
+    #[error("cannot make `{}`: {source}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A link could not be pinned.
+    #[error("cannot pin the link of program `{program}`: {source}")]
+    Pin {
+        /// Which.
+        program: &'static str,
+        /// Cause.
+        source: PinError,
+    },
+}
+
+/// The links of one load. They stay when this is dropped; [`PinnedLinks::remove`] ends them.
+#[derive(Debug)]
+pub struct PinnedLinks {
+    directory: PathBuf,
+}
+
+impl PinnedLinks {
+    /// Pins each link under its program's name.
+    ///
+    /// # Errors
+    /// bpffs is not there or refuses.
+    pub fn pin(run: &str, links: Vec<NamedLink>) -> Result<Self, PinLinksError> {
+        mount_bpffs().map_err(|source| PinLinksError::NoBpffs { source })?;
+        let directory = directory_of(run);
+        fs::create_dir_all(&directory)
+            .map_err(|source| PinLinksError::Directory { path: directory.clone(), source })?;
+        let pinned = Self { directory };
+        for (program, link) in links {
+            link.pin(pinned.directory.join(program))
+                .map_err(|source| PinLinksError::Pin { program, source })?;
+        }
+        Ok(pinned)
+    }
+
+    /// Unpins, and with that detaches what no process holds.
+    ///
+    /// # Errors
+    /// A pin cannot be removed; it goes on enforcing.
+    pub fn remove(self) -> io::Result<()> {
+        remove(&self.directory)
+    }
+}
+
+/// The directory of a run's pins.
+#[must_use]
+pub fn directory_of(run: &str) -> PathBuf {
+    Path::new(BPFFS).join(PARENT).join(run)
+}
+
+/// Removes a run's pins, its own or those that a killed one left.
+///
+/// # Errors
+/// As the file system says; a directory that is not there is no error.
+pub fn remove(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for entry in entries {
+        fs::remove_file(entry?.path())?;
+    }
+    fs::remove_dir(directory)
+}
+
+fn mount_bpffs() -> io::Result<()> {
+    let found = nix::sys::statfs::statfs(BPFFS)?;
+    if found.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC {
+        return Ok(());
+    }
+    use nix::mount::{MsFlags, mount};
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), BPFFS, Some("bpf"), flags, Some("mode=0700"))?;
+    tracing::debug!("mounted bpffs at {BPFFS}");
+    Ok(())
+}

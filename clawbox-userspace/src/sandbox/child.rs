@@ -1,0 +1,156 @@
+//! The sandbox's first process: born, put into its cgroup, tested, held by the backstops, then
+//! the command. And its end, as the exit status of `clawbox run`.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+
+use super::cgroup::{Cgroup, CgroupError};
+use super::launch::{Identity, LaunchError, Prepared};
+use super::self_test::{NOT_ENFORCING, SelfTest};
+
+/// Statuses of `clawbox run` that are not the command's own, as env(1) and docker-run(1) have
+/// them.
+pub mod status {
+    /// clawbox could not enforce, or could not start.
+    pub const FAILED: u8 = 125;
+    /// The command is there but cannot be executed.
+    pub const NOT_EXECUTABLE: u8 = 126;
+    /// There is no such command.
+    pub const NOT_FOUND: u8 = 127;
+}
+
+/// Why the command did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The self-test's call went through.
+    #[error(
+        "the kernel programs are attached but do not enforce: a call that must be denied was not; \
+         nothing was started. Is clawbox running in a cgroup namespace or below another cgroup \
+         root? `clawbox doctor` says more"
+    )]
+    NotEnforcing,
+    /// The self-test cannot be made.
+    #[error("cannot prepare the self-test: {0}; is the loopback interface up?")]
+    SelfTest(#[source] io::Error),
+    /// The cgroup cannot be entered.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A backstop or the exec itself failed.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// There is no such command.
+    #[error("`{0}`: no such command; name one that is in PATH, or give its path")]
+    NotFound(String),
+    /// The directory to start in is not there.
+    #[error("cannot start in `{}`: {source}; name another with --workdir", path.display())]
+    Workdir {
+        /// Directory.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+impl SpawnError {
+    /// The exit status that tells this error from the command's own.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::NotFound(_) => status::NOT_FOUND,
+            Self::Launch(LaunchError::Exec(_)) => status::NOT_EXECUTABLE,
+            _ => status::FAILED,
+        }
+    }
+}
+
+/// The command as the user gave it.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Program and arguments; never empty.
+    pub command: Vec<OsString>,
+    /// Directory to start in.
+    pub workdir: PathBuf,
+    /// Whom it runs as, if that is somebody else.
+    pub user: Option<Identity>,
+}
+
+/// Starts the command inside its sandbox.
+///
+/// # Errors
+/// It did not start; no process is left.
+pub fn spawn(
+    invocation: &Invocation,
+    cgroup: &Cgroup,
+    backstops: Prepared,
+) -> Result<Child, SpawnError> {
+    let Some((program, arguments)) = invocation.command.split_first() else {
+        return Err(SpawnError::NotFound(String::new()));
+    };
+    check_workdir(&invocation.workdir)?;
+    let self_test = SelfTest::prepare().map_err(SpawnError::SelfTest)?;
+    let procs = cgroup.procs()?;
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(&invocation.workdir).env("PWD", &invocation.workdir);
+    if let Some(user) = &invocation.user {
+        command.env("USER", user.name()).env("LOGNAME", user.name());
+        if let Some(home) = home_of(user) {
+            command.env("HOME", home);
+        }
+    }
+    let backstops = std::sync::Arc::new(backstops);
+    let entering = std::sync::Arc::clone(&backstops);
+    // SAFETY: the closure makes system calls only: a write, the self-test's socket calls, and
+    // `Prepared::enter`, which is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            (&procs).write_all(b"0")?;
+            self_test.run()?;
+            entering.enter()
+        });
+    }
+    command.spawn().map_err(|error| match error.raw_os_error() {
+        Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
+        _ => match backstops.explain(error) {
+            LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
+                SpawnError::NotFound(program.to_string_lossy().into_owned())
+            }
+            other => SpawnError::Launch(other),
+        },
+    })
+}
+
+/// Named before the fork, where the error would be taken for one of exec.
+fn check_workdir(path: &Path) -> Result<(), SpawnError> {
+    let error = match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => io::ErrorKind::NotADirectory.into(),
+        Err(error) => error,
+    };
+    Err(SpawnError::Workdir { path: path.to_owned(), source: error })
+}
+
+fn home_of(user: &Identity) -> Option<PathBuf> {
+    nix::unistd::User::from_uid(user.uid().into()).ok().flatten().map(|found| found.dir)
+}
+
+/// The command's own status: its exit code, or 128 and the signal that ended it.
+#[must_use]
+pub fn code(ended: ExitStatus) -> u8 {
+    let code = ended.code().or_else(|| ended.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(status::FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_the_exit_code_or_128_and_the_signal() {
+        assert_eq!(code(ExitStatus::from_raw(7 << 8)), 7);
+        assert_eq!(code(ExitStatus::from_raw(0)), 0);
+        assert_eq!(code(ExitStatus::from_raw(9)), 137);
+    }
+}

@@ -1,0 +1,89 @@
+//! The policy in force as the rest of the agent asks it: which names it allows, and what the
+//! numbers in events stand for.
+
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+use clawbox_common::event::NetworkEvent;
+use clawbox_common::rule::HostIds;
+use clawbox_common::verdict::Reason;
+
+use crate::audit::kernel_event::Meaning;
+use crate::audit::record::Rule;
+use crate::compile::MapImage;
+use crate::dns::{NameDecision, NamePolicy, NameTable};
+
+/// A compiled policy and the names that its resolver has handed addresses out for.
+#[derive(Debug)]
+pub struct PolicyInForce {
+    image: MapImage,
+    names: OnceLock<Arc<NameTable>>,
+}
+
+impl PolicyInForce {
+    /// Puts a compiled policy behind the questions.
+    #[must_use]
+    pub fn new(image: MapImage) -> Arc<Self> {
+        Arc::new(Self { image, names: OnceLock::new() })
+    }
+
+    /// The compiled policy.
+    #[must_use]
+    pub fn image(&self) -> &MapImage {
+        &self.image
+    }
+
+    /// Tells whose names the numbers in events are. The resolver asks this policy, so it comes
+    /// later than the policy; a second call changes nothing.
+    pub fn know_names(&self, names: Arc<NameTable>) {
+        let _ = self.names.set(names);
+    }
+}
+
+impl NamePolicy for PolicyInForce {
+    fn name(&self, name: &str) -> NameDecision {
+        match self.image.name(name) {
+            Ok(Some(_)) => NameDecision::Allowed,
+            Ok(None) => NameDecision::Denied(Reason::UnknownName),
+            Err(_) => NameDecision::Denied(Reason::TableFull),
+        }
+    }
+
+    fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds> {
+        self.image.name(name).ok()??.hosts_for(address)
+    }
+
+    fn generation(&self) -> u32 {
+        self.image.generation()
+    }
+
+    fn audit_only(&self) -> bool {
+        self.image.audit_only()
+    }
+}
+
+/// What an event's numbers stand for under this policy.
+pub struct EventMeaning(pub Arc<PolicyInForce>);
+
+impl Meaning for EventMeaning {
+    fn rule(&self, event: &NetworkEvent) -> Option<Rule> {
+        let found = self.0.image.attribute(
+            event.host,
+            event.port,
+            event.transport,
+            event.matched_word,
+            event.matched,
+        )?;
+        Some(Rule {
+            policy: found.policy_key.to_owned(),
+            endpoint: found.endpoint,
+            host: found.host.to_owned(),
+            binary: Some(found.binary.to_owned()),
+        })
+    }
+
+    fn name(&self, number: u32) -> Option<String> {
+        let names = self.0.names.get()?;
+        (number != 0).then(|| names.name_of(number)).flatten().map(|name| name.to_string())
+    }
+}

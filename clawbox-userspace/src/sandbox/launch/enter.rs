@@ -1,0 +1,218 @@
+//! What the child does between fork and exec: system calls in a fixed order, and nothing else.
+//! No allocation, no lock, no panic: another thread may have held the allocator at the fork.
+
+use nix::errno::Errno;
+use nix::libc::{self, c_long, gid_t, uid_t};
+use seccompiler::BpfProgramRef;
+
+use super::capabilities;
+
+/// The steps, in their order; each needs what the ones after it take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Step {
+    InheritedFiles,
+    CoreLimit,
+    PrivateIpc,
+    Securebits,
+    BoundingSet,
+    Groups,
+    Gid,
+    Uid,
+    Capabilities,
+    Check,
+    NoNewPrivileges,
+    Landlock,
+    Seccomp,
+}
+
+impl Step {
+    const ALL: [Self; 13] = [
+        Self::InheritedFiles,
+        Self::CoreLimit,
+        Self::PrivateIpc,
+        Self::Securebits,
+        Self::BoundingSet,
+        Self::Groups,
+        Self::Gid,
+        Self::Uid,
+        Self::Capabilities,
+        Self::Check,
+        Self::NoNewPrivileges,
+        Self::Landlock,
+        Self::Seccomp,
+    ];
+
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step as u8 == byte)
+    }
+
+    /// What it does, and what to look at when it fails.
+    pub(super) fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::InheritedFiles => ("close inherited files", "needs Linux 5.11 or newer"),
+            Self::CoreLimit => (
+                "set the core file limit to 0",
+                "check the container's seccomp",
+            ),
+            Self::PrivateIpc => (
+                "make a private IPC namespace",
+                "check that user.max_ipc_namespaces is not reached",
+            ),
+            Self::Securebits => ("lock the securebits", "run clawbox as root"),
+            Self::BoundingSet => ("empty the capability bounding set", "run clawbox as root"),
+            Self::Groups => ("set the supplementary groups", "run clawbox as root"),
+            Self::Gid => ("set the group", "run clawbox as root"),
+            Self::Uid => (
+                "set the user",
+                "run clawbox as root, and check that the user's process limit is not reached",
+            ),
+            Self::Capabilities => ("give up capabilities", "check the host's security modules"),
+            Self::Check => (
+                "confirm that privileges are gone",
+                "do not run anything: report this with the output of `clawbox doctor`",
+            ),
+            Self::NoNewPrivileges => ("set no_new_privs", "check the container's seccomp"),
+            Self::Landlock => (
+                "apply the Landlock ruleset",
+                "check that no more than 15 Landlock sandboxes are already nested",
+            ),
+            Self::Seccomp => ("apply the seccomp filter", "check the container's seccomp"),
+        }
+    }
+}
+
+/// Everything that the steps need, as plain numbers and ready-made buffers.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Whether CAP_SYS_ADMIN is there to make an IPC namespace.
+    pub(super) private_ipc: bool,
+    /// Whether CAP_SETPCAP is there to empty the bounding set.
+    pub(super) drop_bounding_set: bool,
+    /// Whom to become.
+    pub(super) user: Option<Credentials>,
+    /// The Landlock ruleset and its flags.
+    pub(super) ceiling: super::landlock::Ceiling,
+    /// The seccomp filter.
+    pub(super) filter: seccompiler::BpfProgram,
+}
+
+/// Numeric credentials.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    pub(super) uid: uid_t,
+    pub(super) gid: gid_t,
+    pub(super) groups: Vec<gid_t>,
+}
+
+/// Goes through all steps; on failure says which one and the errno.
+pub(super) fn run(plan: &Plan) -> Result<(), (Step, Errno)> {
+    let at = |step: Step| move |errno: Errno| (step, errno);
+    hide_inherited_files().map_err(at(Step::InheritedFiles))?;
+    forbid_core_files().map_err(at(Step::CoreLimit))?;
+    if plan.private_ipc {
+        // Without it sandboxes of one user share System V memory and message queues.
+        call2(libc::SYS_unshare, libc::CLONE_NEWIPC.into(), 0).map_err(at(Step::PrivateIpc))?;
+    }
+    if plan.drop_bounding_set {
+        capabilities::lock_securebits().map_err(at(Step::Securebits))?;
+        capabilities::empty_bounding_set().map_err(at(Step::BoundingSet))?;
+    }
+    if let Some(user) = &plan.user {
+        let (count, list) = (user.groups.len() as c_long, user.groups.as_ptr() as c_long);
+        call2(libc::SYS_setgroups, count, list).map_err(at(Step::Groups))?;
+        set_all_ids(libc::SYS_setresgid, user.gid).map_err(at(Step::Gid))?;
+        set_all_ids(libc::SYS_setresuid, user.uid).map_err(at(Step::Uid))?;
+    }
+    capabilities::empty().map_err(at(Step::Capabilities))?;
+    check(plan).map_err(at(Step::Check))?;
+    capabilities::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::NoNewPrivileges))?;
+    restrict(&plan.ceiling).map_err(at(Step::Landlock))?;
+    filter(&plan.filter).map_err(at(Step::Seccomp))
+}
+
+/// Marks everything but stdin, stdout and stderr to be closed by exec.
+fn hide_inherited_files() -> Result<(), Errno> {
+    // SAFETY: numbers only; CLOSE_RANGE_CLOEXEC closes nothing before exec.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
+fn forbid_core_files() -> Result<(), Errno> {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel only reads `none`, which outlives the call.
+    Errno::result(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }).map(drop)
+}
+
+/// Real, effective and saved id at once, for this thread: after fork there is no other.
+fn set_all_ids(number: c_long, id: u32) -> Result<(), Errno> {
+    // SAFETY: setresuid and setresgid take three numbers.
+    Errno::result(unsafe { libc::syscall(number, id, id, id) }).map(drop)
+}
+
+/// For calls whose arguments are numbers, or a pointer and its length that the plan owns.
+fn call2(number: c_long, first: c_long, second: c_long) -> Result<(), Errno> {
+    // SAFETY: the callers pass numbers, or the plan's own buffer together with its true length.
+    Errno::result(unsafe { libc::syscall(number, first, second) }).map(drop)
+}
+
+/// Does not trust that dropping worked: looks, and tries to go back.
+fn check(plan: &Plan) -> Result<(), Errno> {
+    if !capabilities::are_empty()? {
+        return Err(Errno::EPERM);
+    }
+    let Some(user) = &plan.user else {
+        return Ok(());
+    };
+    let (mut real, mut effective, mut saved) = (0, 0, 0);
+    // SAFETY: getresuid writes three ids to three live variables.
+    Errno::result(unsafe { libc::getresuid(&mut real, &mut effective, &mut saved) })?;
+    if [real, effective, saved] != [user.uid; 3] {
+        return Err(Errno::EPERM);
+    }
+    // SAFETY: getresgid writes three ids to three live variables.
+    Errno::result(unsafe { libc::getresgid(&mut real, &mut effective, &mut saved) })?;
+    if [real, effective, saved] != [user.gid; 3] {
+        return Err(Errno::EPERM);
+    }
+    match (
+        set_all_ids(libc::SYS_setresuid, 0),
+        set_all_ids(libc::SYS_setresgid, 0),
+    ) {
+        (Err(Errno::EPERM), Err(Errno::EPERM)) => Ok(()),
+        _ => Err(Errno::EPERM),
+    }
+}
+
+fn restrict(ceiling: &super::landlock::Ceiling) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: a descriptor that the plan owns, and a number.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_restrict_self,
+            ceiling.ruleset.as_raw_fd(),
+            ceiling.flags,
+        )
+    };
+    Errno::result(answer).map(drop)
+}
+
+fn filter(program: BpfProgramRef<'_>) -> Result<(), Errno> {
+    // seccompiler sets no_new_privs once more and calls seccomp(2); it does not allocate.
+    seccompiler::apply_filter(program).map_err(|error| match error {
+        seccompiler::Error::Seccomp(error) | seccompiler::Error::Prctl(error) => {
+            Errno::from_raw(error.raw_os_error().unwrap_or(libc::EINVAL))
+        }
+        _ => Errno::EINVAL,
+    })
+}

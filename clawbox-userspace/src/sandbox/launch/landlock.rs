@@ -1,0 +1,320 @@
+//! The Landlock ruleset: a ceiling on files, ports, abstract sockets and signals, built at the
+//! newest ABI of the kernel and handed to the child as one descriptor, so that it need not allocate.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
+    PathFd, PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
+    Scope,
+};
+use nix::libc;
+
+use super::report::{Layer, SkippedPath};
+use super::{LaunchError, Request};
+
+/// Every DNS question leaves for this port: the kernel hooks send it to clawbox's resolver, but
+/// only after Landlock has judged the port that the program asked for.
+const DNS_PORT: u16 = 53;
+
+/// LANDLOCK_CREATE_RULESET_VERSION, from linux/landlock.h.
+const ASK_VERSION: u32 = 1;
+/// LANDLOCK_RESTRICT_SELF_LOG_NEW_EXEC_ON, from linux/landlock.h.
+const LOG_AFTER_EXEC: u32 = 2;
+
+/// The ABI that first has something, and the kernel that came with it.
+pub mod since {
+    /// Moving files between directories; before, Landlock refuses it everywhere.
+    pub const REFER: i32 = 2;
+    /// truncate(2).
+    pub const TRUNCATE: i32 = 3;
+    /// TCP bind and connect by port.
+    pub const TCP: i32 = 4;
+    /// ioctl on devices.
+    pub const IOCTL: i32 = 5;
+    /// Abstract Unix sockets and signals.
+    pub const SCOPES: i32 = 6;
+    /// Denials in the kernel's audit log.
+    pub const LOG: i32 = 7;
+    /// Unix sockets that have a path.
+    pub const UNIX_SOCKETS: i32 = 9;
+    /// UDP bind, connect and send by port.
+    pub const UDP: i32 = 10;
+}
+
+/// What the child applies.
+#[derive(Debug)]
+pub(super) struct Ceiling {
+    /// The ruleset.
+    pub(super) ruleset: OwnedFd,
+    /// Flags for landlock_restrict_self(2).
+    pub(super) flags: u32,
+}
+
+/// The outcome of building it.
+pub(super) struct Built {
+    pub(super) ceiling: Ceiling,
+    pub(super) abi: i32,
+    pub(super) layers: Vec<Layer>,
+    pub(super) skipped: Vec<SkippedPath>,
+    pub(super) islands: Vec<PathBuf>,
+}
+
+/// Asks the kernel for its newest Landlock ABI; the error is what it said instead.
+pub fn kernel_abi() -> io::Result<i32> {
+    // SAFETY: with a null attribute, size 0 and this flag the call only reads its arguments.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<libc::c_void>(),
+            0usize,
+            ASK_VERSION,
+        )
+    };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(answer as i32)
+    }
+}
+
+/// Says what an error of [`kernel_abi`] means and what to do about it.
+pub fn explain_absence(error: &io::Error) -> (&'static str, &'static str) {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => (
+            "Landlock is built into this kernel but was not started at boot",
+            "add `landlock` to the `lsm=` boot parameter and reboot",
+        ),
+        Some(libc::ENOSYS) => (
+            "this kernel was built without Landlock",
+            "boot a kernel with CONFIG_SECURITY_LANDLOCK=y (every Debian kernel since 12 has it)",
+        ),
+        _ => (
+            "the kernel refused to say whether it has Landlock",
+            "check that nothing filters landlock_create_ruleset(2), such as a container's seccomp \
+             profile",
+        ),
+    }
+}
+
+/// Builds the ruleset for `request`.
+pub(super) fn build(request: &Request) -> Result<Built, LaunchError> {
+    let version = kernel_abi().map_err(|error| {
+        let (why, fix) = explain_absence(&error);
+        LaunchError::NoFilesystemLayer { why, fix }
+    })?;
+    build_for(request, version)
+}
+
+fn build_for(request: &Request, version: i32) -> Result<Built, LaunchError> {
+    let abi = ABI::from(version);
+    let mut ruleset = create(abi)?;
+    let mut skipped = Vec::new();
+    let accesses = [
+        (&request.read_only, AccessFs::from_read(abi)),
+        (&request.read_write, AccessFs::from_all(abi)),
+    ];
+    for (paths, access) in accesses {
+        for path in paths {
+            ruleset = add_path(ruleset, path, access, abi, &mut skipped)?;
+        }
+    }
+    ruleset = add_ports(ruleset, request, abi)?;
+    let islands = writable_islands(request);
+    let layers = layers(version, &skipped, &islands);
+    let Some(ruleset) = Option::<OwnedFd>::from(ruleset) else {
+        return Err(LaunchError::NoFilesystemLayer {
+            why: "Landlock answered but gave no ruleset",
+            fix: "report this with the output of `clawbox doctor`",
+        });
+    };
+    let flags = if version >= since::LOG {
+        LOG_AFTER_EXEC
+    } else {
+        0
+    };
+    let ceiling = Ceiling { ruleset, flags };
+    Ok(Built {
+        ceiling,
+        abi: version,
+        layers,
+        skipped,
+        islands,
+    })
+}
+
+fn create(abi: ABI) -> Result<RulesetCreated, RulesetError> {
+    // The rights are chosen for this ABI, so whatever the crate cannot set is an error.
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(abi))?;
+    if !AccessNet::from_all(abi).is_empty() {
+        ruleset = ruleset.handle_access(AccessNet::from_all(abi))?;
+    }
+    if !Scope::from_all(abi).is_empty() {
+        ruleset = ruleset.scope(Scope::from_all(abi))?;
+    }
+    ruleset.create()
+}
+
+fn add_path(
+    ruleset: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+    abi: ABI,
+    skipped: &mut Vec<SkippedPath>,
+) -> Result<RulesetCreated, LaunchError> {
+    let fd = match PathFd::new(path) {
+        Ok(fd) => fd,
+        Err(PathFdError::OpenCall { source, .. }) => {
+            skipped.push(SkippedPath {
+                path: path.to_owned(),
+                why: source.to_string(),
+            });
+            return Ok(ruleset);
+        }
+        Err(other) => {
+            skipped.push(SkippedPath {
+                path: path.to_owned(),
+                why: other.to_string(),
+            });
+            return Ok(ruleset);
+        }
+    };
+    let of_file = nix::sys::stat::fstat(&fd)
+        .map(|stat| stat.st_mode & libc::S_IFMT != libc::S_IFDIR)
+        .map_err(|errno| LaunchError::Path {
+            path: path.to_owned(),
+            source: errno.into(),
+        })?;
+    let access = if of_file {
+        access & AccessFs::from_file(abi)
+    } else {
+        access
+    };
+    Ok(ruleset.add_rule(PathBeneath::new(fd, access))?)
+}
+
+/// Opens the ports, UDP as well as TCP: which transport and which host is for the hooks to say.
+fn add_ports(
+    mut ruleset: RulesetCreated,
+    request: &Request,
+    abi: ABI,
+) -> Result<RulesetCreated, RulesetError> {
+    let handled = AccessNet::from_all(abi);
+    let connect = handled & (AccessNet::ConnectTcp | AccessNet::ConnectSendUdp);
+    let bind = handled & (AccessNet::BindTcp | AccessNet::BindUdp);
+    if handled.is_empty() {
+        return Ok(ruleset);
+    }
+    // A sandbox may dial its own listeners.
+    let own = request.bind_ports.iter().filter(|port| **port != 0);
+    for port in request.connect_ports.iter().chain([&DNS_PORT]).chain(own) {
+        ruleset = ruleset.add_rule(NetPort::new(*port, connect))?;
+    }
+    for port in &request.bind_ports {
+        ruleset = ruleset.add_rule(NetPort::new(*port, bind))?;
+    }
+    if handled.contains(AccessNet::BindUdp) {
+        // Every UDP client is bound to a port of the kernel's choice when it first sends; and
+        // resolvers connect to port 0 to learn a source address, which sends nothing.
+        ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::BindUdp))?;
+        ruleset = ruleset.add_rule(NetPort::new(0, AccessNet::ConnectSendUdp))?;
+    }
+    Ok(ruleset)
+}
+
+/// `read_only` paths below a `read_write` one: Landlock adds rights up, so they stay writable.
+fn writable_islands(request: &Request) -> Vec<PathBuf> {
+    let resolve = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+    let writable: Vec<PathBuf> = request.read_write.iter().map(resolve).collect();
+    let inside = |path: &&PathBuf| {
+        writable
+            .iter()
+            .any(|parent| resolve(path).starts_with(parent))
+    };
+    request.read_only.iter().filter(inside).cloned().collect()
+}
+
+fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf]) -> Vec<Layer> {
+    let given = |rights: &[(&'static str, i32)]| -> (Vec<_>, Vec<_>) {
+        let all = rights.iter().map(|(name, _)| *name).collect();
+        let have = rights
+            .iter()
+            .filter(|(_, since)| abi >= *since)
+            .map(|(name, _)| *name);
+        (all, have.collect())
+    };
+    let needs = |since: i32| format!("the kernel has Landlock ABI {abi}; this needs ABI {since}");
+
+    let (mut requested, mut actual) = given(&[
+        ("read, write, create, remove and execute by path", 1),
+        ("truncate", since::TRUNCATE),
+        ("ioctl on devices", since::IOCTL),
+    ]);
+    let mut why = if abi < since::IOCTL {
+        needs(since::IOCTL)
+    } else {
+        String::new()
+    };
+    if !skipped.is_empty() {
+        requested.push("a rule for every path");
+        why = join(why, "some paths do not exist (skipped_paths)");
+    }
+    if !islands.is_empty() {
+        requested.push("read-only inside read-write");
+        why = join(why, "Landlock adds rights up (writable_islands)");
+    }
+    if abi < 1 {
+        actual.clear();
+    }
+    let files = Layer::new("landlock.files", requested, actual, why);
+
+    let layer = |name, rights: &[(&'static str, i32)], since| {
+        let (requested, actual) = given(rights);
+        Layer::new(name, requested, actual, needs(since))
+    };
+    vec![
+        files,
+        Layer::new(
+            "landlock.metadata",
+            vec!["chmod, chown, utime and xattr by path"],
+            vec![],
+            "Landlock does not judge these: only the files' owner and mode do",
+        ),
+        layer(
+            "landlock.tcp_ports",
+            &[("connect", since::TCP), ("bind", since::TCP)],
+            since::TCP,
+        ),
+        layer(
+            "landlock.udp_ports",
+            &[("send", since::UDP), ("bind", since::UDP)],
+            since::UDP,
+        ),
+        layer(
+            "landlock.scopes",
+            &[
+                ("abstract Unix sockets", since::SCOPES),
+                ("signals", since::SCOPES),
+            ],
+            since::SCOPES,
+        ),
+        layer(
+            "landlock.unix_sockets",
+            &[("Unix sockets by path", since::UNIX_SOCKETS)],
+            since::UNIX_SOCKETS,
+        ),
+    ]
+}
+
+fn join(first: String, second: &str) -> String {
+    if first.is_empty() {
+        second.to_owned()
+    } else {
+        format!("{first}; {second}")
+    }
+}

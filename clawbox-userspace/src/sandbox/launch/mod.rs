@@ -1,0 +1,288 @@
+//! The backstops: what is applied to a sandbox's first process before it executes the command.
+//! They need no agent and no BPF, cannot be taken off again, and are inherited by every child.
+
+mod capabilities;
+mod enter;
+pub mod identity;
+pub mod landlock;
+pub mod report;
+mod seccomp;
+pub mod syscalls;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Uid;
+
+use enter::{Credentials, Plan, Step};
+pub use identity::{Identity, IdentityError};
+pub use report::{BackstopReport, Layer, LayerState, SkippedPath};
+
+/// What the backstops have to hold.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Paths below which everything may be read, listed and executed.
+    pub read_only: Vec<PathBuf>,
+    /// Paths below which everything may be done.
+    pub read_write: Vec<PathBuf>,
+    /// Ports that any rule lets some binary connect or send to. 53 is added: DNS is redirected
+    /// only after Landlock has judged it.
+    pub connect_ports: Vec<u16>,
+    /// Ports that the sandbox may listen on, and then also dial; 0 is "any that is free".
+    pub bind_ports: Vec<u16>,
+    /// Whom to become; `None` keeps the caller's user.
+    pub user: Option<Identity>,
+    /// Refuse, rather than report, what cannot be applied.
+    pub hard_requirement: bool,
+}
+
+/// Why the backstops cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Nothing would hold files: refused whatever the policy says about best effort.
+    #[error("no filesystem layer can be applied: {why}; {fix}")]
+    NoFilesystemLayer {
+        /// What the kernel said.
+        why: &'static str,
+        /// What to do.
+        fix: &'static str,
+    },
+    /// A path of a policy with `hard_requirement` does not open.
+    #[error(
+        "`{path}` from filesystem_policy cannot be opened: {why}; create it, take it out of the \
+         policy, or set `landlock.compatibility: best_effort`", path = path.display()
+    )]
+    MissingPath {
+        /// As the policy spells it.
+        path: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// A layer of a policy with `hard_requirement` is not whole.
+    #[error(
+        "`{layer}` would not be fully enforced (missing: {missing}): {why}; run on a kernel that \
+         has it (`clawbox doctor` says which), or set `landlock.compatibility: best_effort`"
+    )]
+    NotFull {
+        /// The layer's name.
+        layer: &'static str,
+        /// What would be missing.
+        missing: String,
+        /// Why.
+        why: String,
+    },
+    /// A path that exists cannot be examined.
+    #[error("cannot examine `{path}`: {source}; check its file system", path = path.display())]
+    Path {
+        /// As the policy spells it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// clawbox itself may not do what the request asks.
+    #[error(
+        "clawbox may not change to user `{user}`: it lacks CAP_SETUID and CAP_SETGID; run it as root"
+    )]
+    NotPrivileged {
+        /// Whom to become.
+        user: String,
+    },
+    /// The ruleset could not be built.
+    #[error("cannot build the Landlock ruleset: {0}; check the paths of filesystem_policy")]
+    Landlock(#[from] ::landlock::RulesetError),
+    /// The filter could not be built.
+    #[error("cannot build the seccomp filter for {arch}: {source}; clawbox supports x86_64 and aarch64", arch = std::env::consts::ARCH)]
+    Seccomp {
+        /// What seccompiler said.
+        #[from]
+        source: seccompiler::BackendError,
+    },
+    /// The system refused something that needs no privilege.
+    #[error("cannot prepare the launch: {0}; check the limit of open files (ulimit -n)")]
+    System(#[from] io::Error),
+    /// A step failed in the child.
+    #[error("the sandbox could not {step}: {source}; {fix}")]
+    Step {
+        /// What it tried to do.
+        step: &'static str,
+        /// What to look at.
+        fix: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The command could not be executed after every step had succeeded.
+    #[error(
+        "cannot execute the command: {0}; it must be executable, and it, its interpreter and its libraries below a path of filesystem_policy"
+    )]
+    Exec(io::Error),
+}
+
+/// Backstops that are ready to be applied, any number of times.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    /// The child writes the number of the step that failed; the parent reads it.
+    failed: (io::PipeReader, io::PipeWriter),
+}
+
+/// Does everything that may fail, allocate or open a path, so that the child need not.
+pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchError> {
+    let held = capabilities::effective().map_err(io::Error::from)?;
+    let has = |capability: u32| held & (1 << capability) != 0;
+    let built = landlock::build(request)?;
+    if let (true, Some(skipped)) = (request.hard_requirement, built.skipped.first()) {
+        let SkippedPath { path, why } = skipped.clone();
+        return Err(LaunchError::MissingPath { path, why });
+    }
+    let user = credentials(
+        request,
+        has(capabilities::SETUID) && has(capabilities::SETGID),
+    )?;
+    let private_ipc = has(capabilities::SYS_ADMIN) && Path::new("/proc/self/ns/ipc").exists();
+    let drop_bounding_set = has(capabilities::SETPCAP);
+    let mut layers = process_layers(request, private_ipc, drop_bounding_set);
+    layers.extend(built.layers);
+    layers.push(seccomp_layer());
+    if request.hard_requirement {
+        refuse_incomplete(&layers)?;
+    }
+    let failed = io::pipe()?;
+    nix::fcntl::fcntl(
+        &failed.0,
+        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+    )
+    .map_err(io::Error::from)?;
+    let filter = seccomp::compile()?;
+    let plan = Plan {
+        private_ipc,
+        drop_bounding_set,
+        user,
+        ceiling: built.ceiling,
+        filter,
+    };
+    let report = BackstopReport {
+        landlock_abi: built.abi,
+        layers,
+        skipped_paths: built.skipped,
+        writable_islands: built.islands,
+    };
+    Ok((Prepared { plan, failed }, report))
+}
+
+impl Prepared {
+    /// Applies the backstops to the calling thread, for good. To be called in a forked child,
+    /// after it was put into its cgroup, as the last thing before exec: for
+    /// [`std::os::unix::process::CommandExt::pre_exec`].
+    ///
+    /// Async-signal-safe: it makes system calls and does not allocate.
+    pub fn enter(&self) -> io::Result<()> {
+        enter::run(&self.plan).map_err(|(step, errno)| {
+            // The pipe is empty but for bytes of earlier failures: this cannot block.
+            let _ = (&self.failed.1).write(&[step as u8]);
+            io::Error::from_raw_os_error(errno as i32)
+        })
+    }
+
+    /// Turns the error of a spawn whose child called [`Prepared::enter`] into what happened.
+    pub fn explain(&self, error: io::Error) -> LaunchError {
+        let mut byte = [0];
+        let step = match (&self.failed.0).read(&mut byte) {
+            Ok(1) => Step::from_byte(byte[0]),
+            _ => None,
+        };
+        match step.map(Step::describe) {
+            Some((step, fix)) => LaunchError::Step {
+                step,
+                fix,
+                source: error,
+            },
+            None => LaunchError::Exec(error),
+        }
+    }
+}
+
+fn credentials(request: &Request, may_change: bool) -> Result<Option<Credentials>, LaunchError> {
+    let Some(user) = &request.user else {
+        return Ok(None);
+    };
+    let already = nix::unistd::getuid().as_raw() == user.uid()
+        && nix::unistd::getgid().as_raw() == user.gid();
+    if may_change {
+        let groups = user.groups().to_vec();
+        Ok(Some(Credentials {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups,
+        }))
+    } else if already {
+        Ok(None)
+    } else {
+        Err(LaunchError::NotPrivileged {
+            user: user.name().to_owned(),
+        })
+    }
+}
+
+fn process_layers(request: &Request, private_ipc: bool, bounding_set: bool) -> Vec<Layer> {
+    let given = |on: bool, what: &'static str| if on { vec![what] } else { Vec::new() };
+    let sets = "permitted, effective, inheritable and ambient sets empty";
+    let bound = "bounding set empty and securebits locked";
+    let mut capabilities = vec![sets];
+    capabilities.extend(given(bounding_set, bound));
+    let unprivileged = "an unprivileged user";
+    let dropped = request.user.is_some() || !Uid::effective().is_root();
+    let process = vec!["no_new_privs", "no core files", "inherited files closed"];
+    let ipc = "private System V and POSIX message IPC";
+    vec![
+        Layer::new("process", process.clone(), process, ""),
+        Layer::new(
+            "ipc",
+            vec![ipc],
+            given(private_ipc, ipc),
+            "clawbox lacks CAP_SYS_ADMIN, or the kernel has no IPC namespaces",
+        ),
+        Layer::new(
+            "capabilities",
+            vec![sets, bound],
+            capabilities,
+            "clawbox lacks CAP_SETPCAP",
+        ),
+        Layer::new(
+            "user",
+            vec![unprivileged],
+            given(dropped, unprivileged),
+            "runs as root: not dropped, because neither the policy nor --user names a user",
+        ),
+    ]
+}
+
+fn seccomp_layer() -> Layer {
+    let all = vec!["system calls no agent needs", "odd sockets", "foreign ABIs"];
+    Layer::new("seccomp", all.clone(), all, "")
+}
+
+/// The layers that `hard_requirement` needs whole: those behind a promise of the base language.
+/// The others say in the report what they lack.
+const HARD: [&str; 5] = [
+    "ipc",
+    "capabilities",
+    "landlock.files",
+    "landlock.tcp_ports",
+    "landlock.scopes",
+];
+
+fn refuse_incomplete(layers: &[Layer]) -> Result<(), LaunchError> {
+    let lacking = layers
+        .iter()
+        .find(|layer| layer.state != LayerState::Full && HARD.contains(&layer.layer));
+    match lacking {
+        None => Ok(()),
+        Some(layer) => Err(LaunchError::NotFull {
+            layer: layer.layer,
+            missing: layer.missing().join(", "),
+            why: layer.why.clone(),
+        }),
+    }
+}

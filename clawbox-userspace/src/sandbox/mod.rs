@@ -1,0 +1,9 @@
+//! Sandboxes: a cgroup, what its processes get before they start, and their end.
+
+pub mod cgroup;
+pub mod child;
+pub mod identities;
+pub mod launch;
+pub mod monitor;
+pub mod run_lock;
+pub mod self_test;

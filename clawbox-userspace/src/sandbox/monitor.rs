@@ -1,0 +1,191 @@
+//! Reads what the kernel and the resolver report of one sandbox and writes it down in the order
+//! in which it happened. Woken by a fill level or a timer, never per event.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aya::maps::{MapData, RingBuf};
+use clawbox_common::event::Kind;
+use clawbox_common::verdict::{Reason, Verdict};
+use tokio::io::unix::AsyncFd;
+
+use crate::audit::kernel_event::{self, Meaning};
+use crate::audit::programs::Programs;
+use crate::audit::record::{Class, Object, Question};
+use crate::audit::trail::{Draft, Trail};
+use crate::dns::{Observer, QuestionEvent};
+use crate::events::Event;
+use crate::kernel::enforcer::Losses;
+
+/// How long an event waits at most before it is read.
+pub const TICK: Duration = Duration::from_millis(25);
+
+/// Events that are brought into order together.
+const BATCH: usize = 4096;
+
+/// DNS questions that may wait for the next look.
+const QUESTIONS: usize = 16_384;
+
+/// DNS questions on their way to the trail.
+#[derive(Debug, Default)]
+pub struct Questions {
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: Vec<(SystemTime, QuestionEvent)>,
+    lost: u64,
+}
+
+impl Questions {
+    fn take(&self) -> Waiting {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Observer for Questions {
+    fn question(&self, event: QuestionEvent) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.events.len() < QUESTIONS {
+            waiting.events.push((SystemTime::now(), event));
+        } else {
+            waiting.lost += 1;
+        }
+    }
+}
+
+/// Everything that is read, and the trail it goes to.
+pub struct Monitor {
+    /// The ring, pollable.
+    ring: AsyncFd<RingBuf<MapData>>,
+    losses: Losses,
+    questions: Arc<Questions>,
+    programs: Programs,
+    meaning: Box<dyn Meaning>,
+    /// The trail.
+    pub trail: Trail,
+    /// Before its exec, the first process is clawbox itself doing the self-test.
+    launching: Option<u32>,
+    undecodable: u64,
+}
+
+impl Monitor {
+    /// Takes up a sandbox's event sources. Call it inside the runtime.
+    ///
+    /// # Errors
+    /// The ring cannot be polled.
+    pub fn new(
+        ring: RingBuf<MapData>,
+        losses: Losses,
+        questions: Arc<Questions>,
+        programs: Programs,
+        meaning: Box<dyn Meaning>,
+        trail: Trail,
+        first_process: u32,
+    ) -> std::io::Result<Self> {
+        // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
+        // dropped, which `AsyncFd` does after taking it out of the poller.
+        let ring = unsafe { AsyncFd::register(ring) }?;
+        let launching = Some(first_process);
+        Ok(Self { ring, losses, questions, programs, meaning, trail, launching, undecodable: 0 })
+    }
+
+    /// Waits until the ring has crossed its fill level.
+    pub async fn filled(&mut self) {
+        match self.ring.readable_mut().await {
+            Ok(mut ready) => ready.clear_ready(),
+            // The timer still reads the ring.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Reads all that is there and hands it to the system.
+    pub fn drain(&mut self) {
+        while self.drain_batch() == BATCH {}
+        if self.undecodable > 0 {
+            self.trail.gap("undecodable", std::mem::take(&mut self.undecodable));
+        }
+        self.trail.flush();
+    }
+
+    /// Reads one batch and says how many kernel events it had.
+    fn drain_batch(&mut self) -> usize {
+        let mut drafts = Vec::new();
+        let mut read = 0;
+        while read < BATCH
+            && let Some(bytes) = self.ring.get_mut().next()
+        {
+            read += 1;
+            match Event::decode(&bytes) {
+                Ok(event) if is_self_test(&mut self.launching, &event) => {}
+                Ok(event) => drafts.push(kernel_event::draft(
+                    &event,
+                    &mut self.programs,
+                    self.meaning.as_ref(),
+                )),
+                Err(_) => self.undecodable += 1,
+            }
+        }
+        let waiting = self.questions.take();
+        drafts.extend(waiting.events.into_iter().map(|(time, event)| question(time, event)));
+        // Two sources: bring them into one order. Stable, so that each keeps its own.
+        drafts.sort_by_key(|draft| draft.time);
+        drafts.into_iter().for_each(|draft| self.trail.add(draft));
+        if waiting.lost > 0 {
+            self.trail.gap("dns", waiting.lost);
+        }
+        read
+    }
+
+    /// Records what the kernel could not deliver.
+    pub fn count_losses(&mut self) {
+        match self.losses.since_last() {
+            Ok(losses) => {
+                for loss in losses {
+                    let kind = loss.key.and_then(|key| Kind::try_from(key.kind as u8).ok());
+                    self.trail.gap(kind.map_or("unattributed", Kind::name), loss.count);
+                }
+            }
+            Err(error) => tracing::warn!("the kernel's loss counters cannot be read: {error}"),
+        }
+    }
+}
+
+/// The denials of the self-test are the launch's own: they are told by the start record.
+fn is_self_test(launching: &mut Option<u32>, event: &Event) -> bool {
+    let Some(pid) = *launching else { return false };
+    let (header, decoded) = match event {
+        Event::Network(decoded, event) => (&event.header, decoded),
+        Event::Exec(decoded, event) => (&event.header, decoded),
+    };
+    if header.tgid != pid {
+        return false;
+    }
+    if decoded.kind == Kind::Exec {
+        *launching = None;
+    }
+    decoded.reason == Reason::NoIdentity
+}
+
+fn question(time: SystemTime, event: QuestionEvent) -> Draft {
+    let let_through = event.verdict == Verdict::Deny && !event.answers.is_empty();
+    let (handed_out, addresses) = event.answers.into_iter().unzip();
+    Draft {
+        time: Some(time),
+        class: Class::Dns,
+        action: "question",
+        verdict: event.verdict.into(),
+        reason: event.reason.name(),
+        let_through,
+        rule: None,
+        subject: None,
+        object: Object::Question(Question {
+            name: event.name.to_string(),
+            kind: event.kind.to_string(),
+            transport: event.transport.name().to_owned(),
+            addresses,
+            handed_out,
+        }),
+    }
+}

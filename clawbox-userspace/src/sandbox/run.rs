@@ -1,0 +1,282 @@
+//! `clawbox run` without an agent: the kernel side is loaded for one sandbox, held while its
+//! command runs, and removed with it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::cgroup::{self, Cgroup, CgroupError};
+use super::child::{self, Invocation, SpawnError, status};
+use super::identities::Identities;
+use super::in_force::{EventMeaning, PolicyInForce};
+use super::launch::{self, BackstopReport, LaunchError};
+use super::monitor::{Monitor, Questions};
+use super::run_lock::{self, RunLock, RunLockError};
+use super::watch;
+use crate::audit::programs::Programs;
+use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
+use crate::audit::trail::{Draft, Trail, TrailError};
+use crate::compile::MapImage;
+use crate::dns::{Resolver, ResolverSockets, Upstream, UpstreamError};
+use crate::kernel::enforcer::{Enforcer, EnforcerError};
+use crate::kernel::file_id::Mounts;
+use crate::kernel::load::{LoadError, Sizes};
+
+/// The only sandbox of an embedded run.
+const SANDBOX: u32 = 1;
+
+/// What to run and under what.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Name of the sandbox, for the audit trail and the cgroup.
+    pub name: String,
+    /// The policy file, for the audit trail.
+    pub policy: String,
+    /// The compiled policy.
+    pub image: MapImage,
+    /// What the backstops have to hold.
+    pub backstops: launch::Request,
+    /// The command.
+    pub invocation: Invocation,
+    /// Where the audit trail goes.
+    pub audit: PathBuf,
+    /// Name servers; the host's own if empty.
+    pub dns: Vec<SocketAddr>,
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// See the source.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// See the source.
+    #[error(transparent)]
+    Enforcer(#[from] EnforcerError),
+    /// See the source.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// See the source.
+    #[error(transparent)]
+    Trail(#[from] TrailError),
+    /// See the source.
+    #[error(transparent)]
+    Backstops(#[from] LaunchError),
+    /// See the source.
+    #[error(transparent)]
+    Lock(#[from] RunLockError),
+    /// See the source.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// See the source.
+    #[error("cannot set up name resolution: {0}; name a server with --dns ADDRESS")]
+    Upstream(#[from] UpstreamError),
+    /// A system call that hardly ever fails.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What it was for.
+        what: &'static str,
+        /// Cause.
+        source: std::io::Error,
+    },
+}
+
+impl RunError {
+    /// The exit status of `clawbox run`.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        match self {
+            Self::Spawn(error) => error.status(),
+            _ => status::FAILED,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// What a finished run tells its user.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The command's status, as the shell counts.
+    pub status: u8,
+    /// Denials in the audit trail.
+    pub denied: u64,
+}
+
+/// What a run put into the system; taken down in this order, whatever happened before.
+struct Installed {
+    cgroup: Option<Cgroup>,
+    enforcer: Option<Enforcer>,
+    lock: Option<RunLock>,
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        // Processes first: enforcement ends when nobody is left to be held by it.
+        if let Some(cgroup) = self.cgroup.take()
+            && let Err(error) = cgroup.remove()
+        {
+            tracing::error!("{error}; enforcement stays on for what is left, the next run removes it");
+            if let Some(enforcer) = self.enforcer.take() {
+                std::mem::forget(enforcer);
+            }
+            return;
+        }
+        if let Some(enforcer) = self.enforcer.take()
+            && let Err(error) = enforcer.remove()
+        {
+            tracing::error!("cannot remove the pinned links: {error}; the next run tries again");
+            return;
+        }
+        if let Some(lock) = self.lock.take() {
+            lock.release();
+        }
+    }
+}
+
+/// Runs a command under a policy, from loading to clean-up.
+///
+/// # Errors
+/// The command did not start; nothing stays behind.
+pub fn run(run: Run) -> Result<Outcome, RunError> {
+    let root = cgroup::hierarchy_root()?;
+    run_lock::remove_stale(&root);
+    let mut trail = Trail::open(&run.audit, &run.name)?;
+    let upstream =
+        if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
+    let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
+    let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+    let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
+    let identities =
+        Identities::find(SANDBOX, &mounts, patterns, &run.backstops.read_write);
+    identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+    let (backstops, report) = launch::prepare(&run.backstops)?;
+    report.skipped_paths.iter().for_each(|skipped| {
+        tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
+    });
+
+    let lock = RunLock::take(&run.name)?;
+    let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
+    let enforcer = install(&mut installed, &root, &run, &identities, &sockets)?;
+    let ring = enforcer.take_events()?;
+    let losses = enforcer.take_losses()?;
+    let table = Arc::new(enforcer.take_synthetics()?);
+    trim_heap();
+
+    let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
+    let child = child::spawn(&run.invocation, cgroup, backstops)?;
+    trail.add(boundary(&run, "start", &report, None));
+    let in_force = PolicyInForce::new(run.image.clone());
+    let questions = Arc::new(Questions::default());
+    let resolver = Resolver::new(SANDBOX, in_force.clone(), table, questions.clone(), upstream);
+    in_force.know_names(resolver.names());
+    let programs = Programs::new(mounts, identities.paths.iter().cloned());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    let first_process = child.id();
+    let (ended, mut monitor) = runtime.block_on(async {
+        let meaning = Box::new(EventMeaning(in_force));
+        let monitor =
+            Monitor::new(ring, losses, questions, programs, meaning, trail, first_process)
+                .map_err(system("poll the event ring"))?;
+        watch::until_exit(child, monitor, resolver, sockets).await.map_err(system("wait"))
+    })?;
+    // Whatever the command left running ends here, and is recorded up to its end.
+    let status = child::code(ended);
+    if let Some(cgroup) = installed.cgroup.take() {
+        cgroup.remove()?;
+    }
+    monitor.drain();
+    monitor.count_losses();
+    monitor.trail.add(boundary(&run, "stop", &report, Some(status)));
+    monitor.trail.flush();
+    Ok(Outcome { status, denied: monitor.trail.denied() })
+}
+
+/// Loads the kernel side, makes the cgroup and puts it under the policy.
+fn install<'a>(
+    installed: &'a mut Installed,
+    root: &Path,
+    run: &Run,
+    identities: &Identities,
+    sockets: &ResolverSockets,
+) -> Result<&'a mut Enforcer, RunError> {
+    let name = installed.lock.as_ref().map(|lock| lock.name().to_owned()).unwrap_or_default();
+    let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let sizes = Sizes {
+        rules: entries(run.image.rules.len()),
+        addresses: entries(run.image.addresses.len()),
+        binaries: entries(identities.binaries.len()),
+        scripts: entries(identities.scripts.len()),
+        sandboxes: 1,
+    };
+    let enforcer = installed.enforcer.insert(Enforcer::load(root, cgroup::LEVEL, sizes, &name)?);
+    enforcer.write_policy(&run.image.rules, &run.image.addresses)?;
+    enforcer.write_identities(&identities.binaries, &identities.scripts)?;
+    let (v4, v6) = sockets.ports();
+    enforcer.set_state(SANDBOX, &run.image.state(v4, v6.unwrap_or(0)))?;
+    let cgroup = installed.cgroup.insert(Cgroup::create(root, &name)?);
+    enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
+    Ok(enforcer)
+}
+
+/// The record of a sandbox's start or stop.
+fn boundary(run: &Run, action: &'static str, report: &BackstopReport, status: Option<u8>) -> Draft {
+    let layers = match status {
+        None => layers(report),
+        Some(_) => Vec::new(),
+    };
+    let mode = if run.image.audit_only() { "audit" } else { "enforce" };
+    Draft {
+        time: None,
+        class: Class::Sandbox,
+        action,
+        verdict: VerdictName::None,
+        reason: action,
+        let_through: false,
+        rule: None,
+        subject: None,
+        object: Object::Sandbox(Box::new(SandboxObject {
+            command: run
+                .invocation
+                .command
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+            policy: run.policy.clone(),
+            mode: mode.to_owned(),
+            status: status.map(i32::from),
+            layers,
+        })),
+    }
+}
+
+/// Every layer, requested against actual: the kernel hooks first, which the self-test has just
+/// seen deny, then what is missing, then the backstops.
+fn layers(report: &BackstopReport) -> Vec<serde_json::Value> {
+    let hooks = serde_json::json!({
+        "layer": "cgroup.sockets",
+        "state": "full",
+        "self_test": "denied",
+    });
+    let lsm = serde_json::json!({
+        "layer": "lsm",
+        "state": "absent",
+        "why": "this build decides files by Landlock alone: the same for all binaries",
+    });
+    let backstops = report.layers.iter().filter_map(|layer| serde_json::to_value(layer).ok());
+    [hooks, lsm].into_iter().chain(backstops).collect()
+}
+
+/// Gives back what reading the kernel's types took: some 20 MiB for the rest of the run.
+fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers; glibc locks its arenas itself.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}

@@ -1,0 +1,73 @@
+//! Attached is not enforcing: before the command starts, its process tries what must be denied.
+//! It stands in the sandbox's cgroup and has no identity yet, so every attempt has to fail.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::libc;
+use nix::sys::socket::{MsgFlags, SockaddrStorage};
+
+/// What the child's error says if an attempt went through: no system call gives it here.
+pub const NOT_ENFORCING: i32 = libc::ENOTRECOVERABLE;
+
+/// Sockets made outside the sandbox, as the sandbox's process cannot make any.
+#[derive(Debug)]
+pub struct SelfTest {
+    sockets: Vec<(UdpSocket, SockaddrStorage)>,
+}
+
+impl SelfTest {
+    /// Makes a socket for each address family that this host has.
+    ///
+    /// # Errors
+    /// Not even IPv4 sockets can be made.
+    pub fn prepare() -> io::Result<Self> {
+        // Port 9 is discard; on loopback, should it get there after all.
+        let v4 = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let mut sockets = vec![(v4, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into())];
+        if let Ok(v6) = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
+            sockets.push((v6, SocketAddr::from((Ipv6Addr::LOCALHOST, 9)).into()));
+        }
+        Ok(Self { sockets })
+    }
+
+    /// Tries connect and send on each socket, and to make a new one. For the forked child: makes
+    /// system calls and does not allocate.
+    ///
+    /// # Errors
+    /// [`NOT_ENFORCING`] if an attempt was not refused with `EPERM`.
+    pub fn run(&self) -> io::Result<()> {
+        for (socket, address) in &self.sockets {
+            let fd = socket.as_raw_fd();
+            refused(nix::sys::socket::sendto(fd, b"", address, MsgFlags::empty()).map(drop))?;
+            refused(nix::sys::socket::connect(fd, address))?;
+        }
+        refused(make_socket())
+    }
+}
+
+fn make_socket() -> nix::Result<()> {
+    // SAFETY: no pointer is passed; a descriptor that comes back, which it must not, is closed
+    // with the process that is about to fail.
+    let fd: RawFd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) };
+    nix::errno::Errno::result(fd).map(drop)
+}
+
+fn refused(outcome: nix::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(nix::errno::Errno::EPERM) => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(NOT_ENFORCING)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_a_sandbox_the_test_says_that_nothing_is_enforced() {
+        let error = SelfTest::prepare().unwrap().run().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(NOT_ENFORCING));
+    }
+}

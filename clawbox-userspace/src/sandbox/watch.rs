@@ -1,0 +1,98 @@
+//! The life of a running sandbox as seen from outside: serve its names, write its events down,
+//! pass signals on, until its first process ends.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::monitor::{Monitor, TICK};
+use crate::dns::{Resolver, ResolverSockets};
+
+/// How often the kernel's loss counters are looked at.
+const LOSSES: Duration = Duration::from_secs(1);
+
+/// Serves a sandbox until its first process ends. Gives that process's status and the monitor,
+/// which has not been drained since.
+///
+/// # Errors
+/// Signals cannot be received.
+pub async fn until_exit(
+    mut child: Child,
+    mut monitor: Monitor,
+    resolver: Resolver,
+    sockets: ResolverSockets,
+) -> io::Result<(ExitStatus, Monitor)> {
+    let mut ended = signal(SignalKind::child())?;
+    let mut signals = Forwarded::listen()?;
+    let serving = tokio::spawn(Arc::new(resolver).serve(sockets));
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = Instant::now();
+    let process = Pid::from_raw(child.id().cast_signed());
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        tokio::select! {
+            _ = ended.recv() => {}
+            _ = tick.tick() => monitor.drain(),
+            () = monitor.filled() => monitor.drain(),
+            received = signals.next() => pass_on(process, received),
+        }
+        if looked.elapsed() >= LOSSES {
+            looked = Instant::now();
+            monitor.count_losses();
+            if serving.is_finished() {
+                tracing::warn!("the sandbox's resolver has stopped; names no longer resolve in it");
+            }
+        }
+    };
+    serving.abort();
+    Ok((ExitStatus::from_raw(status.into_raw()), monitor))
+}
+
+/// What a terminal's foreground group has got from the terminal itself is not sent a second time.
+fn pass_on(process: Pid, received: Signal) {
+    let by_terminal = matches!(received, Signal::SIGINT | Signal::SIGQUIT)
+        && tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground == getpgrp());
+    if !by_terminal && let Err(error) = kill(process, received) {
+        tracing::debug!("cannot pass {received} on: {error}");
+    }
+}
+
+/// Signals that are meant for the command.
+struct Forwarded {
+    streams: Vec<(Signal, tokio::signal::unix::Signal)>,
+}
+
+impl Forwarded {
+    fn listen() -> io::Result<Self> {
+        let streams = [
+            Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1,
+            Signal::SIGUSR2,
+        ]
+        .into_iter()
+        .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
+        .collect::<io::Result<_>>()?;
+        Ok(Self { streams })
+    }
+
+    async fn next(&mut self) -> Signal {
+        std::future::poll_fn(|context| {
+            for (number, stream) in &mut self.streams {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*number);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
