@@ -109,7 +109,7 @@ fn format(workspace: &Workspace) -> Result<bool> {
         if directory.join("Cargo.toml").exists() {
             let mut cargo = workspace.cargo();
             cargo
-                .args(["fmt", "--all", "--check"])
+                .args(["fmt", "--all", "--", "--check", "-l"])
                 .current_dir(directory);
             passed &= process::status(&mut cargo)?.success();
         }
