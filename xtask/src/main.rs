@@ -7,6 +7,8 @@ mod demo;
 mod packages;
 mod process;
 mod setup;
+mod test;
+mod tidy;
 mod toolchain;
 mod vm;
 mod workspace;
@@ -35,8 +37,12 @@ enum Command {
     Setup(setup::Args),
     /// Build the BPF object, then the agent.
     Build(build::Args),
+    /// Run the tests: here, and in VMs on other kernels.
+    Test(test::Args),
     /// Run one command on another kernel, in a VM.
     Vm(vm::Args),
+    /// Check what review forgets: documentation, sizes, names, dependencies, formatting, lints.
+    Tidy,
     /// Watch a policy being enforced, on this machine, with nothing leaving it.
     Demo(demo::Args),
     /// Measure what enforcement costs.
@@ -58,6 +64,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup(args) => setup::run(&workspace, &args),
         Command::Build(args) => build::run(&workspace, &args),
+        Command::Test(args) => test::run(&workspace, &args),
+        Command::Tidy => tidy::run(&workspace),
         Command::Vm(args) => vm::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),

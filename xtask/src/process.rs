@@ -1,8 +1,9 @@
 //! Running other programs: output passed through or captured, and errors that say what ran.
 //! Nothing here goes through a shell.
 
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{ChildStdout, Command, ExitCode, ExitStatus, Stdio};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
@@ -39,6 +40,32 @@ pub fn output(command: &mut Command) -> Result<String> {
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs `command`; what it writes to standard output is passed through and returned.
+pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let written = child.stdout.take().map(pass_through).unwrap_or_default();
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for `{}`", shown(command)))?;
+    Ok((status, written))
+}
+
+/// Copies a child's output to ours as it comes; returns all of it.
+pub fn pass_through(mut from: ChildStdout) -> String {
+    let mut all = Vec::new();
+    let mut chunk = [0; 4096];
+    let mut to = io::stdout();
+    while let Ok(length @ 1..) = from.read(&mut chunk) {
+        all.extend_from_slice(&chunk[..length]);
+        // With nobody left to read it, the child still goes on to its status.
+        let _ = to.write_all(&chunk[..length]).and_then(|()| to.flush());
+    }
+    String::from_utf8_lossy(&all).into_owned()
 }
 
 /// The exit code a child's end stands for; 128 + signal where it was killed, as shells have it.

@@ -2,9 +2,8 @@
 //! The status travels on a serial port of its own: a guest that panics never sends one.
 
 use std::fs;
-use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -80,7 +79,7 @@ fn run_once(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<End> {
         .spawn()
         .context("cannot start `qemu-system-x86_64`; `cargo xtask setup --for test` installs it")?;
     let stdout = child.stdout.take().context("QEMU has no output")?;
-    let reader = thread::spawn(move || pass_through(stdout));
+    let reader = thread::spawn(move || process::pass_through(stdout));
     let waited = wait(&mut child, &report, limits.time);
     let output = reader.join().unwrap_or_default();
     let text = fs::read_to_string(&report).unwrap_or_default();
@@ -157,19 +156,6 @@ fn prefixed(prefix: &str, path: &Path) -> PathBuf {
     let mut text = std::ffi::OsString::from(prefix);
     text.push(path);
     PathBuf::from(text)
-}
-
-/// Copies the guest's output to ours as it comes; returns all of it.
-fn pass_through(mut from: ChildStdout) -> String {
-    let mut all = Vec::new();
-    let mut chunk = [0; 4096];
-    let mut to = io::stdout();
-    while let Ok(length @ 1..) = from.read(&mut chunk) {
-        all.extend_from_slice(&chunk[..length]);
-        // With nobody left to read it, the run still goes on to its status.
-        let _ = to.write_all(&chunk[..length]).and_then(|()| to.flush());
-    }
-    String::from_utf8_lossy(&all).into_owned()
 }
 
 fn exit_status(report: &str) -> Option<u8> {

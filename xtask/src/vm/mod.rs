@@ -19,7 +19,7 @@ use crate::build;
 use crate::setup::{self, Purpose};
 use crate::workspace::Workspace;
 
-pub use guest::{Copy, Guest};
+pub use guest::{CLAWBOX, Copy, Guest};
 pub use kernel::Kernel;
 pub use machine::{Limits, Outcome};
 
@@ -68,7 +68,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     if clawbox.exists() {
         guest.copies.push(Copy {
             from: clawbox,
-            to: PathBuf::from(guest::CLAWBOX),
+            to: PathBuf::from(CLAWBOX),
         });
     }
     let limits = Limits {

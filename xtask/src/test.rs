@@ -1,0 +1,309 @@
+//! `cargo xtask test`: everything that says whether clawbox works, here and on other kernels.
+//! Stages go on after a failure, so that one run shows all of them; the sum is the last line.
+
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+use crate::build;
+use crate::process;
+use crate::setup::{self, Purpose};
+use crate::tidy;
+use crate::vm::{self, Copy, Guest, Kernel, Limits};
+use crate::workspace::Workspace;
+
+/// Three VMs and the rest have to fit into 25 minutes.
+const VM_TIME: Duration = Duration::from_secs(400);
+const VM_MEMORY_MIB: u32 = 1536;
+/// Where the tests are in a guest.
+const GUEST_TESTS: &str = "/opt/clawbox/tests";
+/// The test binary: enforcement as seen from inside sandboxes.
+const ENFORCEMENT: [&str; 4] = ["--package", "clawbox-tests", "--test", "kernel"];
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Only the enforcement tests on this machine's kernel.
+    #[arg(long, conflicts_with = "vm")]
+    host: bool,
+    /// Only the enforcement tests in VMs: on one kernel, or on all without a name.
+    #[arg(long, value_name = "KERNEL", num_args = 0..=1, require_equals = false)]
+    vm: Option<Option<Kernel>>,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+/// One stage's end.
+struct Stage {
+    name: String,
+    time: Duration,
+    tests: Tests,
+    failure: Option<String>,
+}
+
+/// What the test summary lines of a stage add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tests {
+    passed: u32,
+    failed: u32,
+}
+
+/// Runs the stages; fails if any failed.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let on_host = args.vm.is_none();
+    if on_host && !process::is_root() {
+        bail!(
+            "enforcement tests load programs into the kernel: run `cargo xtask test` as root; \
+             `cargo xtask test --vm` needs no root"
+        );
+    }
+    let filter = args.filter.as_deref();
+    let mut stages = vec![stage("setup and build", || {
+        let toolchain = setup::ensure(workspace, Purpose::Test)?;
+        build::both(workspace, &toolchain, build::Args::default())?;
+        Ok(Tests::default())
+    })];
+    if stages[0].failure.is_none() {
+        if on_host && !args.host {
+            stages.push(stage("unit tests", || unit_tests(workspace, filter)));
+            stages.push(stage("tidy", || tidy_stage(workspace)));
+        }
+        if on_host {
+            stages.push(stage("enforcement, this kernel", || {
+                on_this_kernel(workspace, filter)
+            }));
+        }
+        if !args.host {
+            for kernel in chosen_kernels(args.vm.flatten()) {
+                let name = format!("enforcement, kernel {}", kernel.name());
+                stages.push(stage(&name, || in_vm(workspace, kernel, filter)));
+            }
+        }
+    }
+    Ok(summary(&stages))
+}
+
+fn chosen_kernels(one: Option<Kernel>) -> Vec<Kernel> {
+    one.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel])
+}
+
+fn stage(name: &str, run: impl FnOnce() -> Result<Tests>) -> Stage {
+    println!("══ {name}");
+    let start = Instant::now();
+    let result = run();
+    let time = start.elapsed();
+    let (tests, failure) = match result {
+        Ok(tests) if tests.failed > 0 => (tests, Some(format!("{} failed", tests.failed))),
+        Ok(tests) => (tests, None),
+        // Nothing counted, or the stage itself broke: one failure, so that no sum hides it.
+        Err(error) => (
+            Tests {
+                passed: 0,
+                failed: 1,
+            },
+            Some(format!("{error:#}")),
+        ),
+    };
+    Stage {
+        name: name.to_owned(),
+        time,
+        tests,
+        failure,
+    }
+}
+
+fn summary(stages: &[Stage]) -> ExitCode {
+    println!("══ summary");
+    let mut sum = Tests::default();
+    for Stage {
+        name,
+        time,
+        tests,
+        failure,
+    } in stages
+    {
+        let seconds = time.as_secs_f32();
+        let counts = format!("{} passed, {} failed", tests.passed, tests.failed);
+        match failure {
+            None => println!("ok      {name:<26} {seconds:>6.1} s  {counts}"),
+            Some(reason) => println!("FAILED  {name:<26} {seconds:>6.1} s  {counts}  ({reason})"),
+        }
+        sum = sum.plus(*tests);
+    }
+    println!("{} passed, {} failed", sum.passed, sum.failed);
+    if stages.iter().all(|stage| stage.failure.is_none()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--no-fail-fast"]);
+    for package in ["clawbox-common", "clawbox-userspace", "xtask"] {
+        cargo.args(["--package", package]);
+    }
+    cargo.arg("--").args(filter);
+    let (status, output) = process::tee(&mut cargo)?;
+    judged(&output, status.success(), filter)
+}
+
+fn tidy_stage(workspace: &Workspace) -> Result<Tests> {
+    let failed = tidy::check(workspace)?;
+    if !failed.is_empty() {
+        bail!("{}", failed.join(", "));
+    }
+    Ok(Tests::default())
+}
+
+fn on_this_kernel(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> {
+    require_tests(workspace)?;
+    let mut cargo = workspace.cargo();
+    cargo
+        .arg("test")
+        .args(ENFORCEMENT)
+        .arg("--")
+        .args(filter)
+        .env("CLAWBOX", workspace.clawbox(false))
+        .env("CLAWBOX_TESTS", workspace.target().join("debug"));
+    let (status, output) = process::tee(&mut cargo)?;
+    judged(&output, status.success(), filter)
+}
+
+fn in_vm(workspace: &Workspace, kernel: Kernel, filter: Option<&str>) -> Result<Tests> {
+    require_tests(workspace)?;
+    let mut cargo = workspace.cargo();
+    cargo.arg("test").args(ENFORCEMENT);
+    cargo.args(["--no-run", "--message-format", "json-render-diagnostics"]);
+    cargo.stderr(Stdio::inherit());
+
+    let built = programs(&process::output(&mut cargo)?);
+    let test = format!("{GUEST_TESTS}/kernel");
+    let mut guest = Guest::new(
+        [test]
+            .into_iter()
+            .chain(filter.map(str::to_owned))
+            .collect(),
+    );
+    for (name, path) in built {
+        guest
+            .copies
+            .push(Copy::new(path, PathBuf::from(GUEST_TESTS).join(name))?);
+    }
+    guest.copies.push(Copy::new(
+        workspace.clawbox(false),
+        PathBuf::from(vm::CLAWBOX),
+    )?);
+    for (name, value) in [
+        ("CLAWBOX", vm::CLAWBOX),
+        ("CLAWBOX_TESTS", GUEST_TESTS),
+        ("RUST_BACKTRACE", "1"),
+    ] {
+        guest.variables.push((name.to_owned(), value.to_owned()));
+    }
+    let limits = Limits {
+        memory_mib: VM_MEMORY_MIB,
+        time: VM_TIME,
+    };
+    let outcome = vm::boot(workspace, kernel, &guest, limits)?;
+    judged(&outcome.output, outcome.status == 0, filter)
+}
+
+fn require_tests(workspace: &Workspace) -> Result<()> {
+    if !workspace.root().join("tests/Cargo.toml").exists() {
+        bail!("the package `tests/` is missing; is this a complete checkout?");
+    }
+    Ok(())
+}
+
+/// Names and paths of the programs in cargo's messages: the test, and the package's own binaries.
+fn programs(messages: &str) -> Vec<(String, PathBuf)> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| {
+            let path = message["executable"].as_str()?;
+            Some((
+                message["target"]["name"].as_str()?.to_owned(),
+                PathBuf::from(path),
+            ))
+        })
+        .collect()
+}
+
+/// The counts in a test run's output. Without a filter, a run of nothing is a failure.
+fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Tests> {
+    let tests = output
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("test result: "))
+        .filter_map(counts)
+        .fold(Tests::default(), Tests::plus);
+    if !success && tests.failed == 0 {
+        bail!("the test run broke off; see its output above");
+    }
+    if tests == Tests::default() && filter.is_none() {
+        bail!("no test ran");
+    }
+    Ok(tests)
+}
+
+/// `ok. 3 passed; 0 failed; …`
+fn counts(line: &str) -> Option<Tests> {
+    let number = |word: &str| -> Option<u32> {
+        let before = line.split(word).next()?;
+        before.split_whitespace().next_back()?.parse().ok()
+    };
+    Some(Tests {
+        passed: number(" passed")?,
+        failed: number(" failed;")?,
+    })
+}
+
+impl Tests {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; finished\r\n";
+
+    #[test]
+    fn summary_lines_are_added_up() {
+        let broken = "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured\n";
+        let found = judged(&format!("{LINE}noise\n{broken}"), false, None).unwrap();
+        assert_eq!(
+            found,
+            Tests {
+                passed: 7,
+                failed: 2
+            }
+        );
+    }
+
+    #[test]
+    fn a_run_that_broke_off_or_ran_nothing_is_no_success() {
+        assert!(judged(LINE, false, None).is_err());
+        assert!(judged("", true, None).is_err());
+        assert_eq!(judged("", true, Some("name")).unwrap(), Tests::default());
+    }
+
+    #[test]
+    fn programs_are_read_from_cargos_messages() {
+        let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\"},\
+                        \"executable\":\"/x/kernel-1\"}\n{\"executable\":null}\nnoise\n";
+        assert_eq!(
+            programs(messages),
+            [("kernel".to_owned(), PathBuf::from("/x/kernel-1"))]
+        );
+    }
+}
