@@ -1,0 +1,3 @@
+//! Measures what enforcement costs: `cargo xtask bench`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What the attacks and the demonstration share: hosts in network namespaces, and runs of clawbox.
