@@ -1,0 +1,21 @@
+//! What a sandboxed process tries, by system call: `attack [wrapper] step…`. Each step prints one
+//! line of JSON with its outcome: `ok`, or the name of the errno that the kernel gave.
+
+mod dial;
+mod process;
+mod question;
+mod sockets;
+mod steps;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match process::run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("attack: {error:#}");
+            ExitCode::from(70)
+        }
+    }
+}

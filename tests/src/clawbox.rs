@@ -1,0 +1,404 @@
+//! Runs of `clawbox run` in a world: the policy as text, the command, and what came of it, with
+//! the audit trail as values.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::names::PORT;
+use crate::network::{NAMESERVER, World};
+
+/// No run of a test takes longer, not even on an emulated machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The program under test: `CLAWBOX`, or what was built beside this test.
+#[must_use]
+pub fn program() -> PathBuf {
+    std::env::var_os("CLAWBOX").map_or_else(|| beside("clawbox"), PathBuf::from)
+}
+
+/// A program of the tests' own: in `CLAWBOX_TESTS`, or beside this test.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    let directory = std::env::var_os("CLAWBOX_TESTS").map(PathBuf::from);
+    let path = directory.map_or_else(|| beside(name), |directory| directory.join(name));
+    assert!(
+        path.exists(),
+        "`{}` is not there; run `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
+/// Tests are in `target/debug/deps`, programs in `target/debug`.
+fn beside(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("/proc is mounted");
+    let here = test.parent().expect("a program is in a directory");
+    [here, here.parent().unwrap_or(here)]
+        .map(|directory| directory.join(name))
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("`{name}` is not built; run `cargo xtask build`"))
+}
+
+/// A run that is being set up.
+pub struct Clawbox<'w> {
+    world: &'w World,
+    policy: PathBuf,
+    user: Option<String>,
+    arguments: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
+    workdir: PathBuf,
+    trail: Option<PathBuf>,
+    stdin: Option<Stdio>,
+}
+
+impl<'w> Clawbox<'w> {
+    /// A run under this policy, as `nobody`, with the far side's name server.
+    #[must_use]
+    pub fn new(world: &'w World, policy: &str) -> Self {
+        let policy_file = unused(&world.private(), "policy.yaml");
+        fs::write(&policy_file, policy).expect("the directory of a world can be written");
+        Self::with_policy_file(world, policy_file)
+    }
+
+    /// A run under the policy in a file, which need not be one.
+    #[must_use]
+    pub fn with_policy_file(world: &'w World, policy: PathBuf) -> Self {
+        Self {
+            world,
+            policy,
+            user: Some("nobody".to_owned()),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            workdir: world.work(),
+            trail: Some(unused(&world.private(), "trail.jsonl")),
+            stdin: None,
+        }
+    }
+
+    /// Another user; `None` is whom the policy says, or root.
+    #[must_use]
+    pub fn user(mut self, user: Option<&str>) -> Self {
+        self.user = user.map(str::to_owned);
+        self
+    }
+
+    /// One more argument of `clawbox run`.
+    #[must_use]
+    pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// One more variable of the environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.variables
+            .push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Another directory to start in.
+    #[must_use]
+    pub fn workdir(mut self, directory: &Path) -> Self {
+        directory.clone_into(&mut self.workdir);
+        self
+    }
+
+    /// No `--audit`; arguments of the test's own say where the trail goes.
+    #[must_use]
+    pub fn without_trail(mut self) -> Self {
+        self.trail = None;
+        self
+    }
+
+    /// Something else than a pipe as standard input.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// The command line, ready to be started.
+    pub fn command<S: AsRef<OsStr>>(&self, command: &[S]) -> Command {
+        let mut clawbox = Command::new(program());
+        clawbox.arg("run").arg("--policy").arg(&self.policy);
+        clawbox.arg("--workdir").arg(&self.workdir);
+        clawbox.arg("--dns").arg(format!("{NAMESERVER}:{PORT}"));
+        if let Some(user) = &self.user {
+            clawbox.args(["--user", user]);
+        }
+        if let Some(trail) = &self.trail {
+            clawbox.arg("--audit").arg(trail);
+        }
+        clawbox.args(&self.arguments).arg("--").args(command);
+        clawbox.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        for foreign in ["CLAWBOX_POLICY", "CLAWBOX_LOG"] {
+            clawbox.env_remove(foreign);
+        }
+        self.world.enter(&mut clawbox);
+        clawbox
+    }
+
+    /// Starts the command.
+    #[must_use]
+    pub fn spawn<S: AsRef<OsStr>>(mut self, command: &[S]) -> Running {
+        let mut clawbox = self.command(command);
+        clawbox.stdin(self.stdin.take().unwrap_or_else(Stdio::piped));
+        clawbox.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = clawbox.spawn().expect("clawbox can be executed");
+        let (lines, read) = mpsc::channel();
+        let stdout = child
+            .stdout
+            .take()
+            .map(|stdout| collect(stdout, Some(lines)));
+        let stderr = child.stderr.take().map(|stderr| collect(stderr, None));
+        Running {
+            name: name_of(command.first()),
+            stdin: child.stdin.take(),
+            child,
+            lines: read,
+            stdout,
+            stderr,
+            trail: self.trail,
+            locks: self.world.locks(),
+        }
+    }
+
+    /// Runs the command to its end; nothing may be left behind.
+    #[must_use]
+    pub fn run<S: AsRef<OsStr>>(self, command: &[S]) -> Finished {
+        self.spawn(command).wait()
+    }
+}
+
+/// A path in a directory that is not used yet.
+fn unused(directory: &Path, name: &str) -> PathBuf {
+    (0..)
+        .map(|number| directory.join(format!("{number}-{name}")))
+        .find(|path| !path.exists())
+        .expect("numbers do not end")
+}
+
+/// What clawbox calls a sandbox without a name.
+fn name_of<S: AsRef<OsStr>>(command: Option<&S>) -> String {
+    let program = command.map(|program| Path::new(program.as_ref()));
+    let name = program
+        .and_then(Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_default()
+}
+
+fn collect(
+    mut from: impl Read + Send + 'static,
+    lines: Option<mpsc::Sender<String>>,
+) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let (mut all, mut told, mut buffer) = (Vec::new(), 0, [0; 4096]);
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            all.extend_from_slice(&buffer[..length]);
+            let Some(lines) = &lines else { continue };
+            while let Some(end) = all[told..].iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&all[told..told + end]).into_owned();
+                told += end + 1;
+                let _ = lines.send(line);
+            }
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    })
+}
+
+/// A run that goes on.
+pub struct Running {
+    name: String,
+    /// The clawbox process.
+    pub child: Child,
+    /// The other end of the command's standard input, if that is a pipe.
+    pub stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+    trail: Option<PathBuf>,
+    locks: PathBuf,
+}
+
+impl Running {
+    /// The next line that the command writes.
+    ///
+    /// # Panics
+    /// It writes none.
+    pub fn line(&mut self) -> String {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(error) => {
+                let _ = self.child.kill();
+                let stderr = self.stderr.take().and_then(|thread| thread.join().ok());
+                panic!(
+                    "the command wrote no line ({error}); stderr: {}",
+                    stderr.unwrap_or_default()
+                )
+            }
+        }
+    }
+
+    /// Writes a line to the command.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("standard input is a pipe");
+        stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .expect("the command reads");
+    }
+
+    /// Sends a signal to clawbox itself.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let clawbox = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
+        nix::sys::signal::kill(clawbox, signal).expect("clawbox is there");
+    }
+
+    /// Whether the command's standard output is closed within the time that a test may take.
+    #[must_use]
+    pub fn stdout_ends(&mut self) -> bool {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(_) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return true,
+                Err(mpsc::RecvTimeoutError::Timeout) => return false,
+            }
+        }
+    }
+
+    /// The trail as far as it is written.
+    #[must_use]
+    pub fn trail(&self) -> Vec<Value> {
+        self.trail.as_deref().map(read_trail).unwrap_or_default()
+    }
+
+    /// What the run has put into the system and is still there.
+    #[must_use]
+    pub fn remains(&self) -> Vec<PathBuf> {
+        remains(&self.name, self.child.id(), &self.locks)
+    }
+
+    /// Closes the command's standard input and waits for the end. Nothing may be left behind.
+    ///
+    /// # Panics
+    /// The run does not end, or something is left behind.
+    #[must_use]
+    pub fn wait(mut self) -> Finished {
+        drop(self.stdin.take());
+        let (pid, ended) = (self.child.id(), deadline(self.child));
+        let text = |thread: Option<JoinHandle<String>>| {
+            thread
+                .and_then(|thread| thread.join().ok())
+                .unwrap_or_default()
+        };
+        let (stdout, stderr) = (text(self.stdout.take()), text(self.stderr.take()));
+        let Some(ended) = ended else {
+            panic!("clawbox did not end: {stdout}{stderr}")
+        };
+        let left = remains(&self.name, pid, &self.locks);
+        assert!(left.is_empty(), "left behind: {left:?}\n{stderr}");
+        Finished {
+            status: ended
+                .code()
+                .or_else(|| ended.signal().map(|signal| 128 + signal))
+                .unwrap_or(-1),
+            stdout,
+            stderr,
+            trail: self.trail.as_deref().map(read_trail).unwrap_or_default(),
+        }
+    }
+}
+
+/// Waits for the end; a process that does not come to one is killed.
+fn deadline(mut child: Child) -> Option<ExitStatus> {
+    let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
+    let (tell, told) = mpsc::channel();
+    let waiting = thread::spawn(move || {
+        let ended = child.wait();
+        let _ = tell.send(());
+        ended
+    });
+    let in_time = told.recv_timeout(PATIENCE).is_ok();
+    if !in_time {
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    waiting.join().ok()?.ok().filter(|_| in_time)
+}
+
+fn read_trail(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    // While it is being written, the last line may not be whole.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect()
+}
+
+/// The version 2 hierarchy of control groups.
+///
+/// # Panics
+/// None is mounted.
+#[must_use]
+pub fn cgroup_root() -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
+    let root = mounts.lines().find_map(|line| {
+        let (mount, kind) = line.split_once(" - ")?;
+        kind.starts_with("cgroup2 ")
+            .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+    });
+    root.expect("a version 2 hierarchy of control groups is mounted")
+}
+
+fn remains(name: &str, pid: u32, locks: &Path) -> Vec<PathBuf> {
+    let run = format!("{name}-{pid}");
+    let possible = [
+        cgroup_root().join("clawbox").join(&run),
+        Path::new("/sys/fs/bpf/clawbox").join(&run),
+        locks.join(format!("{run}.lock")),
+    ];
+    possible.into_iter().filter(|path| path.exists()).collect()
+}
+
+/// A run that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Exit status, as a shell counts.
+    pub status: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// The audit trail.
+    pub trail: Vec<Value>,
+}
+
+impl Finished {
+    /// Records of one action, such as `connect`.
+    #[must_use]
+    pub fn records(&self, action: &str) -> Vec<&Value> {
+        self.trail
+            .iter()
+            .filter(|record| record["action"] == action)
+            .collect()
+    }
+
+    /// Records of denials.
+    #[must_use]
+    pub fn denials(&self) -> Vec<&Value> {
+        self.trail
+            .iter()
+            .filter(|record| record["verdict"] == "deny")
+            .collect()
+    }
+}

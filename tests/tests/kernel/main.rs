@@ -1,0 +1,18 @@
+//! The threats as attacks on the running kernel. Each test is a sentence that holds; it looks at
+//! the errno that the attacker got, at what arrived on the far side, and at the audit trail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what is wrong by panicking"
+)]
+
+mod audit;
+mod backstops;
+mod bad_input;
+mod egress;
+mod identity;
+mod lifecycle;
+mod listen;
+mod names;
+mod scene;
