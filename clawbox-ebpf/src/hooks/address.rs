@@ -28,6 +28,7 @@ use crate::{
 
 /// `AF_INET` and port 0 as the first word of a `sockaddr_in`; bpfel is little-endian.
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 
 /// 127.0.0.1 and ::1 in network byte order.
 const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
@@ -146,6 +147,30 @@ fn mark_asker(at: *mut bpf_sock_addr, kind: Kind) {
     }
 }
 
+/// An IPv6 datagram socket that is connected to an IPv4-mapped address sends by way of IPv4, and
+/// each send comes here with the address that connect put into the socket: the real one. Then it
+/// is judged again as what the process asked connect for. True where that is so.
+#[inline(always)]
+fn as_connected(ctx: &SockAddrContext, to: &mut Destination) -> bool {
+    // SAFETY: the context pointer of this program.
+    if unsafe { read_volatile(&raw const (*ctx.sock_addr).family) } != AF_INET6 {
+        return false;
+    }
+    // SAFETY: the context's socket; the storage lives as long as it.
+    let kept = unsafe { REWRITTEN.get_ptr_mut(ctx) };
+    if kept.is_null() {
+        return false;
+    }
+    // SAFETY: not null, and a whole value of the map.
+    let kept = unsafe { *kept };
+    let is_same = kept.real == to.address && kept.real_port == to.port;
+    if is_same {
+        to.address = kept.asked;
+        to.port = kept.asked_port;
+    }
+    is_same
+}
+
 #[inline(always)]
 fn refuse(reason: Reason, decision: &Decision) -> Decision {
     Decision { verdict: Verdict::Deny, reason, ..*decision }
@@ -159,13 +184,21 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
         return 1;
     }
     let at = ctx.sock_addr;
-    let Some(to) = destination(at, family) else {
+    let Some(mut to) = destination(at, family) else {
         let decision = decide::socket(&KernelLookup, &standing, 0, 0);
         emit::network(kind, &standing, &decision, |_| ());
         return i32::from(decision.goes_on());
     };
+    let is_own_address = match family {
+        Family::V4 if matches!(kind, Kind::Send) => as_connected(ctx, &mut to),
+        _ => false,
+    };
     let mut decision = decide::egress(&KernelLookup, &standing, &to);
     let mut real = (to.address, to.port);
+    // A denial says too which address the name stood for.
+    if let Route::Real(address) = decision.route {
+        real.0 = address;
+    }
     if decision.goes_on()
         && let Some(aim) = target(&standing, &decision, &to)
     {
@@ -176,7 +209,8 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
             decision = Decision { audit_only: 0, ..refuse(Reason::NoMemory, &decision) };
         } else {
             set(at, matches!(family, Family::V4), aim.0, aim.1);
-            if matches!(family, Family::V4) && matches!(decision.route, Route::Resolver) {
+            let is_question = matches!(decision.route, Route::Resolver) && !is_own_address;
+            if matches!(family, Family::V4) && is_question {
                 mark_asker(at, kind);
             }
         }

@@ -1,1 +1,378 @@
-//! wip
+//! Who acts: the file that the kernel executed, and the ancestors inside the sandbox. Names,
+//! copies, loaders and descriptors give nobody another identity.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use clawbox_tests::clawbox::{Clawbox, cgroup_root};
+use clawbox_tests::network::SITE;
+use clawbox_tests::services::Service;
+
+use crate::scene::{Account, ECHO, Scene, by_nobody};
+
+const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
+fn site() -> (IpAddr, u16) {
+    (SITE.into(), ECHO)
+}
+
+/// A policy under which only `bin/tool`, a copy of the attacker, may reach the site.
+fn only_tool(scene: &Scene) -> (String, String) {
+    let tool = scene.copy("tool");
+    let policy = scene.allowing(&tool, "{ host: v4.test, port: 7 }");
+    (tool, policy)
+}
+
+#[test]
+fn curl_reaches_what_its_rule_names_and_neither_its_copy_nor_python_does() {
+    let scene = Scene::new();
+    let http = scene.world.outside(|| Service::http(80));
+    let copy = scene
+        .world
+        .install(Path::new("/usr/bin/curl"), "curl")
+        .display()
+        .to_string();
+    let policy = scene.allowing("/usr/bin/curl", "{ host: v4.test, port: 80 }");
+    let python = "import socket; socket.create_connection(('v4.test', 80))";
+    let account = scene.shell(
+        &policy,
+        &format!(
+            "curl -sS --max-time 30 http://v4.test/; echo curl $?; \
+             {copy} -sS --max-time 30 http://v4.test/; echo copy $?; \
+             /usr/bin/python3 -c \"{python}\"; echo python $?"
+        ),
+    );
+    let run = &account.run;
+    let said: Vec<&str> = run.stdout.lines().collect();
+    assert_eq!(
+        said,
+        [
+            &format!("v4.test at {SITE}"),
+            "curl 0",
+            "copy 7",
+            "python 1"
+        ],
+        "{run:?}"
+    );
+    assert!(
+        run.stderr.contains("PermissionError: [Errno 1]"),
+        "{}",
+        run.stderr
+    );
+    let arrivals = http.arrivals();
+    assert_eq!(arrivals.len(), 1, "{arrivals:?}");
+    assert_eq!(arrivals[0].said, "GET / HTTP/1.1");
+    let to = (IpAddr::from(SITE), 80);
+    let allowed = account.record("connect", "rule", "/usr/bin/curl", to);
+    assert_eq!(allowed["object"]["host"], "v4.test");
+    assert_eq!(allowed["rule"]["binary"], "/usr/bin/curl");
+    for denied in [copy.as_str(), "/usr/bin/python3"] {
+        let record = account.record("connect", "other-binary", denied, to);
+        assert_eq!(record["object"]["host"], "v4.test");
+        assert!(by_nobody(record), "{record}");
+    }
+    assert_eq!(account.denials().len(), 2);
+}
+
+#[test]
+fn a_binary_is_its_inode_under_whatever_name_it_is_started() {
+    let scene = Scene::new();
+    let (tool, policy) = only_tool(&scene);
+    let copy = scene.copy("copy");
+    let (link, alias) = (
+        scene.world.work().join("linked"),
+        scene.world.work().join("alias"),
+    );
+    std::fs::hard_link(&tool, &link).unwrap();
+    std::os::unix::fs::symlink(&tool, &alias).unwrap();
+    let (link, alias) = (link.display(), alias.display());
+    let account = scene.shell(
+        &policy,
+        &format!(
+            "{tool} tcp=v4.test:7; {link} tcp=v4.test:7; {alias} tcp=v4.test:7; \
+             {copy} tcp=v4.test:7; cp {tool} own; ./own tcp=v4.test:7; \
+             mv own tool; PATH=. tool tcp=v4.test:7; exec -a {tool} ./tool tcp=v4.test:7"
+        ),
+    );
+    let outcomes: Vec<&str> = account
+        .outcomes()
+        .into_iter()
+        .map(|(_, outcome)| outcome)
+        .collect();
+    // The shell of some systems does not know `exec -a`; then the last line is not there.
+    assert_eq!(
+        outcomes[..6],
+        ["ok", "ok", "ok", "EPERM", "EPERM", "EPERM"],
+        "{account:?}"
+    );
+    assert!(
+        outcomes[6..].iter().all(|outcome| *outcome == "EPERM"),
+        "{account:?}"
+    );
+    assert_eq!(scene.echo.arrivals().len(), 3);
+    account.record("connect", "other-binary", &copy, site());
+    assert!(
+        account
+            .denials()
+            .iter()
+            .all(|denial| *denial == ("connect", "other-binary"))
+    );
+}
+
+#[test]
+fn descendants_are_admitted_by_tree_and_not_by_self() {
+    let scene = Scene::new();
+    scene.names.host("self.test", &[SITE.into()]);
+    let policy = scene.policy(
+        "network_policies:\n  \
+           tree:\n    endpoints: [{ host: v4.test, port: 7 }]\n    binaries: [{ path: /usr/bin/bash }]\n  \
+           self:\n    endpoints: [{ host: self.test, port: 7 }]\n    \
+             binaries: [{ path: /usr/bin/bash, match: self }]",
+    );
+    let attack = scene.attack();
+    let script = format!(
+        "exec 3<>/dev/tcp/self.test/7 && echo bash itself; \
+         {attack} tcp=v4.test:7 tcp=self.test:7; \
+         /bin/sh -c '{attack} tcp=v4.test:7 tcp=self.test:7; true'; \
+         exec {attack} tcp=v4.test:7 tcp=self.test:7"
+    );
+    let run = Clawbox::new(&scene.world, &policy).run(&["/usr/bin/bash", "-c", &script]);
+    assert!(run.stdout.starts_with("bash itself\n"), "{run:?}");
+    let account = Account::of(run);
+    account.expect(&[("tcp=v4.test:7", "ok"), ("tcp=self.test:7", "EPERM")].repeat(3));
+    let record = account.record("connect", "other-binary", &attack, site());
+    assert_eq!(record["object"]["host"], "self.test");
+    let record = account.record("connect", "rule", &attack, site());
+    assert_eq!(record["rule"]["policy"], "tree");
+}
+
+#[test]
+fn a_script_counts_when_the_kernel_started_it_and_only_then() {
+    let scene = Scene::new();
+    let (attack, world) = (scene.attack(), &scene.world);
+    let python = "import socket, sys\n\
+                  try:\n    socket.create_connection((sys.argv[1], 7)); print('python ok')\n\
+                  except PermissionError as error: print('python', error.errno)\n";
+    let _ = world.script("direct", &format!("#!/usr/bin/python3\n{python}"));
+    let _ = world.script("shell", &format!("#!/bin/sh\n{attack} tcp=v4.test:7\n"));
+    let _ = world.script(
+        "chain",
+        &format!("#!/usr/bin/env sh\n{attack} tcp=v4.test:7\n"),
+    );
+    let bin = world.bin();
+    let path = |name: &str| bin.join(name).display().to_string();
+    let (direct, shell, chain) = (path("direct"), path("shell"), path("chain"));
+    let policy = scene.policy(&format!(
+        "network_policies:\n  rule:\n    endpoints: [{{ host: v4.test, port: 7 }}]\n    \
+         binaries: [{{ path: {direct} }}, {{ path: {shell} }}, {{ path: {chain} }}]"
+    ));
+    let account = scene.shell(
+        &policy,
+        &format!(
+            "{direct} v4.test; env {direct} v4.test; /usr/bin/python3 {direct} v4.test; \
+             {shell}; {chain}; cd {bin}; ./shell; sh {shell}; sh <{chain}; . {shell}",
+            bin = bin.display()
+        ),
+    );
+    let said: Vec<String> = account
+        .run
+        .stdout
+        .lines()
+        .map(
+            |line| match serde_json::from_str::<serde_json::Value>(line) {
+                Ok(step) => step["outcome"].as_str().unwrap().to_owned(),
+                Err(_) => line.to_owned(),
+            },
+        )
+        .collect();
+    // `./shell` is not the absolute path that the policy names: nobody, rather than perhaps.
+    assert_eq!(
+        said,
+        [
+            "python ok",
+            "python ok",
+            "python 1",
+            "ok",
+            "ok",
+            "EPERM",
+            "EPERM",
+            "EPERM",
+            "EPERM"
+        ],
+        "{account:?}"
+    );
+    let record = account.record("connect", "rule", "/usr/bin/python3", site());
+    assert_eq!(record["subject"]["script"], direct.as_str());
+    assert_eq!(record["rule"]["binary"], direct.as_str());
+    let record = account.record("connect", "other-binary", "/usr/bin/python3", site());
+    assert_eq!(record["subject"].get("script"), None);
+}
+
+#[test]
+fn loaders_memory_and_descriptors_lend_no_identity() {
+    let scene = Scene::new();
+    let (tool, policy) = only_tool(&scene);
+    let attack = scene.attack();
+    let account = scene.shell(
+        &policy,
+        &format!(
+            "{LOADER} {tool} tcp=v4.test:7; \
+             {attack} exec-from-memory {tool} tcp=v4.test:7; \
+             cp {tool} gone; {attack} exec /bin/sh -c 'exec 9<gone; rm gone; /proc/self/fd/9 tcp=v4.test:7'; \
+             LD_PRELOAD={tool} {attack} tcp=v4.test:7 2>&1; \
+             exec 8<{tool}; /proc/self/fd/8 tcp=v4.test:7"
+        ),
+    );
+    let outcomes: Vec<&str> = account
+        .outcomes()
+        .into_iter()
+        .map(|(_, outcome)| outcome)
+        .collect();
+    // The last one is the file itself, by way of a descriptor.
+    assert_eq!(
+        outcomes,
+        ["EPERM", "EPERM", "EPERM", "EPERM", "ok"],
+        "{account:?}"
+    );
+    account.record("connect", "other-binary", LOADER, site());
+    assert!(
+        account
+            .denials()
+            .iter()
+            .all(|denial| *denial == ("connect", "other-binary"))
+    );
+    assert_eq!(scene.echo.arrivals().len(), 1);
+}
+
+#[test]
+fn threads_children_and_daemons_are_who_their_program_is() {
+    let scene = Scene::new();
+    let (tool, policy) = only_tool(&scene);
+    let copy = scene.copy("copy");
+    let ways = [
+        "",
+        "in-thread",
+        "in-child",
+        "as-daemon",
+        "in-thread in-thread",
+        "in-child as-daemon",
+    ];
+    let mut script = String::new();
+    for program in [&tool, &copy] {
+        for way in ways {
+            script.push_str(&format!("{program} {way} tcp=v4.test:7; "));
+        }
+        script.push_str(&format!(
+            "{program} exec-in-thread {program} tcp=v4.test:7; "
+        ));
+        script.push_str(&format!(
+            "{program} exec {program} in-thread tcp=v4.test:7; "
+        ));
+    }
+    let account = scene.shell(&policy, &script);
+    let each = ways.len() + 2;
+    let expected = [
+        vec![("tcp=v4.test:7", "ok"); each],
+        vec![("tcp=v4.test:7", "EPERM"); each],
+    ];
+    account.expect(&expected.concat());
+    assert_eq!(scene.echo.arrivals().len(), each);
+    let by_copy = account.run.denials();
+    assert_eq!(by_copy.len(), each);
+    assert!(
+        by_copy
+            .iter()
+            .all(|record| record["subject"]["exe"] == copy.as_str()),
+        "{by_copy:?}"
+    );
+    let pids: Vec<_> = account.steps[each..]
+        .iter()
+        .map(|step| &step["pid"])
+        .collect();
+    assert!(
+        by_copy
+            .iter()
+            .all(|record| pids.contains(&&record["subject"]["pid"])),
+        "{by_copy:?}"
+    );
+}
+
+#[test]
+fn exec_gives_up_what_a_program_may_itself_and_keeps_what_its_tree_may() {
+    let scene = Scene::new();
+    scene.names.host("self.test", &[SITE.into()]);
+    let tool = scene.copy("tool");
+    let policy = scene.policy(&format!(
+        "network_policies:\n  \
+           tree:\n    endpoints: [{{ host: v4.test, port: 7 }}]\n    binaries: [{{ path: {tool} }}]\n  \
+           self:\n    endpoints: [{{ host: self.test, port: 7 }}]\n    \
+             binaries: [{{ path: {tool}, match: self }}]"
+    ));
+    let steps = "tcp=v4.test:7 tcp=self.test:7";
+    let attack = scene.attack();
+    let account = scene.shell(
+        &policy,
+        &format!(
+            "{tool} {steps}; {tool} exec-in-thread {attack} {steps}; {tool} in-child exec {attack} {steps}"
+        ),
+    );
+    let (tree, own) = ("tcp=v4.test:7", "tcp=self.test:7");
+    account.expect(&[
+        (tree, "ok"),
+        (own, "ok"),
+        (tree, "ok"),
+        (own, "EPERM"),
+        (tree, "ok"),
+        (own, "EPERM"),
+    ]);
+}
+
+#[test]
+fn many_processes_at_once_are_each_denied_and_recorded() {
+    let scene = Scene::new();
+    let (tool, policy) = only_tool(&scene);
+    let bomb = format!("fork-bomb=500,{SITE}:7");
+    let account = scene.shell(
+        &policy,
+        &format!("{} {bomb}; {tool} tcp=v4.test:7", scene.attack()),
+    );
+    let told = account.detail(&bomb);
+    assert!(told["children"].as_u64().unwrap() >= 100, "{told}");
+    assert_eq!(told["EPERM"], told["children"]);
+    assert_eq!(account.detail("tcp=v4.test:7")["answer"], "hello\n");
+    let denied = account.denials().len() as u64;
+    assert_eq!(Some(denied), told["children"].as_u64());
+    scene.nothing_arrived_but_at(&[SITE.into()]);
+}
+
+#[test]
+fn a_process_that_moves_to_another_cgroup_stays_under_its_policy() {
+    let scene = Scene::new();
+    let (tool, policy) = only_tool(&scene);
+    let root = cgroup_root();
+    let procs = root.join("cgroup.procs").display().to_string();
+    // As nobody, it may not even open the file.
+    let attack = scene.attack();
+    let leave = format!("write={procs},0");
+    let account = scene.attack_with(&policy, &[&leave, "tcp=v4.test:7"]);
+    account.expect(&[(&leave, "EACCES"), ("tcp=v4.test:7", "EPERM")]);
+    // As root, under a policy that opens the hierarchy to it, it may; and gains nothing.
+    let open = policy.replace("[/dev/null]", &format!("[/dev/null, {}]", root.display()));
+    let run = Clawbox::new(&scene.world, &open).user(None).run(&[
+        "/bin/sh",
+        "-c",
+        &format!(
+            "{attack} {leave} tcp=v4.test:7; \
+             echo 0 >{procs} && {attack} in-child exec {attack} tcp=v4.test:7; {tool} tcp=v4.test:7"
+        ),
+    ]);
+    let account = Account::of(run);
+    account.expect(&[
+        (&leave, "ok"),
+        ("tcp=v4.test:7", "EPERM"),
+        ("tcp=v4.test:7", "EPERM"),
+        ("tcp=v4.test:7", "ok"),
+    ]);
+    account.record("connect", "other-binary", &attack, site());
+    assert_eq!(scene.echo.arrivals().len(), 1);
+}

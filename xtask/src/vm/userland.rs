@@ -14,7 +14,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// Real programs rather than busybox's: a policy tells programs apart by their file.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "bash",
     "busybox-static",
     "coreutils",
@@ -24,6 +24,7 @@ const PACKAGES: [&str; 14] = [
     "grep",
     "hostname",
     "iproute2",
+    "libc-bin",
     "mount",
     "openssl",
     "procps",

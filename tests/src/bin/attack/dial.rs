@@ -35,7 +35,7 @@ pub fn address(text: &str) -> anyhow::Result<SocketAddr> {
 }
 
 /// `::ffff:a.b.c.d` for `a.b.c.d`.
-fn mapped(address: SocketAddr) -> SocketAddr {
+pub fn mapped(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
         IpAddr::V6(_) => address,

@@ -10,17 +10,23 @@ use hickory_proto::rr::{Name, RecordType};
 use nix::libc;
 use serde_json::{Value, json};
 
+use crate::dial::mapped;
 use crate::sockets::{self, Result};
 
-/// `TRANSPORT,SERVER,NAME,TYPE`; transports are `udp`, `send` (unconnected) and `tcp`.
+/// `TRANSPORT,SERVER,NAME,TYPE`; transports are `udp`, `send` (unconnected) and
+/// `tcp`, and the same by IPv6 sockets: `udp-mapped`, `send-mapped`, `tcp-mapped`.
 pub fn ask(text: &str) -> anyhow::Result<Result<Value>> {
     let parts: Vec<&str> = text.split(',').collect();
     let [transport, server, name, kind] = parts[..] else {
         bail!("a question is TRANSPORT,SERVER,NAME,TYPE, not `{text}`");
     };
-    let server: SocketAddr = server.parse().context("not the address of a server")?;
+    let mut server: SocketAddr = server.parse().context("not the address of a server")?;
     let packet = packet(name, kind)?;
-    Ok(match transport {
+    let plain = transport.strip_suffix("-mapped");
+    if plain.is_some() {
+        server = mapped(server);
+    }
+    Ok(match plain.unwrap_or(transport) {
         "udp" => by_datagram(server, &packet, true),
         "send" => by_datagram(server, &packet, false),
         "tcp" => by_stream(server, &packet),
