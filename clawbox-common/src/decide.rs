@@ -4,7 +4,7 @@
 //! Everything is `inline(always)` and free of recursion and of unbounded loops, because each hook
 //! that calls it is verified with the call's whole body in it.
 
-use crate::address::{Address, DNS_PORT, Range};
+use crate::address::{Address, DNS_PORT, Range, asker_of};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
     ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostIds, ListenerKey,
@@ -127,6 +127,10 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
         Ok(found) => found,
         Err(decision) => return decision,
     };
+    if to.port == 0 && to.transport == UDP {
+        let route = Route::Real(to.address.loopback());
+        return Decision { route, ..allow(Reason::AddressProbe, state) };
+    }
     if to.port == DNS_PORT {
         let port = if to.address.is_v4() {
             state.resolver_v4
@@ -292,6 +296,12 @@ pub fn bind<L: Lookup>(lookup: &L, standing: &Standing<'_>, local: &Destination)
         Ok(found) => found,
         Err(decision) => return decision,
     };
+    // An address that names a question's asker is for the kernel to give.
+    let names_asker =
+        local.address.is_v4() && asker_of(u32::from_be(local.address.words[3])).is_some();
+    if names_asker {
+        return deny(Reason::ListenNotAllowed, state);
+    }
     if local.port == 0 && local.transport == UDP {
         return allow(Reason::EphemeralPort, state);
     }
