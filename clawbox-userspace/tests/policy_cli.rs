@@ -1,5 +1,10 @@
 //! `clawbox policy` as a user runs it: exit codes, both formats, and nothing but text in a pipe.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test's helpers may fail as the test does"
+)]
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 

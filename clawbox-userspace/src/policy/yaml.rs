@@ -255,6 +255,14 @@ fn describe(error: &Error) -> (String, String) {
             format!("found {unexpected} where {expected} is expected"),
             format!("write {expected}"),
         ),
+        Error::AliasError { error, .. } => describe(error),
+        other => describe_shape(other),
+    }
+}
+
+/// What is wrong with the YAML itself rather than with a key or a value.
+fn describe_shape(error: &Error) -> (String, String) {
+    match error {
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
@@ -266,7 +274,6 @@ fn describe(error: &Error) -> (String, String) {
             "the YAML is nested deeper or repeats more than any policy does".to_owned(),
             format!("keep nesting under {DEPTH} levels and write aliases out"),
         ),
-        Error::AliasError { error, .. } => describe(error),
         Error::MultipleDocuments { .. } => (
             "the file holds more than one YAML document".to_owned(),
             "keep one document; merge fragments with --preset".to_owned(),
