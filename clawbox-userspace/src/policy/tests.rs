@@ -137,6 +137,32 @@ fn a_missing_or_other_version_is_refused() {
 }
 
 #[test]
+fn a_value_of_the_wrong_shape_is_refused_in_words_of_the_language() {
+    for (text, place, says, remedy) in [
+        (
+            "version: x\n",
+            "p.yaml:1:10",
+            "where a whole number",
+            "write a whole number",
+        ),
+        (
+            "version: 1\nlisten: 5\n",
+            "p.yaml:2:9",
+            "where keys and values",
+            "`key: value`",
+        ),
+        (
+            "version: 1\nlisten: { ports: 5 }\n",
+            "p.yaml:2:18",
+            "where a list",
+            "write `[a, b]`",
+        ),
+    ] {
+        check_refused(text, place, says, remedy);
+    }
+}
+
+#[test]
 fn a_key_with_nothing_behind_it_is_not_an_absent_key() {
     // With its lines commented out, `rules:` would otherwise admit every request.
     for key in ["rules:", "allowed_ips:", "deny_rules:", "sni:", "access:"] {

@@ -289,6 +289,24 @@ fn describe_shape(error: &Error) -> (String, String) {
             "found something else where keys and values are expected".to_owned(),
             "write `key: value`".to_owned(),
         ),
+        Error::Unexpected {
+            expected: "sequence start",
+            ..
+        } => (
+            "found something else where a list is expected".to_owned(),
+            "write `[a, b]`, or `- a` on lines of its own".to_owned(),
+        ),
+        Error::InvalidScalar { ty, .. } => {
+            let expected = match *ty {
+                "u64" | "i64" | "u16" => "a whole number",
+                "bool" => "true or false",
+                other => other,
+            };
+            (
+                format!("found something else where {expected} is expected"),
+                format!("write {expected}"),
+            )
+        }
         other => (
             without_place(&other.to_string()),
             "correct the YAML here".to_owned(),
