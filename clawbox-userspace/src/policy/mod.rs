@@ -10,6 +10,8 @@ pub mod enforceability;
 pub mod host_pattern;
 #[cfg(test)]
 mod hostile_input;
+#[cfg(test)]
+mod merging;
 pub mod model;
 mod nearest;
 pub mod network;
