@@ -97,7 +97,7 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
 fn target(standing: &Standing<'_>, decision: &Decision, to: &Destination) -> Option<(Address, u16)> {
     match decision.route {
         Route::Direct => None,
-        Route::Real(address) => Some((address, to.port)),
+        Route::Real => Some((decision.target, to.port)),
         Route::Resolver => {
             let Standing::Subject(subject) = standing else { return None };
             let state = decide::Lookup::sandbox(&KernelLookup, subject.sandbox)?;
