@@ -195,6 +195,15 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
             }
         }
     }
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        ctx,
+        "kind {} port {} verdict {} reason {}",
+        kind as u8,
+        to.port,
+        decision.verdict as u8,
+        decision.reason as u8
+    );
     emit::network(kind, &standing, &decision, |event| {
         event.asked = to.address;
         event.real = real.0;
