@@ -29,7 +29,11 @@ enum Verb {
 
 fn main() -> ExitCode {
     log_to_stderr();
-    let (result, failed) = match Cli::parse().verb {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let (result, failed) = match cli.verb {
         Verb::Run(command) => (command.run(), run::failed()),
         Verb::Policy(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),
@@ -39,6 +43,17 @@ fn main() -> ExitCode {
         eprintln!("clawbox: {error:#}");
         failed
     })
+}
+
+/// Prints help or what is wrong with the arguments. `run` has statuses of its own, so that its
+/// mistakes are told from the command's.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.use_stderr() {
+        false => ExitCode::SUCCESS,
+        true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run") => run::failed(),
+        true => ExitCode::from(2),
+    }
 }
 
 fn log_to_stderr() {
