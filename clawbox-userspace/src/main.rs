@@ -1,5 +1,6 @@
 //! The `clawbox` command: parse, dispatch, print an error once, exit with a documented status.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -28,7 +29,11 @@ enum Verb {
 
 fn main() -> ExitCode {
     log_to_stderr();
-    let (result, failed) = match Cli::parse().verb {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let (result, failed) = match cli.verb {
         Verb::Run(command) => (command.run(), run::failed()),
         Verb::Policy(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),
@@ -40,12 +45,24 @@ fn main() -> ExitCode {
     })
 }
 
+/// Prints help or what is wrong with the arguments. `run` has statuses of its own, so that its
+/// mistakes are told from the command's.
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    match error.use_stderr() {
+        false => ExitCode::SUCCESS,
+        true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run") => run::failed(),
+        true => ExitCode::from(2),
+    }
+}
+
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CLAWBOX_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("clawbox=warn,error"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .init();

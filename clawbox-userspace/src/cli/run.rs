@@ -112,6 +112,10 @@ impl RunCommand {
             let value = if mode == ModeArgument::Audit { Mode::Audit } else { Mode::Enforce };
             loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
         }
+        let name = match &self.name {
+            Some(name) => valid_name(name)?.to_owned(),
+            None => default_name(&self.command),
+        };
         let user = self.user(&loaded.policy)?;
         report_shortfalls(&loaded, &file, user.is_some())?;
         let image = compile(&loaded.policy, 1).map_err(refused)?;
@@ -119,18 +123,14 @@ impl RunCommand {
             Some(directory) => std::path::absolute(directory)?,
             None => std::env::current_dir().context("the current directory is gone; name one with --workdir")?,
         };
-        let name = match self.name {
-            Some(name) => valid_name(&name)?.to_owned(),
-            None => default_name(&self.command),
-        };
         let backstops = backstops(&loaded.policy, image.rules.keys(), &workdir, user.clone());
         Ok(Run {
             audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
             name,
             policy: file.display().to_string(),
             image,
+            invocation: Invocation { command: self.command, workdir, user, readable: readable(&backstops) },
             backstops,
-            invocation: Invocation { command: self.command, workdir, user },
             dns: self.dns,
         })
     }
@@ -230,14 +230,22 @@ fn backstops<'a>(
     let bind_ports = listen
         .map(|listen| listen.value.ports().iter().map(|port| port.get()).collect())
         .unwrap_or_default();
+    let hard_requirement = policy.compatibility == Compatibility::HardRequirement;
     launch::Request {
         read_only: paths(files.read_only()),
         read_write,
         connect_ports,
         bind_ports,
+        port_ceiling: hard_requirement,
         user,
-        hard_requirement: policy.compatibility == Compatibility::HardRequirement,
+        hard_requirement,
     }
+}
+
+/// The trees a sandbox may read, as the paths that programs in them resolve to.
+fn readable(backstops: &launch::Request) -> Vec<PathBuf> {
+    let trees = backstops.read_only.iter().chain(&backstops.read_write);
+    trees.filter_map(|tree| std::fs::canonicalize(tree).ok()).collect()
 }
 
 fn valid_name(name: &str) -> anyhow::Result<&str> {

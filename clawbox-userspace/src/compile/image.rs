@@ -289,6 +289,29 @@ impl MapImage {
         None
     }
 
+    /// Everything the policy says about an endpoint, whoever it admits, in the order of the files:
+    /// the answer to "who may, then?".
+    pub fn naming(
+        &self,
+        host: HostId,
+        port: u16,
+        transport: u8,
+    ) -> impl Iterator<Item = RuleRef<'_>> {
+        let key = self.rule_key(host, port, transport);
+        let admissions = self.admitted.get(&key).into_iter().flatten();
+        admissions.filter_map(|&index| self.admissions.get(index)).flat_map(|admission| {
+            let who = self.who.get(admission.who);
+            who.into_iter().flat_map(|who| &who.entries).map(|(_, _, binary)| RuleRef {
+                policy_key: &admission.policy_key,
+                name: &admission.name,
+                endpoint: admission.endpoint,
+                host: &admission.host,
+                binary,
+                origin: &admission.origin,
+            })
+        })
+    }
+
     pub(super) fn rule_key(&self, host: HostId, port: u16, transport: u8) -> RuleKey {
         RuleKey {
             policy: self.generation,

@@ -106,6 +106,14 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
         ),
         _ => None,
     };
+    if decision.reason == Reason::OtherBinary {
+        remarks.extend(image.naming(decision.host, to.port, to.transport).map(|rule| {
+            format!(
+                "network_policies.{}.endpoints[{}] {} is for {} {}",
+                rule.policy_key, rule.endpoint, rule.host, rule.binary, rule.origin
+            )
+        }));
+    }
     Answer {
         verdict: decision.verdict,
         reason: decision.reason,

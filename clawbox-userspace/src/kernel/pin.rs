@@ -58,7 +58,7 @@ impl PinnedLinks {
     pub fn pin(run: &str, links: Vec<NamedLink>) -> Result<Self, PinLinksError> {
         mount_bpffs().map_err(|source| PinLinksError::NoBpffs { source })?;
         let directory = directory_of(run);
-        fs::create_dir_all(&directory)
+        make(&directory)
             .map_err(|source| PinLinksError::Directory { path: directory.clone(), source })?;
         let pinned = Self { directory };
         for (program, link) in links {
@@ -95,7 +95,20 @@ pub fn remove(directory: &Path) -> io::Result<()> {
     for entry in entries {
         fs::remove_file(entry?.path())?;
     }
-    fs::remove_dir(directory)
+    fs::remove_dir(directory)?;
+    // Fails while another run has its pins there, as it should.
+    let _ = directory.parent().map(fs::remove_dir);
+    Ok(())
+}
+
+/// Makes a run's directory, again if another run that ends takes the parent away meanwhile.
+fn make(directory: &Path) -> io::Result<()> {
+    loop {
+        match fs::create_dir_all(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+    }
 }
 
 fn mount_bpffs() -> io::Result<()> {

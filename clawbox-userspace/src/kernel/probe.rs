@@ -59,7 +59,7 @@ pub struct Kernel {
     pub security_modules: Answer<Vec<String>>,
     /// The lockdown mode: `none`, `integrity` or `confidentiality`.
     pub lockdown: Answer<String>,
-    /// The instruction that task storage needs on x86-64 since Linux 7.
+    /// The instruction that socket storage needs on x86-64 since Linux 7.
     pub cmpxchg16b: Answer<()>,
     /// The newest Landlock ABI.
     pub landlock_abi: Answer<i32>,

@@ -84,13 +84,20 @@ impl Cgroup {
     /// It exists, or this process may not make it.
     pub fn create(root: &Path, name: &str) -> Result<Self, CgroupError> {
         let parent = root.join(PARENT);
-        if let Err(error) = fs::create_dir(&parent)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(io_error("make the cgroup", &parent)(error));
-        }
         let path = parent.join(name);
-        fs::create_dir(&path).map_err(io_error("make the cgroup", &path))?;
+        loop {
+            match fs::create_dir(&parent) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(io_error("make the cgroup", &parent)(error));
+                }
+                _ => {}
+            }
+            match fs::create_dir(&path) {
+                // Another run was the last to end, and took the parent with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => break other.map_err(io_error("make the cgroup", &path))?,
+            }
+        }
         Self::open(path)
     }
 
@@ -133,7 +140,10 @@ impl Cgroup {
         let kill = self.path.join("cgroup.kill");
         fs::write(&kill, "1").map_err(io_error("write", &kill))?;
         self.wait_until_empty()?;
-        remove_tree(&self.path)
+        remove_tree(&self.path)?;
+        // Fails while another sandbox has its cgroup there, as it should.
+        let _ = self.path.parent().map(fs::remove_dir);
+        Ok(())
     }
 
     /// `cgroup.events` becomes readable with POLLPRI at each change of `populated`.

@@ -75,6 +75,8 @@ pub struct Invocation {
     pub workdir: PathBuf,
     /// Whom it runs as, if that is somebody else.
     pub user: Option<Identity>,
+    /// Trees that the policy lets it read, symlinks resolved.
+    pub readable: Vec<PathBuf>,
 }
 
 /// Starts the command inside its sandbox.
@@ -92,8 +94,8 @@ pub fn spawn(
     check_workdir(&invocation.workdir)?;
     let self_test = SelfTest::prepare().map_err(SpawnError::SelfTest)?;
     let procs = cgroup.procs()?;
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(&invocation.workdir).env("PWD", &invocation.workdir);
+    let mut command = Command::new(find(invocation, program)?);
+    command.arg0(program).args(arguments).current_dir(&invocation.workdir).env("PWD", &invocation.workdir);
     if let Some(user) = &invocation.user {
         command.env("USER", user.name()).env("LOGNAME", user.name());
         if let Some(home) = home_of(user) {
@@ -120,6 +122,37 @@ pub fn spawn(
             other => SpawnError::Launch(other),
         },
     })
+}
+
+/// Finds the program as execvp(3) would, but here, where a directory of PATH that the sandbox may
+/// not look into does not turn "not found" into "permission denied". Of several the first that the
+/// policy makes readable is meant.
+fn find(invocation: &Invocation, program: &OsString) -> Result<PathBuf, SpawnError> {
+    let named = Path::new(program);
+    if named.components().count() > 1 || named.is_absolute() {
+        let from = invocation.workdir.join(named);
+        return match std::fs::symlink_metadata(&from) {
+            Ok(_) => Ok(from),
+            Err(_) => Err(SpawnError::NotFound(program.to_string_lossy().into_owned())),
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let candidates: Vec<PathBuf> = std::env::split_paths(&path)
+        .map(|directory| invocation.workdir.join(directory).join(named))
+        .filter(|candidate| is_program(candidate))
+        .collect();
+    let readable = |candidate: &&PathBuf| {
+        let resolved = std::fs::canonicalize(candidate).unwrap_or_else(|_| (*candidate).clone());
+        invocation.readable.iter().any(|tree| resolved.starts_with(tree))
+    };
+    let found = candidates.iter().find(readable).or_else(|| candidates.first());
+    found.cloned().ok_or_else(|| SpawnError::NotFound(program.to_string_lossy().into_owned()))
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path)
+        .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 /// Named before the fork, where the error would be taken for one of exec.

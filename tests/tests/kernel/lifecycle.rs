@@ -1,1 +1,259 @@
-//! wip
+//! From start to end: the command's status, streams and signals are its user's own, and nothing
+//! stays behind, whoever is killed.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use clawbox_tests::clawbox::Clawbox;
+use clawbox_tests::network::SITE;
+use nix::sys::signal::Signal;
+
+use crate::scene::Scene;
+
+fn shell(scene: &Scene, script: &str) -> clawbox_tests::clawbox::Finished {
+    Clawbox::new(&scene.world, &scene.policy("")).run(&["/bin/sh", "-c", script])
+}
+
+#[test]
+fn the_status_of_the_command_is_the_status_of_the_run() {
+    let scene = Scene::new();
+    for (script, status) in [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("kill -9 $$", 137),
+        ("kill -TERM $$", 143),
+    ] {
+        let run = shell(&scene, script);
+        assert_eq!(run.status, status, "{script}: {}", run.stderr);
+        let stop = run.records("stop")[0];
+        assert_eq!(stop["object"]["status"], status);
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_started_says_why_and_how_by_its_status() {
+    let scene = Scene::new();
+    let not_executable = scene.world.work().join("text");
+    std::fs::write(&not_executable, "text").unwrap();
+    let text = not_executable.display().to_string();
+    for (command, status, word) in [
+        ("/no/such/program", 127, "no such command"),
+        ("no-such-program", 127, "no such command"),
+        (&text, 126, "cannot execute"),
+    ] {
+        let run = Clawbox::new(&scene.world, &scene.policy("")).run(&[command]);
+        assert_eq!(run.status, status, "{command}: {}", run.stderr);
+        assert!(run.stderr.contains(word), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn standard_streams_belong_to_the_command() {
+    let scene = Scene::new();
+    let mut running = Clawbox::new(&scene.world, &scene.policy("")).spawn(&["/bin/cat"]);
+    let text: String = (0..20_000)
+        .map(|number| format!("line {number}\n"))
+        .collect();
+    let mut stdin = running.stdin.take().unwrap();
+    let to_write = text.clone();
+    let writing = std::thread::spawn(move || stdin.write_all(to_write.as_bytes()));
+    let run = running.wait();
+    writing.join().unwrap().unwrap();
+    assert!(run.stdout == text, "{} bytes", run.stdout.len());
+    assert_eq!(run.stderr, "");
+    let run = shell(&scene, "echo out; echo err >&2");
+    assert_eq!(
+        (run.stdout.as_str(), run.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+}
+
+#[test]
+fn signals_to_clawbox_reach_the_command() {
+    let scene = Scene::new();
+    let script = "for name in TERM HUP INT USR1 USR2 QUIT; do trap \"echo got $name\" $name; done; \
+                  echo ready; while read line; do echo $line; done; exit 3";
+    let mut running =
+        Clawbox::new(&scene.world, &scene.policy("")).spawn(&["/bin/bash", "-c", script]);
+    assert_eq!(running.line(), "ready");
+    for (signal, name) in [
+        (Signal::SIGTERM, "TERM"),
+        (Signal::SIGHUP, "HUP"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGUSR1, "USR1"),
+        (Signal::SIGUSR2, "USR2"),
+        (Signal::SIGQUIT, "QUIT"),
+    ] {
+        running.signal(signal);
+        assert_eq!(running.line(), format!("got {name}"));
+    }
+    assert_eq!(running.wait().status, 3);
+    let mut running = Clawbox::new(&scene.world, &scene.policy("")).spawn(&["/bin/cat"]);
+    running.say("ready");
+    running.line();
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait().status, 143);
+}
+
+/// A terminal whose foreground is the run's process group.
+fn on_terminal(scene: &Scene, command: &[&str]) -> (std::process::Child, std::fs::File) {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
+    let mut clawbox = Clawbox::new(&scene.world, &scene.policy("")).command(command);
+    clawbox
+        .stdin(end(&terminal.slave))
+        .stdout(end(&terminal.slave))
+        .stderr(end(&terminal.slave));
+    // SAFETY: two system calls without pointers to anything that could go away.
+    unsafe {
+        clawbox.pre_exec(|| {
+            nix::unistd::setsid()?;
+            let stdin = std::io::stdin();
+            nix::errno::Errno::result(nix::libc::ioctl(
+                stdin.as_raw_fd(),
+                nix::libc::TIOCSCTTY,
+                0,
+            ))?;
+            Ok(())
+        });
+    }
+    (
+        clawbox.spawn().unwrap(),
+        std::fs::File::from(terminal.master),
+    )
+}
+
+/// Reads the terminal until a text appears.
+fn until(terminal: &mut std::fs::File, seen: &mut String, text: &str) {
+    let mut buffer = [0; 512];
+    while !seen.contains(text) {
+        let length = terminal.read(&mut buffer).unwrap_or(0);
+        assert!(length > 0, "the terminal closed before `{text}`: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+}
+
+#[test]
+fn what_is_typed_at_a_terminal_reaches_the_command_once() {
+    let scene = Scene::new();
+    let script = "trap 'echo interrupt' INT; echo ready; while ! read line; do :; done; echo got $line; exit 4";
+    let (mut clawbox, mut terminal) = on_terminal(&scene, &["/bin/bash", "-c", script]);
+    let mut seen = String::new();
+    until(&mut terminal, &mut seen, "ready");
+    terminal.write_all(b"\x03").unwrap();
+    until(&mut terminal, &mut seen, "interrupt");
+    terminal.write_all(b"word\n").unwrap();
+    until(&mut terminal, &mut seen, "got word");
+    assert_eq!(clawbox.wait().unwrap().code(), Some(4));
+    assert_eq!(seen.matches("interrupt").count(), 1, "{seen}");
+    let (mut clawbox, mut terminal) = on_terminal(&scene, &["/bin/cat"]);
+    let mut seen = String::new();
+    terminal.write_all(b"echo\n").unwrap();
+    until(&mut terminal, &mut seen, "echo\r\necho");
+    terminal.write_all(b"\x03").unwrap();
+    assert_eq!(clawbox.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn what_the_command_leaves_running_ends_with_it() {
+    let scene = Scene::new();
+    let attack = scene.attack();
+    let start = Instant::now();
+    // A daemon that would hold the run's output open for as long as it lives.
+    let run = shell(
+        &scene,
+        &format!("({attack} as-daemon connect={SITE}:7 line </dev/zero &) ; exit 5"),
+    );
+    assert_eq!(run.status, 5);
+    assert!(start.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn a_killed_clawbox_lets_nobody_go_and_the_next_run_cleans_up() {
+    let scene = Scene::new();
+    let policy = scene.allowing_attack("{ host: v4.test, port: 7 }");
+    let direct = format!("tcp={SITE}:7");
+    let child = format!("{} in-child {direct}", scene.attack());
+    let words = [
+        "resolve=v4.test",
+        "line",
+        &direct,
+        "send=93.184.216.35:7",
+        "socket=raw",
+        "line",
+    ];
+    let script = format!("{} {}; {child}; cat", scene.attack(), words.join(" "));
+    let mut running = Clawbox::new(&scene.world, &policy).spawn(&["/bin/sh", "-c", &script]);
+    running.line();
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    assert_eq!(running.remains().len(), 3, "{:?}", running.remains());
+    running.say("go");
+    let mut told = vec![running.line()];
+    for _ in 0..3 {
+        told.push(running.line());
+    }
+    running.say("go");
+    told.extend([running.line(), running.line()]);
+    let refused = told
+        .iter()
+        .filter(|line| line.contains("\"EPERM\""))
+        .count();
+    assert_eq!(refused, 4, "{told:?}");
+    scene.nothing_arrived();
+    // `cat` waits for more; the next run ends it and removes what was left.
+    let next = shell(&scene, "exit 0");
+    assert_eq!(next.status, 0, "{}", next.stderr);
+    assert!(
+        running.stdout_ends(),
+        "the process of the killed run is still there"
+    );
+    assert_eq!(running.remains(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_process_that_left_the_cgroup_ends_with_the_run_too() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let scene = Scene::new();
+    let root = clawbox_tests::clawbox::cgroup_root();
+    let open = format!("[/dev/null, {}]", root.display());
+    let policy = scene.policy("").replace("[/dev/null]", &open);
+    let (fifo, told) = (
+        scene.world.work().join("fifo"),
+        scene.world.work().join("told"),
+    );
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    std::fs::write(&told, "").unwrap();
+    let held = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&fifo)
+        .unwrap();
+    let attack = scene.attack();
+    let leave = format!("write={}/cgroup.procs,0", root.display());
+    let script = format!(
+        "({attack} as-daemon {leave} line connect={SITE}:7 <fifo >told 2>&1 &); \
+         while ! grep -q outcome told; do :; done; exit 0"
+    );
+    let run = Clawbox::new(&scene.world, &policy)
+        .user(None)
+        .run(&["/bin/bash", "-c", &script]);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert!(
+        std::fs::read_to_string(&told)
+            .unwrap()
+            .contains("\"outcome\":\"ok\"")
+    );
+    drop(held);
+    // Nobody reads: nobody is there any more.
+    let nonblocking = nix::libc::O_NONBLOCK;
+    let writer = std::fs::File::options()
+        .write(true)
+        .custom_flags(nonblocking)
+        .open(&fifo);
+    let error = writer.expect_err("the process that left the cgroup has outlived its run");
+    assert_eq!(error.raw_os_error(), Some(nix::libc::ENXIO));
+}

@@ -208,9 +208,6 @@ impl Account {
     }
 }
 
-/// Denied by a hook or, on kernels with a Landlock that knows ports, before it.
-pub const REFUSED: [&str; 2] = ["EPERM", "EACCES"];
-
 /// The only user of tests' sandboxes, as records say it.
 pub fn by_nobody(record: &Value) -> bool {
     record["subject"]["uid"] == clawbox_tests::network::NOBODY

@@ -196,7 +196,7 @@ fn socket_hooks(kernel: &Kernel) -> Finding {
     }
     if let (Answer::No(why), Some((7.., _))) = (&kernel.cmpxchg16b, kernel.version()) {
         gaps.push(gap(
-            format!("since Linux 7 task storage needs cmpxchg16b: {why}"),
+            format!("since Linux 7 socket storage needs cmpxchg16b: {why}"),
             "give the virtual machine a CPU model that has cx16 (QEMU: -cpu host)",
         ));
     }

@@ -243,6 +243,7 @@ pub fn socket_kind(name: &str) -> anyhow::Result<Result<Value>> {
         "netlink-audit" => (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT),
         "netlink-netfilter" => (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_NETFILTER),
         "netlink-diag" => (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_INET_DIAG),
+        "netlink-generic" => (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_GENERIC),
         "netlink-route" => (libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE),
         "unix" => (libc::AF_UNIX, libc::SOCK_STREAM, 0),
         other => bail!("`{other}` is no kind of socket"),
