@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::cgroup::{self, Cgroup, CgroupError};
 use super::child::{self, Invocation, SpawnError, status};
@@ -136,11 +137,31 @@ impl Drop for Installed {
     }
 }
 
+/// The steps of a run on the clock, for `CLAWBOX_LOG=debug`. The last one, taking everything down,
+/// ends when this is dropped.
+struct Steps {
+    since: Instant,
+}
+
+impl Steps {
+    fn done(&mut self, step: &'static str) {
+        tracing::debug!(step, micros = self.since.elapsed().as_micros() as u64, "done");
+        self.since = Instant::now();
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.done("removed");
+    }
+}
+
 /// Runs a command under a policy, from loading to clean-up.
 ///
 /// # Errors
 /// The command did not start; nothing stays behind.
 pub fn run(run: Run) -> Result<Outcome, RunError> {
+    let mut steps = Steps { since: Instant::now() };
     let root = cgroup::hierarchy_root()?;
     run_lock::remove_stale(&root);
     let mut trail = Trail::open(&run.audit, &run.name)?;
@@ -158,15 +179,18 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     });
 
     let lock = RunLock::take(&run.name)?;
+    steps.done("prepared");
     let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
-    let enforcer = install(&mut installed, &root, &run, &identities, &sockets)?;
+    let enforcer = install(&mut installed, &root, &run, &identities, &sockets, &mut steps)?;
     let ring = enforcer.take_events()?;
     let losses = enforcer.take_losses()?;
     let table = Arc::new(enforcer.take_synthetics()?);
     trim_heap();
+    steps.done("placed");
 
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
     let child = child::spawn(&run.invocation, cgroup, backstops)?;
+    steps.done("started");
     trail.add(boundary(&run, "start", &report, None));
     let in_force = PolicyInForce::new(run.image.clone());
     let questions = Arc::new(Questions::default());
@@ -185,6 +209,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
                 .map_err(system("poll the event ring"))?;
         watch::until_exit(child, monitor, resolver, sockets).await.map_err(system("wait"))
     })?;
+    steps.done("ended");
     // Whatever the command left running ends here, and is recorded up to its end.
     let status = child::code(ended);
     if let Some(cgroup) = installed.cgroup.take() {
@@ -194,6 +219,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     monitor.count_losses();
     monitor.trail.add(boundary(&run, "stop", &report, Some(status)));
     monitor.trail.flush();
+    steps.done("recorded");
     Ok(Outcome { status, denied: monitor.trail.denied() })
 }
 
@@ -204,6 +230,7 @@ fn install<'a>(
     run: &Run,
     identities: &Identities,
     sockets: &ResolverSockets,
+    steps: &mut Steps,
 ) -> Result<&'a mut Enforcer, RunError> {
     let name = installed.lock.as_ref().map(|lock| lock.name().to_owned()).unwrap_or_default();
     let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -215,6 +242,7 @@ fn install<'a>(
         sandboxes: 1,
     };
     let enforcer = installed.enforcer.insert(Enforcer::load(root, cgroup::LEVEL, sizes, &name)?);
+    steps.done("loaded");
     enforcer.write_policy(&run.image.rules, &run.image.addresses)?;
     enforcer.write_identities(&identities.binaries, &identities.scripts)?;
     let (v4, v6) = sockets.ports();
