@@ -61,6 +61,18 @@ pub const fn asker_of(source: u32) -> Option<u32> {
 }
 
 impl Address {
+    /// 127.0.0.1.
+    pub const LOOPBACK_V4: Self = Self::v4(0x7f00_0001_u32.to_be());
+    /// ::1.
+    pub const LOOPBACK_V6: Self = Self { words: [0, 0, 0, 1_u32.to_be()] };
+
+    /// The loopback address of this address's family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn loopback(self) -> Self {
+        if self.is_v4() { Self::LOOPBACK_V4 } else { Self::LOOPBACK_V6 }
+    }
+
     /// From an IPv4 address in network byte order.
     #[inline(always)]
     #[must_use]

@@ -4,7 +4,7 @@
 //! Everything is `inline(always)` and free of recursion and of unbounded loops, because each hook
 //! that calls it is verified with the call's whole body in it.
 
-use crate::address::{Address, DNS_PORT, Range};
+use crate::address::{Address, DNS_PORT, Range, asker_of};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
     ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostIds, ListenerKey,
@@ -41,14 +41,19 @@ pub struct Destination {
 }
 
 /// What the hook does to an operation that goes on.
+///
+/// Without a payload: one that only some variants have is an undefined register on the others'
+/// paths, and where those meet LLVM spills it all the same: `(7b) *(u64 *)(r10 -192) = r2`,
+/// `R2 !read_ok`.
+#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// Nothing.
-    Direct,
-    /// Replace the address; the port stays.
-    Real(Address),
+    Direct = 0,
+    /// Replace the address by [`Decision::target`]; the port stays.
+    Real = 1,
     /// Take it to the sandbox's resolver.
-    Resolver,
+    Resolver = 2,
 }
 
 /// A verdict with what led to it.
@@ -62,6 +67,8 @@ pub struct Decision {
     pub audit_only: u32,
     /// What to do to it if it goes on.
     pub route: Route,
+    /// Where [`Route::Real`] leads; zero for the others.
+    pub target: Address,
     /// Host pattern of the deciding rule; zero if none decided.
     pub host: u32,
     /// Number of the name behind a synthetic address; zero if the address was literal.
@@ -81,6 +88,7 @@ impl Decision {
             reason,
             audit_only,
             route: Route::Direct,
+            target: Address { words: [0; 4] },
             host: 0,
             name: 0,
             matched: 0,
@@ -127,6 +135,14 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
         Ok(found) => found,
         Err(decision) => return decision,
     };
+    if to.port == 0 && to.transport == UDP {
+        let target = to.address.loopback();
+        return Decision {
+            route: Route::Real,
+            target,
+            ..allow(Reason::AddressProbe, state)
+        };
+    }
     if to.port == DNS_PORT {
         let port = if to.address.is_v4() {
             state.resolver_v4
@@ -168,7 +184,8 @@ fn named<L: Lookup>(
     }
     let decision = ruled(lookup, subject, state, to, &target.hosts);
     Decision {
-        route: Route::Real(target.real),
+        route: Route::Real,
+        target: target.real,
         name: target.name,
         ..decision
     }
@@ -292,6 +309,12 @@ pub fn bind<L: Lookup>(lookup: &L, standing: &Standing<'_>, local: &Destination)
         Ok(found) => found,
         Err(decision) => return decision,
     };
+    // An address that names a question's asker is for the kernel to give.
+    let names_asker =
+        local.address.is_v4() && asker_of(u32::from_be(local.address.words[3])).is_some();
+    if names_asker {
+        return deny(Reason::ListenNotAllowed, state);
+    }
     if local.port == 0 && local.transport == UDP {
         return allow(Reason::EphemeralPort, state);
     }

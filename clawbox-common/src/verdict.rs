@@ -106,4 +106,7 @@ reasons! {
     QuestionKind = 25, "question-kind";
     /// The name exists, but has no record of the kind asked for.
     NoRecord = 26, "no-record";
+    /// A datagram socket connected to port 0, which is how resolvers learn a source address. It is
+    /// taken to loopback, so that nothing can be sent through it.
+    AddressProbe = 27, "address-probe";
 }

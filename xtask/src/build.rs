@@ -39,6 +39,9 @@ pub fn both(workspace: &Workspace, toolchain: &Toolchain, args: Args) -> Result<
     if args.release {
         cargo.arg("--release");
     }
+    if args.debug_log {
+        cargo.args(["--features", "debug-log"]);
+    }
     process::run(&mut cargo)
 }
 

@@ -32,12 +32,11 @@ pub fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed ({}): {}",
-            shown(command),
-            output.status,
-            errors.trim()
-        );
+        let failed = format!("`{}` failed ({})", shown(command), output.status);
+        match errors.trim() {
+            "" => bail!("{failed}"),
+            errors => bail!("{failed}: {errors}"),
+        }
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -191,7 +191,9 @@ fn ensure_linker(workspace: &Workspace, llvm: u32) -> Result<(PathBuf, String)> 
             no_compiler()
         );
     }
-    println!("setup: building bpf-linker {LINKER_VERSION} for LLVM {llvm} (about 90 s, once)");
+    println!(
+        "setup: building bpf-linker {LINKER_VERSION} for LLVM {llvm} (one to three minutes, once)"
+    );
     let root = workspace.tools().join(format!("llvm-{llvm}"));
     process::run(
         workspace

@@ -101,13 +101,10 @@ pub fn leaks_into_another_build(name: &str) -> bool {
         || name.starts_with("CARGO_BUILD_")
         || name.starts_with("CARGO_PROFILE_")
         || name.starts_with("CARGO_TARGET_")
+        || name.starts_with("RUSTUP_TOOLCHAIN")
         || matches!(
             name,
-            "CARGO"
-                | "CARGO_ENCODED_RUSTFLAGS"
-                | "LD_LIBRARY_PATH"
-                | "RUSTFLAGS"
-                | "RUSTUP_TOOLCHAIN"
+            "CARGO" | "CARGO_ENCODED_RUSTFLAGS" | "LD_LIBRARY_PATH" | "RUSTFLAGS"
         )
 }
 

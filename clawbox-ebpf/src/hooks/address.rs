@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use clawbox_common::{
-    address::{Address, asker_address},
+    address::{Address, DNS_PORT, asker_address},
     decide::{self, Decision, Destination, Route},
     event::Kind,
     rule::Rewritten,
@@ -28,10 +28,6 @@ use crate::{
 
 /// `AF_INET` and port 0 as the first word of a `sockaddr_in`; bpfel is little-endian.
 const AF_INET: u32 = 2;
-
-/// 127.0.0.1 and ::1 in network byte order.
-const LOOPBACK_V4: u32 = 0x7f00_0001_u32.to_be();
-const LOOPBACK_V6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
 
 /// Which member of the context holds the address; the other may not be touched.
 #[derive(Clone, Copy)]
@@ -101,15 +97,12 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
 fn target(standing: &Standing<'_>, decision: &Decision, to: &Destination) -> Option<(Address, u16)> {
     match decision.route {
         Route::Direct => None,
-        Route::Real(address) => Some((address, to.port)),
+        Route::Real => Some((decision.target, to.port)),
         Route::Resolver => {
             let Standing::Subject(subject) = standing else { return None };
             let state = decide::Lookup::sandbox(&KernelLookup, subject.sandbox)?;
-            if to.address.is_v4() {
-                Some((Address::v4(LOOPBACK_V4), state.resolver_v4))
-            } else {
-                Some((Address { words: LOOPBACK_V6 }, state.resolver_v6))
-            }
+            let port = if to.address.is_v4() { state.resolver_v4 } else { state.resolver_v6 };
+            Some((to.address.loopback(), port))
         }
     }
 }
@@ -151,6 +144,23 @@ fn refuse(reason: Reason, decision: &Decision) -> Decision {
     Decision { verdict: Verdict::Deny, reason, ..*decision }
 }
 
+/// A connected socket's send comes here without an address, and so with port 0, when it carries
+/// control messages of the IP layer (`udp_sendmsg`; an address with port 0 fails before this).
+/// Its peer was judged at connect. One that goes to the resolver keeps the address that names its
+/// asker, which `IP_PKTINFO` would otherwise replace.
+#[inline(always)]
+fn send_on_connected(ctx: &SockAddrContext, family: Family, kind: Kind) {
+    // SAFETY: the context's socket; the storage lives as long as it.
+    let kept = unsafe { REWRITTEN.get_ptr_mut(ctx) };
+    if kept.is_null() || !matches!(family, Family::V4) {
+        return;
+    }
+    // SAFETY: not null, and a whole value of the map.
+    if unsafe { (*kept).asked_port } == DNS_PORT {
+        mark_asker(ctx.sock_addr, kind);
+    }
+}
+
 /// Judges a destination; 1 lets the operation go on, 0 makes it fail with EPERM.
 #[inline(always)]
 fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
@@ -164,6 +174,10 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
         emit::network(kind, &standing, &decision, |_| ());
         return i32::from(decision.goes_on());
     };
+    if matches!(kind, Kind::Send) && to.port == 0 && matches!(standing, Standing::Subject(_)) {
+        send_on_connected(ctx, family, kind);
+        return 1;
+    }
     let mut decision = decide::egress(&KernelLookup, &standing, &to);
     let mut real = (to.address, to.port);
     if decision.goes_on()
@@ -181,6 +195,15 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
             }
         }
     }
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(
+        ctx,
+        "kind {} port {} verdict {} reason {}",
+        kind as u8,
+        to.port,
+        decision.verdict as u8,
+        decision.reason as u8
+    );
     emit::network(kind, &standing, &decision, |event| {
         event.asked = to.address;
         event.real = real.0;

@@ -45,12 +45,19 @@ pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> D
             programs.started(event);
             exec(*decoded, event, programs)
         }
-        Event::Network(decoded, event) => network(*decoded, event, programs, meaning),
+        Event::Network(decoded, event) => {
+            if event.to_resolver == 1 {
+                programs.asked(&event.header);
+            }
+            network(*decoded, event, programs, meaning)
+        }
     }
 }
 
-fn subject(header: &Header, programs: &Programs) -> Option<Subject> {
-    Some(Subject {
+/// The process of a kernel event's header.
+#[must_use]
+pub fn subject(header: &Header, programs: &Programs) -> Subject {
+    Subject {
         pid: header.tgid,
         uid: header.uid,
         exe: programs.path(header.exe).map(|path| path.to_string_lossy().into_owned()),
@@ -63,7 +70,7 @@ fn subject(header: &Header, programs: &Programs) -> Option<Subject> {
         script: (header.is_script == 1)
             .then(|| programs.script(header.tgid).map(str::to_owned))
             .flatten(),
-    })
+    }
 }
 
 fn begun(decoded: Decoded, header: &Header, programs: &Programs, class: Class, object: Object) -> Draft {
@@ -75,7 +82,7 @@ fn begun(decoded: Decoded, header: &Header, programs: &Programs, class: Class, o
         reason: decoded.reason.name(),
         let_through: decoded.verdict == Verdict::Deny && header.audit_only == 1,
         rule: None,
-        subject: subject(header, programs),
+        subject: Some(subject(header, programs)),
         object,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clawbox_common::event::TaskEvent;
+use clawbox_common::event::{Header, TaskEvent};
 use clawbox_common::subject::FileId;
 
 use crate::events::exec_path;
@@ -15,7 +15,7 @@ use crate::kernel::file_id::Mounts;
 const BOUND: usize = 4096;
 
 /// Thread groups remembered at most; then the table starts over.
-const SCRIPT_BOUND: usize = 16_384;
+const THREAD_GROUPS: usize = 16_384;
 
 /// Paths of programs and scripts seen so far.
 #[derive(Debug)]
@@ -23,19 +23,20 @@ pub struct Programs {
     mounts: Mounts,
     paths: HashMap<FileId, PathBuf>,
     scripts: HashMap<u32, String>,
+    askers: HashMap<u32, Header>,
 }
 
 impl Programs {
     /// Starts with the files that the policy names.
     #[must_use]
     pub fn new(mounts: Mounts, known: impl IntoIterator<Item = (FileId, PathBuf)>) -> Self {
-        Self { mounts, paths: known.into_iter().collect(), scripts: HashMap::new() }
+        Self { mounts, paths: known.into_iter().collect(), scripts: HashMap::new(), askers: HashMap::new() }
     }
 
     /// Learns from a program start.
     pub fn started(&mut self, event: &TaskEvent) {
         let header = &event.header;
-        if self.scripts.len() >= SCRIPT_BOUND {
+        if self.scripts.len() >= THREAD_GROUPS {
             self.scripts.clear();
         }
         if header.is_script == 1 {
@@ -53,6 +54,20 @@ impl Programs {
         if let Some(path) = self.find(event) {
             self.paths.insert(header.exe, path);
         }
+    }
+
+    /// Learns who asks the resolver.
+    pub fn asked(&mut self, header: &Header) {
+        if self.askers.len() >= THREAD_GROUPS {
+            self.askers.clear();
+        }
+        self.askers.insert(header.tgid, *header);
+    }
+
+    /// The last question's sender of a thread group.
+    #[must_use]
+    pub fn asker(&self, tgid: u32) -> Option<&Header> {
+        self.askers.get(&tgid)
     }
 
     /// A path that is proven to be this program's: it names the same device and inode. Tried are

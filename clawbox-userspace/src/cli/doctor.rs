@@ -4,9 +4,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
+use super::Format;
 use crate::kernel::probe::Kernel;
 use crate::sandbox::launch::syscalls;
 
@@ -23,15 +24,6 @@ pub struct Doctor {
     /// Also list every refused system call with its reason.
     #[arg(long)]
     system_calls: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object.
-    Json,
 }
 
 /// A row of the list of refused system calls.

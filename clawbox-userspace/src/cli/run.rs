@@ -230,13 +230,15 @@ fn backstops<'a>(
     let bind_ports = listen
         .map(|listen| listen.value.ports().iter().map(|port| port.get()).collect())
         .unwrap_or_default();
+    let hard_requirement = policy.compatibility == Compatibility::HardRequirement;
     launch::Request {
         read_only: paths(files.read_only()),
         read_write,
         connect_ports,
         bind_ports,
+        port_ceiling: hard_requirement,
         user,
-        hard_requirement: policy.compatibility == Compatibility::HardRequirement,
+        hard_requirement,
     }
 }
 

@@ -278,7 +278,7 @@ impl Builder {
         if ranges.keys().any(|net| net.contains(&mapped)) {
             let (key, bits) = self.image.egress_key(&mapped);
             let rules = self.image.addresses.entry((key, bits));
-            rules.or_insert_with(HostIds::default);
+            rules.or_default();
         }
     }
 }

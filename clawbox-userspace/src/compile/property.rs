@@ -265,8 +265,6 @@ mod naive {
     pub(super) fn name_matches(pattern: &str, name: &str) -> bool {
         let plain = |text: &str| text.trim_end_matches('.').to_lowercase();
         let (pattern, name) = (plain(pattern), plain(name));
-        let split = |text: &'static str| text;
-        let _ = split;
         labels_match(
             &pattern.split('.').collect::<Vec<_>>(),
             &name.split('.').collect::<Vec<_>>(),

@@ -182,6 +182,21 @@ fn the_first_rule_that_admits_is_named() {
     }
 }
 
+#[test]
+fn a_descendant_is_not_attributed_to_a_rule_that_takes_the_program_alone() {
+    let group = |key: &str, matching: &str| {
+        format!(
+            "  {key}:\n    endpoints: [{{ host: a.example.com, port: 443 }}]\n    binaries: [{{ \
+             path: /a, match: {matching} }}]\n"
+        )
+    };
+    let (own, tree) = (group("own", "self"), group("tree", "tree"));
+    let image = image(&format!("version: 1\nnetwork_policies:\n{own}{tree}"));
+    // Slot 0 met: by the lineage, as the rule `tree` admits; or by the program, as both do.
+    let rule = image.attribute(1, 443, TCP, 0, 1).unwrap();
+    assert_eq!(rule.policy_key, "tree");
+}
+
 #[track_caller]
 fn check_refused(text: &str, expected: &str) {
     let loaded = parse_str("p.yaml", text).unwrap();

@@ -162,6 +162,8 @@ impl Programs {
             loader.map_max_entries(name, entries.max(1));
         }
         let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
+        #[cfg(feature = "debug-log")]
+        log_to_standard_error(&mut ebpf);
         let root = File::open(cgroup_root)
             .map_err(|source| LoadError::Cgroup { path: cgroup_root.to_owned(), source })?;
         let mut links = Vec::with_capacity(TRACEPOINTS.len() + SOCKETS.len());
@@ -173,6 +175,30 @@ impl Programs {
             links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?));
         }
         Ok(Self { ebpf, links })
+    }
+}
+
+/// Passes on what the programs log, from a thread of its own that ends with the process.
+#[cfg(feature = "debug-log")]
+fn log_to_standard_error(ebpf: &mut Ebpf) {
+    struct Standard;
+    impl log::Log for Standard {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            eprintln!("bpf: {}", record.args());
+        }
+        fn flush(&self) {}
+    }
+    match aya_log::EbpfLogger::init_with_logger(ebpf, Standard) {
+        Ok(mut logger) => drop(std::thread::spawn(move || {
+            loop {
+                logger.flush();
+                std::thread::park_timeout(std::time::Duration::from_millis(100));
+            }
+        })),
+        Err(error) => tracing::warn!("the BPF programs' log cannot be read: {error}"),
     }
 }
 

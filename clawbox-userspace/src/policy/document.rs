@@ -14,6 +14,7 @@ use super::yaml::{At, Entries, Given};
 #[schemars(title = "clawbox policy")]
 pub struct PolicyDocument {
     /// Version of the language: 1.
+    #[schemars(extend("const" = 1))]
     pub version: At<u64>,
     /// Which paths the sandbox may read and write.
     #[serde(default)]
@@ -131,9 +132,11 @@ pub enum Compatibility {
 pub struct ProcessSection {
     /// User name or number; never root.
     #[serde(default)]
+    #[schemars(extend("type" = ["string", "integer"]))]
     pub run_as_user: Given<At<String>>,
     /// Group name or number; never root.
     #[serde(default)]
+    #[schemars(extend("type" = ["string", "integer"]))]
     pub run_as_group: Given<At<String>>,
 }
 
@@ -186,6 +189,7 @@ pub struct EndpointSection {
     pub host: Given<At<String>>,
     /// One port.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 65535))]
     pub port: Given<At<u64>>,
     /// Several ports.
     #[serde(default)]
@@ -486,9 +490,11 @@ pub struct LimitsSection {
     pub pids: Given<At<u64>>,
     /// Bytes, as in `4GiB`.
     #[serde(default)]
+    #[schemars(extend("type" = ["string", "number"]))]
     pub memory: Given<At<String>>,
     /// Share of one core, as in `200%`.
     #[serde(default)]
+    #[schemars(extend("type" = ["string", "number"]))]
     pub cpu: Given<At<String>>,
 }
 

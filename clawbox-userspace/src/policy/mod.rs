@@ -8,6 +8,10 @@ pub mod diagnostic;
 mod document;
 pub mod enforceability;
 pub mod host_pattern;
+#[cfg(test)]
+mod hostile_input;
+#[cfg(test)]
+mod merging;
 pub mod model;
 mod nearest;
 pub mod network;
@@ -62,7 +66,7 @@ pub struct Loaded {
 enum Document {
     Policy(Box<PolicyDocument>),
     Preset(FragmentDocument),
-    Blueprint(BlueprintDocument),
+    Blueprint(Box<BlueprintDocument>),
 }
 
 /// Loads a policy to be enforced, with presets merged in.
@@ -203,7 +207,7 @@ fn parse(file: &Arc<str>, text: &str) -> Result<Document, Diagnostic> {
         return yaml::parse(file, text).map(Document::Preset);
     }
     if has("components") || has("profiles") {
-        return yaml::parse(file, text).map(Document::Blueprint);
+        return yaml::parse(file, text).map(|document| Document::Blueprint(Box::new(document)));
     }
     yaml::parse(file, text).map(|document| Document::Policy(Box::new(document)))
 }

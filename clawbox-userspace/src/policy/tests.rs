@@ -137,6 +137,32 @@ fn a_missing_or_other_version_is_refused() {
 }
 
 #[test]
+fn a_value_of_the_wrong_shape_is_refused_in_words_of_the_language() {
+    for (text, place, says, remedy) in [
+        (
+            "version: x\n",
+            "p.yaml:1:10",
+            "where a whole number",
+            "write a whole number",
+        ),
+        (
+            "version: 1\nlisten: 5\n",
+            "p.yaml:2:9",
+            "where keys and values",
+            "`key: value`",
+        ),
+        (
+            "version: 1\nlisten: { ports: 5 }\n",
+            "p.yaml:2:18",
+            "where a list",
+            "write `[a, b]`",
+        ),
+    ] {
+        check_refused(text, place, says, remedy);
+    }
+}
+
+#[test]
 fn a_key_with_nothing_behind_it_is_not_an_absent_key() {
     // With its lines commented out, `rules:` would otherwise admit every request.
     for key in ["rules:", "allowed_ips:", "deny_rules:", "sni:", "access:"] {
@@ -499,66 +525,6 @@ fn every_mistake_of_a_file_is_reported_at_once() {
     );
 }
 
-fn files(texts: &[(&str, &str)]) -> Result<Loaded, Vec<Diagnostic>> {
-    let texts: Vec<(Arc<str>, String)> = texts
-        .iter()
-        .map(|(name, text)| ((*name).into(), (*text).to_owned()))
-        .collect();
-    load_texts(&texts)
-}
-
-const PRESET: &str = "preset: { name: a }\nnetwork_policies:\n  a:\n    endpoints:\n      \
-                      - { host: a.example.com, port: 443 }\n    binaries: [{ path: /usr/bin/a }]\n";
-
-#[test]
-fn presets_merge_by_key_and_twice_the_same_is_once() {
-    let loaded = files(&[("p.yaml", HEAD), ("a.yaml", PRESET), ("b.yaml", PRESET)]).unwrap();
-    assert_eq!(loaded.kind, Kind::Policy);
-    assert_eq!(loaded.policy.network.len(), 1);
-    let endpoint = loaded
-        .policy
-        .network
-        .first()
-        .unwrap()
-        .endpoints
-        .first()
-        .unwrap();
-    assert_eq!(endpoint.origin().to_string(), "a.yaml:5:9");
-}
-
-#[test]
-fn one_key_with_two_meanings_names_both_files() {
-    let other = PRESET.replace("443", "444");
-    let all = files(&[("p.yaml", HEAD), ("a.yaml", PRESET), ("b.yaml", &other)]).unwrap_err();
-    let texts: Vec<String> = all.iter().map(Diagnostic::to_string).collect();
-    assert_eq!(
-        texts,
-        [
-            "b.yaml:3:3: error: `a` is in a.yaml:3:3 too, with other content; rename one of them; \
-          both will hold"
-        ]
-    );
-}
-
-#[test]
-fn a_policy_is_no_preset_and_a_preset_is_no_policy() {
-    let all = files(&[("p.yaml", HEAD), ("q.yaml", HEAD)]).unwrap_err();
-    assert!(all.first().unwrap().message.contains("not a preset"));
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("preset.yaml");
-    std::fs::write(&path, PRESET).unwrap();
-    let all = load(&path, &[]).unwrap_err();
-    assert!(
-        all.first()
-            .unwrap()
-            .remedy
-            .as_deref()
-            .unwrap()
-            .contains("--preset")
-    );
-    assert_eq!(load_any(&path, &[]).unwrap().kind, Kind::Preset);
-}
-
 #[test]
 fn a_blueprint_gives_its_additions_and_names_the_rest() {
     let text = "version: \"0.1.0\"\nprofiles: [default]\ncomponents:\n  sandbox: { name: x }\n  \
@@ -583,65 +549,4 @@ fn a_blueprint_gives_its_additions_and_names_the_rest() {
         "unknown key `sandbocs`",
         "did you mean `sandbox`?",
     );
-}
-
-mod hostile {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Every finding has to be fit to print: a place, one line, a way out.
-    fn well_formed(result: Result<Loaded, Vec<Diagnostic>>) {
-        let diagnostics = match result {
-            Ok(loaded) => loaded.diagnostics,
-            Err(diagnostics) => {
-                assert!(!diagnostics.is_empty());
-                diagnostics
-            }
-        };
-        for diagnostic in diagnostics {
-            assert!(!diagnostic.to_string().contains('\n'), "{diagnostic:?}");
-            assert!(diagnostic.severity == Severity::Note || diagnostic.remedy.is_some());
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(1500))]
-
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            if let Ok(text) = source::check_text("p.yaml", &bytes) {
-                well_formed(parse_str("p.yaml", text));
-            }
-        }
-
-        #[test]
-        fn arbitrary_text_never_panics(text in "[ -~\n\t&*:{}\\[\\]é]{0,200}") {
-            well_formed(parse_str("p.yaml", &text));
-        }
-
-        #[test]
-        fn a_mutated_policy_never_panics(
-            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<char>(), 0..3u8), 1..8)
-        ) {
-            let mut text: Vec<char> = include_str!("testdata/everything.yaml").chars().collect();
-            for (at, with, how) in edits {
-                if text.is_empty() {
-                    break;
-                }
-                let at = at.index(text.len());
-                match how {
-                    0 => { text.remove(at); }
-                    1 => text.insert(at, with),
-                    _ => text.truncate(at.max(1)),
-                }
-            }
-            let text: String = text.into_iter().collect();
-            if let Ok(loaded) = parse_str("p.yaml", &text) {
-                let _ = crate::compile::compile(&loaded.policy, 1);
-            } else {
-                well_formed(parse_str("p.yaml", &text));
-            }
-        }
-    }
 }

@@ -255,6 +255,14 @@ fn describe(error: &Error) -> (String, String) {
             format!("found {unexpected} where {expected} is expected"),
             format!("write {expected}"),
         ),
+        Error::AliasError { error, .. } => describe(error),
+        other => describe_shape(other),
+    }
+}
+
+/// What is wrong with the YAML itself rather than with a key or a value.
+fn describe_shape(error: &Error) -> (String, String) {
+    match error {
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
@@ -266,7 +274,6 @@ fn describe(error: &Error) -> (String, String) {
             "the YAML is nested deeper or repeats more than any policy does".to_owned(),
             format!("keep nesting under {DEPTH} levels and write aliases out"),
         ),
-        Error::AliasError { error, .. } => describe(error),
         Error::MultipleDocuments { .. } => (
             "the file holds more than one YAML document".to_owned(),
             "keep one document; merge fragments with --preset".to_owned(),
@@ -282,6 +289,24 @@ fn describe(error: &Error) -> (String, String) {
             "found something else where keys and values are expected".to_owned(),
             "write `key: value`".to_owned(),
         ),
+        Error::Unexpected {
+            expected: "sequence start",
+            ..
+        } => (
+            "found something else where a list is expected".to_owned(),
+            "write `[a, b]`, or `- a` on lines of its own".to_owned(),
+        ),
+        Error::InvalidScalar { ty, .. } => {
+            let expected = match *ty {
+                "u64" | "i64" | "u16" => "a whole number",
+                "bool" => "true or false",
+                other => other,
+            };
+            (
+                format!("found something else where {expected} is expected"),
+                format!("write {expected}"),
+            )
+        }
         other => (
             without_place(&other.to_string()),
             "correct the YAML here".to_owned(),

@@ -1,17 +1,19 @@
 //! Reads what the kernel and the resolver report of one sandbox and writes it down in the order
 //! in which it happened. Woken by a fill level or a timer, never per event.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
+use clawbox_common::address::asker_of;
 use clawbox_common::event::Kind;
 use clawbox_common::verdict::{Reason, Verdict};
 use tokio::io::unix::AsyncFd;
 
 use crate::audit::kernel_event::{self, Meaning};
 use crate::audit::programs::Programs;
-use crate::audit::record::{Class, Object, Question};
+use crate::audit::record::{Class, Object, Question, Subject};
 use crate::audit::trail::{Draft, Trail};
 use crate::dns::{Observer, QuestionEvent};
 use crate::events::Event;
@@ -128,7 +130,9 @@ impl Monitor {
             }
         }
         let waiting = self.questions.take();
-        drafts.extend(waiting.events.into_iter().map(|(time, event)| question(time, event)));
+        let programs = &self.programs;
+        drafts
+            .extend(waiting.events.into_iter().map(|(time, event)| question(time, event, programs)));
         // Two sources: bring them into one order. Stable, so that each keeps its own.
         drafts.sort_by_key(|draft| draft.time);
         drafts.into_iter().for_each(|draft| self.trail.add(draft));
@@ -168,7 +172,14 @@ fn is_self_test(launching: &mut Option<u32>, event: &Event) -> bool {
     decoded.reason == Reason::NoIdentity
 }
 
-fn question(time: SystemTime, event: QuestionEvent) -> Draft {
+/// The process that asked, which the kernel has put into the question's source address.
+fn asker(client: SocketAddr, programs: &Programs) -> Option<Subject> {
+    let IpAddr::V4(source) = client.ip() else { return None };
+    let header = programs.asker(asker_of(source.to_bits())?)?;
+    Some(kernel_event::subject(header, programs))
+}
+
+fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draft {
     let let_through = event.verdict == Verdict::Deny && !event.answers.is_empty();
     let (handed_out, addresses) = event.answers.into_iter().unzip();
     Draft {
@@ -179,7 +190,7 @@ fn question(time: SystemTime, event: QuestionEvent) -> Draft {
         reason: event.reason.name(),
         let_through,
         rule: None,
-        subject: None,
+        subject: asker(event.client, programs),
         object: Object::Question(Question {
             name: event.name.to_string(),
             kind: event.kind.to_string(),

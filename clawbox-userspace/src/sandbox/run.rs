@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::cgroup::{self, Cgroup, CgroupError};
 use super::child::{self, Invocation, SpawnError, status};
@@ -189,9 +189,10 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     steps.done("placed");
 
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
+    let started = SystemTime::now();
     let child = child::spawn(&run.invocation, cgroup, backstops)?;
     steps.done("started");
-    trail.add(boundary(&run, "start", &report, None));
+    trail.add(Draft { time: Some(started), ..boundary(&run, "start", &report, None) });
     let in_force = PolicyInForce::new(run.image.clone());
     let questions = Arc::new(Questions::default());
     let resolver = Resolver::new(SANDBOX, in_force.clone(), table, questions.clone(), upstream);

@@ -104,12 +104,13 @@ fn format(workspace: &Workspace) -> Result<bool> {
         return Ok(not_there("rustfmt"));
     }
     let mut passed = true;
-    for directory in ["", "clawbox-ebpf"] {
+    // `--all` would follow the kernel programs' path dependency back into this workspace.
+    for (directory, packages) in [("", "--all"), ("clawbox-ebpf", "--package=clawbox-ebpf")] {
         let directory = workspace.root().join(directory);
         if directory.join("Cargo.toml").exists() {
             let mut cargo = workspace.cargo();
             cargo
-                .args(["fmt", "--all", "--", "--check", "-l"])
+                .args(["fmt", packages, "--", "--check", "-l"])
                 .current_dir(directory);
             passed &= process::status(&mut cargo)?.success();
         }

@@ -98,6 +98,7 @@ pub fn write_image(
     kernel: &KernelFiles,
     guest: &Guest,
 ) -> Result<PathBuf> {
+    remove_abandoned(directory);
     // By process: two VMs may be started at once.
     let image = directory.join(format!("image-{}.cpio", std::process::id()));
     let top = image.with_extension("top");
@@ -111,6 +112,20 @@ pub fn write_image(
     };
     join().with_context(|| format!("cannot write `{}`", image.display()))?;
     Ok(image)
+}
+
+/// Removes the images of runs that were interrupted: each is some hundred megabytes.
+fn remove_abandoned(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("image-")?.split('.').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Another run may be doing the same.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn write_top(path: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {

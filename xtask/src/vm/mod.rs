@@ -9,7 +9,9 @@ mod machine;
 mod modules;
 mod userland;
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -86,13 +88,29 @@ pub fn boot(
     guest: &Guest,
     limits: Limits,
 ) -> Result<Outcome> {
-    let files = kernel::ensure(workspace, kernel)?;
-    let base = userland::ensure(workspace)?;
     let directory = workspace.root().join("target/vm");
+    let (files, base) = {
+        let _held = hold(&directory)?;
+        (
+            kernel::ensure(workspace, kernel)?,
+            userland::ensure(workspace)?,
+        )
+    };
     let image = guest::write_image(&directory, &base, &files, guest)
         .context("cannot make the guest's root directory")?;
     println!("vm: booting {}", files.name);
     machine::run(&files, &image, limits)
+}
+
+/// Lets one xtask at a time fetch and collect; others wait for what it makes.
+fn hold(directory: &Path) -> Result<File> {
+    let open = || {
+        fs::create_dir_all(directory)?;
+        let file = File::create(directory.join("lock"))?;
+        file.lock()?;
+        Ok::<_, io::Error>(file)
+    };
+    open().with_context(|| format!("cannot lock `{}`", directory.display()))
 }
 
 fn parse_copy(text: &str) -> Result<Copy> {

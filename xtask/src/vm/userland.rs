@@ -62,8 +62,11 @@ pub fn ensure(workspace: &Workspace) -> Result<PathBuf> {
         return Ok(archive);
     }
     println!("vm: collecting the guest's programs (once per change of this machine's packages)");
-    write(&packages, &archive)?;
-    fs::write(&stamp_file, stamp)
+    // Renamed into place: a VM may be reading the old one.
+    let partial = archive.with_extension("partial");
+    write(&packages, &partial)?;
+    fs::rename(&partial, &archive)
+        .and_then(|()| fs::write(&stamp_file, stamp))
         .with_context(|| format!("cannot write `{}`", stamp_file.display()))?;
     Ok(archive)
 }

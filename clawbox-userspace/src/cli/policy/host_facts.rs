@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::unistd::{Group, User};
 
+use crate::kernel::probe::Kernel;
 use crate::policy::Policy;
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::enforceability::HostFacts;
@@ -16,49 +17,19 @@ const MOST_ENTRIES: usize = 50_000;
 
 /// Gathers the facts about what a policy names.
 pub(in crate::cli) fn gather(policy: &Policy) -> HostFacts {
+    let kernel = Kernel::probe();
+    let modules = kernel.security_modules.yes();
+    let abi = kernel.landlock_abi.yes().copied().unwrap_or(0);
     HostFacts {
-        cgroup_hooks: cgroup_v2() && kernel_at_least(6, 1),
-        bpf_lsm: bpf_lsm(),
-        landlock_abi: landlock_abi(),
+        cgroup_hooks: kernel.cgroup2.yes().is_some()
+            && kernel.version().is_some_and(|version| version >= (6, 1)),
+        bpf_lsm: modules.is_some_and(|modules| modules.iter().any(|module| module == "bpf")),
+        landlock_abi: u32::try_from(abi).unwrap_or(0),
         accounts: accounts(policy),
         owners: owners(policy),
         binaries: binaries(policy),
         needed_to_start: needed_to_start(),
     }
-}
-
-fn cgroup_v2() -> bool {
-    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
-        || Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists()
-}
-
-fn kernel_at_least(major: u32, minor: u32) -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|part| part.parse::<u32>().unwrap_or(0));
-    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    found >= (major, minor)
-}
-
-fn bpf_lsm() -> bool {
-    std::fs::read_to_string("/sys/kernel/security/lsm")
-        .unwrap_or_default()
-        .trim()
-        .split(',')
-        .any(|module| module == "bpf")
-}
-
-fn landlock_abi() -> u32 {
-    /// `LANDLOCK_CREATE_RULESET_VERSION`, `include/uapi/linux/landlock.h`.
-    const VERSION: nix::libc::c_ulong = 1;
-    let null: *const nix::libc::c_void = std::ptr::null();
-    let size: nix::libc::size_t = 0;
-    // SAFETY: with the version flag the kernel takes a null pointer and size zero and only
-    // returns a number; no memory is read or written.
-    let abi =
-        unsafe { nix::libc::syscall(nix::libc::SYS_landlock_create_ruleset, null, size, VERSION) };
-    u32::try_from(abi).unwrap_or(0)
 }
 
 fn accounts(policy: &Policy) -> BTreeMap<String, u32> {

@@ -8,8 +8,9 @@ mod schema;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
+use super::Format;
 use super::style::Style;
 use crate::policy::{Diagnostic, Severity};
 
@@ -25,16 +26,6 @@ enum Verb {
     Check(check::Check),
     Explain(explain::Explain),
     Schema(schema::Schema),
-}
-
-/// How data is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// A policy that does not load.

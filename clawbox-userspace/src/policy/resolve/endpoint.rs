@@ -25,12 +25,10 @@ pub(super) fn endpoint(
     let ports = ports(scope, at);
     let transport = section.transport.or(Transport::Tcp);
     let requests = requests(scope, section);
-    if let (Some(rules), true, Some(written)) = (
-        &requests,
-        transport != Transport::Tcp,
-        section.transport.get(),
-    ) {
-        let _ = rules;
+    if let Some(written) = section.transport.get()
+        && requests.is_some()
+        && transport != Transport::Tcp
+    {
         scope.error(
             written,
             "request rules exist for TCP alone",

@@ -9,13 +9,15 @@ pub(super) fn requests(scope: &mut Scope<'_>, section: &EndpointSection) -> Opti
     let written = section.protocol.get();
     let inspected = written.is_some_and(|protocol| protocol.value != Protocol::Tcp);
     let rules_key = first_rules_key(section);
-    if let (Some(protocol), false, Some((name, key))) = (written, inspected, &rules_key) {
+    if let Some((name, key)) = &rules_key
+        && written.is_some()
+        && !inspected
+    {
         scope.error(
             key,
             format!("`{name}` is a rule over requests, and `protocol: tcp` has none"),
             "remove it, or write the protocol that is meant",
         );
-        let _ = protocol;
         return None;
     }
     if !inspected && rules_key.is_none() {

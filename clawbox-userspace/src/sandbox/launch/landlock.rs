@@ -114,7 +114,7 @@ pub(super) fn build(request: &Request) -> Result<Built, LaunchError> {
 
 fn build_for(request: &Request, version: i32) -> Result<Built, LaunchError> {
     let abi = ABI::from(version);
-    let mut ruleset = create(abi)?;
+    let mut ruleset = create(abi, request.port_ceiling)?;
     let mut skipped = Vec::new();
     let accesses = [
         (&request.read_only, AccessFs::from_read(abi)),
@@ -125,9 +125,11 @@ fn build_for(request: &Request, version: i32) -> Result<Built, LaunchError> {
             ruleset = add_path(ruleset, path, access, abi, &mut skipped)?;
         }
     }
-    ruleset = add_ports(ruleset, request, abi)?;
+    if request.port_ceiling {
+        ruleset = add_ports(ruleset, request, abi)?;
+    }
     let islands = writable_islands(request);
-    let layers = layers(version, &skipped, &islands);
+    let layers = layers(version, &skipped, &islands, request.port_ceiling);
     let Some(ruleset) = Option::<OwnedFd>::from(ruleset) else {
         return Err(LaunchError::NoFilesystemLayer {
             why: "Landlock answered but gave no ruleset",
@@ -149,12 +151,12 @@ fn build_for(request: &Request, version: i32) -> Result<Built, LaunchError> {
     })
 }
 
-fn create(abi: ABI) -> Result<RulesetCreated, RulesetError> {
+fn create(abi: ABI, ports: bool) -> Result<RulesetCreated, RulesetError> {
     // The rights are chosen for this ABI, so whatever the crate cannot set is an error.
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?;
-    if !AccessNet::from_all(abi).is_empty() {
+    if ports && !AccessNet::from_all(abi).is_empty() {
         ruleset = ruleset.handle_access(AccessNet::from_all(abi))?;
     }
     if !Scope::from_all(abi).is_empty() {
@@ -242,7 +244,7 @@ fn writable_islands(request: &Request) -> Vec<PathBuf> {
     request.read_only.iter().filter(inside).cloned().collect()
 }
 
-fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf]) -> Vec<Layer> {
+fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf], ports: bool) -> Vec<Layer> {
     let given = |rights: &[(&'static str, i32)]| -> (Vec<_>, Vec<_>) {
         let all = rights.iter().map(|(name, _)| *name).collect();
         let have = rights
@@ -280,6 +282,13 @@ fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf]) -> Vec<Layer> 
         let (requested, actual) = given(rights);
         Layer::new(name, requested, actual, needs(since))
     };
+    let port_layer = |name, rights: &[(&'static str, i32)], since| {
+        if ports {
+            layer(name, rights, since)
+        } else {
+            Layer::new(name, rights.iter().map(|(name, _)| *name).collect(), vec![], PORTS_LEFT_OUT)
+        }
+    };
     vec![
         files,
         Layer::new(
@@ -288,12 +297,12 @@ fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf]) -> Vec<Layer> 
             vec![],
             "Landlock does not judge these: only the files' owner and mode do",
         ),
-        layer(
+        port_layer(
             "landlock.tcp_ports",
             &[("connect", since::TCP), ("bind", since::TCP)],
             since::TCP,
         ),
-        layer(
+        port_layer(
             "landlock.udp_ports",
             &[("send", since::UDP), ("bind", since::UDP)],
             since::UDP,
@@ -314,6 +323,10 @@ fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf]) -> Vec<Layer> 
     ]
 }
 
+/// Why ports are not Landlock's unless the policy has `hard_requirement`.
+const PORTS_LEFT_OUT: &str = "left to the kernel hooks, so that every attempt is in the audit \
+    trail; `landlock.compatibility: hard_requirement` adds it";
+
 fn join(first: String, second: &str) -> String {
     if first.is_empty() {
         second.to_owned()
@@ -330,7 +343,7 @@ mod tests {
     #[test]
     fn each_layer_is_whole_from_the_abi_that_completes_it() {
         let states = |abi: i32| -> Vec<_> {
-            layers(abi, &[], &[])
+            layers(abi, &[], &[], true)
                 .iter()
                 .map(|layer| (layer.layer, layer.state))
                 .collect()

@@ -32,6 +32,9 @@ pub struct Request {
     pub connect_ports: Vec<u16>,
     /// Ports that the sandbox may listen on, and then also dial; 0 is "any that is free".
     pub bind_ports: Vec<u16>,
+    /// Hold the ports by Landlock too. It judges before the kernel hooks do, so that an attempt it
+    /// refuses is missing from the audit trail: for policies that want every layer at that price.
+    pub port_ceiling: bool,
     /// Whom to become; `None` keeps the caller's user.
     pub user: Option<Identity>,
     /// Refuse, rather than report, what cannot be applied.

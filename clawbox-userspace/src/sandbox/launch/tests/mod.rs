@@ -109,6 +109,7 @@ fn everyday(more: &[&Path]) -> Request {
     let mut read_write: Vec<PathBuf> = vec!["/dev/null".into()];
     read_write.extend(more.iter().map(|path| path.to_path_buf()));
     Request {
+        port_ceiling: true,
         read_only: read_only
             .iter()
             .map(PathBuf::from)
