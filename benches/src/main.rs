@@ -1,3 +1,126 @@
-//! Measures what enforcement costs: `cargo xtask bench`.
+//! Measures what enforcement costs: `cargo xtask bench`. Every figure is a ratio between things
+//! that were measured in turn in one run, because the machine's own speed drifts by more.
 
-fn main() {}
+mod attached;
+mod figures;
+mod hooks;
+mod memory;
+mod network;
+mod operation;
+mod report;
+mod room;
+mod startup;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+
+use report::Report;
+use room::Room;
+
+/// Measure what clawbox costs, as ratios made in one run
+#[derive(Debug, Parser)]
+#[command(name = "bench", arg_required_else_help = true)]
+struct Cli {
+    /// What to measure
+    #[arg(value_enum)]
+    what: What,
+    /// Rounds of each measurement [default: network 60, startup 40, hooks 20]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
+    /// A quarter of the rounds: for a look, not for a claim
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+    /// How to print the figures
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// The clawbox to measure
+    #[arg(long, env = "CLAWBOX", value_name = "FILE")]
+    clawbox: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// TCP connect+accept+close and UDP connect inside a sandbox
+    Connect,
+    /// UDP sends inside a sandbox, unconnected and connected
+    Send,
+    /// The same by a process outside every sandbox while one exists
+    Outside,
+    /// From nothing to the end of /bin/true, beside bwrap
+    Startup,
+    /// Resident memory of a running clawbox
+    Memory,
+    /// The time in each kernel program, by the kernel's own count
+    Hooks,
+    /// Everything above
+    All,
+    /// One side of a measurement; started by the others
+    #[value(hide = true)]
+    Worker,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = if cli.what == What::Worker {
+        worker::serve()
+    } else {
+        measure(&cli)
+    };
+    match outcome {
+        // A missed target is a result, not a failure.
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(cli: &Cli) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the benchmarks load programs into the kernel: run them as root");
+    }
+    let Some(clawbox) = &cli.clawbox else {
+        bail!("no clawbox to measure: `cargo xtask bench` builds one, or name it with --clawbox");
+    };
+    let rounds = |full: u32| {
+        cli.rounds
+            .unwrap_or(if cli.quick { full / 4 } else { full })
+    };
+    let room = Room::open(clawbox)?;
+    let all = cli.what == What::All;
+    let mut report = Report::begin();
+    if all || matches!(cli.what, What::Connect | What::Send | What::Outside) {
+        let asked = match cli.what {
+            What::Connect => network::Asked::Connect,
+            What::Send => network::Asked::Send,
+            What::Outside => network::Asked::Outside,
+            _ => network::Asked::All,
+        };
+        network::measure(&room, asked, rounds(60), &mut report)?;
+    }
+    if all || cli.what == What::Startup {
+        startup::measure(&room, rounds(40), &mut report)?;
+    }
+    if all || cli.what == What::Hooks {
+        hooks::measure(&room, rounds(20), &mut report)?;
+    }
+    if all || cli.what == What::Memory {
+        memory::measure(&room, &mut report)?;
+    }
+    match cli.format {
+        Format::Text => print!("{report}"),
+        Format::Json => println!("{:#}", report.json()),
+    }
+    Ok(())
+}

@@ -52,10 +52,11 @@ pub static SUBJECTS: HashMap<u32, Subject> =
 pub static LISTENERS: HashMap<ListenerKey, u64> =
     HashMap::with_max_entries(limits::LISTENERS, BPF_F_NO_PREALLOC);
 
-/// Socket cookie → listener, to forget it when the socket goes.
-#[map]
-pub static LISTENER_OF: HashMap<u64, ListenerKey> =
-    HashMap::with_max_entries(limits::LISTENERS, BPF_F_NO_PREALLOC);
+/// Socket → its entry in `LISTENERS`, to forget it when the socket goes. Kept with the socket:
+/// every socket of the host asks when it is closed, and one without any storage has its answer
+/// from one load, where a table of all listeners is a cache miss.
+#[btf_map]
+pub static LISTENER_OF: SkStorage<ListenerKey> = SkStorage::new();
 
 #[btf_map]
 pub static REWRITTEN: SkStorage<Rewritten> = SkStorage::new();

@@ -12,9 +12,9 @@ use crate::workspace::Workspace;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// One benchmark by name; all without it.
+    /// connect, send, outside, startup, memory, hooks or all; without it they are described.
     name: Option<String>,
-    /// Passed on to the benchmark.
+    /// Passed on: --rounds N, --quick, --format json.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

@@ -2,8 +2,8 @@
 //! sandbox's listeners are known for as long as they live.
 
 use aya_ebpf::{
-    bindings::bpf_sock,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get},
     macros::cgroup_sock,
     programs::SockContext,
 };
@@ -40,6 +40,14 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     i32::from(decision.goes_on()) & 1
 }
 
+/// What `LISTENER_OF` keeps with a socket.
+#[inline(always)]
+fn listener_of(sock: *mut bpf_sock, flags: u64) -> *mut ListenerKey {
+    let map = (&raw const LISTENER_OF).cast_mut().cast();
+    // SAFETY: for these programs the helper takes the context in the socket's place.
+    unsafe { bpf_sk_storage_get(map, sock.cast(), core::ptr::null_mut(), flags) }.cast()
+}
+
 /// The port is known here, also where the kernel chose it.
 #[inline(always)]
 fn bound(sock: *mut bpf_sock) -> i32 {
@@ -54,8 +62,11 @@ fn bound(sock: *mut bpf_sock) -> i32 {
         unsafe { (bpf_get_netns_cookie(sock.cast()), bpf_get_socket_cookie(sock.cast())) };
     let key =
         ListenerKey { netns, port: port as u16, transport, zero: 0, sandbox: subject.sandbox };
-    // Cookie first: an entry that cannot be found again when its socket goes must not exist.
-    if LISTENER_OF.insert(cookie, key, 0).is_ok() {
+    // The way back first: an entry that cannot be found again when its socket goes must not exist.
+    let kept = listener_of(sock, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    if !kept.is_null() {
+        // SAFETY: not null, and a whole value of the map.
+        unsafe { *kept = key };
         // Without memory the sandbox cannot reach its own listener: a deny, not an allow.
         let _ = LISTENERS.insert(key, cookie, 0);
     }
@@ -74,13 +85,11 @@ pub fn post_bind6(ctx: SockContext) -> i32 {
 
 #[cgroup_sock(sock_release)]
 pub fn sock_release(ctx: SockContext) -> i32 {
-    // SAFETY: the helper takes the context.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.sock.cast()) };
-    // SAFETY: an entry is written once, by the socket's own bind.
-    if let Some(key) = unsafe { LISTENER_OF.get(cookie) } {
-        let key = *key;
+    let kept = listener_of(ctx.sock, 0);
+    if !kept.is_null() {
+        // SAFETY: not null, and a whole value of the map, written by the socket's own bind.
+        let key = unsafe { *kept };
         let _ = LISTENERS.remove(key);
-        let _ = LISTENER_OF.remove(cookie);
     }
     1
 }

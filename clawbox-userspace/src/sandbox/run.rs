@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::cgroup::{self, Cgroup, CgroupError};
 use super::child::{self, Invocation, SpawnError, status};
@@ -137,11 +137,31 @@ impl Drop for Installed {
     }
 }
 
+/// The steps of a run on the clock, for `CLAWBOX_LOG=debug`. The last one, taking everything down,
+/// ends when this is dropped.
+struct Steps {
+    since: Instant,
+}
+
+impl Steps {
+    fn done(&mut self, step: &'static str) {
+        tracing::debug!(step, micros = self.since.elapsed().as_micros() as u64, "done");
+        self.since = Instant::now();
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.done("removed");
+    }
+}
+
 /// Runs a command under a policy, from loading to clean-up.
 ///
 /// # Errors
 /// The command did not start; nothing stays behind.
 pub fn run(run: Run) -> Result<Outcome, RunError> {
+    let mut steps = Steps { since: Instant::now() };
     let root = cgroup::hierarchy_root()?;
     run_lock::remove_stale(&root);
     let mut trail = Trail::open(&run.audit, &run.name)?;
@@ -159,16 +179,19 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     });
 
     let lock = RunLock::take(&run.name)?;
+    steps.done("prepared");
     let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
-    let enforcer = install(&mut installed, &root, &run, &identities, &sockets)?;
+    let enforcer = install(&mut installed, &root, &run, &identities, &sockets, &mut steps)?;
     let ring = enforcer.take_events()?;
     let losses = enforcer.take_losses()?;
     let table = Arc::new(enforcer.take_synthetics()?);
     trim_heap();
+    steps.done("placed");
 
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
     let started = SystemTime::now();
     let child = child::spawn(&run.invocation, cgroup, backstops)?;
+    steps.done("started");
     trail.add(Draft { time: Some(started), ..boundary(&run, "start", &report, None) });
     let in_force = PolicyInForce::new(run.image.clone());
     let questions = Arc::new(Questions::default());
@@ -187,6 +210,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
                 .map_err(system("poll the event ring"))?;
         watch::until_exit(child, monitor, resolver, sockets).await.map_err(system("wait"))
     })?;
+    steps.done("ended");
     // Whatever the command left running ends here, and is recorded up to its end.
     let status = child::code(ended);
     if let Some(cgroup) = installed.cgroup.take() {
@@ -196,6 +220,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     monitor.count_losses();
     monitor.trail.add(boundary(&run, "stop", &report, Some(status)));
     monitor.trail.flush();
+    steps.done("recorded");
     Ok(Outcome { status, denied: monitor.trail.denied() })
 }
 
@@ -206,6 +231,7 @@ fn install<'a>(
     run: &Run,
     identities: &Identities,
     sockets: &ResolverSockets,
+    steps: &mut Steps,
 ) -> Result<&'a mut Enforcer, RunError> {
     let name = installed.lock.as_ref().map(|lock| lock.name().to_owned()).unwrap_or_default();
     let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -217,6 +243,7 @@ fn install<'a>(
         sandboxes: 1,
     };
     let enforcer = installed.enforcer.insert(Enforcer::load(root, cgroup::LEVEL, sizes, &name)?);
+    steps.done("loaded");
     enforcer.write_policy(&run.image.rules, &run.image.addresses)?;
     enforcer.write_identities(&identities.binaries, &identities.scripts)?;
     let (v4, v6) = sockets.ports();

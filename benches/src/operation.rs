@@ -1,0 +1,215 @@
+//! The operations whose price is asked for, made as a program makes them: by the standard
+//! library, one thread, on loopback. Only the operation itself is inside the clock.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::time::{ClockId, clock_gettime};
+
+/// Datagrams between two looks at the sink: fewer than its buffer holds, so that every send is
+/// delivered and none is the cheaper one that is dropped.
+const IN_FLIGHT: u32 = 100;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// socket, connect, accept, close of both ends.
+    TcpConnect,
+    /// connect of a UDP socket.
+    UdpConnect,
+    /// sendto on an unconnected UDP socket.
+    UdpSend,
+    /// send on a connected UDP socket, which no hook of clawbox sees.
+    UdpSendConnected,
+}
+
+impl Operation {
+    /// Every operation.
+    pub const ALL: &'static [Self] = &[
+        Self::TcpConnect,
+        Self::UdpConnect,
+        Self::UdpSend,
+        Self::UdpSendConnected,
+    ];
+
+    /// The name in requests and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TcpConnect => "tcp-connect",
+            Self::UdpConnect => "udp-connect",
+            Self::UdpSend => "udp-send",
+            Self::UdpSendConnected => "udp-send-connected",
+        }
+    }
+
+    /// What it is, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::TcpConnect => "TCP connect+accept+close",
+            Self::UdpConnect => "UDP connect",
+            Self::UdpSend => "UDP send, unconnected",
+            Self::UdpSendConnected => "UDP send, connected",
+        }
+    }
+}
+
+impl FromStr for Operation {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL
+            .iter()
+            .copied()
+            .find(|operation| operation.name() == text);
+        found.with_context(|| format!("`{text}` is no operation"))
+    }
+}
+
+/// What a number of operations took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// By the wall clock.
+    pub wall: Duration,
+    /// On a processor: without the time in which somebody else had it.
+    pub processor: Duration,
+}
+
+/// The two ends that stay outside a sandbox.
+#[derive(Debug)]
+pub struct Ends {
+    /// Where connections arrive.
+    pub listener: TcpListener,
+    /// Where datagrams arrive.
+    pub sink: UdpSocket,
+}
+
+impl Ends {
+    /// Makes both on one port of 127.0.0.1, so that one endpoint of a policy names them.
+    pub fn bind() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        // Accepted sockets inherit it: closing one sends RST, so that no connection stays behind
+        // in TIME_WAIT and the ports never run out.
+        let abort = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::Linger, &abort)?;
+        let sink = UdpSocket::bind(listener.local_addr()?)?;
+        sink.set_nonblocking(true)?;
+        Ok(Self { listener, sink })
+    }
+
+    /// The address of both.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+}
+
+/// Something that performs operations.
+#[derive(Debug)]
+pub struct Performer {
+    ends: Ends,
+    address: SocketAddr,
+    unconnected: UdpSocket,
+    connected: UdpSocket,
+}
+
+impl Performer {
+    /// Opens the sockets.
+    pub fn open(ends: Ends) -> Result<Self> {
+        let address = ends.address()?;
+        let unconnected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        let connected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        connected.connect(address)?;
+        Ok(Self {
+            ends,
+            address,
+            unconnected,
+            connected,
+        })
+    }
+
+    /// Performs an operation `count` times.
+    pub fn perform(&self, operation: Operation, count: u32) -> Result<Taken> {
+        let to = self.address;
+        match operation {
+            Operation::TcpConnect => timed(count, || {
+                let client = TcpStream::connect(to)?;
+                let (server, _) = self.ends.listener.accept()?;
+                drop(server);
+                drop(client);
+                Ok(())
+            }),
+            Operation::UdpConnect => timed(count, || self.connected.connect(to)),
+            Operation::UdpSend => {
+                self.delivered(count, || self.unconnected.send_to(&[1], to).map(drop))
+            }
+            Operation::UdpSendConnected => {
+                self.delivered(count, || self.connected.send(&[1]).map(drop))
+            }
+        }
+    }
+
+    /// Sends, and takes out of the sink what has arrived while the clock stands still.
+    fn delivered(&self, count: u32, send: impl Fn() -> std::io::Result<()>) -> Result<Taken> {
+        let mut taken = Taken::default();
+        let mut left = count;
+        while left > 0 {
+            let now = left.min(IN_FLIGHT);
+            let some = timed(now, &send)?;
+            taken.wall += some.wall;
+            taken.processor += some.processor;
+            let arrived = self.drain()?;
+            if arrived != now {
+                bail!("{arrived} of {now} datagrams arrived");
+            }
+            left -= now;
+        }
+        Ok(taken)
+    }
+
+    fn drain(&self) -> Result<u32> {
+        let mut arrived = 0;
+        loop {
+            match self.ends.sink.recv(&mut [0; 8]) {
+                Ok(_) => arrived += 1,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(arrived),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn timed(count: u32, mut operation: impl FnMut() -> std::io::Result<()>) -> Result<Taken> {
+    let processor = clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    let wall = clock(ClockId::CLOCK_MONOTONIC)?;
+    for _ in 0..count {
+        operation()?;
+    }
+    Ok(Taken {
+        wall: clock(ClockId::CLOCK_MONOTONIC)?.saturating_sub(wall),
+        processor: clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?.saturating_sub(processor),
+    })
+}
+
+fn clock(clock: ClockId) -> Result<Duration> {
+    Ok(clock_gettime(clock)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_can_be_performed_and_is_found_by_its_name() {
+        let performer = Performer::open(Ends::bind().unwrap()).unwrap();
+        for &operation in Operation::ALL {
+            assert_eq!(operation.name().parse::<Operation>().unwrap(), operation);
+            let taken = performer.perform(operation, IN_FLIGHT * 2 + 1).unwrap();
+            assert!(taken.wall > Duration::ZERO, "{operation:?}");
+        }
+    }
+}

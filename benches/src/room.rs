@@ -1,0 +1,156 @@
+//! What the measurements stand in: the clawbox under test, a directory with a policy, the worker's
+//! program and the trails, and the ends outside. All of it goes away.
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::attached::Root;
+use crate::operation::Ends;
+use crate::worker::{ARGUMENT, Worker};
+
+/// Endpoints that the policy names beside the one that is used, so that no lookup is in an empty
+/// table.
+const OTHER_ENDPOINTS: u8 = 64;
+
+/// Whom sandboxed workers run as.
+const USER: &str = "nobody";
+
+/// What clawbox does with a denial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Denies.
+    Enforce,
+    /// Only records.
+    Audit,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Room {
+    /// The hierarchy's root.
+    pub root: Root,
+    /// The ends outside.
+    pub ends: Ends,
+    clawbox: PathBuf,
+    policy: PathBuf,
+    program: PathBuf,
+    directory: TempDir,
+}
+
+/// What a sandbox's trail has in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trail {
+    /// Network records.
+    pub network: u64,
+    /// Events that were lost, by the trail's own gap records.
+    pub lost: u64,
+    /// Denials, of which the measurements make none.
+    pub denied: u64,
+}
+
+impl Room {
+    /// Makes everything ready around a clawbox.
+    pub fn open(clawbox: &Path) -> Result<Self> {
+        let clawbox = clawbox
+            .canonicalize()
+            .with_context(|| format!("cannot find `{}`", clawbox.display()))?;
+        let directory = tempfile::Builder::new()
+            .prefix("clawbox-bench-")
+            .tempdir()?;
+        // The sandboxed worker is another user.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+        let program = directory.path().join("bench-worker");
+        fs::copy(std::env::current_exe()?, &program)?;
+        fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+        let ends = Ends::bind()?;
+        let policy = directory.path().join("policy.yaml");
+        fs::write(&policy, policy_text(&program, ends.address()?.port()))?;
+        Ok(Self {
+            root: Root::open()?,
+            ends,
+            clawbox,
+            policy,
+            program,
+            directory,
+        })
+    }
+
+    /// A `clawbox run` that lacks only its command.
+    pub fn clawbox<S: AsRef<OsStr>>(&self, mode: Mode, trail: &str, command: &[S]) -> Command {
+        let mut clawbox = Command::new(&self.clawbox);
+        clawbox
+            .args(["run", "--name", "bench", "--user", USER, "--workdir", "/"])
+            .args([
+                "--mode",
+                if mode == Mode::Enforce {
+                    "enforce"
+                } else {
+                    "audit"
+                },
+            ])
+            .arg("--policy")
+            .arg(&self.policy)
+            .arg("--audit")
+            .arg(self.trail(trail))
+            // Never asked: no name is resolved here.
+            .args(["--dns", "127.0.0.1"])
+            .arg("--")
+            .args(command)
+            .env("CLAWBOX_LOG", "error");
+        clawbox
+    }
+
+    /// A worker inside a sandbox of its own.
+    pub fn sandboxed(&self, mode: Mode) -> Result<Worker> {
+        let command = [self.program.as_os_str(), OsStr::new(ARGUMENT)];
+        Worker::start(&mut self.clawbox(mode, "worker", &command), &self.ends)
+    }
+
+    /// A worker outside.
+    pub fn outside(&self) -> Result<Worker> {
+        Worker::outside(&self.program, &self.ends)
+    }
+
+    fn trail(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.jsonl"))
+    }
+
+    /// Reads and removes the trail of the last sandboxed worker.
+    pub fn take_trail(&self) -> Result<Trail> {
+        let path = self.trail("worker");
+        let text = fs::read_to_string(&path)?;
+        fs::remove_file(&path)?;
+        let mut trail = Trail::default();
+        for line in text.lines() {
+            let record: serde_json::Value = serde_json::from_str(line)?;
+            match record["class"].as_str() {
+                Some("network") => trail.network += 1,
+                Some("gap") => trail.lost += record["object"]["count"].as_u64().unwrap_or(0),
+                _ => {}
+            }
+            trail.denied += u64::from(record["verdict"] == "deny");
+        }
+        Ok(trail)
+    }
+}
+
+fn policy_text(program: &Path, port: u16) -> String {
+    let mut text = String::from("version: 1\nfilesystem_policy:\n  read_only: [/]\n");
+    text += "network_policies:\n  bench:\n    name: bench\n    endpoints:\n";
+    let _ = writeln!(
+        text,
+        "      - {{ host: 127.0.0.1, port: {port}, transport: any, host_loopback: true }}"
+    );
+    for other in 0..OTHER_ENDPOINTS {
+        let _ = writeln!(text, "      - {{ host: 192.0.2.{other}, port: 443 }}");
+    }
+    let _ = writeln!(text, "    binaries: [{{ path: {} }}]", program.display());
+    text
+}
