@@ -59,10 +59,11 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CLAWBOX_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("clawbox=warn,error"));
+    let refuses_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal() && !refuses_colour)
         .with_target(false)
         .without_time()
         .init();

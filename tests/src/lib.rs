@@ -9,6 +9,7 @@
 
 pub mod capture;
 pub mod clawbox;
+pub mod demo;
 pub mod names;
 pub mod network;
 pub mod services;
