@@ -66,6 +66,11 @@ impl Address {
     /// ::1.
     pub const LOOPBACK_V6: Self = Self { words: [0, 0, 0, 1_u32.to_be()] };
 
+    /// 0.0.0.0.
+    pub const UNSPECIFIED_V4: Self = Self::v4(0);
+    /// `::`.
+    pub const UNSPECIFIED_V6: Self = Self { words: [0; 4] };
+
     /// The loopback address of this address's family.
     #[inline(always)]
     #[must_use]

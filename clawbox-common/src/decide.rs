@@ -213,14 +213,11 @@ fn literal<L: Lookup>(
     }
     let loopback = matches!(range, Range::Loopback);
     if loopback {
-        let listener = ListenerKey {
-            netns: to.netns,
-            port: to.port,
-            transport: to.transport,
-            zero: 0,
-            sandbox: subject.sandbox,
-        };
-        if lookup.listens(&listener) {
+        // A form that only carries a loopback address leaves the host.
+        if !matches!(to.address.range(), Range::Loopback) {
+            return deny(Reason::Loopback, state);
+        }
+        if own_listener(lookup, subject, to) {
             return allow(Reason::OwnListener, state);
         }
     }
@@ -245,6 +242,38 @@ fn literal<L: Lookup>(
         };
     }
     decision
+}
+
+/// Whether a process of this sandbox takes what is sent to this loopback address: it is bound to
+/// the address, or to all of the family.
+#[inline(always)]
+fn own_listener<L: Lookup>(lookup: &L, subject: &Subject, to: &Destination) -> bool {
+    let mut key = ListenerKey {
+        netns: to.netns,
+        port: to.port,
+        transport: to.transport,
+        zero: 0,
+        sandbox: subject.sandbox,
+        address: to.address,
+    };
+    if lookup.listens(&key) {
+        return true;
+    }
+    let v4 = to.address.is_v4();
+    if v4 {
+        key.address = Address::UNSPECIFIED_V4;
+        if lookup.listens(&key) {
+            return true;
+        }
+    }
+    // A server on `::` takes IPv4 too unless it is `IPV6_V6ONLY`, which no hook can see. A TCP port
+    // is one that the policy lets the sandbox listen on; a UDP port can be any client's own, with
+    // somebody else's at the same number of IPv4.
+    if v4 && to.transport == UDP {
+        return false;
+    }
+    key.address = Address::UNSPECIFIED_V6;
+    lookup.listens(&key)
 }
 
 /// Looks for a rule that admits the subject among those of the patterns that the host matches.

@@ -31,7 +31,7 @@ packed! {
     SandboxState = 16,
     BinaryKey = 24,
     ScriptKey = 264,
-    ListenerKey = 16,
+    ListenerKey = 32,
     Rewritten = 36,
     LossKey = 8,
     Header = 48,

@@ -151,7 +151,8 @@ pub struct ScriptKey {
     pub zero: u32,
 }
 
-/// A port that a sandboxed process has bound.
+/// A port that a sandboxed process has bound, and where: the same port at another address of the
+/// host may be somebody else's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerKey {
@@ -165,6 +166,8 @@ pub struct ListenerKey {
     pub zero: u8,
     /// Sandbox that bound it.
     pub sandbox: u32,
+    /// Local address; unspecified for all.
+    pub address: Address,
 }
 
 /// What a socket was asked to reach and what it reaches instead, kept with the socket.

@@ -7,7 +7,9 @@ use aya_ebpf::{
     macros::cgroup_sock,
     programs::SockContext,
 };
-use clawbox_common::{decide, event::Kind, rule::ListenerKey, subject::Standing};
+use clawbox_common::{
+    address::Address, decide, event::Kind, rule::ListenerKey, subject::Standing,
+};
 use core::ptr::read_volatile;
 
 use crate::{
@@ -50,7 +52,7 @@ fn listener_of(sock: *mut bpf_sock, flags: u64) -> *mut ListenerKey {
 
 /// The port is known here, also where the kernel chose it.
 #[inline(always)]
-fn bound(sock: *mut bpf_sock) -> i32 {
+fn bound(sock: *mut bpf_sock, address: Address) -> i32 {
     let Standing::Subject(subject) = subject::standing() else { return 1 };
     // SAFETY: the context pointer of this program.
     let (protocol, port) = unsafe {
@@ -60,8 +62,8 @@ fn bound(sock: *mut bpf_sock) -> i32 {
     // SAFETY: the helpers take the context.
     let (netns, cookie) =
         unsafe { (bpf_get_netns_cookie(sock.cast()), bpf_get_socket_cookie(sock.cast())) };
-    let key =
-        ListenerKey { netns, port: port as u16, transport, zero: 0, sandbox: subject.sandbox };
+    let port = port as u16;
+    let key = ListenerKey { netns, port, transport, zero: 0, sandbox: subject.sandbox, address };
     // The way back first: an entry that cannot be found again when its socket goes must not exist.
     let kept = listener_of(sock, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     if !kept.is_null() {
@@ -75,12 +77,22 @@ fn bound(sock: *mut bpf_sock) -> i32 {
 
 #[cgroup_sock(post_bind4)]
 pub fn post_bind4(ctx: SockContext) -> i32 {
-    bound(ctx.sock)
+    // SAFETY: the context pointer of this program, whose kind may read this field.
+    bound(ctx.sock, Address::v4(unsafe { read_volatile(&raw const (*ctx.sock).src_ip4) }))
 }
 
 #[cgroup_sock(post_bind6)]
 pub fn post_bind6(ctx: SockContext) -> i32 {
-    bound(ctx.sock)
+    // SAFETY: as above; a word at a time, as the verifier wants it.
+    let words = unsafe {
+        [
+            read_volatile(&raw const (*ctx.sock).src_ip6[0]),
+            read_volatile(&raw const (*ctx.sock).src_ip6[1]),
+            read_volatile(&raw const (*ctx.sock).src_ip6[2]),
+            read_volatile(&raw const (*ctx.sock).src_ip6[3]),
+        ]
+    };
+    bound(ctx.sock, Address { words })
 }
 
 #[cgroup_sock(sock_release)]

@@ -14,7 +14,7 @@ use clawbox_common::rule::{
     AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, ScriptKey,
     SyntheticKey, SyntheticValue,
 };
-use clawbox_common::subject::Mask;
+use clawbox_common::subject::{Mask, Subject};
 
 use super::load::{LoadError, Programs, Sizes};
 use super::pin::{PinLinksError, PinnedLinks};
@@ -165,6 +165,19 @@ impl Enforcer {
     /// It was taken before.
     pub fn take_synthetics(&mut self) -> Result<Synthetics, LoadError> {
         Ok(Synthetics { map: Mutex::new(self.map("SYNTHETIC")?) })
+    }
+
+    /// Processes of its sandboxes that are alive, wherever they have moved to.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn processes(&mut self) -> Result<Vec<u32>, LoadError> {
+        let name = "SUBJECTS";
+        let subjects = self.hash::<u32, Subject>(name)?;
+        subjects
+            .keys()
+            .collect::<Result<_, _>>()
+            .map_err(|source| LoadError::Map { name, source })
     }
 
     /// Ends enforcement: nothing of this load stays in the kernel.

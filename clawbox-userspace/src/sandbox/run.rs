@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::cgroup::{self, Cgroup, CgroupError};
 use super::child::{self, Invocation, SpawnError, status};
@@ -25,6 +28,10 @@ use crate::kernel::load::{LoadError, Sizes};
 
 /// The only sandbox of an embedded run.
 const SANDBOX: u32 = 1;
+
+/// How long processes outside the cgroup may take to be gone, and how often that is looked at.
+const STRAY_PATIENCE: Duration = Duration::from_secs(10);
+const STRAY_LOOK: Duration = Duration::from_millis(5);
 
 /// What to run and under what.
 #[derive(Clone, Debug)]
@@ -72,6 +79,12 @@ pub enum RunError {
     /// See the source.
     #[error("cannot set up name resolution: {0}; name a server with --dns ADDRESS")]
     Upstream(#[from] UpstreamError),
+    /// Killed processes are still there.
+    #[error(
+        "processes {0:?} of the sandbox are outside its cgroup and still there {time} s after \
+         SIGKILL; look at what holds them up", time = STRAY_PATIENCE.as_secs()
+    )]
+    StillThere(Vec<u32>),
     /// A system call that hardly ever fails.
     #[error("cannot {what}: {source}")]
     System {
@@ -113,12 +126,44 @@ struct Installed {
     lock: Option<RunLock>,
 }
 
+impl Installed {
+    /// Ends every process of the sandbox, in its cgroup or not.
+    fn end_processes(&mut self) -> Result<(), RunError> {
+        if let Some(cgroup) = self.cgroup.take() {
+            cgroup.remove()?;
+        }
+        match &mut self.enforcer {
+            Some(enforcer) => end_strays(enforcer),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A process that could write to the hierarchy, as root may under a policy that opens it, has left
+/// the cgroup and is held by its identity alone, which ends with enforcement.
+fn end_strays(enforcer: &mut Enforcer) -> Result<(), RunError> {
+    let deadline = Instant::now() + STRAY_PATIENCE;
+    loop {
+        let left = enforcer.processes()?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(RunError::StillThere(left));
+        }
+        for process in left {
+            // The number is not given to another process before its identity is gone. One that
+            // has ended in between is no error.
+            let _ = kill(Pid::from_raw(process.cast_signed()), Signal::SIGKILL);
+        }
+        std::thread::sleep(STRAY_LOOK);
+    }
+}
+
 impl Drop for Installed {
     fn drop(&mut self) {
         // Processes first: enforcement ends when nobody is left to be held by it.
-        if let Some(cgroup) = self.cgroup.take()
-            && let Err(error) = cgroup.remove()
-        {
+        if let Err(error) = self.end_processes() {
             tracing::error!("{error}; enforcement stays on for what is left, the next run removes it");
             if let Some(enforcer) = self.enforcer.take() {
                 std::mem::forget(enforcer);
@@ -213,9 +258,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     steps.done("ended");
     // Whatever the command left running ends here, and is recorded up to its end.
     let status = child::code(ended);
-    if let Some(cgroup) = installed.cgroup.take() {
-        cgroup.remove()?;
-    }
+    installed.end_processes()?;
     monitor.drain();
     monitor.count_losses();
     monitor.trail.add(boundary(&run, "stop", &report, Some(status)));

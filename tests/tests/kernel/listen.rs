@@ -153,18 +153,13 @@ fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
     let service = SocketAddr::new(LOCAL, 40003);
     let host = scene.world.inside(|| Service::datagrams_at([service]));
     let mut steps: Vec<String> = Vec::new();
-    // The port is taken at 127.0.0.1 only.
+    // The port is taken at 127.0.0.1 only. The others make room for the clients' ports below.
     for other in ["127.0.0.2", "127.0.0.3", "[::1]"] {
         steps.extend(std::iter::repeat_n(format!("bind-udp={other}:0"), 7));
     }
-    steps.extend(
-        [
-            "connect=127.0.0.1:40003",
-            "udp=127.0.0.1:40003",
-            "send=127.0.0.1:40003",
-        ]
-        .map(str::to_owned),
-    );
+    steps.push("keep=40003".to_owned());
+    let tries = ["connect", "udp", "send"].map(|way| format!("{way}={service}"));
+    steps.extend(tries);
     let words: Vec<&str> = steps.iter().map(String::as_str).collect();
     let account = scene.attack_with(&scene.policy(""), &words);
     let own: Vec<&str> = account

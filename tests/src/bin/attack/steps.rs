@@ -72,6 +72,16 @@ fn perform(name: &str, argument: &str) -> anyhow::Result<Result<Value>> {
             HELD.lock().unwrap_or_else(PoisonError::into_inner).clear();
             Ok(Value::Null)
         }
+        "keep" => {
+            let port: u16 = argument.parse()?;
+            let is_kept = |socket: &OwnedFd| {
+                sockets::local(socket.as_raw_fd()).is_some_and(|local| local.port() == port)
+            };
+            HELD.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(is_kept);
+            Ok(Value::Null)
+        }
         "line" => Ok(process::line()?.into()),
         "io-uring" => io_uring(),
         "write" => {
