@@ -70,6 +70,11 @@ fn root_in(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// The id that BPF helpers give is the kernfs node's, which is the directory's inode.
+fn id_of(path: &Path) -> Result<u64, CgroupError> {
+    Ok(fs::metadata(path).map_err(io_error("look at", path))?.ino())
+}
+
 /// One sandbox's cgroup. Dropping it leaves it in place; see [`Cgroup::remove`].
 #[derive(Debug)]
 pub struct Cgroup {
@@ -84,14 +89,20 @@ impl Cgroup {
     /// It exists, or this process may not make it.
     pub fn create(root: &Path, name: &str) -> Result<Self, CgroupError> {
         let parent = root.join(PARENT);
-        if let Err(error) = fs::create_dir(&parent)
-            && error.kind() != io::ErrorKind::AlreadyExists
-        {
-            return Err(io_error("make the cgroup", &parent)(error));
-        }
         let path = parent.join(name);
-        fs::create_dir(&path).map_err(io_error("make the cgroup", &path))?;
-        Self::open(path)
+        loop {
+            if let Err(error) = fs::create_dir(&parent)
+                && error.kind() != io::ErrorKind::AlreadyExists
+            {
+                return Err(io_error("make the cgroup", &parent)(error));
+            }
+            match fs::create_dir(&path) {
+                Ok(()) => return Self::open(path),
+                // Another run may have removed the parent, which was empty, between the two.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(io_error("make the cgroup", &path)(error)),
+            }
+        }
     }
 
     /// Takes up a cgroup that exists.
@@ -99,8 +110,7 @@ impl Cgroup {
     /// # Errors
     /// It does not.
     pub fn open(path: PathBuf) -> Result<Self, CgroupError> {
-        // The id that BPF helpers give is the kernfs node's, which is the directory's inode.
-        let id = fs::metadata(&path).map_err(io_error("look at", &path))?.ino();
+        let id = id_of(&path)?;
         Ok(Self { path, id })
     }
 
@@ -108,6 +118,14 @@ impl Cgroup {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The id of the cgroup that all sandboxes are in; as long as this one is there, so is that.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn parent_id(&self) -> Result<u64, CgroupError> {
+        id_of(self.path.parent().unwrap_or(&self.path))
     }
 
     /// Its directory.
