@@ -143,6 +143,14 @@ impl Cgroup {
         File::options().write(true).open(&path).map_err(io_error("open", &path))
     }
 
+    /// Its directory, for a process to be born in.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn directory(&self) -> Result<File, CgroupError> {
+        File::open(&self.path).map_err(io_error("open", &self.path))
+    }
+
     /// Ends every process in it and below it, waits until they are gone, and removes it.
     ///
     /// # Errors

@@ -202,7 +202,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let first_process = child.id();
+    let first_process = child.pid().as_raw().cast_unsigned();
     let (ended, mut monitor) = runtime.block_on(async {
         let meaning = Box::new(EventMeaning(in_force));
         let monitor =
