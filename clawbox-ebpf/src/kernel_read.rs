@@ -28,6 +28,16 @@ fn constant(patched: &'static u32) -> u32 {
     unsafe { read_volatile(patched) }
 }
 
+/// The cgroup that all sandboxes' cgroups are in, one level above them. Zero is none.
+#[unsafe(no_mangle)]
+static SANDBOX_PARENT: u64 = 0;
+
+#[inline(always)]
+pub fn sandbox_parent() -> u64 {
+    // SAFETY: a reference to an initialised static; volatile as in `constant`.
+    unsafe { read_volatile(&SANDBOX_PARENT) }
+}
+
 #[inline(always)]
 pub fn sandbox_level() -> i32 {
     constant(&SANDBOX_LEVEL) as i32

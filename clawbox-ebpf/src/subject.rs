@@ -26,8 +26,14 @@ fn current_thread_group() -> u32 {
 /// The sandbox whose cgroup, or a cgroup below it, the current task is in.
 #[inline(always)]
 fn cgroup_sandbox() -> Option<u32> {
+    let level = kernel_read::sandbox_level();
+    // Every socket call of the host comes here, so what is nobody's is told by one comparison.
     // SAFETY: a helper without pointers.
-    let id = unsafe { bpf_get_current_ancestor_cgroup_id(kernel_read::sandbox_level()) };
+    if unsafe { bpf_get_current_ancestor_cgroup_id(level - 1) } != kernel_read::sandbox_parent() {
+        return None;
+    }
+    // SAFETY: a helper without pointers.
+    let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
     // SAFETY: the agent adds and removes entries, never changes one.
     unsafe { CGROUPS.get(id) }.copied()
 }

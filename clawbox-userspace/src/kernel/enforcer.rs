@@ -16,7 +16,7 @@ use clawbox_common::rule::{
 };
 use clawbox_common::subject::{Mask, Subject};
 
-use super::load::{LoadError, Programs, Sizes};
+use super::load::{LoadError, Place, Programs, Sizes};
 use super::pin::{PinLinksError, PinnedLinks};
 
 /// Why enforcement could not be put in place or changed.
@@ -44,11 +44,11 @@ impl Enforcer {
     /// The kernel lacks something; nothing stays behind then.
     pub fn load(
         cgroup_root: &Path,
-        level: u32,
+        place: Place,
         sizes: Sizes,
         run: &str,
     ) -> Result<Self, EnforcerError> {
-        let Programs { ebpf, links } = Programs::load(cgroup_root, level, sizes)?;
+        let Programs { ebpf, links } = Programs::load(cgroup_root, place, sizes)?;
         let pins = PinnedLinks::pin(run, links)?;
         Ok(Self { ebpf, pins })
     }

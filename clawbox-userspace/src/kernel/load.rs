@@ -125,6 +125,15 @@ pub struct Sizes {
     pub sandboxes: u32,
 }
 
+/// Where in the hierarchy sandboxes' cgroups are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Steps below the root.
+    pub level: u32,
+    /// Id of the cgroup they are all in.
+    pub parent: u64,
+}
+
 /// An attached program's link, by the program's name.
 pub type NamedLink = (&'static str, FdLink);
 
@@ -137,12 +146,12 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads everything and attaches it to the hierarchy whose root is `cgroup_root`. Sandboxes'
-    /// cgroups are `level` steps below it.
+    /// Loads everything and attaches it to the hierarchy whose root is `cgroup_root`; what is in a
+    /// sandbox is told by its `place` below it.
     ///
     /// # Errors
     /// The kernel lacks something or refuses a program; nothing stays attached then.
-    pub fn load(cgroup_root: &Path, level: u32, sizes: Sizes) -> Result<Self, LoadError> {
+    pub fn load(cgroup_root: &Path, place: Place, sizes: Sizes) -> Result<Self, LoadError> {
         let offsets = offsets()?;
         let types = Btf::from_sys_fs()?;
         let mut loader = EbpfLoader::new();
@@ -150,7 +159,8 @@ impl Programs {
         for (name, value) in &offsets {
             loader.override_global(name, value, true);
         }
-        loader.override_global("SANDBOX_LEVEL", &level, true);
+        loader.override_global("SANDBOX_LEVEL", &place.level, true);
+        loader.override_global("SANDBOX_PARENT", &place.parent, true);
         for (name, entries) in [
             ("RULES", sizes.rules),
             ("ADDRESSES", sizes.addresses),

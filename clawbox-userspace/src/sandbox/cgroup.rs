@@ -70,6 +70,11 @@ fn root_in(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// The id that BPF helpers give is the kernfs node's, which is the directory's inode.
+fn id_of(path: &Path) -> Result<u64, CgroupError> {
+    Ok(fs::metadata(path).map_err(io_error("look at", path))?.ino())
+}
+
 /// One sandbox's cgroup. Dropping it leaves it in place; see [`Cgroup::remove`].
 #[derive(Debug)]
 pub struct Cgroup {
@@ -86,19 +91,18 @@ impl Cgroup {
         let parent = root.join(PARENT);
         let path = parent.join(name);
         loop {
-            match fs::create_dir(&parent) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(io_error("make the cgroup", &parent)(error));
-                }
-                _ => {}
+            if let Err(error) = fs::create_dir(&parent)
+                && error.kind() != io::ErrorKind::AlreadyExists
+            {
+                return Err(io_error("make the cgroup", &parent)(error));
             }
             match fs::create_dir(&path) {
-                // Another run was the last to end, and took the parent with it.
+                Ok(()) => return Self::open(path),
+                // Another run may have removed the parent, which was empty, between the two.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => break other.map_err(io_error("make the cgroup", &path))?,
+                Err(error) => return Err(io_error("make the cgroup", &path)(error)),
             }
         }
-        Self::open(path)
     }
 
     /// Takes up a cgroup that exists.
@@ -106,8 +110,7 @@ impl Cgroup {
     /// # Errors
     /// It does not.
     pub fn open(path: PathBuf) -> Result<Self, CgroupError> {
-        // The id that BPF helpers give is the kernfs node's, which is the directory's inode.
-        let id = fs::metadata(&path).map_err(io_error("look at", &path))?.ino();
+        let id = id_of(&path)?;
         Ok(Self { path, id })
     }
 
@@ -115,6 +118,14 @@ impl Cgroup {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The id of the cgroup that all sandboxes are in; as long as this one is there, so is that.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn parent_id(&self) -> Result<u64, CgroupError> {
+        id_of(self.path.parent().unwrap_or(&self.path))
     }
 
     /// Its directory.
@@ -130,6 +141,14 @@ impl Cgroup {
     pub fn procs(&self) -> Result<File, CgroupError> {
         let path = self.path.join("cgroup.procs");
         File::options().write(true).open(&path).map_err(io_error("open", &path))
+    }
+
+    /// Its directory, for a process to be born in.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn directory(&self) -> Result<File, CgroupError> {
+        File::open(&self.path).map_err(io_error("open", &self.path))
     }
 
     /// Ends every process in it and below it, waits until they are gone, and removes it.

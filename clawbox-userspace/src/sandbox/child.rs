@@ -2,11 +2,18 @@
 //! the command. And its end, as the exit status of `clawbox run`.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::unistd::Pid;
+
+use super::birth::{self, Process};
 use super::cgroup::{Cgroup, CgroupError};
 use super::launch::{Identity, LaunchError, Prepared};
 use super::self_test::{NOT_ENFORCING, SelfTest};
@@ -87,7 +94,7 @@ pub fn spawn(
     invocation: &Invocation,
     cgroup: &Cgroup,
     backstops: Prepared,
-) -> Result<Child, SpawnError> {
+) -> Result<Process, SpawnError> {
     let Some((program, arguments)) = invocation.command.split_first() else {
         return Err(SpawnError::NotFound(String::new()));
     };
@@ -102,18 +109,22 @@ pub fn spawn(
             command.env("HOME", home);
         }
     }
-    let backstops = std::sync::Arc::new(backstops);
-    let entering = std::sync::Arc::clone(&backstops);
+    let backstops = Arc::new(backstops);
+    let entering = Arc::clone(&backstops);
+    let is_inside = Arc::new(AtomicBool::new(true));
+    let born_inside = Arc::clone(&is_inside);
     // SAFETY: the closure makes system calls only: a write, the self-test's socket calls, and
     // `Prepared::enter`, which is async-signal-safe.
     unsafe {
         command.pre_exec(move || {
-            (&procs).write_all(b"0")?;
+            if !born_inside.load(Ordering::Relaxed) {
+                (&procs).write_all(b"0")?;
+            }
             self_test.run()?;
             entering.enter()
         });
     }
-    command.spawn().map_err(|error| match error.raw_os_error() {
+    start(&mut command, &cgroup.directory()?, &is_inside).map_err(|error| match error.raw_os_error() {
         Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
         _ => match backstops.explain(error) {
             LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -130,7 +141,8 @@ pub fn spawn(
 fn find(invocation: &Invocation, program: &OsString) -> Result<PathBuf, SpawnError> {
     let named = Path::new(program);
     if named.components().count() > 1 || named.is_absolute() {
-        let from = invocation.workdir.join(named);
+        // Without `.` components: scripts are known by their whole path.
+        let from: PathBuf = invocation.workdir.join(named).components().collect();
         return match std::fs::symlink_metadata(&from) {
             Ok(_) => Ok(from),
             Err(_) => Err(SpawnError::NotFound(program.to_string_lossy().into_owned())),
@@ -153,6 +165,18 @@ fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path)
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+/// Starts a command inside a cgroup; where that cannot be, starts it outside and tells it so.
+fn start(command: &mut Command, cgroup: &File, is_inside: &AtomicBool) -> io::Result<Process> {
+    if birth::is_single_threaded()
+        && let Some(process) = birth::spawn_in(cgroup.as_fd(), command)?
+    {
+        return Ok(process);
+    }
+    is_inside.store(false, Ordering::Relaxed);
+    let child = command.spawn()?;
+    Ok(Process::new(Pid::from_raw(child.id().cast_signed())))
 }
 
 /// Named before the fork, where the error would be taken for one of exec.

@@ -1,5 +1,6 @@
 //! Sandboxes: a cgroup, what its processes get before they start, and their end.
 
+pub mod birth;
 pub mod cgroup;
 pub mod child;
 pub mod identities;

@@ -24,7 +24,7 @@ use crate::compile::MapImage;
 use crate::dns::{Resolver, ResolverSockets, Upstream, UpstreamError};
 use crate::kernel::enforcer::{Enforcer, EnforcerError};
 use crate::kernel::file_id::Mounts;
-use crate::kernel::load::{LoadError, Sizes};
+use crate::kernel::load::{LoadError, Place, Sizes};
 
 /// The only sandbox of an embedded run.
 const SANDBOX: u32 = 1;
@@ -247,7 +247,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let first_process = child.id();
+    let first_process = child.pid().as_raw().cast_unsigned();
     let (ended, mut monitor) = runtime.block_on(async {
         let meaning = Box::new(EventMeaning(in_force));
         let monitor =
@@ -285,13 +285,15 @@ fn install<'a>(
         scripts: entries(identities.scripts.len()),
         sandboxes: 1,
     };
-    let enforcer = installed.enforcer.insert(Enforcer::load(root, cgroup::LEVEL, sizes, &name)?);
+    // First the cgroup: it holds the parent in place, whose id the programs are given.
+    let cgroup = installed.cgroup.insert(Cgroup::create(root, &name)?);
+    let place = Place { level: cgroup::LEVEL, parent: cgroup.parent_id()? };
+    let enforcer = installed.enforcer.insert(Enforcer::load(root, place, sizes, &name)?);
     steps.done("loaded");
     enforcer.write_policy(&run.image.rules, &run.image.addresses)?;
     enforcer.write_identities(&identities.binaries, &identities.scripts)?;
     let (v4, v6) = sockets.ports();
     enforcer.set_state(SANDBOX, &run.image.state(v4, v6.unwrap_or(0)))?;
-    let cgroup = installed.cgroup.insert(Cgroup::create(root, &name)?);
     enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
     Ok(enforcer)
 }

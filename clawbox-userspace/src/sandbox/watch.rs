@@ -2,8 +2,7 @@
 //! pass signals on, until its first process ends.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::birth::Process;
 use super::monitor::{Monitor, TICK};
 use crate::dns::{Resolver, ResolverSockets};
 
@@ -24,7 +24,7 @@ const LOSSES: Duration = Duration::from_secs(1);
 /// # Errors
 /// Signals cannot be received.
 pub async fn until_exit(
-    mut child: Child,
+    mut child: Process,
     mut monitor: Monitor,
     resolver: Resolver,
     sockets: ResolverSockets,
@@ -35,7 +35,7 @@ pub async fn until_exit(
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = Instant::now();
-    let process = Pid::from_raw(child.id().cast_signed());
+    let process = child.pid();
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -55,7 +55,7 @@ pub async fn until_exit(
         }
     };
     serving.abort();
-    Ok((ExitStatus::from_raw(status.into_raw()), monitor))
+    Ok((status, monitor))
 }
 
 /// What a terminal's foreground group has got from the terminal itself is not sent a second time.

@@ -91,9 +91,9 @@ fn signals_to_clawbox_reach_the_command() {
         assert_eq!(running.line(), format!("got {name}"));
     }
     assert_eq!(running.wait().status, 3);
-    let mut running = Clawbox::new(&scene.world, &scene.policy("")).spawn(&["/bin/cat"]);
-    running.say("ready");
-    running.line();
+    let mut running = Clawbox::new(&scene.world, &scene.policy(""))
+        .spawn(&["/bin/sh", "-c", "echo ready; exec sleep 1000"]);
+    assert_eq!(running.line(), "ready");
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait().status, 143);
 }

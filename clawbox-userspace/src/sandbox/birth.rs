@@ -1,0 +1,108 @@
+//! A fork whose child is born inside a cgroup. To enter one later by its `cgroup.procs` takes the
+//! kernel a grace period of RCU, some 10 ms, in which nothing else may fork either.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+
+use nix::libc;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+/// From linux/sched.h; does not fit the type that libc has for its neighbours.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A child of this process.
+#[derive(Debug)]
+pub struct Process {
+    pid: Pid,
+    ended: Option<ExitStatus>,
+}
+
+impl Process {
+    /// A child known by its number, which stays its own until this has waited for it.
+    #[must_use]
+    pub fn new(pid: Pid) -> Self {
+        Self { pid, ended: None }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Its status, if it has ended.
+    ///
+    /// # Errors
+    /// Somebody else has waited for it.
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        if self.ended.is_none() {
+            let mut status = 0;
+            // SAFETY: the kernel writes one int of ours.
+            let waited =
+                unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, libc::WNOHANG) };
+            if nix::errno::Errno::result(waited)? != 0 {
+                self.ended = Some(ExitStatus::from_raw(status));
+            }
+        }
+        Ok(self.ended)
+    }
+}
+
+/// Whether this process may be forked without the C library: with one thread nobody can hold a
+/// lock that the child would wait for.
+#[must_use]
+pub fn is_single_threaded() -> bool {
+    fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+}
+
+/// Runs a command in a child that is born inside a cgroup, as [`Command::spawn`] would outside.
+/// Only for a process with one thread.
+///
+/// # Errors
+/// As [`Command::spawn`]; `None` where the kernel, or a container's filter in front of it, does not
+/// know the system call.
+pub fn spawn_in(cgroup: BorrowedFd<'_>, command: &mut Command) -> io::Result<Option<Process>> {
+    let (mut errors, mut report) = io::pipe()?;
+    let mut how = libc::clone_args {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        // SAFETY: all zero is what the kernel takes for "not given".
+        ..unsafe { std::mem::zeroed() }
+    };
+    // SAFETY: the arguments are initialised. Without CLONE_VM the child has memory of its own and
+    // goes on here on its copy of this stack, and there is no other thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut how, size_of_val(&how)) };
+    match i32::try_from(pid) {
+        Ok(0) => {
+            let error = command.exec();
+            let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
+            let _ = report.write_all(&errno.to_ne_bytes());
+            // SAFETY: ends this process without running what its parent has yet to run.
+            unsafe { libc::_exit(1) }
+        }
+        Ok(pid @ 1..) => {
+            drop(report);
+            let mut errno = [0; 4];
+            // Closed by exec without a word: it runs.
+            match errors.read_exact(&mut errno) {
+                Err(_) => Ok(Some(Process::new(Pid::from_raw(pid)))),
+                Ok(()) => {
+                    waitpid(Pid::from_raw(pid), None::<WaitPidFlag>)?;
+                    Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+                }
+            }
+        }
+        _ => {
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::ENOSYS | libc::EPERM) => Ok(None),
+                _ => Err(error),
+            }
+        }
+    }
+}
