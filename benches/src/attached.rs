@@ -58,18 +58,10 @@ impl Root {
         // SAFETY: the kernel reads and writes `size` bytes of an initialised structure of ours;
         // without room for ids it writes the count alone.
         let failed = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                PROG_QUERY,
-                &raw mut query,
-                size_of::<Query>(),
-            ) != 0
+            libc::syscall(libc::SYS_bpf, PROG_QUERY, &raw mut query, size_of::<Query>()) != 0
         };
         if failed {
-            bail!(
-                "cannot ask what is attached: {}",
-                io::Error::last_os_error()
-            );
+            bail!("cannot ask what is attached: {}", io::Error::last_os_error());
         }
         Ok(query.count)
     }

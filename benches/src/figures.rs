@@ -17,12 +17,7 @@ pub struct Spread {
 impl Spread {
     /// Of one sample, which has no spread.
     pub fn one(value: f64) -> Self {
-        Self {
-            median: value,
-            low: value,
-            high: value,
-            samples: 1,
-        }
+        Self { median: value, low: value, high: value, samples: 1 }
     }
 
     /// Of at least one sample.
@@ -58,15 +53,7 @@ mod tests {
     #[test]
     fn one_wild_sample_moves_nothing() {
         let spread = Spread::of([3.0, 1.0, 2.0, 1000.0, 2.0]).unwrap();
-        assert_eq!(
-            spread,
-            Spread {
-                median: 2.0,
-                low: 2.0,
-                high: 3.0,
-                samples: 5
-            }
-        );
+        assert_eq!(spread, Spread { median: 2.0, low: 2.0, high: 3.0, samples: 5 });
     }
 
     #[test]

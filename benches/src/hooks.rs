@@ -119,10 +119,7 @@ impl Programs {
                 names.insert(id, link.file_name().to_string_lossy().into_owned());
             }
         }
-        Ok(Self {
-            names,
-            descriptors: format!("/proc/{pid}/fdinfo").into(),
-        })
+        Ok(Self { names, descriptors: format!("/proc/{pid}/fdinfo").into() })
     }
 
     fn counts(&self) -> Result<Counts> {
@@ -154,16 +151,11 @@ fn open_pin(path: &Path) -> Result<OwnedFd> {
 }
 
 fn describe(descriptor: &OwnedFd) -> Result<String> {
-    Ok(fs::read_to_string(format!(
-        "/proc/self/fdinfo/{}",
-        descriptor.as_raw_fd()
-    ))?)
+    Ok(fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()))?)
 }
 
 fn field(description: &str, name: &str) -> Option<u64> {
-    let line = description
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let line = description.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line?.trim().parse().ok()
 }
 

@@ -71,11 +71,7 @@ enum Format {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = if cli.what == What::Worker {
-        worker::serve()
-    } else {
-        measure(&cli)
-    };
+    let outcome = if cli.what == What::Worker { worker::serve() } else { measure(&cli) };
     match outcome {
         // A missed target is a result, not a failure.
         Ok(()) => ExitCode::SUCCESS,
@@ -93,10 +89,7 @@ fn measure(cli: &Cli) -> Result<()> {
     let Some(clawbox) = &cli.clawbox else {
         bail!("no clawbox to measure: `cargo xtask bench` builds one, or name it with --clawbox");
     };
-    let rounds = |full: u32| {
-        cli.rounds
-            .unwrap_or(if cli.quick { full / 4 } else { full })
-    };
+    let rounds = |full: u32| cli.rounds.unwrap_or(if cli.quick { full / 4 } else { full });
     let room = Room::open(clawbox)?;
     let all = cli.what == What::All;
     let mut report = Report::begin();

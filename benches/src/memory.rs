@@ -31,13 +31,7 @@ pub fn measure(room: &Room, report: &mut Report) -> Result<()> {
     add(report, worker.pid(), &when, "VmRSS", Some(TARGET))?;
     add(report, worker.pid(), &when, "RssAnon", None)?;
     add(report, worker.pid(), &when, "RssFile", None)?;
-    add(
-        report,
-        worker.pid(),
-        "at its peak, while it loads",
-        "VmHWM",
-        None,
-    )?;
+    add(report, worker.pid(), "at its peak, while it loads", "VmHWM", None)?;
     worker.stop()?;
     room.take_trail()?;
     Ok(())
@@ -45,13 +39,9 @@ pub fn measure(room: &Room, report: &mut Report) -> Result<()> {
 
 fn add(report: &mut Report, pid: u32, when: &str, field: &str, target: Option<f64>) -> Result<()> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
     let size = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: f64 = size
-        .with_context(|| format!("/proc/{pid}/status has no {field}"))?
-        .parse()?;
+    let kib: f64 = size.with_context(|| format!("/proc/{pid}/status has no {field}"))?.parse()?;
     report.add(Row {
         bench: "memory",
         what: format!("{field}, {when}"),

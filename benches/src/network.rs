@@ -91,9 +91,7 @@ pub fn measure(room: &Room, asked: Asked, rounds: u32, report: &mut Report) -> R
     for number in 0..rounds {
         progress.reached(number);
         let batches = round(room, &plan, number as usize, &mut measured)?;
-        measured
-            .rounds
-            .push(batches.into_iter().filter_map(middle).collect());
+        measured.rounds.push(batches.into_iter().filter_map(middle).collect());
     }
     progress.done();
     rows(asked, &plan, &measured, report);
@@ -104,14 +102,7 @@ fn middle((key, costs): ((Side, Operation), Vec<Cost>)) -> Option<((Side, Operat
     let wall = median(costs.iter().map(|cost| cost.wall))?;
     let processor = median(costs.iter().map(|cost| cost.processor))?;
     let reader = median(costs.iter().map(|cost| cost.reader))?;
-    Some((
-        key,
-        Cost {
-            wall,
-            processor,
-            reader,
-        },
-    ))
+    Some((key, Cost { wall, processor, reader }))
 }
 
 fn plan(asked: Asked) -> Plan {
@@ -124,12 +115,7 @@ fn plan(asked: Asked) -> Plan {
         Operation::TcpConnect => (operation, CONNECTIONS),
         _ => (operation, DATAGRAMS),
     };
-    Operation::ALL
-        .iter()
-        .copied()
-        .filter(wanted)
-        .map(sized)
-        .collect()
+    Operation::ALL.iter().copied().filter(wanted).map(sized).collect()
 }
 
 /// Every other round has the sandboxes the other way round, and each of its steps begins with
@@ -143,11 +129,7 @@ fn round(room: &Room, plan: &Plan, number: usize, measured: &mut Measured) -> Re
         let mut alone = [(without, &mut outside)];
         step_of(room, plan, 0, &mut alone, number, &mut batches, measured)?;
         let mut inside = room.sandboxed(mode).context("the sandbox did not start")?;
-        let own = if mode == Mode::Enforce {
-            Side::Enforcing
-        } else {
-            Side::Recording
-        };
+        let own = if mode == Mode::Enforce { Side::Enforcing } else { Side::Recording };
         let mut both = vec![(own, &mut inside)];
         if mode == Mode::Enforce {
             both.push((Side::Outside, &mut outside));
@@ -160,9 +142,7 @@ fn round(room: &Room, plan: &Plan, number: usize, measured: &mut Measured) -> Re
         let trail = room.take_trail()?;
         let reader = spent.as_nanos() as f64 / trail.network.max(1) as f64;
         let performed = batches.iter_mut().filter(|((side, _), _)| *side == own);
-        performed
-            .flat_map(|(_, costs)| costs)
-            .for_each(|cost| cost.reader = reader);
+        performed.flat_map(|(_, costs)| costs).for_each(|cost| cost.reader = reader);
         measured.reader.push(reader);
         measured.trails.push(trail);
     }
@@ -196,10 +176,7 @@ fn step_of(
                     }
                     measured.repeated += 1;
                 };
-                batches
-                    .entry((*side, operation))
-                    .or_default()
-                    .push(cost(taken, count));
+                batches.entry((*side, operation)).or_default().push(cost(taken, count));
             }
         }
     }
@@ -208,11 +185,7 @@ fn step_of(
 
 fn cost(taken: Taken, count: u32) -> Cost {
     let each = |whole: Duration| whole.as_nanos() as f64 / f64::from(count);
-    Cost {
-        wall: each(taken.wall),
-        processor: each(taken.processor),
-        reader: 0.0,
-    }
+    Cost { wall: each(taken.wall), processor: each(taken.processor), reader: 0.0 }
 }
 
 /// Processor time of a process's only thread.
@@ -245,22 +218,15 @@ fn rows(asked: Asked, plan: &Plan, measured: &Measured, report: &mut Report) {
         }
         for &(operation, _) in plan {
             let of = |pick: fn(&Cost) -> f64| {
-                Spread::of(
-                    measured
-                        .rounds
-                        .iter()
-                        .filter_map(|it| ratio(it, side, operation, pick)),
-                )
+                Spread::of(measured.rounds.iter().filter_map(|it| ratio(it, side, operation, pick)))
             };
             let (Some(wall), Some(processor)) = (of(|cost| cost.wall), of(|cost| cost.processor))
             else {
                 continue;
             };
             let times = |side| {
-                let costs = measured
-                    .rounds
-                    .iter()
-                    .filter_map(|round| round.get(&(side, operation)));
+                let costs =
+                    measured.rounds.iter().filter_map(|round| round.get(&(side, operation)));
                 median(costs.map(|cost| cost.wall / 1000.0)).unwrap_or_default()
             };
             let mut note = format!(

@@ -28,12 +28,8 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: &'static [Self] = &[
-        Self::TcpConnect,
-        Self::UdpConnect,
-        Self::UdpSend,
-        Self::UdpSendConnected,
-    ];
+    pub const ALL: &'static [Self] =
+        &[Self::TcpConnect, Self::UdpConnect, Self::UdpSend, Self::UdpSendConnected];
 
     /// The name in requests and reports.
     pub fn name(self) -> &'static str {
@@ -60,10 +56,7 @@ impl FromStr for Operation {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let found = Self::ALL
-            .iter()
-            .copied()
-            .find(|operation| operation.name() == text);
+        let found = Self::ALL.iter().copied().find(|operation| operation.name() == text);
         found.with_context(|| format!("`{text}` is no operation"))
     }
 }
@@ -92,10 +85,7 @@ impl Ends {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         // Accepted sockets inherit it: closing one sends RST, so that no connection stays behind
         // in TIME_WAIT and the ports never run out.
-        let abort = nix::libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
+        let abort = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         nix::sys::socket::setsockopt(&listener, nix::sys::socket::sockopt::Linger, &abort)?;
         let sink = UdpSocket::bind(listener.local_addr()?)?;
         sink.set_nonblocking(true)?;
@@ -124,12 +114,7 @@ impl Performer {
         let unconnected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         let connected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         connected.connect(address)?;
-        Ok(Self {
-            ends,
-            address,
-            unconnected,
-            connected,
-        })
+        Ok(Self { ends, address, unconnected, connected })
     }
 
     /// Performs an operation `count` times.

@@ -85,11 +85,7 @@ pub struct Report {
 impl Report {
     /// Begins with what else the machine is doing.
     pub fn begin() -> Self {
-        Self {
-            rows: Vec::new(),
-            notes: Vec::new(),
-            load: load(),
-        }
+        Self { rows: Vec::new(), notes: Vec::new(), load: load() }
     }
 
     /// Adds a figure.
@@ -133,13 +129,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "kernel {}; load average {} before, {} after",
-            kernel(),
-            self.load,
-            load()
-        )?;
+        writeln!(f, "kernel {}; load average {} before, {} after", kernel(), self.load, load())?;
         let cells: Vec<[String; 5]> = self
             .rows
             .iter()
@@ -163,12 +153,7 @@ impl fmt::Display for Report {
         let heads = ["", "median", "middle half", "target", ""];
         let width = |column: usize| {
             let of = |cell: &str| cell.chars().count();
-            cells
-                .iter()
-                .map(|row| of(&row[column]))
-                .max()
-                .unwrap_or(0)
-                .max(of(heads[column]))
+            cells.iter().map(|row| of(&row[column])).max().unwrap_or(0).max(of(heads[column]))
         };
         let widths: Vec<usize> = (0..heads.len()).map(width).collect();
         let line = |f: &mut fmt::Formatter<'_>, row: &[&str], note: &str| {
@@ -178,11 +163,7 @@ impl fmt::Display for Report {
                 .zip(&widths[1..])
                 .map(|(cell, width)| format!("{cell:>width$}"))
                 .collect();
-            writeln!(
-                f,
-                "{}",
-                format!("{first}  {}  {note}", rest.join("  ")).trim_end()
-            )
+            writeln!(f, "{}", format!("{first}  {}  {note}", rest.join("  ")).trim_end())
         };
         let mut bench = "";
         for (row, cells) in self.rows.iter().zip(&cells) {
@@ -202,10 +183,7 @@ impl fmt::Display for Report {
 }
 
 fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease")
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 /// The last minute's load average.
@@ -226,12 +204,7 @@ pub struct Progress {
 impl Progress {
     /// Of so many rounds.
     pub fn of(name: &'static str, all: u32) -> Self {
-        Self {
-            name,
-            all,
-            began: Instant::now(),
-            said: None,
-        }
+        Self { name, all, began: Instant::now(), said: None }
     }
 
     /// A round begins; the first is number 0.
@@ -241,26 +214,13 @@ impl Progress {
         if self.said.is_none_or(|said| said.elapsed() >= pause) {
             self.said = Some(Instant::now());
             let (start, end) = if in_place { ("\r", "") } else { ("", "\n") };
-            eprint!(
-                "{start}bench: {}, round {} of {}{end}",
-                self.name,
-                round + 1,
-                self.all
-            );
+            eprint!("{start}bench: {}, round {} of {}{end}", self.name, round + 1, self.all);
         }
     }
 
     /// The last round is over.
     pub fn done(&self) {
-        let start = if std::io::stderr().is_terminal() {
-            "\r"
-        } else {
-            ""
-        };
-        eprintln!(
-            "{start}bench: {}, {:.0?} in all",
-            self.name,
-            self.began.elapsed()
-        );
+        let start = if std::io::stderr().is_terminal() { "\r" } else { "" };
+        eprintln!("{start}bench: {}, {:.0?} in all", self.name, self.began.elapsed());
     }
 }

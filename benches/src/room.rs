@@ -61,9 +61,7 @@ impl Room {
         let clawbox = clawbox
             .canonicalize()
             .with_context(|| format!("cannot find `{}`", clawbox.display()))?;
-        let directory = tempfile::Builder::new()
-            .prefix("clawbox-bench-")
-            .tempdir()?;
+        let directory = tempfile::Builder::new().prefix("clawbox-bench-").tempdir()?;
         // The sandboxed worker is another user.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let program = directory.path().join("bench-worker");
@@ -72,14 +70,7 @@ impl Room {
         let ends = Ends::bind()?;
         let policy = directory.path().join("policy.yaml");
         fs::write(&policy, policy_text(&program, ends.address()?.port()))?;
-        Ok(Self {
-            root: Root::open()?,
-            ends,
-            clawbox,
-            policy,
-            program,
-            directory,
-        })
+        Ok(Self { root: Root::open()?, ends, clawbox, policy, program, directory })
     }
 
     /// A `clawbox run` that lacks only its command.
@@ -87,14 +78,7 @@ impl Room {
         let mut clawbox = Command::new(&self.clawbox);
         clawbox
             .args(["run", "--name", "bench", "--user", USER, "--workdir", "/"])
-            .args([
-                "--mode",
-                if mode == Mode::Enforce {
-                    "enforce"
-                } else {
-                    "audit"
-                },
-            ])
+            .args(["--mode", if mode == Mode::Enforce { "enforce" } else { "audit" }])
             .arg("--policy")
             .arg(&self.policy)
             .arg("--audit")

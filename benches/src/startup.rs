@@ -56,12 +56,7 @@ pub fn measure(room: &Room, rounds: u32, report: &mut Report) -> Result<()> {
 }
 
 fn start(room: &Room, bwrap: Option<&Path>, number: u32) -> Result<Start> {
-    let mut start = Start {
-        plain: 0.0,
-        bwrap: None,
-        clawbox: 0.0,
-        steps: BTreeMap::new(),
-    };
+    let mut start = Start { plain: 0.0, bwrap: None, clawbox: 0.0, steps: BTreeMap::new() };
     for place in 0..3 {
         match (place + number) % 3 {
             0 => start.plain = timed(&mut Command::new(TRUE))?.0,
@@ -119,80 +114,37 @@ fn milliseconds(time: Duration) -> f64 {
 
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|it| it.is_file())
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|it| it.is_file())
 }
 
 fn rows(starts: &[Start], report: &mut Report) {
     let mut add = |what: &str, unit, value: Option<Spread>, note: String| {
         if let Some(value) = value {
             let (bench, what) = ("startup", what.to_owned());
-            report.add(Row {
-                bench,
-                what,
-                unit,
-                value,
-                target: None,
-                note,
-            });
+            report.add(Row { bench, what, unit, value, target: None, note });
         }
     };
     let of = |pick: &dyn Fn(&Start) -> Option<f64>| Spread::of(starts.iter().filter_map(pick));
     let ms = Unit::Milliseconds;
-    add(
-        "fork, exec and wait alone",
-        ms,
-        of(&|it| Some(it.plain)),
-        String::new(),
-    );
-    add(
-        "bwrap --unshare-all --ro-bind / /",
-        ms,
-        of(&|it| it.bwrap),
-        String::new(),
-    );
-    add(
-        "clawbox run, whole",
-        ms,
-        of(&|it| Some(it.clawbox)),
-        steps(starts),
-    );
+    add("fork, exec and wait alone", ms, of(&|it| Some(it.plain)), String::new());
+    add("bwrap --unshare-all --ro-bind / /", ms, of(&|it| it.bwrap), String::new());
+    add("clawbox run, whole", ms, of(&|it| Some(it.clawbox)), steps(starts));
     let each = of(&|it| Some(it.each()));
-    add(
-        "clawbox run, without loading and unloading",
-        ms,
-        each,
-        String::new(),
-    );
+    add("clawbox run, without loading and unloading", ms, each, String::new());
     let against = of(&|it| it.bwrap.map(|bwrap| it.clawbox / bwrap));
-    add(
-        "clawbox run, whole, against bwrap",
-        Unit::Ratio,
-        against,
-        String::new(),
-    );
+    add("clawbox run, whole, against bwrap", Unit::Ratio, against, String::new());
     let against = of(&|it| it.bwrap.map(|bwrap| it.each() / bwrap));
     let note = "the number to watch: what each sandbox costs once an agent has loaded".to_owned();
-    add(
-        "clawbox run, without loading, against bwrap",
-        Unit::Ratio,
-        against,
-        note,
-    );
+    add("clawbox run, without loading, against bwrap", Unit::Ratio, against, note);
 }
 
 /// The median of each step, for a note.
 fn steps(starts: &[Start]) -> String {
-    let names = [
-        "prepared", "loaded", "placed", "started", "ended", "recorded", "removed",
-    ];
+    let names = ["prepared", "loaded", "placed", "started", "ended", "recorded", "removed"];
     let shown: Vec<String> = names
         .iter()
         .filter_map(|name| {
-            let times = starts
-                .iter()
-                .filter_map(|start| start.steps.get(*name).copied());
+            let times = starts.iter().filter_map(|start| start.steps.get(*name).copied());
             median(times).map(|median| format!("{name} {median:.1}"))
         })
         .collect();

@@ -30,12 +30,7 @@ pub fn serve() -> Result<()> {
         let request = request?;
         let (operation, count) = request.split_once(' ').context("a request has two words")?;
         let taken = performer.perform(operation.parse()?, count.parse()?)?;
-        writeln!(
-            answers,
-            "{} {}",
-            taken.wall.as_nanos(),
-            taken.processor.as_nanos()
-        )?;
+        writeln!(answers, "{} {}", taken.wall.as_nanos(), taken.processor.as_nanos())?;
     }
     Ok(())
 }
@@ -46,12 +41,8 @@ fn receive_ends(channel: &UnixStream) -> Result<Ends> {
     let mut byte = [0];
     let mut space = nix::cmsg_space!([RawFd; 2]);
     let mut buffer = [IoSliceMut::new(&mut byte)];
-    let message = recvmsg::<()>(
-        channel.as_raw_fd(),
-        &mut buffer,
-        Some(&mut space),
-        MsgFlags::empty(),
-    )?;
+    let message =
+        recvmsg::<()>(channel.as_raw_fd(), &mut buffer, Some(&mut space), MsgFlags::empty())?;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control
             && let [listener, sink] = descriptors[..]
@@ -60,10 +51,7 @@ fn receive_ends(channel: &UnixStream) -> Result<Ends> {
             // else knows them.
             let (listener, sink) =
                 unsafe { (OwnedFd::from_raw_fd(listener), OwnedFd::from_raw_fd(sink)) };
-            return Ok(Ends {
-                listener: TcpListener::from(listener),
-                sink: UdpSocket::from(sink),
-            });
+            return Ok(Ends { listener: TcpListener::from(listener), sink: UdpSocket::from(sink) });
         }
     }
     bail!("no descriptors came; this is for the benchmarks to start");
@@ -93,11 +81,7 @@ impl Worker {
         // What the command holds of its own end would keep the channel open.
         command.stdin(Stdio::null());
         let answers = BufReader::new(ours.try_clone()?);
-        let mut worker = Self {
-            process,
-            requests: ours,
-            answers,
-        };
+        let mut worker = Self { process, requests: ours, answers };
         let answer = worker.answer()?;
         if answer != "ready" {
             bail!("the worker says `{answer}`");
@@ -128,9 +112,7 @@ impl Worker {
 
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .context("a worker does not answer")?;
+        self.answers.read_line(&mut line).context("a worker does not answer")?;
         if line.is_empty() {
             bail!("a worker ended early ({})", self.process.wait()?);
         }

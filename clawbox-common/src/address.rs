@@ -82,9 +82,7 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn v4(network_order: u32) -> Self {
-        Self {
-            words: [0, 0, MAPPED, network_order],
-        }
+        Self { words: [0, 0, MAPPED, network_order] }
     }
 
     /// From the 16 bytes of an IPv6 address.
@@ -104,12 +102,7 @@ impl Address {
     #[must_use]
     pub const fn octets(self) -> [u8; 16] {
         let [a, b, c, d] = self.words;
-        let (a, b, c, d) = (
-            a.to_ne_bytes(),
-            b.to_ne_bytes(),
-            c.to_ne_bytes(),
-            d.to_ne_bytes(),
-        );
+        let (a, b, c, d) = (a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes());
         [
             a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1],
             d[2], d[3],
@@ -153,11 +146,7 @@ impl Address {
     #[inline(always)]
     #[must_use]
     pub const fn range(self) -> Range {
-        if self.is_v4() {
-            range_v4(u32::from_be(self.words[3]))
-        } else {
-            self.range_v6()
-        }
+        if self.is_v4() { range_v4(u32::from_be(self.words[3])) } else { self.range_v6() }
     }
 
     #[inline(always)]
@@ -166,11 +155,7 @@ impl Address {
         let first = u32::from_be(a);
         let second = u32::from_be(b);
         if (a | b | c) == 0 {
-            return if d == 0 {
-                Range::Unspecified
-            } else {
-                Range::Loopback
-            };
+            return if d == 0 { Range::Unspecified } else { Range::Loopback };
         }
         if first >> 24 == 0xff {
             return Range::Multicast;
@@ -197,11 +182,7 @@ impl Address {
             return Range::Special;
         }
         // Global unicast is 2000::/3 (RFC 4291); nothing outside it has a host.
-        if first >> 29 == 1 {
-            Range::Global
-        } else {
-            Range::Reserved
-        }
+        if first >> 29 == 1 { Range::Global } else { Range::Reserved }
     }
 }
 
@@ -236,11 +217,7 @@ const fn range_v4(a: u32) -> Range {
         || a >> 8 == 0xc6_3364
         || a >> 8 == 0xcb_0071
         || a >> 8 == 0xc0_5863;
-    if special {
-        Range::Special
-    } else {
-        Range::Global
-    }
+    if special { Range::Special } else { Range::Global }
 }
 
 #[cfg(test)]

@@ -137,25 +137,14 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
     };
     if to.port == 0 && to.transport == UDP {
         let target = to.address.loopback();
-        return Decision {
-            route: Route::Real,
-            target,
-            ..allow(Reason::AddressProbe, state)
-        };
+        return Decision { route: Route::Real, target, ..allow(Reason::AddressProbe, state) };
     }
     if to.port == DNS_PORT {
-        let port = if to.address.is_v4() {
-            state.resolver_v4
-        } else {
-            state.resolver_v6
-        };
+        let port = if to.address.is_v4() { state.resolver_v4 } else { state.resolver_v6 };
         if port == 0 {
             return deny(Reason::NoResolver, state);
         }
-        return Decision {
-            route: Route::Resolver,
-            ..allow(Reason::Resolver, state)
-        };
+        return Decision { route: Route::Resolver, ..allow(Reason::Resolver, state) };
     }
     let judged = to.address.embedded();
     if matches!(judged.range(), Range::Synthetic) {
@@ -172,10 +161,7 @@ fn named<L: Lookup>(
     state: &SandboxState,
     to: &Destination,
 ) -> Decision {
-    let key = SyntheticKey {
-        sandbox: subject.sandbox,
-        address: to.address,
-    };
+    let key = SyntheticKey { sandbox: subject.sandbox, address: to.address };
     let Some(target) = lookup.synthetic(&key) else {
         return deny(Reason::StaleName, state);
     };
@@ -183,12 +169,7 @@ fn named<L: Lookup>(
         return deny(Reason::StaleName, state);
     }
     let decision = ruled(lookup, subject, state, to, &target.hosts);
-    Decision {
-        route: Route::Real,
-        target: target.real,
-        name: target.name,
-        ..decision
-    }
+    Decision { route: Route::Real, target: target.real, name: target.name, ..decision }
 }
 
 /// A destination that the process named by its address.
@@ -221,25 +202,15 @@ fn literal<L: Lookup>(
             return allow(Reason::OwnListener, state);
         }
     }
-    let key = AddressKey {
-        policy: state.policy,
-        usage: AddressUse::Egress as u32,
-        address: judged,
-    };
+    let key =
+        AddressKey { policy: state.policy, usage: AddressUse::Egress as u32, address: judged };
     let Some(hosts) = lookup.address(&key, ADDRESS_KEY_BITS) else {
-        let reason = if loopback {
-            Reason::Loopback
-        } else {
-            Reason::UnknownEndpoint
-        };
+        let reason = if loopback { Reason::Loopback } else { Reason::UnknownEndpoint };
         return deny(reason, state);
     };
     let decision = ruled(lookup, subject, state, to, hosts);
     if loopback && matches!(decision.reason, Reason::UnknownEndpoint) {
-        return Decision {
-            reason: Reason::Loopback,
-            ..decision
-        };
+        return Decision { reason: Reason::Loopback, ..decision };
     }
     decision
 }
@@ -292,13 +263,8 @@ fn ruled<L: Lookup>(
         if host == 0 {
             break;
         }
-        let key = RuleKey {
-            policy: state.policy,
-            host,
-            port: to.port,
-            transport: to.transport,
-            zero: 0,
-        };
+        let key =
+            RuleKey { policy: state.policy, host, port: to.port, transport: to.transport, zero: 0 };
         let Some(rule) = lookup.rule(&key) else {
             continue;
         };
@@ -306,10 +272,7 @@ fn ruled<L: Lookup>(
             continue;
         }
         if rule.flags & ANYBODY != 0 {
-            return Decision {
-                host,
-                ..allow(Reason::Rule, state)
-            };
+            return Decision { host, ..allow(Reason::Rule, state) };
         }
         for word in 0..MASK_WORDS {
             let met = (subject.lineage.words[word] & rule.tree.words[word])
@@ -323,10 +286,7 @@ fn ruled<L: Lookup>(
                 };
             }
         }
-        result = Decision {
-            host,
-            ..deny(Reason::OtherBinary, state)
-        };
+        result = Decision { host, ..deny(Reason::OtherBinary, state) };
     }
     result
 }
@@ -348,11 +308,8 @@ pub fn bind<L: Lookup>(lookup: &L, standing: &Standing<'_>, local: &Destination)
         return allow(Reason::EphemeralPort, state);
     }
     let judged = local.address.embedded();
-    let key = AddressKey {
-        policy: state.policy,
-        usage: AddressUse::Listen as u32,
-        address: judged,
-    };
+    let key =
+        AddressKey { policy: state.policy, usage: AddressUse::Listen as u32, address: judged };
     let Some(hosts) = lookup.address(&key, ADDRESS_KEY_BITS) else {
         return deny(Reason::ListenNotAllowed, state);
     };
@@ -397,11 +354,7 @@ pub fn socket<L: Lookup>(
         SOCK_DGRAM => protocol == IPPROTO_IP || protocol == IPPROTO_UDP,
         _ => false,
     };
-    if known {
-        allow(Reason::Rule, state)
-    } else {
-        deny(Reason::SocketKind, state)
-    }
+    if known { allow(Reason::Rule, state) } else { deny(Reason::SocketKind, state) }
 }
 
 /// The transport whose rules apply to a socket of this protocol, or `None` for one that no rule

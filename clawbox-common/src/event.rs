@@ -22,13 +22,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: &'static [Kind] = &[
-        Kind::Connect,
-        Kind::Send,
-        Kind::Bind,
-        Kind::Socket,
-        Kind::Exec,
-    ];
+    pub const ALL: &'static [Kind] =
+        &[Kind::Connect, Kind::Send, Kind::Bind, Kind::Socket, Kind::Exec];
 
     /// The name in audit records.
     #[must_use]
@@ -47,11 +42,7 @@ impl TryFrom<u8> for Kind {
     type Error = u8;
 
     fn try_from(value: u8) -> Result<Self, u8> {
-        Kind::ALL
-            .iter()
-            .copied()
-            .find(|kind| *kind as u8 == value)
-            .ok_or(value)
+        Kind::ALL.iter().copied().find(|kind| *kind as u8 == value).ok_or(value)
     }
 }
 

@@ -12,9 +12,7 @@ pub struct Mask {
 
 impl Mask {
     /// The empty set.
-    pub const EMPTY: Self = Self {
-        words: [0; MASK_WORDS],
-    };
+    pub const EMPTY: Self = Self { words: [0; MASK_WORDS] };
 
     /// Adds a slot; a slot past the bound is not added, so it can only ever deny.
     pub const fn insert(&mut self, slot: usize) {

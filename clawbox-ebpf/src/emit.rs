@@ -40,11 +40,9 @@ fn lost(sandbox: u32, kind: Kind) {
     if let Some(count) = LOSSES.get_ptr_mut(key) {
         // SAFETY: an aligned u64 of a map value; the addition is atomic.
         unsafe {
-            core::intrinsics::atomic_xadd::<
-                u64,
-                u64,
-                { core::intrinsics::AtomicOrdering::Relaxed },
-            >(count, 1);
+            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
+                count, 1,
+            );
         }
     } else if let Some(count) = LOSSES_UNATTRIBUTED.get_ptr_mut(0) {
         // SAFETY: this CPU's own value.

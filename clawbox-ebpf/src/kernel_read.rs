@@ -112,9 +112,8 @@ pub fn exec_path(bprm: Kernel, into: *mut [u8; SCRIPT_PATH]) -> bool {
     let filename: u64 = bprm.field(&OFF_BPRM_FILENAME);
     // SAFETY: `into` is SCRIPT_PATH writable bytes of a map value or ring record; the helper
     // checks the source.
-    let copied = unsafe {
-        bpf_probe_read_kernel_str(into.cast(), SCRIPT_PATH as u32, filename as *const _)
-    };
+    let copied =
+        unsafe { bpf_probe_read_kernel_str(into.cast(), SCRIPT_PATH as u32, filename as *const _) };
     // The count includes the NUL; a full buffer may be a cut path.
     copied > 1 && copied < SCRIPT_PATH as i64
 }

@@ -47,8 +47,8 @@ impl Event {
     /// The bytes are not one.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let kind = bytes.first().copied().ok_or(DecodeError::Size(0))?;
-        let kind = Kind::try_from(kind)
-            .map_err(|value| DecodeError::Value { field: "kind", value })?;
+        let kind =
+            Kind::try_from(kind).map_err(|value| DecodeError::Value { field: "kind", value })?;
         if matches!(kind, Kind::Exec) {
             // SAFETY: `read` checks the size; every byte pattern is a `TaskEvent`.
             let event: TaskEvent = unsafe { read(bytes) }?;

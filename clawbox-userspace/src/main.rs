@@ -11,9 +11,13 @@ use clawbox::cli::run::{self, RunCommand};
 
 /// Enforces one policy per AI-agent sandbox in the kernel
 #[derive(Debug, Parser)]
-#[command(name = "clawbox", version, after_help = "\
+#[command(
+    name = "clawbox",
+    version,
+    after_help = "\
 Begin with `clawbox doctor`, which says what this host can enforce, and `clawbox policy check`,
-which says what of a policy it does. CLAWBOX_LOG=debug shows what clawbox itself does.")]
+which says what of a policy it does. CLAWBOX_LOG=debug shows what clawbox itself does."
+)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

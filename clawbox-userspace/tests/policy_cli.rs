@@ -1,19 +1,12 @@
 //! `clawbox policy` as a user runs it: exit codes, both formats, and nothing but text in a pipe.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test's helpers may fail as the test does"
-)]
+#![expect(clippy::unwrap_used, reason = "a test's helpers may fail as the test does")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 fn clawbox(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_clawbox"))
-        .arg("policy")
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_clawbox")).arg("policy").args(arguments).output().unwrap()
 }
 
 struct Files(tempfile::TempDir);
@@ -81,41 +74,13 @@ fn explain_gives_the_verdict_and_the_rule() {
     let curl = "/usr/bin/curl";
     for (binary, ancestor, host, port, code, says) in [
         (curl, curl, "a.example.com", "443", 0, "allow: rule"),
-        (
-            "/usr/bin/wget",
-            curl,
-            "A.example.com.",
-            "443",
-            0,
-            "for /usr/bin/curl",
-        ),
-        (
-            "/usr/bin/wget",
-            "/bin/sh",
-            "a.example.com",
-            "443",
-            1,
-            "deny: other-binary",
-        ),
-        (
-            curl,
-            curl,
-            "a.example.com",
-            "80",
-            1,
-            "deny: unknown-endpoint",
-        ),
+        ("/usr/bin/wget", curl, "A.example.com.", "443", 0, "for /usr/bin/curl"),
+        ("/usr/bin/wget", "/bin/sh", "a.example.com", "443", 1, "deny: other-binary"),
+        (curl, curl, "a.example.com", "80", 1, "deny: unknown-endpoint"),
         (curl, curl, "b.example.com", "443", 1, "deny: unknown-name"),
         (curl, curl, "192.0.2.1", "443", 1, "deny: unknown-endpoint"),
         (curl, curl, "localhost", "443", 1, "deny: loopback"),
-        (
-            curl,
-            curl,
-            "::ffff:169.254.169.254",
-            "80",
-            1,
-            "deny: link-local",
-        ),
+        (curl, curl, "::ffff:169.254.169.254", "80", 1, "deny: link-local"),
     ] {
         let output = clawbox(&[
             "explain",
@@ -133,16 +98,8 @@ fn explain_gives_the_verdict_and_the_rule() {
         assert_eq!(output.status.code(), Some(code), "{host} {text}");
         assert!(text.contains(says), "{host} {text}");
     }
-    let output = clawbox(&[
-        "explain",
-        "/does/not/exist",
-        "--binary",
-        curl,
-        "--host",
-        "a",
-        "--port",
-        "1",
-    ]);
+    let output =
+        clawbox(&["explain", "/does/not/exist", "--binary", curl, "--host", "a", "--port", "1"]);
     assert_eq!(output.status.code(), Some(2));
 }
 
@@ -162,10 +119,7 @@ fn explain_says_that_a_rule_is_there_but_denied_entirely() {
         "443",
     ]);
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        text.contains("denied entirely: its rules admit only some requests"),
-        "{text}"
-    );
+    assert!(text.contains("denied entirely: its rules admit only some requests"), "{text}");
 }
 
 #[test]
@@ -175,14 +129,7 @@ fn schema_knows_every_top_level_key_and_demands_the_version_alone() {
     let policy = &schema["$defs"]["PolicyDocument"];
     assert_eq!(policy["required"], serde_json::json!(["version"]));
     assert_eq!(policy["additionalProperties"], false);
-    for key in [
-        "filesystem_policy",
-        "landlock",
-        "process",
-        "network_policies",
-        "listen",
-        "mode",
-    ] {
+    for key in ["filesystem_policy", "landlock", "process", "network_policies", "listen", "mode"] {
         assert!(policy["properties"][key].is_object(), "{key}");
     }
     let endpoint = &schema["$defs"]["EndpointSection"];

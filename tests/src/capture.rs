@@ -66,21 +66,12 @@ impl Capture {
         let seen = Arc::<Seen>::default();
         let to = Arc::clone(&seen);
         thread::spawn(move || read_until(&packets, &stopped, &to));
-        Self {
-            seen,
-            marks: AtomicU64::new(0),
-            _stop: stop,
-        }
+        Self { seen, marks: AtomicU64::new(0), _stop: stop }
     }
 
     /// What has arrived so far.
     pub(crate) fn packets(&self) -> Vec<Packet> {
-        self.seen
-            .packets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .clone()
+        self.seen.packets.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// The number of the next mark.
@@ -95,11 +86,7 @@ impl Capture {
         let mut message = MARK.to_vec();
         message.extend(mark.to_be_bytes());
         let deadline = Instant::now() + PATIENCE;
-        let mut packets = self
-            .seen
-            .packets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut packets = self.seen.packets.lock().unwrap_or_else(PoisonError::into_inner);
         while packets.1 < mark {
             // Again and again: the first may be lost to address resolution.
             let _ = socket.send_to(&message, (to, MARK_PORT));
@@ -128,11 +115,7 @@ fn read_until(packets: &OwnedFd, stopped: &io::PipeReader, seen: &Seen) {
             continue;
         };
         let mut known = seen.packets.lock().unwrap_or_else(PoisonError::into_inner);
-        match packet
-            .payload
-            .strip_prefix(MARK)
-            .and_then(|number| number.try_into().ok())
-        {
+        match packet.payload.strip_prefix(MARK).and_then(|number| number.try_into().ok()) {
             Some(number) if packet.port == MARK_PORT => known.1 = u64::from_be_bytes(number),
             _ => known.0.push(packet),
         }
@@ -166,12 +149,7 @@ fn parse(packet: &[u8]) -> Option<Packet> {
             let target: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
             let header = usize::from(packet[0] & 0xf) * 4;
             let (source, target) = (Ipv4Addr::from(source), Ipv4Addr::from(target));
-            (
-                source.into(),
-                target.into(),
-                packet[9],
-                packet.get(header..)?,
-            )
+            (source.into(), target.into(), packet[9], packet.get(header..)?)
         }
         6 => {
             let source: [u8; 16] = packet.get(8..24)?.try_into().ok()?;
@@ -181,10 +159,7 @@ fn parse(packet: &[u8]) -> Option<Packet> {
         }
         _ => return None,
     };
-    let (has_ports, header) = (
-        protocol == 6 || protocol == 17,
-        if protocol == 17 { 8 } else { 0 },
-    );
+    let (has_ports, header) = (protocol == 6 || protocol == 17, if protocol == 17 { 8 } else { 0 });
     // Neighbour discovery, and reports of multicast listeners behind a hop-by-hop header.
     let is_kernels_own =
         (protocol == 58 && matches!(rest.first()?, 130..=137 | 143)) || protocol == 0;
@@ -192,11 +167,7 @@ fn parse(packet: &[u8]) -> Option<Packet> {
         from,
         to,
         protocol,
-        port: if has_ports {
-            u16::from_be_bytes([rest[2], rest[3]])
-        } else {
-            0
-        },
+        port: if has_ports { u16::from_be_bytes([rest[2], rest[3]]) } else { 0 },
         payload: rest.get(header..).unwrap_or_default().to_vec(),
     })
 }

@@ -30,11 +30,7 @@ pub fn program() -> PathBuf {
 pub fn tool(name: &str) -> PathBuf {
     let directory = std::env::var_os("CLAWBOX_TESTS").map(PathBuf::from);
     let path = directory.map_or_else(|| beside(name), |directory| directory.join(name));
-    assert!(
-        path.exists(),
-        "`{}` is not there; run `cargo xtask test`",
-        path.display()
-    );
+    assert!(path.exists(), "`{}` is not there; run `cargo xtask test`", path.display());
     path
 }
 
@@ -54,6 +50,7 @@ pub struct Clawbox<'w> {
     world: &'w World,
     policy: PathBuf,
     user: Option<String>,
+    name: Option<String>,
     arguments: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     workdir: PathBuf,
@@ -77,6 +74,7 @@ impl<'w> Clawbox<'w> {
             world,
             policy,
             user: Some("nobody".to_owned()),
+            name: None,
             arguments: Vec::new(),
             variables: Vec::new(),
             workdir: world.work(),
@@ -92,6 +90,13 @@ impl<'w> Clawbox<'w> {
         self
     }
 
+    /// Another name for the sandbox.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        self.name = Some(name.to_owned());
+        self.argument("--name").argument(name)
+    }
+
     /// One more argument of `clawbox run`.
     #[must_use]
     pub fn argument(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -102,8 +107,7 @@ impl<'w> Clawbox<'w> {
     /// One more variable of the environment.
     #[must_use]
     pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        self.variables
-            .push((name.into(), value.as_ref().to_owned()));
+        self.variables.push((name.into(), value.as_ref().to_owned()));
         self
     }
 
@@ -157,13 +161,10 @@ impl<'w> Clawbox<'w> {
         clawbox.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = clawbox.spawn().expect("clawbox can be executed");
         let (lines, read) = mpsc::channel();
-        let stdout = child
-            .stdout
-            .take()
-            .map(|stdout| collect(stdout, Some(lines)));
+        let stdout = child.stdout.take().map(|stdout| collect(stdout, Some(lines)));
         let stderr = child.stderr.take().map(|stderr| collect(stderr, None));
         Running {
-            name: name_of(command.first()),
+            name: self.name.unwrap_or_else(|| name_of(command.first())),
             stdin: child.stdin.take(),
             child,
             lines: read,
@@ -192,9 +193,7 @@ fn unused(directory: &Path, name: &str) -> PathBuf {
 /// What clawbox calls a sandbox without a name.
 fn name_of<S: AsRef<OsStr>>(command: Option<&S>) -> String {
     let program = command.map(|program| Path::new(program.as_ref()));
-    let name = program
-        .and_then(Path::file_name)
-        .map(|name| name.to_string_lossy().into_owned());
+    let name = program.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_default()
 }
 
@@ -253,9 +252,7 @@ impl Running {
     /// Writes a line to the command.
     pub fn say(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is a pipe");
-        stdin
-            .write_all(format!("{line}\n").as_bytes())
-            .expect("the command reads");
+        stdin.write_all(format!("{line}\n").as_bytes()).expect("the command reads");
     }
 
     /// Sends a signal to clawbox itself.
@@ -297,14 +294,10 @@ impl Running {
         drop(self.stdin.take());
         let (pid, ended) = (self.child.id(), deadline(self.child));
         let text = |thread: Option<JoinHandle<String>>| {
-            thread
-                .and_then(|thread| thread.join().ok())
-                .unwrap_or_default()
+            thread.and_then(|thread| thread.join().ok()).unwrap_or_default()
         };
         let (stdout, stderr) = (text(self.stdout.take()), text(self.stderr.take()));
-        let Some(ended) = ended else {
-            panic!("clawbox did not end: {stdout}{stderr}")
-        };
+        let Some(ended) = ended else { panic!("clawbox did not end: {stdout}{stderr}") };
         let left = remains(&self.name, pid, &self.locks);
         assert!(left.is_empty(), "left behind: {left:?}\n{stderr}");
         Finished {
@@ -354,8 +347,7 @@ pub fn cgroup_root() -> PathBuf {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
     let root = mounts.lines().find_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
-        kind.starts_with("cgroup2 ")
-            .then(|| mount.split(' ').nth(4).map(PathBuf::from))?
+        kind.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4).map(PathBuf::from))?
     });
     root.expect("a version 2 hierarchy of control groups is mounted")
 }
@@ -364,7 +356,8 @@ fn remains(name: &str, pid: u32, locks: &Path) -> Vec<PathBuf> {
     let run = format!("{name}-{pid}");
     let possible = [
         cgroup_root().join("clawbox").join(&run),
-        Path::new("/sys/fs/bpf/clawbox").join(&run),
+        // The file system of pins has no dots in names.
+        Path::new("/sys/fs/bpf/clawbox").join(run.replace('.', "+")),
         locks.join(format!("{run}.lock")),
     ];
     possible.into_iter().filter(|path| path.exists()).collect()
@@ -387,18 +380,12 @@ impl Finished {
     /// Records of one action, such as `connect`.
     #[must_use]
     pub fn records(&self, action: &str) -> Vec<&Value> {
-        self.trail
-            .iter()
-            .filter(|record| record["action"] == action)
-            .collect()
+        self.trail.iter().filter(|record| record["action"] == action).collect()
     }
 
     /// Records of denials.
     #[must_use]
     pub fn denials(&self) -> Vec<&Value> {
-        self.trail
-            .iter()
-            .filter(|record| record["verdict"] == "deny")
-            .collect()
+        self.trail.iter().filter(|record| record["verdict"] == "deny").collect()
     }
 }

@@ -93,10 +93,7 @@ impl Names {
 
     /// Gives a name addresses, of both families.
     pub fn host(&self, name: &str, addresses: &[IpAddr]) -> &Self {
-        let records = addresses
-            .iter()
-            .map(|address| RData::from(*address))
-            .collect();
+        let records = addresses.iter().map(|address| RData::from(*address)).collect();
         locked(&self.state.records).insert(name.to_owned(), records);
         self
     }
@@ -111,10 +108,7 @@ impl Names {
     /// Gives a name a text.
     pub fn text(&self, name: &str, text: &str) -> &Self {
         let record = RData::TXT(TXT::new(vec![text.to_owned()]));
-        locked(&self.state.records)
-            .entry(name.to_owned())
-            .or_default()
-            .push(record);
+        locked(&self.state.records).entry(name.to_owned()).or_default().push(record);
         self
     }
 
@@ -134,9 +128,7 @@ impl Names {
     #[must_use]
     pub fn was_asked(&self, name: &str) -> bool {
         let below = format!(".{name}");
-        self.asked()
-            .iter()
-            .any(|asked| asked.name == name || asked.name.ends_with(&below))
+        self.asked().iter().any(|asked| asked.name == name || asked.name.ends_with(&below))
     }
 }
 
@@ -162,17 +154,9 @@ impl State {
     fn reply(&self, packet: &[u8], transport: &'static str) -> Option<Vec<u8>> {
         let message = Message::from_vec(packet).ok()?;
         let query = message.queries.first()?.clone();
-        let name = query
-            .name()
-            .to_ascii()
-            .trim_end_matches('.')
-            .to_ascii_lowercase();
+        let name = query.name().to_ascii().trim_end_matches('.').to_ascii_lowercase();
         let kind = query.query_type();
-        let asked = Asked {
-            name: name.clone(),
-            kind: kind.to_string(),
-            transport,
-        };
+        let asked = Asked { name: name.clone(), kind: kind.to_string(), transport };
         locked(&self.asked).push(asked);
         let mut reply = Message::response(message.id, message.op_code);
         reply.add_query(query);

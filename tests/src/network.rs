@@ -68,10 +68,7 @@ impl World {
     /// Makes a world.
     #[must_use]
     pub fn new() -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "network namespaces need root"
-        );
+        assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
         let (inside, outside) = (fresh_namespace(), fresh_namespace());
         for namespace in [&inside, &outside] {
             within(namespace, quiet_ipv6);
@@ -80,12 +77,7 @@ impl World {
         within(&inside, || ip(&near_end(&far)));
         within(&outside, || ip(&far_end()));
         let capture = within(&outside, Capture::start);
-        let world = Self {
-            inside,
-            outside,
-            capture,
-            directory: directory(),
-        };
+        let world = Self { inside, outside, capture, directory: directory() };
         world.flush();
         world
     }
@@ -196,35 +188,23 @@ fn within<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
             setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("a namespace can be entered");
             work()
         });
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
 fn fresh_namespace() -> OwnedFd {
     let make = || {
         unshare(CloneFlags::CLONE_NEWNET).expect("this kernel makes network namespaces");
-        File::open("/proc/thread-self/ns/net")
-            .expect("proc is mounted")
-            .into()
+        File::open("/proc/thread-self/ns/net").expect("proc is mounted").into()
     };
-    thread::scope(|scope| {
-        scope
-            .spawn(make)
-            .join()
-            .expect("nothing panics after unshare")
-    })
+    thread::scope(|scope| scope.spawn(make).join().expect("nothing panics after unshare"))
 }
 
 /// No address and no packet of the kernel's own: what is captured was sent by somebody.
 fn quiet_ipv6() {
-    for (setting, value) in [
-        ("disable_ipv6", "0"),
-        ("accept_dad", "0"),
-        ("addr_gen_mode", "1"),
-        ("accept_ra", "0"),
-    ] {
+    for (setting, value) in
+        [("disable_ipv6", "0"), ("accept_dad", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0")]
+    {
         let path = format!("/proc/sys/net/ipv6/conf/default/{setting}");
         fs::write(&path, value)
             .unwrap_or_else(|error| panic!("`{path}`: {error}; the tests need IPv6"));
@@ -264,9 +244,7 @@ fn ip(lines: &str) {
         .spawn()
         .expect("`ip` is installed (iproute2)");
     let mut stdin = child.stdin.take().expect("a pipe was asked for");
-    stdin
-        .write_all(lines.as_bytes())
-        .expect("ip reads its input");
+    stdin.write_all(lines.as_bytes()).expect("ip reads its input");
     drop(stdin);
     let output = child.wait_with_output().expect("ip ends");
     let complaint = String::from_utf8_lossy(&output.stderr);
@@ -274,10 +252,8 @@ fn ip(lines: &str) {
 }
 
 fn directory() -> TempDir {
-    let directory = tempfile::Builder::new()
-        .prefix("clawbox-test-")
-        .tempdir()
-        .expect("a directory in /tmp");
+    let directory =
+        tempfile::Builder::new().prefix("clawbox-test-").tempdir().expect("a directory in /tmp");
     let open = fs::Permissions::from_mode(0o755);
     fs::set_permissions(directory.path(), open.clone()).expect("just made");
     for name in ["bin", "work", "private", "locks"] {

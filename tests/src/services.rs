@@ -24,10 +24,7 @@ pub struct Stop {
 impl Stop {
     pub(crate) fn new() -> Self {
         let (reader, writer) = io::pipe().expect("a pipe");
-        Self {
-            reader,
-            _writer: writer,
-        }
+        Self { reader, _writer: writer }
     }
 
     pub(crate) fn reader(&self) -> io::PipeReader {
@@ -69,10 +66,7 @@ impl Service {
     /// line that names the host asked for and the address that was reached.
     #[must_use]
     pub fn http(port: u16) -> Self {
-        Self::tcp(
-            SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
-            serve_request,
-        )
+        Self::tcp(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), serve_request)
     }
 
     /// Sends lines back, on every address of the calling thread's host.
@@ -90,10 +84,7 @@ impl Service {
     fn tcp(at: SocketAddr, serve: fn(TcpStream, &Arrivals) -> io::Result<()>) -> Self {
         let listener =
             TcpListener::bind(at).unwrap_or_else(|error| panic!("cannot listen at {at}: {error}"));
-        let service = Self {
-            arrivals: Arrivals::default(),
-            _stop: Stop::new(),
-        };
+        let service = Self { arrivals: Arrivals::default(), _stop: Stop::new() };
         let (arrivals, stopped) = (Arc::clone(&service.arrivals), service._stop.reader());
         thread::spawn(move || {
             while readable(&listener, &stopped) {
@@ -116,10 +107,7 @@ impl Service {
     /// Sends datagrams back at these addresses.
     #[must_use]
     pub fn datagrams_at(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let service = Self {
-            arrivals: Arrivals::default(),
-            _stop: Stop::new(),
-        };
+        let service = Self { arrivals: Arrivals::default(), _stop: Stop::new() };
         for at in addresses {
             let socket = UdpSocket::bind(at).unwrap_or_else(|error| panic!("bind {at}: {error}"));
             let (arrivals, stopped) = (Arc::clone(&service.arrivals), service._stop.reader());
@@ -141,18 +129,12 @@ impl Service {
     /// What has reached it so far. A connection counts from when its first line is there.
     #[must_use]
     pub fn arrivals(&self) -> Vec<Arrival> {
-        self.arrivals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 fn note(arrivals: &Arrivals, arrival: Arrival) {
-    arrivals
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(arrival);
+    arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
 }
 
 /// IPv4 as IPv4, also where an IPv6 socket took it.
@@ -174,14 +156,7 @@ fn begin(stream: &mut TcpStream, arrivals: &Arrivals) -> io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let said = line(stream)?;
     let (from, to) = (plain(stream.peer_addr()?), plain(stream.local_addr()?));
-    note(
-        arrivals,
-        Arrival {
-            from,
-            to,
-            said: said.clone(),
-        },
-    );
+    note(arrivals, Arrival { from, to, said: said.clone() });
     Ok(said)
 }
 

@@ -25,24 +25,10 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         bail!("the benchmarks load programs into the kernel: run `cargo xtask bench` as root");
     }
     let toolchain = setup::ensure(workspace, Purpose::Bench)?;
-    build::both(
-        workspace,
-        &toolchain,
-        build::Args {
-            release: true,
-            debug_log: false,
-        },
-    )?;
+    build::both(workspace, &toolchain, build::Args { release: true, debug_log: false })?;
     let mut cargo = workspace.cargo();
     cargo
-        .args([
-            "run",
-            "--quiet",
-            "--release",
-            "--package",
-            "clawbox-benches",
-            "--",
-        ])
+        .args(["run", "--quiet", "--release", "--package", "clawbox-benches", "--"])
         .args(&args.name)
         .args(&args.arguments)
         .env("CLAWBOX", workspace.clawbox(true));

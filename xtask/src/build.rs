@@ -48,10 +48,7 @@ pub fn both(workspace: &Workspace, toolchain: &Toolchain, args: Args) -> Result<
 fn object(workspace: &Workspace, toolchain: &Toolchain, debug_log: bool) -> Result<()> {
     let source = workspace.root().join("clawbox-ebpf");
     if !source.join("Cargo.toml").exists() {
-        bail!(
-            "`{}` has no Cargo.toml; is this a complete checkout?",
-            source.display()
-        );
+        bail!("`{}` has no Cargo.toml; is this a complete checkout?", source.display());
     }
     let build_dir = workspace.root().join("target/bpf/build");
     let mut cargo = toolchain.cargo(&source);

@@ -26,15 +26,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     build::both(workspace, &toolchain, build::Args::default())?;
     let mut cargo = workspace.cargo();
     cargo
-        .args([
-            "run",
-            "--quiet",
-            "--package",
-            "clawbox-tests",
-            "--bin",
-            "demo",
-            "--",
-        ])
+        .args(["run", "--quiet", "--package", "clawbox-tests", "--bin", "demo", "--"])
         .args(&args.arguments)
         .env("CLAWBOX", workspace.clawbox(false));
     Ok(process::exit_code(process::status(&mut cargo)?))

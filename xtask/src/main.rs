@@ -21,11 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about = "clawbox's own tasks"
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "clawbox's own tasks")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -20,17 +20,11 @@ enum Brings {
 }
 
 const fn program(name: &'static str, program: &'static str) -> Package {
-    Package {
-        name,
-        brings: Brings::Program(program),
-    }
+    Package { name, brings: Brings::Program(program) }
 }
 
 const fn file(name: &'static str, path: &'static str) -> Package {
-    Package {
-        name,
-        brings: Brings::File(path),
-    }
+    Package { name, brings: Brings::File(path) }
 }
 
 /// What the demo and the enforcement tests run inside sandboxes. `python3` must be the
@@ -47,10 +41,7 @@ pub const VM: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),
     program("busybox-static", "busybox"),
     program("xz-utils", "xz"),
-    file(
-        "debian-archive-keyring",
-        "/usr/share/keyrings/debian-archive-keyring.gpg",
-    ),
+    file("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
 ];
 
 /// The sandbox launcher we measure ourselves against.
@@ -58,19 +49,13 @@ pub const BENCH: &[Package] = &[program("bubblewrap", "bwrap")];
 
 /// Installs those of `packages` that are missing; returns the names of what it installed.
 pub fn ensure(packages: &[&Package]) -> Result<Vec<&'static str>> {
-    let missing: Vec<&str> = packages
-        .iter()
-        .filter(|package| !package.is_there())
-        .map(|package| package.name)
-        .collect();
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect();
     if !missing.is_empty() {
         install(&missing)?;
     }
     if let Some(still) = packages.iter().find(|package| !package.is_there()) {
-        bail!(
-            "package {} is installed, but what it brings is not on PATH",
-            still.name
-        );
+        bail!("package {} is installed, but what it brings is not on PATH", still.name);
     }
     Ok(missing)
 }
@@ -79,16 +64,10 @@ pub fn ensure(packages: &[&Package]) -> Result<Vec<&'static str>> {
 pub fn install(names: &[&str]) -> Result<()> {
     let remedy = format!("apt-get install {}", names.join(" "));
     if process::find_program("apt-get").is_none() {
-        bail!(
-            "missing: {}; install these with this distribution's own tool",
-            names.join(", ")
-        );
+        bail!("missing: {}; install these with this distribution's own tool", names.join(", "));
     }
     if !process::is_root() {
-        bail!(
-            "missing: {}; run `{remedy}` as root, or run this command as root",
-            names.join(", ")
-        );
+        bail!("missing: {}; run `{remedy}` as root, or run this command as root", names.join(", "));
     }
     println!("setup: installing {} (apt-get)", names.join(", "));
     // One unreachable source of many makes this fail, and may not matter for these packages.
@@ -97,13 +76,7 @@ pub fn install(names: &[&str]) -> Result<()> {
     }
     let installed = process::output(
         Command::new("apt-get")
-            .args([
-                "-qq",
-                "-y",
-                "--no-install-recommends",
-                "--no-remove",
-                "install",
-            ])
+            .args(["-qq", "-y", "--no-install-recommends", "--no-remove", "install"])
             .args(names)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     );

@@ -19,9 +19,7 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// Runs `command` with its output passed through.
 pub fn status(command: &mut Command) -> Result<ExitStatus> {
-    command
-        .status()
-        .with_context(|| format!("cannot start `{}`", shown(command)))
+    command.status().with_context(|| format!("cannot start `{}`", shown(command)))
 }
 
 /// Runs `command` and returns what it wrote to standard output.
@@ -48,9 +46,7 @@ pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
         .spawn()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
     let written = child.stdout.take().map(pass_through).unwrap_or_default();
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for `{}`", shown(command)))?;
+    let status = child.wait().with_context(|| format!("cannot wait for `{}`", shown(command)))?;
     Ok((status, written))
 }
 
@@ -70,10 +66,7 @@ pub fn pass_through(mut from: ChildStdout) -> String {
 /// The exit code a child's end stands for; 128 + signal where it was killed, as shells have it.
 pub fn exit_code(status: ExitStatus) -> ExitCode {
     use std::os::unix::process::ExitStatusExt;
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1);
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 

@@ -71,9 +71,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             stages.push(stage("tidy", || tidy_stage(workspace)));
         }
         if on_host {
-            stages.push(stage("enforcement, this kernel", || {
-                on_this_kernel(workspace, filter)
-            }));
+            stages.push(stage("enforcement, this kernel", || on_this_kernel(workspace, filter)));
         }
         if !args.host {
             for kernel in chosen_kernels(args.vm.flatten()) {
@@ -98,32 +96,15 @@ fn stage(name: &str, run: impl FnOnce() -> Result<Tests>) -> Stage {
         Ok(tests) if tests.failed > 0 => (tests, Some(format!("{} failed", tests.failed))),
         Ok(tests) => (tests, None),
         // Nothing counted, or the stage itself broke: one failure, so that no sum hides it.
-        Err(error) => (
-            Tests {
-                passed: 0,
-                failed: 1,
-            },
-            Some(format!("{error:#}")),
-        ),
+        Err(error) => (Tests { passed: 0, failed: 1 }, Some(format!("{error:#}"))),
     };
-    Stage {
-        name: name.to_owned(),
-        time,
-        tests,
-        failure,
-    }
+    Stage { name: name.to_owned(), time, tests, failure }
 }
 
 fn summary(stages: &[Stage]) -> ExitCode {
     println!("══ summary");
     let mut sum = Tests::default();
-    for Stage {
-        name,
-        time,
-        tests,
-        failure,
-    } in stages
-    {
+    for Stage { name, time, tests, failure } in stages {
         let seconds = time.as_secs_f32();
         let counts = format!("{} passed, {} failed", tests.passed, tests.failed);
         match failure {
@@ -182,32 +163,17 @@ fn in_vm(workspace: &Workspace, kernel: Kernel, filter: Option<&str>) -> Result<
 
     let built = programs(&process::output(&mut cargo)?);
     let test = format!("{GUEST_TESTS}/kernel");
-    let mut guest = Guest::new(
-        [test]
-            .into_iter()
-            .chain(filter.map(str::to_owned))
-            .collect(),
-    );
+    let mut guest = Guest::new([test].into_iter().chain(filter.map(str::to_owned)).collect());
     for (name, path) in built {
-        guest
-            .copies
-            .push(Copy::new(path, PathBuf::from(GUEST_TESTS).join(name))?);
+        guest.copies.push(Copy::new(path, PathBuf::from(GUEST_TESTS).join(name))?);
     }
-    guest.copies.push(Copy::new(
-        workspace.clawbox(false),
-        PathBuf::from(vm::CLAWBOX),
-    )?);
-    for (name, value) in [
-        ("CLAWBOX", vm::CLAWBOX),
-        ("CLAWBOX_TESTS", GUEST_TESTS),
-        ("RUST_BACKTRACE", "1"),
-    ] {
+    guest.copies.push(Copy::new(workspace.clawbox(false), PathBuf::from(vm::CLAWBOX))?);
+    for (name, value) in
+        [("CLAWBOX", vm::CLAWBOX), ("CLAWBOX_TESTS", GUEST_TESTS), ("RUST_BACKTRACE", "1")]
+    {
         guest.variables.push((name.to_owned(), value.to_owned()));
     }
-    let limits = Limits {
-        memory_mib: VM_MEMORY_MIB,
-        time: VM_TIME,
-    };
+    let limits = Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME };
     let outcome = vm::boot(workspace, kernel, &guest, limits)?;
     judged(&outcome.output, outcome.status == 0, filter)
 }
@@ -226,10 +192,7 @@ fn programs(messages: &str) -> Vec<(String, PathBuf)> {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter_map(|message| {
             let path = message["executable"].as_str()?;
-            Some((
-                message["target"]["name"].as_str()?.to_owned(),
-                PathBuf::from(path),
-            ))
+            Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(path)))
         })
         .collect()
 }
@@ -256,18 +219,12 @@ fn counts(line: &str) -> Option<Tests> {
         let before = line.split(word).next()?;
         before.split_whitespace().next_back()?.parse().ok()
     };
-    Some(Tests {
-        passed: number(" passed")?,
-        failed: number(" failed;")?,
-    })
+    Some(Tests { passed: number(" passed")?, failed: number(" failed;")? })
 }
 
 impl Tests {
     fn plus(self, other: Self) -> Self {
-        Self {
-            passed: self.passed + other.passed,
-            failed: self.failed + other.failed,
-        }
+        Self { passed: self.passed + other.passed, failed: self.failed + other.failed }
     }
 }
 
@@ -281,13 +238,7 @@ mod tests {
     fn summary_lines_are_added_up() {
         let broken = "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured\n";
         let found = judged(&format!("{LINE}noise\n{broken}"), false, None).unwrap();
-        assert_eq!(
-            found,
-            Tests {
-                passed: 7,
-                failed: 2
-            }
-        );
+        assert_eq!(found, Tests { passed: 7, failed: 2 });
     }
 
     #[test]
@@ -301,9 +252,6 @@ mod tests {
     fn programs_are_read_from_cargos_messages() {
         let messages = "{\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"kernel\"},\
                         \"executable\":\"/x/kernel-1\"}\n{\"executable\":null}\nnoise\n";
-        assert_eq!(
-            programs(messages),
-            [("kernel".to_owned(), PathBuf::from("/x/kernel-1"))]
-        );
+        assert_eq!(programs(messages), [("kernel".to_owned(), PathBuf::from("/x/kernel-1"))]);
     }
 }

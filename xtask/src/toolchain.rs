@@ -59,12 +59,7 @@ impl Toolchain {
         let (linker, how) = ensure_linker(workspace, rustc.llvm)?;
         report.push(format!("linker: {} ({how})", linker.display()));
         let llvm_dir = expose_llvm(workspace, &rustc.program)?;
-        Ok(Self {
-            rustc,
-            linker,
-            llvm_dir,
-            report,
-        })
+        Ok(Self { rustc, linker, llvm_dir, report })
     }
 
     /// A cargo command that builds for BPF with this toolchain and nothing of the outer build's.
@@ -72,10 +67,7 @@ impl Toolchain {
         let mut command = Command::new(workspace::cargo_program());
         command.current_dir(directory);
         for (name, _) in env::vars_os() {
-            if name
-                .to_str()
-                .is_some_and(workspace::leaks_into_another_build)
-            {
+            if name.to_str().is_some_and(workspace::leaks_into_another_build) {
                 command.env_remove(name);
             }
         }
@@ -100,10 +92,7 @@ fn find_rustc() -> Result<Option<Rustc>> {
     if let Some(rustc) = rustup_nightly() {
         candidates.push((rustc, "rustup nightly with rust-src"));
     }
-    candidates.push((
-        PathBuf::from("/usr/bin/rustc"),
-        "the distribution's, with its sources",
-    ));
+    candidates.push((PathBuf::from("/usr/bin/rustc"), "the distribution's, with its sources"));
     for (program, origin) in candidates {
         if !program.exists() || !has_library_sources(&program) {
             continue;
@@ -113,12 +102,7 @@ fn find_rustc() -> Result<Option<Rustc>> {
             format!("`{} -vV` says neither release nor LLVM", program.display())
         })?;
         if version >= OLDEST_RUSTC {
-            return Ok(Some(Rustc {
-                program,
-                origin,
-                version,
-                llvm,
-            }));
+            return Ok(Some(Rustc { program, origin, version, llvm }));
         }
     }
     Ok(None)
@@ -138,19 +122,13 @@ fn rustup_nightly() -> Option<PathBuf> {
 
 fn has_library_sources(rustc: &Path) -> bool {
     process::output(Command::new(rustc).args(["--print", "sysroot"])).is_ok_and(|sysroot| {
-        Path::new(sysroot.trim())
-            .join("lib/rustlib/src/rust/library/core/Cargo.toml")
-            .exists()
+        Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
     })
 }
 
 /// Release (major, minor) and LLVM major from `rustc -vV`.
 fn parse_versions(text: &str) -> Option<((u32, u32), u32)> {
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name))
-            .map(str::trim)
-    };
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let mut release = field("release:")?.split('.').map(str::parse);
     let version = (release.next()?.ok()?, release.next()?.ok()?);
     let llvm = field("LLVM version:")?.split('.').next()?.parse().ok()?;
@@ -175,9 +153,7 @@ fn no_compiler() -> String {
 
 /// The pinned linker: this checkout's own, or the same version on PATH, or built now.
 fn ensure_linker(workspace: &Workspace, llvm: u32) -> Result<(PathBuf, String)> {
-    let own = workspace
-        .tools()
-        .join(format!("llvm-{llvm}/bin/bpf-linker"));
+    let own = workspace.tools().join(format!("llvm-{llvm}/bin/bpf-linker"));
     if is_pinned_linker(&own) {
         return Ok((own, format!("version {LINKER_VERSION}")));
     }
@@ -198,13 +174,7 @@ fn ensure_linker(workspace: &Workspace, llvm: u32) -> Result<(PathBuf, String)> 
     process::run(
         workspace
             .cargo()
-            .args([
-                "install",
-                "--quiet",
-                "bpf-linker",
-                "--locked",
-                "--no-default-features",
-            ])
+            .args(["install", "--quiet", "bpf-linker", "--locked", "--no-default-features"])
             .args(["--version", &format!("={LINKER_VERSION}")])
             .args(["--features", &format!("rust-llvm-{llvm}")])
             .arg("--root")
@@ -241,11 +211,7 @@ fn expose_llvm(workspace: &Workspace, rustc: &Path) -> Result<PathBuf> {
 /// The path of the shared library whose name starts with `name` that `object` is linked to.
 fn library_of(object: &Path, name: &str) -> Result<PathBuf> {
     // The path that `cargo run` sets would answer with another toolchain's libraries.
-    let text = process::output(
-        Command::new("ldd")
-            .arg(object)
-            .env_remove("LD_LIBRARY_PATH"),
-    )?;
+    let text = process::output(Command::new("ldd").arg(object).env_remove("LD_LIBRARY_PATH"))?;
     parse_ldd(&text, name)
         .with_context(|| format!("`{}` is not linked to a {name}", object.display()))
 }
@@ -254,13 +220,7 @@ fn parse_ldd(text: &str, name: &str) -> Option<PathBuf> {
     text.lines()
         .map(str::trim)
         .filter(|line| line.starts_with(name))
-        .find_map(|line| {
-            line.split(" => ")
-                .nth(1)?
-                .split(" (")
-                .next()
-                .map(PathBuf::from)
-        })
+        .find_map(|line| line.split(" => ").nth(1)?.split(" (").next().map(PathBuf::from))
 }
 
 #[cfg(test)]
@@ -279,10 +239,7 @@ mod tests {
     fn the_library_is_found_by_the_start_of_its_name() {
         let text = "\tlinux-vdso.so.1 (0x00007f)\n\
                     \tlibLLVM.so.22.1 => /usr/lib/libLLVM.so.22.1 (0x00007fee)\n";
-        assert_eq!(
-            parse_ldd(text, "libLLVM"),
-            Some(PathBuf::from("/usr/lib/libLLVM.so.22.1"))
-        );
+        assert_eq!(parse_ldd(text, "libLLVM"), Some(PathBuf::from("/usr/lib/libLLVM.so.22.1")));
         assert_eq!(parse_ldd(text, "librustc_driver"), None);
     }
 }

@@ -26,11 +26,7 @@ impl Workspace {
             .to_path_buf();
         let target =
             env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-        let target = if target.is_absolute() {
-            target
-        } else {
-            root.join(target)
-        };
+        let target = if target.is_absolute() { target } else { root.join(target) };
         Ok(Self { root, target })
     }
 
@@ -46,9 +42,7 @@ impl Workspace {
 
     /// The `clawbox` binary of the given profile.
     pub fn clawbox(&self, release: bool) -> PathBuf {
-        self.target
-            .join(if release { "release" } else { "debug" })
-            .join("clawbox")
+        self.target.join(if release { "release" } else { "debug" }).join("clawbox")
     }
 
     /// Tools that setup installs for this checkout alone.
@@ -84,10 +78,7 @@ fn is_per_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_")
         || name.starts_with("CARGO_MANIFEST_")
         || name.starts_with("CARGO_BIN_")
-        || matches!(
-            name,
-            "CARGO_CRATE_NAME" | "CARGO_PRIMARY_PACKAGE" | "OUT_DIR"
-        )
+        || matches!(name, "CARGO_CRATE_NAME" | "CARGO_PRIMARY_PACKAGE" | "OUT_DIR")
 }
 
 /// Variables that must not reach a build with another compiler for another target.
@@ -102,10 +93,7 @@ pub fn leaks_into_another_build(name: &str) -> bool {
         || name.starts_with("CARGO_PROFILE_")
         || name.starts_with("CARGO_TARGET_")
         || name.starts_with("RUSTUP_TOOLCHAIN")
-        || matches!(
-            name,
-            "CARGO" | "CARGO_ENCODED_RUSTFLAGS" | "LD_LIBRARY_PATH" | "RUSTFLAGS"
-        )
+        || matches!(name, "CARGO" | "CARGO_ENCODED_RUSTFLAGS" | "LD_LIBRARY_PATH" | "RUSTFLAGS")
 }
 
 #[cfg(test)]
@@ -130,13 +118,7 @@ mod tests {
 
     #[test]
     fn what_the_user_configured_for_the_network_stays() {
-        for name in [
-            "CARGO_BUILD_JOBS",
-            "CARGO_HOME",
-            "CARGO_NET_OFFLINE",
-            "PATH",
-            "RUSTUP_HOME",
-        ] {
+        for name in ["CARGO_BUILD_JOBS", "CARGO_HOME", "CARGO_NET_OFFLINE", "PATH", "RUSTUP_HOME"] {
             assert!(!leaks_into_another_build(name), "{name}");
         }
     }

@@ -95,7 +95,11 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
 
 /// Where the operation really goes; `None` where it stays as asked.
 #[inline(always)]
-fn target(standing: &Standing<'_>, decision: &Decision, to: &Destination) -> Option<(Address, u16)> {
+fn target(
+    standing: &Standing<'_>,
+    decision: &Decision,
+    to: &Destination,
+) -> Option<(Address, u16)> {
     match decision.route {
         Route::Direct => None,
         Route::Real => Some((decision.target, to.port)),

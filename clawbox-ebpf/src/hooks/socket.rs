@@ -7,9 +7,7 @@ use aya_ebpf::{
     macros::cgroup_sock,
     programs::SockContext,
 };
-use clawbox_common::{
-    address::Address, decide, event::Kind, rule::ListenerKey, subject::Standing,
-};
+use clawbox_common::{address::Address, decide, event::Kind, rule::ListenerKey, subject::Standing};
 use core::ptr::read_volatile;
 
 use crate::{

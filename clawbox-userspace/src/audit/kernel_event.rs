@@ -73,7 +73,13 @@ pub fn subject(header: &Header, programs: &Programs) -> Subject {
     }
 }
 
-fn begun(decoded: Decoded, header: &Header, programs: &Programs, class: Class, object: Object) -> Draft {
+fn begun(
+    decoded: Decoded,
+    header: &Header,
+    programs: &Programs,
+    class: Class,
+    object: Object,
+) -> Draft {
     Draft {
         time: time(header),
         class,

@@ -30,7 +30,12 @@ impl Programs {
     /// Starts with the files that the policy names.
     #[must_use]
     pub fn new(mounts: Mounts, known: impl IntoIterator<Item = (FileId, PathBuf)>) -> Self {
-        Self { mounts, paths: known.into_iter().collect(), scripts: HashMap::new(), askers: HashMap::new() }
+        Self {
+            mounts,
+            paths: known.into_iter().collect(),
+            scripts: HashMap::new(),
+            askers: HashMap::new(),
+        }
     }
 
     /// Learns from a program start.

@@ -176,7 +176,9 @@ impl Trail {
         self.pending.drain(..taken);
         let failed = failure.or_else(|| self.out.flush().err());
         if let (Some(error), false) = (&failed, self.failing) {
-            tracing::warn!("the audit trail cannot be written: {error}; what is lost will be counted");
+            tracing::warn!(
+                "the audit trail cannot be written: {error}; what is lost will be counted"
+            );
         }
         self.failing = failed.is_some();
     }

@@ -47,11 +47,7 @@ impl Doctor {
     /// Probes, prints, and answers with the exit status.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let diagnosis = diagnose(&Kernel::probe());
-        let calls = if self.system_calls {
-            refused_calls()
-        } else {
-            Vec::new()
-        };
+        let calls = if self.system_calls { refused_calls() } else { Vec::new() };
         let mut out = Vec::new();
         match self.format {
             Format::Text => {
@@ -59,10 +55,7 @@ impl Doctor {
                 write_calls(&mut out, &calls)?;
             }
             Format::Json => {
-                let report = Report {
-                    diagnosis: &diagnosis,
-                    refused_system_calls: calls,
-                };
+                let report = Report { diagnosis: &diagnosis, refused_system_calls: calls };
                 serde_json::to_writer_pretty(&mut out, &report)?;
                 writeln!(out)?;
             }
@@ -72,11 +65,7 @@ impl Doctor {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             other => other?,
         }
-        Ok(if diagnosis.ready {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        Ok(if diagnosis.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -120,13 +109,7 @@ fn write_calls(out: &mut dyn Write, calls: &[RefusedCall]) -> io::Result<()> {
     if !calls.is_empty() {
         writeln!(out, "\nRefused system calls:")?;
     }
-    for RefusedCall {
-        name,
-        refused,
-        errno,
-        why,
-    } in calls
-    {
+    for RefusedCall { name, refused, errno, why } in calls {
         writeln!(out, "{name:<20} {refused:<12} {errno:<11} {why}")?;
     }
     Ok(())
@@ -155,9 +138,6 @@ mod tests {
         let calls = refused_calls();
         assert_eq!(calls.len(), syscalls::denials().count());
         let clone3 = calls.iter().find(|call| call.name == "clone3").unwrap();
-        assert_eq!(
-            (clone3.refused, clone3.errno.as_str()),
-            ("always", "ENOSYS")
-        );
+        assert_eq!((clone3.refused, clone3.errno.as_str()), ("always", "ENOSYS"));
     }
 }

@@ -121,7 +121,8 @@ impl RunCommand {
         let image = compile(&loaded.policy, 1).map_err(refused)?;
         let workdir = match self.workdir {
             Some(directory) => std::path::absolute(directory)?,
-            None => std::env::current_dir().context("the current directory is gone; name one with --workdir")?,
+            None => std::env::current_dir()
+                .context("the current directory is gone; name one with --workdir")?,
         };
         let backstops = backstops(&loaded.policy, image.rules.keys(), &workdir, user.clone());
         Ok(Run {
@@ -129,7 +130,12 @@ impl RunCommand {
             name,
             policy: file.display().to_string(),
             image,
-            invocation: Invocation { command: self.command, workdir, user, readable: readable(&backstops) },
+            invocation: Invocation {
+                command: self.command,
+                workdir,
+                user,
+                readable: readable(&backstops),
+            },
             backstops,
             dns: self.dns,
         })

@@ -13,17 +13,11 @@ impl Style {
     /// For a stream.
     pub(super) fn of(stream: &impl IsTerminal) -> Self {
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            colour: stream.is_terminal() && !refused,
-        }
+        Self { colour: stream.is_terminal() && !refused }
     }
 
     fn paint(self, code: u8, text: impl Display) -> String {
-        if self.colour {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_string()
-        }
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
 
     pub(super) fn good(self, text: impl Display) -> String {

@@ -233,10 +233,7 @@ impl MapImage {
     pub fn name(&self, name: &str) -> Result<Option<NameRule<'_>>, TooManyPatterns> {
         let mut matched = Vec::new();
         for (id, pattern) in (1..).zip(&self.patterns) {
-            if let Pattern::Name {
-                pattern,
-                allowed_ips,
-            } = pattern
+            if let Pattern::Name { pattern, allowed_ips } = pattern
                 && pattern.matches(name)
             {
                 matched.push((id, pattern, allowed_ips.as_slice()));
@@ -313,13 +310,7 @@ impl MapImage {
     }
 
     pub(super) fn rule_key(&self, host: HostId, port: u16, transport: u8) -> RuleKey {
-        RuleKey {
-            policy: self.generation,
-            host,
-            port,
-            transport,
-            zero: 0,
-        }
+        RuleKey { policy: self.generation, host, port, transport, zero: 0 }
     }
 
     pub(super) fn egress_key(&self, net: &IpNet) -> (AddressKey, u32) {
@@ -338,11 +329,7 @@ impl MapImage {
 
     pub(super) fn ranges(&self) -> impl Iterator<Item = (IpNet, HostId)> + '_ {
         (1..).zip(&self.patterns).filter_map(|(id, pattern)| {
-            if let Pattern::Range(net) = pattern {
-                Some((*net, id))
-            } else {
-                None
-            }
+            if let Pattern::Range(net) = pattern { Some((*net, id)) } else { None }
         })
     }
 }
@@ -385,24 +372,11 @@ impl fmt::Display for MapImage {
             writeln!(f)?;
         }
         for ((key, bits), hosts) in &self.addresses {
-            let usage = if key.usage == AddressUse::Listen as u32 {
-                "listen"
-            } else {
-                "egress"
-            };
-            let ids: Vec<String> = hosts
-                .ids
-                .iter()
-                .filter(|id| **id != 0)
-                .map(HostId::to_string)
-                .collect();
+            let usage = if key.usage == AddressUse::Listen as u32 { "listen" } else { "egress" };
+            let ids: Vec<String> =
+                hosts.ids.iter().filter(|id| **id != 0).map(HostId::to_string).collect();
             let address = std::net::Ipv6Addr::from(key.address.octets());
-            writeln!(
-                f,
-                "{usage} {address}/{} hosts={}",
-                bits - ADDRESS_KEY_HEAD,
-                ids.join(",")
-            )?;
+            writeln!(f, "{usage} {address}/{} hosts={}", bits - ADDRESS_KEY_HEAD, ids.join(","))?;
         }
         for skipped in &self.skipped {
             writeln!(

@@ -56,10 +56,8 @@ impl Lookup for ImageLookup<'_> {
 
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
         (ADDRESS_KEY_HEAD..=bits).rev().find_map(|bits| {
-            let prefix = AddressKey {
-                address: masked(key.address, bits - ADDRESS_KEY_HEAD),
-                ..*key
-            };
+            let prefix =
+                AddressKey { address: masked(key.address, bits - ADDRESS_KEY_HEAD), ..*key };
             self.image.addresses.get(&(prefix, bits))
         })
     }
@@ -82,17 +80,8 @@ mod tests {
     #[test]
     fn masking_keeps_the_leading_bits() {
         let all = Address::from_octets([0xff; 16]);
-        for (prefix, expected) in [
-            (0, 0),
-            (1, 1 << 127),
-            (96, u128::MAX << 32),
-            (128, u128::MAX),
-        ] {
-            assert_eq!(
-                u128::from_be_bytes(masked(all, prefix).octets()),
-                expected,
-                "{prefix}"
-            );
+        for (prefix, expected) in [(0, 0), (1, 1 << 127), (96, u128::MAX << 32), (128, u128::MAX)] {
+            assert_eq!(u128::from_be_bytes(masked(all, prefix).octets()), expected, "{prefix}");
         }
     }
 }

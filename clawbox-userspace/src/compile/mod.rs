@@ -51,11 +51,7 @@ pub fn compile(policy: &Policy, generation: u32) -> Result<MapImage, Vec<Diagnos
     }
     builder.check_slots();
     builder.addresses();
-    if builder.errors.is_empty() {
-        Ok(builder.image)
-    } else {
-        Err(builder.errors)
-    }
+    if builder.errors.is_empty() { Ok(builder.image) } else { Err(builder.errors) }
 }
 
 struct Builder {
@@ -122,9 +118,7 @@ impl Builder {
                 if entries.len() == BINARY_SLOTS {
                     self.first_over.get_or_insert(binary.origin.clone());
                 }
-                entries.push(BinaryEntry {
-                    pattern: binary.pattern.clone(),
-                });
+                entries.push(BinaryEntry { pattern: binary.pattern.clone() });
                 entries.len() - 1
             });
             match binary.matching {
@@ -155,10 +149,8 @@ impl Builder {
             origin: endpoint.origin().clone(),
             who,
         });
-        let ids: Vec<HostId> = patterns
-            .into_iter()
-            .map(|pattern| self.host_id(pattern, endpoint.origin()))
-            .collect();
+        let ids: Vec<HostId> =
+            patterns.into_iter().map(|pattern| self.host_id(pattern, endpoint.origin())).collect();
         for &host in &ids {
             for port in endpoint.ports() {
                 for &transport in transports {
@@ -221,9 +213,7 @@ impl Builder {
                 address: wire(*address).embedded(),
             };
             let hosts = host_ids(&[id]);
-            self.image
-                .addresses
-                .insert((key, ADDRESS_KEY_HEAD + 128), hosts);
+            self.image.addresses.insert((key, ADDRESS_KEY_HEAD + 128), hosts);
         }
     }
 
@@ -289,17 +279,10 @@ fn patterns_of(endpoint: &Endpoint) -> Vec<Pattern> {
             pattern: pattern.clone(),
             allowed_ips: endpoint.allowed_ips().to_vec(),
         }],
-        Host::Ranges => endpoint
-            .allowed_ips()
-            .iter()
-            .copied()
-            .map(Pattern::Range)
-            .collect(),
-        host @ (Host::Address(_) | Host::Localhost(_)) => host
-            .literals()
-            .into_iter()
-            .map(|address| Pattern::Range(address.into()))
-            .collect(),
+        Host::Ranges => endpoint.allowed_ips().iter().copied().map(Pattern::Range).collect(),
+        host @ (Host::Address(_) | Host::Localhost(_)) => {
+            host.literals().into_iter().map(|address| Pattern::Range(address.into())).collect()
+        }
     }
 }
 

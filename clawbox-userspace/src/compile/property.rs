@@ -24,13 +24,7 @@ const NAMES: &[&str] = &[
     "q-x.example.com",
     "one",
 ];
-const LITERALS: &[&str] = &[
-    "192.0.2.1",
-    "10.0.0.5",
-    "2001:4860::1",
-    "fd00::7",
-    "8.8.8.8",
-];
+const LITERALS: &[&str] = &["192.0.2.1", "10.0.0.5", "2001:4860::1", "fd00::7", "8.8.8.8"];
 const LOOPBACK: &[&str] = &["127.0.0.1", "::1", "localhost", "127.8.8.8"];
 const RANGES: &[&str] = &[
     "10.0.0.0/8",
@@ -171,15 +165,13 @@ fn written() -> impl Strategy<Value = Written> {
             ][..],
         ),
     )
-        .prop_map(
-            |((host, ranged), ranges, ports, transport, requests)| Written {
-                host,
-                ranges: if ranged { ranges } else { Vec::new() },
-                ports,
-                transport,
-                requests,
-            },
-        )
+        .prop_map(|((host, ranged), ranges, ports, transport, requests)| Written {
+            host,
+            ranges: if ranged { ranges } else { Vec::new() },
+            ports,
+            transport,
+            requests,
+        })
 }
 
 fn group() -> impl Strategy<Value = Group> {
@@ -187,10 +179,7 @@ fn group() -> impl Strategy<Value = Group> {
         prop::collection::vec(written(), 1..5),
         prop::collection::vec((select(BINARIES), any::<bool>()), 0..4),
     )
-        .prop_map(|(endpoints, binaries)| Group {
-            endpoints,
-            binaries,
-        })
+        .prop_map(|(endpoints, binaries)| Group { endpoints, binaries })
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -202,16 +191,14 @@ fn asked() -> impl Strategy<Value = Asked> {
         select(PORTS),
         select(&[TCP, UDP][..]),
     )
-        .prop_map(
-            |(program, ancestors, name, address, port, transport)| Asked {
-                program,
-                ancestors,
-                name,
-                address,
-                port,
-                transport,
-            },
-        )
+        .prop_map(|(program, ancestors, name, address, port, transport)| Asked {
+            program,
+            ancestors,
+            name,
+            address,
+            port,
+            transport,
+        })
 }
 
 fn yaml(groups: &[Group]) -> String {
@@ -224,9 +211,7 @@ fn yaml(groups: &[Group]) -> String {
         text.push_str("    binaries:\n");
         for (path, tree) in &group.binaries {
             let matching = if *tree { "tree" } else { "self" };
-            text.push_str(&format!(
-                "      - {{ path: {path:?}, match: {matching} }}\n"
-            ));
+            text.push_str(&format!("      - {{ path: {path:?}, match: {matching} }}\n"));
         }
         if group.binaries.is_empty() {
             text.push_str("      []\n");
@@ -266,10 +251,7 @@ mod naive {
     pub(super) fn name_matches(pattern: &str, name: &str) -> bool {
         let plain = |text: &str| text.trim_end_matches('.').to_lowercase();
         let (pattern, name) = (plain(pattern), plain(name));
-        labels_match(
-            &pattern.split('.').collect::<Vec<_>>(),
-            &name.split('.').collect::<Vec<_>>(),
-        )
+        labels_match(&pattern.split('.').collect::<Vec<_>>(), &name.split('.').collect::<Vec<_>>())
     }
 
     pub(super) fn path_matches(pattern: &str, path: &str) -> bool {
@@ -408,12 +390,7 @@ mod naive {
             .filter(|group| !group.binaries.is_empty())
             .flat_map(|group| &group.endpoints)
             .filter(|e| e.is_compiled() && is_name(e) && name_matches(&e.host, name))
-            .map(|e| {
-                (
-                    e.host.trim_end_matches('.').to_lowercase(),
-                    e.ranges.clone(),
-                )
-            })
+            .map(|e| (e.host.trim_end_matches('.').to_lowercase(), e.ranges.clone()))
             .collect();
         found.sort();
         found.dedup();
@@ -485,16 +462,8 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
             return (false, None);
         };
         address = wire("198.18.3.4".parse().unwrap());
-        let key = SyntheticKey {
-            sandbox: 9,
-            address,
-        };
-        let value = SyntheticValue {
-            real: wire(real),
-            hosts,
-            policy: image.generation(),
-            name: 1,
-        };
+        let key = SyntheticKey { sandbox: 9, address };
+        let value = SyntheticValue { real: wire(real), hosts, policy: image.generation(), name: 1 };
         lookup.synthetics.insert(key, value);
         if asked.port == 53 {
             lookup.state.resolver_v4 = 0;
@@ -509,12 +478,7 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
         own: mask(image, &[asked.program]),
         lineage: mask(image, &up),
     };
-    let to = Destination {
-        address,
-        port: asked.port,
-        transport: asked.transport,
-        netns: 0,
-    };
+    let to = Destination { address, port: asked.port, transport: asked.transport, netns: 0 };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     let allowed = decision.verdict == Verdict::Allow;
     if !(allowed && decision.reason == Reason::Rule) {

@@ -65,12 +65,7 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
     if image.audit_only() {
         remarks.push("`mode: audit`: denied connections are recorded and go on".to_owned());
     }
-    let deny = |reason, remarks| Answer {
-        verdict: Verdict::Deny,
-        reason,
-        rule: None,
-        remarks,
-    };
+    let deny = |reason, remarks| Answer { verdict: Verdict::Deny, reason, rule: None, remarks };
     let mut lookup = ImageLookup::new(image, SANDBOX);
     let address = match &question.target {
         Target::Address(address) => wire(*address),
@@ -89,12 +84,8 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
         }
     };
     let subject = subject(image, question);
-    let to = Destination {
-        address,
-        port: question.port.get(),
-        transport: question.transport,
-        netns: 0,
-    };
+    let to =
+        Destination { address, port: question.port.get(), transport: question.transport, netns: 0 };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     let rule = match (decision.verdict, decision.reason) {
         (Verdict::Allow, Reason::Rule) => image.attribute(
@@ -114,26 +105,14 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
             )
         }));
     }
-    Answer {
-        verdict: decision.verdict,
-        reason: decision.reason,
-        rule,
-        remarks,
-    }
+    Answer { verdict: decision.verdict, reason: decision.reason, rule, remarks }
 }
 
 fn hand_out(lookup: &mut ImageLookup<'_>, hosts: HostIds) -> Address {
     let address = wire(SYNTHETIC);
-    let key = SyntheticKey {
-        sandbox: SANDBOX,
-        address,
-    };
-    let value = SyntheticValue {
-        real: wire(PUBLIC),
-        hosts,
-        policy: lookup.image.generation(),
-        name: 1,
-    };
+    let key = SyntheticKey { sandbox: SANDBOX, address };
+    let value =
+        SyntheticValue { real: wire(PUBLIC), hosts, policy: lookup.image.generation(), name: 1 };
     lookup.synthetics.insert(key, value);
     address
 }
@@ -144,13 +123,7 @@ fn subject(image: &MapImage, question: &Question) -> Subject {
     for ancestor in &question.ancestors {
         lineage.extend(&image.slots_of(ancestor));
     }
-    Subject {
-        sandbox: SANDBOX,
-        is_script: 0,
-        exe: FileId::default(),
-        own,
-        lineage,
-    }
+    Subject { sandbox: SANDBOX, is_script: 0, exe: FileId::default(), own, lineage }
 }
 
 /// Endpoints that name the target and admit nothing.

@@ -109,17 +109,10 @@ network_policies:
 
 #[test]
 fn a_name_that_five_patterns_match_is_not_resolved() {
-    let hosts = [
-        "a.b.example.com",
-        "*.b.example.com",
-        "**.example.com",
-        "**.b.example.com",
-    ];
+    let hosts = ["a.b.example.com", "*.b.example.com", "**.example.com", "**.b.example.com"];
     let policy = |hosts: &[&str]| {
-        let endpoints: Vec<String> = hosts
-            .iter()
-            .map(|host| format!("      - {{ host: {host:?}, port: 443 }}\n"))
-            .collect();
+        let endpoints: Vec<String> =
+            hosts.iter().map(|host| format!("      - {{ host: {host:?}, port: 443 }}\n")).collect();
         format!(
             "version: 1\nnetwork_policies:\n  a:\n    binaries: [{{ path: /a }}]\n    \
              endpoints:\n{}",
@@ -127,10 +120,7 @@ fn a_name_that_five_patterns_match_is_not_resolved() {
         )
     };
     let four = image(&policy(&hosts));
-    assert_eq!(
-        four.name("a.b.example.com").unwrap().unwrap().hosts().ids,
-        [1, 2, 3, 4]
-    );
+    assert_eq!(four.name("a.b.example.com").unwrap().unwrap().hosts().ids, [1, 2, 3, 4]);
     let mut hosts = hosts.to_vec();
     hosts.push("a*.b.example.com");
     let five = image(&policy(&hosts));
@@ -148,30 +138,15 @@ fn the_first_rule_that_admits_is_named() {
     let git = key("git.example.com");
     let slot = |path: &str| image.slots_of(std::path::Path::new(path)).words[0];
     for (host, port, matched, expected) in [
-        (
-            git,
-            443,
-            slot("/usr/bin/git"),
-            Some(("code", 0, "/usr/bin/git")),
-        ),
+        (git, 443, slot("/usr/bin/git"), Some(("code", 0, "/usr/bin/git"))),
         (
             git,
             443,
             slot("/usr/lib/git-core/git-remote-https"),
             Some(("code", 0, "/usr/lib/git-core/*")),
         ),
-        (
-            git,
-            443,
-            slot("/usr/bin/curl"),
-            Some(("again", 0, "/usr/bin/curl")),
-        ),
-        (
-            key("x.pkg.example.com"),
-            80,
-            slot("/usr/bin/git"),
-            Some(("code", 1, "/usr/bin/git")),
-        ),
+        (git, 443, slot("/usr/bin/curl"), Some(("again", 0, "/usr/bin/curl"))),
+        (key("x.pkg.example.com"), 80, slot("/usr/bin/git"), Some(("code", 1, "/usr/bin/git"))),
         (key("db.example.com"), 5432, 0, Some(("lan", 1, "/**"))),
         (git, 80, slot("/usr/bin/git"), None),
         (git, 443, 0, None),
@@ -208,9 +183,8 @@ fn check_refused(text: &str, expected: &str) {
 #[test]
 fn the_257th_binary_is_one_too_many() {
     let policy = |count: usize| {
-        let paths: Vec<String> = (0..count)
-            .map(|n| format!("      - {{ path: /bin/{n} }}\n"))
-            .collect();
+        let paths: Vec<String> =
+            (0..count).map(|n| format!("      - {{ path: /bin/{n} }}\n")).collect();
         format!(
             "version: 1\nnetwork_policies:\n  a:\n    endpoints: [{{ host: a.example.com, port: 1 \
              }}]\n    binaries:\n{}",

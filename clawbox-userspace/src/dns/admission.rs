@@ -35,9 +35,7 @@ pub(super) fn admit(
 ) -> Result<HostIds, Refusal> {
     match address_of(real).embedded().range() {
         Range::Global | Range::Special if audited => Ok(HostIds::default()),
-        Range::Global | Range::Special => {
-            policy.hosts_for(name, real).ok_or(Refusal::NotNamed)
-        }
+        Range::Global | Range::Special => policy.hosts_for(name, real).ok_or(Refusal::NotNamed),
         Range::Loopback
         | Range::LinkLocal
         | Range::Unspecified

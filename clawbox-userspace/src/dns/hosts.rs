@@ -31,10 +31,7 @@ struct State {
 
 impl Hosts {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self {
-            path,
-            state: Mutex::default(),
-        }
+        Self { path, state: Mutex::default() }
     }
 
     /// The addresses of a name in either family, or none if the file does not have the name.
@@ -47,11 +44,7 @@ impl Hosts {
             state.looked = Some(Instant::now());
             state.reload(&self.path);
         }
-        let found: Vec<_> = state
-            .text
-            .lines()
-            .filter_map(|l| address(l, name))
-            .collect();
+        let found: Vec<_> = state.text.lines().filter_map(|l| address(l, name)).collect();
         (!found.is_empty()).then_some(found)
     }
 }
@@ -59,10 +52,7 @@ impl Hosts {
 impl State {
     fn reload(&mut self, path: &PathBuf) {
         let Ok(metadata) = std::fs::metadata(path) else {
-            *self = Self {
-                looked: self.looked,
-                ..Self::default()
-            };
+            *self = Self { looked: self.looked, ..Self::default() };
             return;
         };
         let stamp = metadata.modified().ok().map(|at| (at, metadata.len()));
@@ -84,11 +74,7 @@ fn address(line: &str, name: &str) -> Option<IpAddr> {
     let mut words = line.split_ascii_whitespace();
     let first = words.next()?;
     words
-        .any(|word| {
-            word.strip_suffix('.')
-                .unwrap_or(word)
-                .eq_ignore_ascii_case(name)
-        })
+        .any(|word| word.strip_suffix('.').unwrap_or(word).eq_ignore_ascii_case(name))
         .then(|| first.parse().ok())?
 }
 

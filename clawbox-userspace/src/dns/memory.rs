@@ -48,10 +48,9 @@ impl Memory {
         let left = answer.until.checked_duration_since(Instant::now())?;
         let left = u32::try_from(left.as_secs()).ok().filter(|&s| s > 0)?;
         Some(match &answer.found {
-            Found::Addresses { addresses, .. } => Found::Addresses {
-                addresses: Arc::clone(addresses),
-                ttl: left,
-            },
+            Found::Addresses { addresses, .. } => {
+                Found::Addresses { addresses: Arc::clone(addresses), ttl: left }
+            }
             nothing @ Found::Nothing { .. } => nothing.clone(),
         })
     }
@@ -68,11 +67,7 @@ impl Memory {
         let since = Instant::now();
         let until = since + Duration::from_secs(seconds.into()).min(LONGEST);
         let key = (Arc::clone(name), v6);
-        let answer = Answer {
-            found: found.clone(),
-            since,
-            until,
-        };
+        let answer = Answer { found: found.clone(), since, until };
         self.answers.insert(key.clone(), answer);
         self.order.push_back((key, since));
         while self.order.len() > ANSWERS {
@@ -91,10 +86,7 @@ mod tests {
     use super::*;
 
     fn found(n: u8) -> Found {
-        Found::Addresses {
-            addresses: Arc::from([IpAddr::from([10, 0, 0, n])]),
-            ttl: 30,
-        }
+        Found::Addresses { addresses: Arc::from([IpAddr::from([10, 0, 0, n])]), ttl: 30 }
     }
 
     #[tokio::test(start_paused = true)]

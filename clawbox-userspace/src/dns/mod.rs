@@ -16,9 +16,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use contract::{
-    NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport,
-};
+pub use contract::{NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport};
 pub use hickory_proto::rr::RecordType;
 pub use listener::ResolverSockets;
 pub use names::NameTable;

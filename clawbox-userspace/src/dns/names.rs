@@ -61,14 +61,7 @@ impl NameTable {
         state.last_number = number;
         let name: Arc<str> = name.into();
         state.numbers.insert(Arc::clone(&name), number);
-        state.by_number.insert(
-            number,
-            Named {
-                name,
-                users: 1,
-                idle_since: None,
-            },
-        );
+        state.by_number.insert(number, Named { name, users: 1, idle_since: None });
         state.forget_idle();
         number
     }

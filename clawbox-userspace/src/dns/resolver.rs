@@ -64,13 +64,7 @@ struct Outcome {
 
 impl Outcome {
     fn refused(code: ResponseCode, reason: Reason) -> Self {
-        Self {
-            code,
-            verdict: Verdict::Deny,
-            reason,
-            answers: Vec::new(),
-            ttl: 0,
-        }
+        Self { code, verdict: Verdict::Deny, reason, answers: Vec::new(), ttl: 0 }
     }
 }
 
@@ -172,10 +166,7 @@ impl Resolver {
         let Asked { question, client } = asked;
         let started = Instant::now();
         let name = Arc::clone(&question.name);
-        let found = self
-            .upstream
-            .ask(question.upstream_name(), name, question.kind())
-            .await;
+        let found = self.upstream.ask(question.upstream_name(), name, question.kind()).await;
         let took = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
         let outcome = self.decide(&question, found);
         match self.end(&question, client, outcome, Some(took)) {
@@ -236,11 +227,7 @@ impl Resolver {
         let (addresses, ttl) = match found {
             Ok(Found::Addresses { addresses, ttl }) => (addresses, ttl),
             Ok(Found::Nothing { exists }) => {
-                let code = if exists {
-                    ResponseCode::NoError
-                } else {
-                    ResponseCode::NXDomain
-                };
+                let code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
                 return Outcome {
                     verdict: verdict(recorded),
                     ..Outcome::refused(code, recorded.unwrap_or(Reason::NoRecord))
@@ -322,19 +309,13 @@ impl Resolver {
             answers: outcome.answers,
             upstream_ms,
         });
-        question
-            .reply(outcome.code, &synthetic, outcome.ttl)
-            .map_or(Step::Ignore, Step::Reply)
+        question.reply(outcome.code, &synthetic, outcome.ttl).map_or(Step::Ignore, Step::Reply)
     }
 }
 
 impl Judged {
     fn audited(reason: Reason, policy: u32) -> Self {
-        Self {
-            policy,
-            recorded: Some(reason),
-            audit_only: true,
-        }
+        Self { policy, recorded: Some(reason), audit_only: true }
     }
 }
 

@@ -155,10 +155,8 @@ async fn read_questions(
             Step::Ignore => {}
             Step::Reply(reply) => answers.send(reply).await.map_err(io::Error::other)?,
             Step::Ask(asked) => {
-                let permit = Arc::clone(&questions)
-                    .acquire_owned()
-                    .await
-                    .map_err(io::Error::other)?;
+                let permit =
+                    Arc::clone(&questions).acquire_owned().await.map_err(io::Error::other)?;
                 let (resolver, answers) = (Arc::clone(&resolver), answers.clone());
                 tasks.spawn(async move {
                     if let Some(reply) = resolver.resolve(asked).await {
@@ -200,9 +198,7 @@ async fn write_answers(
         let mut framed = Vec::with_capacity(2 + answer.len());
         framed.extend_from_slice(&length.to_be_bytes());
         framed.extend_from_slice(&answer);
-        timeout(IDLE, stream.write_all(&framed))
-            .await
-            .map_err(io::Error::from)??;
+        timeout(IDLE, stream.write_all(&framed)).await.map_err(io::Error::from)??;
     }
     stream.shutdown().await
 }

@@ -109,10 +109,7 @@ impl Pool {
         let reals: Vec<IpAddr> = grants.iter().map(|(real, _)| *real).collect();
         let grants: HashMap<IpAddr, Grant> = grants.iter().copied().collect();
         let chosen = self.choose(name, &reals);
-        let fresh = chosen
-            .iter()
-            .filter(|d| !self.entries.contains_key(d))
-            .count();
+        let fresh = chosen.iter().filter(|d| !self.entries.contains_key(d)).count();
         let bound = SYNTHETICS_PER_SANDBOX as usize;
         if self.entries.len() + fresh > bound {
             self.sweep();
@@ -151,12 +148,8 @@ impl Pool {
         let distinct = held.into_iter().chain(fresh).filter(|d| seen.insert(*d));
         let mut chosen: Vec<_> = distinct.take(ADDRESSES_PER_ANSWER).collect();
         // The server's order is a preference; keep it among the chosen.
-        let order: HashMap<IpAddr, usize> = reals
-            .iter()
-            .enumerate()
-            .rev()
-            .map(|(i, &ip)| (ip, i))
-            .collect();
+        let order: HashMap<IpAddr, usize> =
+            reals.iter().enumerate().rev().map(|(i, &ip)| (ip, i)).collect();
         chosen.sort_by_key(|d| order.get(&d.real).copied());
         chosen
     }
@@ -184,11 +177,7 @@ impl Pool {
             self.names.hold(&name);
         }
         self.taken.insert(synthetic);
-        let entry = Entry {
-            synthetic,
-            grant,
-            expires,
-        };
+        let entry = Entry { synthetic, grant, expires };
         self.entries.insert(destination, entry);
         Ok((synthetic, true))
     }
@@ -267,10 +256,7 @@ impl Pool {
 }
 
 fn key(sandbox: u32, synthetic: IpAddr) -> SyntheticKey {
-    SyntheticKey {
-        sandbox,
-        address: address_of(synthetic),
-    }
+    SyntheticKey { sandbox, address: address_of(synthetic) }
 }
 
 fn record(

@@ -69,10 +69,7 @@ impl Upstream {
     pub fn system() -> Result<Self, UpstreamError> {
         let mut builder = TokioResolver::builder_tokio().map_err(UpstreamError::System)?;
         limit(builder.options_mut());
-        builder
-            .build()
-            .map(Self::new)
-            .map_err(UpstreamError::System)
+        builder.build().map(Self::new).map_err(UpstreamError::System)
     }
 
     /// The name servers given.
@@ -94,10 +91,7 @@ impl Upstream {
         let provider = TokioRuntimeProvider::default();
         let mut builder = TokioResolver::builder_with_config(config, provider);
         limit(builder.options_mut());
-        builder
-            .build()
-            .map(Self::new)
-            .map_err(UpstreamError::Servers)
+        builder.build().map(Self::new).map_err(UpstreamError::Servers)
     }
 
     /// Reads the address of a name server, with port 53 unless it has its own.
@@ -144,10 +138,7 @@ impl Upstream {
             return Some(if addresses.is_empty() {
                 Found::Nothing { exists: true }
             } else {
-                Found::Addresses {
-                    addresses: addresses.into(),
-                    ttl: 0,
-                }
+                Found::Addresses { addresses: addresses.into(), ttl: 0 }
             });
         }
         lock(&self.memory).recall(name, v6)
@@ -225,10 +216,7 @@ fn read_answer(asked: &Name, kind: RecordType, records: &[Record]) -> (Found, u3
 fn read_error(error: NetError) -> Result<(Found, u32), Failed> {
     match error {
         NetError::Dns(DnsError::NoRecordsFound(none))
-            if matches!(
-                none.response_code,
-                ResponseCode::NoError | ResponseCode::NXDomain
-            ) =>
+            if matches!(none.response_code, ResponseCode::NoError | ResponseCode::NXDomain) =>
         {
             let exists = none.response_code == ResponseCode::NoError;
             let seconds = none.negative_ttl.unwrap_or(0).min(LONGEST_ABSENCE);

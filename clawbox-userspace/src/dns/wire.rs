@@ -173,11 +173,7 @@ impl Question {
         message.metadata.response_code = code;
         message.add_query(self.query.clone());
         for &ip in addresses {
-            message.add_answer(Record::from_rdata(
-                self.query.name().clone(),
-                ttl,
-                RData::from(ip),
-            ));
+            message.add_answer(Record::from_rdata(self.query.name().clone(), ttl, RData::from(ip)));
         }
         if let Some(edns) = &self.edns {
             let mut edns = edns.clone();

@@ -32,7 +32,9 @@ pub enum BtfError {
         at: usize,
     },
     /// A structure has no such field.
-    #[error("this kernel's `{structure}` has no field `{field}`; clawbox does not know this kernel")]
+    #[error(
+        "this kernel's `{structure}` has no field `{field}`; clawbox does not know this kernel"
+    )]
     Missing {
         /// Structure.
         structure: &'static str,

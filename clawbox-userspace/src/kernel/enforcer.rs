@@ -174,10 +174,7 @@ impl Enforcer {
     pub fn processes(&mut self) -> Result<Vec<u32>, LoadError> {
         let name = "SUBJECTS";
         let subjects = self.hash::<u32, Subject>(name)?;
-        subjects
-            .keys()
-            .collect::<Result<_, _>>()
-            .map_err(|source| LoadError::Map { name, source })
+        subjects.keys().collect::<Result<_, _>>().map_err(|source| LoadError::Map { name, source })
     }
 
     /// Ends enforcement: nothing of this load stays in the kernel.
@@ -212,7 +209,6 @@ impl Synthetics {
         // A panic while holding it leaves the kernel's map as whole as before.
         self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-
 }
 
 impl crate::dns::SyntheticTable for Synthetics {

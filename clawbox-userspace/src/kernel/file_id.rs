@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn mountinfo_lines_that_do_not_parse_are_left_out() {
-        let mounts = Mounts::parse("29 1 254:0 / / rw - ext4 /dev/vda rw\nnonsense\n30 29 0:x / /a\n");
+        let mounts =
+            Mounts::parse("29 1 254:0 / / rw - ext4 /dev/vda rw\nnonsense\n30 29 0:x / /a\n");
         assert_eq!(mounts.devices, HashMap::from([(29, device(254, 0))]));
     }
 }

@@ -43,8 +43,20 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 
 /// Socket programs.
 const SOCKETS: &[&str] = &[
-    "sock_create", "sock_release", "post_bind4", "post_bind6", "bind4", "bind6", "connect4",
-    "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6",
+    "sock_create",
+    "sock_release",
+    "post_bind4",
+    "post_bind6",
+    "bind4",
+    "bind6",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
 ];
 
 /// Why the kernel side could not be put in place.
@@ -79,7 +91,9 @@ pub enum LoadError {
         source: LinkError,
     },
     /// The object lacks something this agent was built with.
-    #[error("the BPF object of this build has no {kind} `{name}`; rebuild with `cargo xtask build`")]
+    #[error(
+        "the BPF object of this build has no {kind} `{name}`; rebuild with `cargo xtask build`"
+    )]
     Absent {
         /// Program or map.
         kind: &'static str,
@@ -243,8 +257,7 @@ fn attach(
     name: &'static str,
     how: impl FnOnce(&mut Program) -> Result<FdLink, AttachError>,
 ) -> Result<FdLink, LoadError> {
-    let program =
-        ebpf.program_mut(name).ok_or(LoadError::Absent { kind: "program", name })?;
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent { kind: "program", name })?;
     how(program).map_err(|error| match error {
         AttachError::Program(source) => {
             LoadError::Program { program: name, source: Box::new(source) }

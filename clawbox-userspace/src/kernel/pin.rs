@@ -77,10 +77,10 @@ impl PinnedLinks {
     }
 }
 
-/// The directory of a run's pins.
+/// The directory of a run's pins. bpffs keeps dots in names for itself (EPERM); no run has a plus.
 #[must_use]
 pub fn directory_of(run: &str) -> PathBuf {
-    Path::new(BPFFS).join(PARENT).join(run)
+    Path::new(BPFFS).join(PARENT).join(run.replace('.', "+"))
 }
 
 /// Removes a run's pins, its own or those that a killed one left.

@@ -91,28 +91,19 @@ impl Kernel {
         let host = Host { root };
         let mounts = host.mounts();
         Self {
-            release: host
-                .text("proc/sys/kernel/osrelease")
-                .map(|text| text.trim().to_owned()),
+            release: host.text("proc/sys/kernel/osrelease").map(|text| text.trim().to_owned()),
             cgroup2: mounts.clone().and(cgroup2),
             btf: host.exists("sys/kernel/btf/vmlinux", "the kernel was built without BTF"),
             bpffs: mounts.and(bpffs),
-            capabilities: host
-                .text("proc/self/status")
-                .and(|status| capabilities(&status)),
-            initial_user_namespace: host
-                .text("proc/self/uid_map")
-                .and(|map| user_namespace(&map)),
+            capabilities: host.text("proc/self/status").and(|status| capabilities(&status)),
+            initial_user_namespace: host.text("proc/self/uid_map").and(|map| user_namespace(&map)),
             security_modules: host.security_modules(calls.security_modules),
             lockdown: host.lockdown(),
             cmpxchg16b: host.text("proc/cpuinfo").and(|text| cmpxchg16b(&text)),
             landlock_abi: calls.landlock_abi,
             seccomp: calls.seccomp,
             ipc_namespaces: host
-                .exists(
-                    "proc/self/ns/ipc",
-                    "the kernel was built without IPC namespaces",
-                )
+                .exists("proc/self/ns/ipc", "the kernel was built without IPC namespaces")
                 .map(drop),
         }
     }
@@ -125,9 +116,7 @@ impl Kernel {
 
     /// Whether the effective set has this capability; `None` if that cannot be told.
     pub fn has(&self, capability: Capability) -> Option<bool> {
-        self.capabilities
-            .yes()
-            .map(|mask| mask & (1 << capability as u32) != 0)
+        self.capabilities.yes().map(|mask| mask & (1 << capability as u32) != 0)
     }
 }
 
@@ -189,8 +178,7 @@ impl Host<'_> {
     }
 
     fn mounts(&self) -> Answer<Vec<Mount>> {
-        self.text("proc/self/mountinfo")
-            .map(|text| text.lines().filter_map(Mount::parse).collect())
+        self.text("proc/self/mountinfo").map(|text| text.lines().filter_map(Mount::parse).collect())
     }
 
     fn security_modules(&self, asked: Option<Vec<String>>) -> Answer<Vec<String>> {
@@ -207,10 +195,7 @@ impl Host<'_> {
         match self.text("sys/kernel/security/lockdown") {
             // `none [integrity] confidentiality`: the one in brackets holds.
             Answer::Yes(text) => {
-                match text
-                    .split_whitespace()
-                    .find_map(|mode| mode.strip_prefix('['))
-                {
+                match text.split_whitespace().find_map(|mode| mode.strip_prefix('[')) {
                     Some(mode) => Answer::Yes(mode.trim_end_matches(']').to_owned()),
                     None => Answer::Unknown(format!("lockdown reads `{}`", text.trim())),
                 }
@@ -225,11 +210,7 @@ impl Host<'_> {
 
 /// Of a path below /proc or /sys, the directory that is only there if that is mounted.
 fn parent_mount(path: &str) -> &str {
-    if path.starts_with("proc/") {
-        "proc/self"
-    } else {
-        "sys/kernel"
-    }
+    if path.starts_with("proc/") { "proc/self" } else { "sys/kernel" }
 }
 
 /// One line of /proc/self/mountinfo.
@@ -247,11 +228,7 @@ impl Mount {
         let mut before = before.split(' ').skip(3);
         let root = unescape(before.next()?);
         let point = PathBuf::from(unescape(before.next()?));
-        Some(Self {
-            root,
-            point,
-            kind: after.split(' ').next()?.to_owned(),
-        })
+        Some(Self { root, point, kind: after.split(' ').next()?.to_owned() })
     }
 }
 
@@ -260,10 +237,7 @@ fn unescape(field: &str) -> String {
     let mut parts = field.split('\\');
     let mut whole = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part
-            .get(..3)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
-        {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 whole.push(byte.into());
                 whole.push_str(&part[3..]);
@@ -281,16 +255,10 @@ fn unescape(field: &str) -> String {
 fn cgroup2(mounts: Vec<Mount>) -> Answer<PathBuf> {
     let usual = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let rank = |mount: &&Mount| {
-        let place = usual
-            .iter()
-            .position(|usual| mount.point == Path::new(usual));
+        let place = usual.iter().position(|usual| mount.point == Path::new(usual));
         (mount.root != "/", place.unwrap_or(usual.len()))
     };
-    match mounts
-        .iter()
-        .filter(|mount| mount.kind == "cgroup2")
-        .min_by_key(rank)
-    {
+    match mounts.iter().filter(|mount| mount.kind == "cgroup2").min_by_key(rank) {
         Some(mount) => Answer::Yes(mount.point.clone()),
         None => Answer::No("cgroup v2 is not mounted".to_owned()),
     }
@@ -358,12 +326,7 @@ fn ask_seccomp() -> Answer<()> {
     let action: u32 = libc::SECCOMP_RET_ERRNO;
     // SAFETY: the kernel reads the action from a live u32 and changes nothing.
     let answer = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action)
     };
     match (answer, io::Error::last_os_error()) {
         (0, _) => Answer::Yes(()),
@@ -405,9 +368,7 @@ fn security_module(id: u64) -> String {
         "evm",
         "ipe",
     ];
-    let index = id
-        .checked_sub(100)
-        .and_then(|index| usize::try_from(index).ok());
+    let index = id.checked_sub(100).and_then(|index| usize::try_from(index).ok());
     let name = index.and_then(|index| NAMES.get(index));
     name.map_or_else(|| format!("#{id}"), |name| (*name).to_owned())
 }

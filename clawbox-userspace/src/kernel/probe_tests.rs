@@ -14,11 +14,7 @@ fn host(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn calls() -> Calls {
-    Calls {
-        landlock_abi: Answer::Yes(6),
-        seccomp: Answer::Yes(()),
-        security_modules: None,
-    }
+    Calls { landlock_abi: Answer::Yes(6), seccomp: Answer::Yes(()), security_modules: None }
 }
 
 fn probe(files: &[(&str, &str)]) -> Kernel {
@@ -59,17 +55,10 @@ fn a_whole_cgroup2_is_preferred_to_a_part_of_one() {
 #[test]
 fn an_unreadable_file_is_unknown_and_not_no() {
     let empty = probe(&[]);
-    for why in [
-        empty.release.why(),
-        empty.cgroup2.why(),
-        empty.capabilities.why(),
-    ] {
+    for why in [empty.release.why(), empty.cgroup2.why(), empty.capabilities.why()] {
         assert!(why.unwrap().starts_with("cannot read /proc/"), "{why:?}");
     }
-    assert!(
-        matches!(empty.btf, Answer::Unknown(_)),
-        "/sys is not mounted there"
-    );
+    assert!(matches!(empty.btf, Answer::Unknown(_)), "/sys is not mounted there");
     assert!(matches!(empty.security_modules, Answer::Unknown(_)));
     assert!(matches!(empty.lockdown, Answer::Unknown(_)));
     assert_eq!(empty.version(), None);
@@ -86,32 +75,20 @@ fn btf_is_absent_only_where_sysfs_is_there_to_say_so() {
 
 #[test]
 fn security_modules_are_items_of_a_list() {
-    let file = probe(&[(
-        "sys/kernel/security/lsm",
-        "lockdown,capability,landlock,notbpf\n",
-    )]);
+    let file = probe(&[("sys/kernel/security/lsm", "lockdown,capability,landlock,notbpf\n")]);
     let modules = file.security_modules.yes().unwrap();
     assert!(modules.iter().any(|name| name == "landlock"));
     assert!(!modules.iter().any(|name| name == "bpf"));
     assert!(matches!(file.lockdown, Answer::No(_)));
 
-    let asked = Calls {
-        security_modules: Some(vec!["bpf".into()]),
-        ..calls()
-    };
+    let asked = Calls { security_modules: Some(vec!["bpf".into()]), ..calls() };
     let kernel = Kernel::read(host(&[]).path(), asked);
     assert_eq!(kernel.security_modules, Answer::Yes(vec!["bpf".into()]));
 }
 
 #[test]
 fn numbers_of_security_modules_have_names() {
-    let named = [
-        (100, "capability"),
-        (109, "bpf"),
-        (110, "landlock"),
-        (113, "ipe"),
-        (7, "#7"),
-    ];
+    let named = [(100, "capability"), (109, "bpf"), (110, "landlock"), (113, "ipe"), (7, "#7")];
     for (id, name) in named {
         assert_eq!(security_module(id), name);
     }
@@ -120,10 +97,7 @@ fn numbers_of_security_modules_have_names() {
 
 #[test]
 fn the_lockdown_mode_is_the_one_in_brackets() {
-    let kernel = probe(&[(
-        "sys/kernel/security/lockdown",
-        "none [integrity] confidentiality\n",
-    )]);
+    let kernel = probe(&[("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")]);
     assert_eq!(kernel.lockdown, Answer::Yes("integrity".into()));
 }
 
@@ -157,11 +131,9 @@ fn every_cpu_must_have_the_instruction() {
 
 #[test]
 fn versions_are_read_out_of_any_release() {
-    for (release, version) in [
-        ("6.1.0-56-cloud-amd64\n", (6, 1)),
-        ("6.18.44-fc\n", (6, 18)),
-        ("7.3-rc1\n", (7, 3)),
-    ] {
+    for (release, version) in
+        [("6.1.0-56-cloud-amd64\n", (6, 1)), ("6.18.44-fc\n", (6, 18)), ("7.3-rc1\n", (7, 3))]
+    {
         let kernel = probe(&[("proc/sys/kernel/osrelease", release)]);
         assert_eq!(kernel.version(), Some(version));
     }
@@ -172,11 +144,7 @@ fn this_kernel_answers() {
     let kernel = Kernel::probe();
     assert!(kernel.version().is_some());
     assert!(kernel.capabilities.yes().is_some());
-    assert!(
-        !matches!(kernel.landlock_abi, Answer::Unknown(_)),
-        "{:?}",
-        kernel.landlock_abi
-    );
+    assert!(!matches!(kernel.landlock_abi, Answer::Unknown(_)), "{:?}", kernel.landlock_abi);
     assert_eq!(kernel.seccomp, Answer::Yes(()));
     if let (Some(modules), Answer::Yes(_)) = (kernel.security_modules.yes(), &kernel.landlock_abi) {
         assert!(modules.iter().any(|name| name == "landlock"), "{modules:?}");

@@ -76,10 +76,7 @@ pub fn parse_range(written: &str) -> Result<IpNet, (String, String)> {
     let (first, last) = (range_of(net.network()), range_of(net.broadcast()));
     // Ranges are aligned blocks, so one that begins and ends in a denied block lies within it.
     if let (Some(kind), true) = (always_denied(first), first == last) {
-        return Err((
-            format!("{written} is {kind}, and never reachable"),
-            "remove it".to_owned(),
-        ));
+        return Err((format!("{written} is {kind}, and never reachable"), "remove it".to_owned()));
     }
     Ok(net)
 }

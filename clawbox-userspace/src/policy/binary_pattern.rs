@@ -34,17 +34,11 @@ impl BinaryPattern {
             ));
         }
         if text == "/**" {
-            return Ok(Self {
-                text,
-                kind: Kind::Anybody,
-            });
+            return Ok(Self { text, kind: Kind::Anybody });
         }
         if !text.contains(['*', '?', '[', '{']) {
             let path = SandboxPath::parse(&text)?;
-            return Ok(Self {
-                text: path.as_str().to_owned(),
-                kind: Kind::Exact,
-            });
+            return Ok(Self { text: path.as_str().to_owned(), kind: Kind::Exact });
         }
         let glob = GlobBuilder::new(&text)
             .literal_separator(true)
@@ -56,10 +50,7 @@ impl BinaryPattern {
                     "use `*` inside a component and `**` across components",
                 )
             })?;
-        Ok(Self {
-            text,
-            kind: Kind::Glob(glob.compile_matcher()),
-        })
+        Ok(Self { text, kind: Kind::Glob(glob.compile_matcher()) })
     }
 
     /// The pattern, normalised.
@@ -141,11 +132,7 @@ mod tests {
             ("/**", "/anything/at/all", true),
         ] {
             let parsed = BinaryPattern::parse(pattern).unwrap();
-            assert_eq!(
-                parsed.matches(Path::new(path)),
-                expected,
-                "{pattern} {path}"
-            );
+            assert_eq!(parsed.matches(Path::new(path)), expected, "{pattern} {path}");
         }
     }
 

@@ -50,11 +50,7 @@ impl Origin {
     /// The file as a whole.
     #[must_use]
     pub fn file(file: &str) -> Self {
-        Self {
-            file: file.into(),
-            line: 0,
-            column: 0,
-        }
+        Self { file: file.into(), line: 0, column: 0 }
     }
 }
 
@@ -104,24 +100,13 @@ impl Diagnostic {
         message: impl Into<String>,
         remedy: Option<String>,
     ) -> Self {
-        Self {
-            severity,
-            origin,
-            message: message.into(),
-            remedy,
-        }
+        Self { severity, origin, message: message.into(), remedy }
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {}: {}",
-            self.origin,
-            self.severity.name(),
-            self.message
-        )?;
+        write!(f, "{}: {}: {}", self.origin, self.severity.name(), self.message)?;
         match &self.remedy {
             Some(remedy) => write!(f, "; {remedy}"),
             None => Ok(()),
@@ -158,11 +143,7 @@ mod tests {
     use super::*;
 
     fn origin() -> Origin {
-        Origin {
-            file: "policy.yaml".into(),
-            line: 12,
-            column: 9,
-        }
+        Origin { file: "policy.yaml".into(), line: 12, column: 9 }
     }
 
     #[test]

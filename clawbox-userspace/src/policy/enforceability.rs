@@ -164,13 +164,7 @@ impl Report {
         status: Status,
         detail: Option<String>,
     ) {
-        self.parts.push(Part {
-            part: part.into(),
-            origin: origin.clone(),
-            layer,
-            status,
-            detail,
-        });
+        self.parts.push(Part { part: part.into(), origin: origin.clone(), layer, status, detail });
     }
 
     fn full(&mut self, origin: &Origin, part: impl Into<String>, layer: Layer) {
@@ -198,11 +192,7 @@ pub fn assess(loaded: &Loaded, facts: &HostFacts) -> Report {
     network::listen(&mut report, policy, facts);
     additions(&mut report, policy, facts);
     for (part, origin) in &loaded.ignored {
-        report.not(
-            origin,
-            *part,
-            "this build takes only the policy from a blueprint",
-        );
+        report.not(origin, *part, "this build takes only the policy from a blueprint");
     }
     report
 }
@@ -217,10 +207,7 @@ fn process(report: &mut Report, policy: &Policy, facts: &HostFacts) {
         if account_number(account, facts).is_some() {
             report.full(&account.origin, part, Layer::Credentials);
         } else {
-            let what = format!(
-                "there is no {:?} here; run with --user",
-                account.value.to_string()
-            );
+            let what = format!("there is no {:?} here; run with --user", account.value.to_string());
             report.not(&account.origin, part, what);
         }
     }

@@ -41,10 +41,7 @@ const LONGEST_LABEL: usize = 63;
 const LITERAL_TAIL: usize = 2;
 
 fn refuse<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, InvalidHost> {
-    Err(InvalidHost {
-        message: message.into(),
-        remedy: remedy.into(),
-    })
+    Err(InvalidHost { message: message.into(), remedy: remedy.into() })
 }
 
 impl HostPattern {
@@ -59,11 +56,8 @@ impl HostPattern {
             labels.push(parse_label(written, part, index == 0)?);
         }
         if wild {
-            let tail = labels
-                .iter()
-                .rev()
-                .take_while(|label| matches!(label, Label::Exact(_)))
-                .count();
+            let tail =
+                labels.iter().rev().take_while(|label| matches!(label, Label::Exact(_))).count();
             if tail < LITERAL_TAIL {
                 return refuse(
                     format!("`{written}` would cover a whole top-level domain"),
@@ -90,9 +84,7 @@ impl HostPattern {
     /// Whether it means exactly one name.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        self.labels
-            .iter()
-            .all(|label| matches!(label, Label::Exact(_)))
+        self.labels.iter().all(|label| matches!(label, Label::Exact(_)))
     }
 
     /// Whether this is a name for the local machine (RFC 6761).
@@ -117,15 +109,11 @@ impl HostPattern {
             return false;
         }
         // The front wildcard takes what is left over, so the rest lines up from the end.
-        self.labels
-            .iter()
-            .rev()
-            .zip(names.iter().rev())
-            .all(|(label, name)| match label {
-                Label::Exact(exact) => exact == name,
-                Label::One | Label::Many => true,
-                Label::Glob(glob) => glob_matches(glob, name),
-            })
+        self.labels.iter().rev().zip(names.iter().rev()).all(|(label, name)| match label {
+            Label::Exact(exact) => exact == name,
+            Label::One | Label::Many => true,
+            Label::Glob(glob) => glob_matches(glob, name),
+        })
     }
 }
 
@@ -179,10 +167,7 @@ fn refuse_what_is_no_host(written: &str, text: &str) -> Result<(), InvalidHost> 
 fn parse_label(written: &str, label: &str, first: bool) -> Result<Label, InvalidHost> {
     match label {
         "" => {
-            return refuse(
-                format!("`{written}` has an empty label"),
-                "remove the extra dot",
-            );
+            return refuse(format!("`{written}` has an empty label"), "remove the extra dot");
         }
         "*" => return Ok(Label::One),
         "**" if first => return Ok(Label::Many),
@@ -194,9 +179,8 @@ fn parse_label(written: &str, label: &str, first: bool) -> Result<Label, Invalid
             format!("a label has at most {LONGEST_LABEL}"),
         );
     }
-    if let Some(bad) = label
-        .chars()
-        .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '*')))
+    if let Some(bad) =
+        label.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '*')))
     {
         return refuse(
             format!("`{written}` holds {bad:?}, which no host name has"),

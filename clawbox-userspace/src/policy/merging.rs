@@ -6,10 +6,8 @@ use super::*;
 const HEAD: &str = "version: 1\n";
 
 fn files(texts: &[(&str, &str)]) -> Result<Loaded, Vec<Diagnostic>> {
-    let texts: Vec<(Arc<str>, String)> = texts
-        .iter()
-        .map(|(name, text)| ((*name).into(), (*text).to_owned()))
-        .collect();
+    let texts: Vec<(Arc<str>, String)> =
+        texts.iter().map(|(name, text)| ((*name).into(), (*text).to_owned())).collect();
     load_texts(&texts)
 }
 
@@ -21,14 +19,7 @@ fn presets_merge_by_key_and_twice_the_same_is_once() {
     let loaded = files(&[("p.yaml", HEAD), ("a.yaml", PRESET), ("b.yaml", PRESET)]).unwrap();
     assert_eq!(loaded.kind, Kind::Policy);
     assert_eq!(loaded.policy.network.len(), 1);
-    let endpoint = loaded
-        .policy
-        .network
-        .first()
-        .unwrap()
-        .endpoints
-        .first()
-        .unwrap();
+    let endpoint = loaded.policy.network.first().unwrap().endpoints.first().unwrap();
     assert_eq!(endpoint.origin().to_string(), "a.yaml:5:9");
 }
 
@@ -39,10 +30,8 @@ fn one_key_with_two_meanings_names_both_files() {
     let texts: Vec<String> = all.iter().map(Diagnostic::to_string).collect();
     assert_eq!(
         texts,
-        [
-            "b.yaml:3:3: error: `a` is in a.yaml:3:3 too, with other content; rename one of them; \
-          both will hold"
-        ]
+        ["b.yaml:3:3: error: `a` is in a.yaml:3:3 too, with other content; rename one of them; \
+          both will hold"]
     );
 }
 
@@ -54,13 +43,6 @@ fn a_policy_is_no_preset_and_a_preset_is_no_policy() {
     let path = dir.path().join("preset.yaml");
     std::fs::write(&path, PRESET).unwrap();
     let all = load(&path, &[]).unwrap_err();
-    assert!(
-        all.first()
-            .unwrap()
-            .remedy
-            .as_deref()
-            .unwrap()
-            .contains("--preset")
-    );
+    assert!(all.first().unwrap().remedy.as_deref().unwrap().contains("--preset"));
     assert_eq!(load_any(&path, &[]).unwrap().kind, Kind::Preset);
 }

@@ -150,19 +150,13 @@ fn load_texts(texts: &[(Arc<str>, String)]) -> Result<Loaded, Vec<Diagnostic>> {
             resolve::policy(&file, document, &network.entries, &mut findings),
             Vec::new(),
         ),
-        Document::Preset(_) => (
-            Kind::Preset,
-            resolve::fragments(&file, &network.entries, &mut findings),
-            Vec::new(),
-        ),
+        Document::Preset(_) => {
+            (Kind::Preset, resolve::fragments(&file, &network.entries, &mut findings), Vec::new())
+        }
         Document::Blueprint(document) => (
             Kind::Blueprint,
             resolve::fragments(&file, &network.entries, &mut findings),
-            document
-                .unenforced()
-                .into_iter()
-                .map(|(part, at)| (part, at.origin(&file)))
-                .collect(),
+            document.unenforced().into_iter().map(|(part, at)| (part, at.origin(&file))).collect(),
         ),
     };
     let refused = findings.has_errors();
@@ -170,12 +164,7 @@ fn load_texts(texts: &[(Arc<str>, String)]) -> Result<Loaded, Vec<Diagnostic>> {
     if refused {
         return Err(diagnostics);
     }
-    Ok(Loaded {
-        kind,
-        policy,
-        diagnostics,
-        ignored,
-    })
+    Ok(Loaded { kind, policy, diagnostics, ignored })
 }
 
 fn contribute(
@@ -187,11 +176,9 @@ fn contribute(
     let entries = match document {
         Document::Policy(document) => document.network_policies.get(),
         Document::Preset(document) => Some(&document.network_policies),
-        Document::Blueprint(document) => document
-            .components
-            .policy
-            .get()
-            .and_then(|policy| policy.additions.get()),
+        Document::Blueprint(document) => {
+            document.components.policy.get().and_then(|policy| policy.additions.get())
+        }
     };
     if let Some(entries) = entries {
         merge(network, file, entries, findings);

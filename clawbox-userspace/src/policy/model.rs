@@ -283,11 +283,7 @@ pub fn parse_cpu(written: &str) -> Option<u32> {
                 return None;
             }
             let part = part.parse::<u32>().ok()? * if part.len() == 1 { 10 } else { 1 };
-            whole
-                .parse::<u32>()
-                .ok()?
-                .checked_mul(100)?
-                .checked_add(part)?
+            whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(part)?
         }
     };
     (percent > 0).then_some(percent)

@@ -50,10 +50,9 @@ impl Host {
     pub fn literals(&self) -> Vec<IpAddr> {
         match self {
             Self::Address(address) => vec![*address],
-            Self::Localhost(_) => vec![
-                IpAddr::V4(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ],
+            Self::Localhost(_) => {
+                vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+            }
             Self::Name(_) | Self::Ranges => Vec::new(),
         }
     }
@@ -217,16 +216,8 @@ fn is_every_path(glob: &str) -> bool {
 }
 
 fn matches_every_request(rule: &RequestMatch) -> bool {
-    let RequestMatch {
-        method,
-        path,
-        query,
-        operation_type,
-        operation_name,
-        fields,
-        tool,
-        params,
-    } = rule;
+    let RequestMatch { method, path, query, operation_type, operation_name, fields, tool, params } =
+        rule;
     method.get().is_some_and(|method| method.value == "*")
         && path.get().is_some_and(|path| is_every_path(&path.value))
         && query.get().is_none()
@@ -279,38 +270,17 @@ impl GatewayOptions {
     #[must_use]
     pub fn promises(&self) -> Vec<&'static str> {
         [
-            (
-                self.websocket_credential_rewrite == Some(true),
-                "websocket_credential_rewrite",
-            ),
-            (
-                self.request_body_credential_rewrite == Some(true),
-                "request_body_credential_rewrite",
-            ),
+            (self.websocket_credential_rewrite == Some(true), "websocket_credential_rewrite"),
+            (self.request_body_credential_rewrite == Some(true), "request_body_credential_rewrite"),
             (self.credential_signing.is_some(), "credential_signing"),
             (self.credential_provider.is_some(), "credential_binding"),
             (self.persisted_queries.is_some(), "persisted_queries"),
-            (
-                self.graphql_persisted_queries.is_some(),
-                "graphql_persisted_queries",
-            ),
-            (
-                self.graphql_max_body_bytes.is_some(),
-                "graphql_max_body_bytes",
-            ),
-            (
-                self.json_rpc_max_body_bytes.is_some(),
-                "json_rpc.max_body_bytes",
-            ),
+            (self.graphql_persisted_queries.is_some(), "graphql_persisted_queries"),
+            (self.graphql_max_body_bytes.is_some(), "graphql_max_body_bytes"),
+            (self.json_rpc_max_body_bytes.is_some(), "json_rpc.max_body_bytes"),
             (self.mcp_max_body_bytes.is_some(), "mcp.max_body_bytes"),
-            (
-                self.mcp_strict_tool_names == Some(true),
-                "mcp.strict_tool_names",
-            ),
-            (
-                self.allow_encoded_slash == Some(false),
-                "allow_encoded_slash",
-            ),
+            (self.mcp_strict_tool_names == Some(true), "mcp.strict_tool_names"),
+            (self.allow_encoded_slash == Some(false), "allow_encoded_slash"),
         ]
         .into_iter()
         .filter_map(|(promised, key)| promised.then_some(key))
@@ -434,10 +404,9 @@ impl fmt::Display for Cause {
             Self::NoRequests => f.write_str(
                 "it has a protocol but neither `access` nor `rules`, so no request is admitted",
             ),
-            Self::Middleware(key) => write!(
-                f,
-                "traffic must pass the middleware `{key}`, which this build cannot run"
-            ),
+            Self::Middleware(key) => {
+                write!(f, "traffic must pass the middleware `{key}`, which this build cannot run")
+            }
             Self::SniVerify => f.write_str(
                 "`sni: verify` needs the TLS ClientHello, which this build does not read",
             ),

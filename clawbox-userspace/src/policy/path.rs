@@ -18,10 +18,7 @@ pub struct InvalidPath {
 
 impl InvalidPath {
     pub(super) fn new(message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            remedy: remedy.into(),
-        }
+        Self { message: message.into(), remedy: remedy.into() }
     }
 }
 
@@ -31,10 +28,7 @@ const LONGEST: usize = 4096;
 /// Checks what every path must be, and removes repeated and trailing slashes and `.`.
 pub(super) fn normalise(written: &str) -> Result<String, InvalidPath> {
     if written.is_empty() {
-        return Err(InvalidPath::new(
-            "the path is empty",
-            "write an absolute path",
-        ));
+        return Err(InvalidPath::new("the path is empty", "write an absolute path"));
     }
     if written.len() > LONGEST {
         return Err(InvalidPath::new(
@@ -162,10 +156,7 @@ impl DenyPattern {
                     "write for example `**/.env`",
                 )
             })?;
-        Ok(Self::Glob(DenyGlob {
-            text: written.to_owned(),
-            matcher: glob.compile_matcher(),
-        }))
+        Ok(Self::Glob(DenyGlob { text: written.to_owned(), matcher: glob.compile_matcher() }))
     }
 }
 
@@ -194,12 +185,9 @@ mod tests {
             assert_eq!(SandboxPath::parse(written).unwrap().as_str(), path);
         }
         let sandbox = SandboxPath::parse("/sandbox").unwrap();
-        for (path, covered) in [
-            ("/sandbox", true),
-            ("/sandbox/a/b", true),
-            ("/sandbox2", false),
-            ("/", false),
-        ] {
+        for (path, covered) in
+            [("/sandbox", true), ("/sandbox/a/b", true), ("/sandbox2", false), ("/", false)]
+        {
             let path = SandboxPath::parse(path).unwrap();
             assert_eq!(sandbox.covers(&path), covered, "{path}");
         }

@@ -13,11 +13,7 @@ pub(super) const LARGEST: usize = 256 * 1024;
 
 /// The path as diagnostics name it.
 pub(super) fn name(path: &Path) -> Arc<str> {
-    path.to_string_lossy()
-        .chars()
-        .flat_map(escape)
-        .collect::<String>()
-        .into()
+    path.to_string_lossy().chars().flat_map(escape).collect::<String>().into()
 }
 
 /// A file's name may hold anything, and diagnostics go to a terminal.
@@ -49,10 +45,7 @@ pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large; the size in the metadata of a
     // pipe or a growing file tells nothing.
-    opened
-        .take(LARGEST as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| failed(&error))?;
+    opened.take(LARGEST as u64 + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     check_text(&file, &bytes).map(str::to_owned)
 }
 
@@ -70,19 +63,12 @@ pub(super) fn check_text<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Dia
         return refuse("the file is not UTF-8 text".to_owned(), "save it as UTF-8");
     };
     if text.contains('\0') {
-        return refuse(
-            "the file holds a NUL byte and is no text".to_owned(),
-            "name a YAML file",
-        );
+        return refuse("the file holds a NUL byte and is no text".to_owned(), "name a YAML file");
     }
-    let says_something = text
-        .lines()
-        .any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    let says_something =
+        text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     if !says_something {
-        return refuse(
-            "the file is empty".to_owned(),
-            "write at least `version: 1`",
-        );
+        return refuse("the file is empty".to_owned(), "write at least `version: 1`");
     }
     Ok(text)
 }

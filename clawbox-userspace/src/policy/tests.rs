@@ -37,10 +37,7 @@ fn check_refused(text: &str, place: &str, says: &str, remedy: &str) {
 fn loaded(text: &str) -> Loaded {
     match parse_str("p.yaml", text) {
         Ok(loaded) => loaded,
-        Err(all) => panic!(
-            "{:#?}",
-            all.iter().map(Diagnostic::to_string).collect::<Vec<_>>()
-        ),
+        Err(all) => panic!("{:#?}", all.iter().map(Diagnostic::to_string).collect::<Vec<_>>()),
     }
 }
 
@@ -122,41 +119,16 @@ fn a_key_written_twice_is_refused() {
 
 #[test]
 fn a_missing_or_other_version_is_refused() {
-    check_refused(
-        "mode: audit\n",
-        "p.yaml:1:1",
-        "`version` is missing",
-        "add the key `version`",
-    );
-    check_refused(
-        "version: 2\n",
-        "p.yaml:1:10",
-        "version 2 is not known",
-        "write `version: 1`",
-    );
+    check_refused("mode: audit\n", "p.yaml:1:1", "`version` is missing", "add the key `version`");
+    check_refused("version: 2\n", "p.yaml:1:10", "version 2 is not known", "write `version: 1`");
 }
 
 #[test]
 fn a_value_of_the_wrong_shape_is_refused_in_words_of_the_language() {
     for (text, place, says, remedy) in [
-        (
-            "version: x\n",
-            "p.yaml:1:10",
-            "where a whole number",
-            "write a whole number",
-        ),
-        (
-            "version: 1\nlisten: 5\n",
-            "p.yaml:2:9",
-            "where keys and values",
-            "`key: value`",
-        ),
-        (
-            "version: 1\nlisten: { ports: 5 }\n",
-            "p.yaml:2:18",
-            "where a list",
-            "write `[a, b]`",
-        ),
+        ("version: x\n", "p.yaml:1:10", "where a whole number", "write a whole number"),
+        ("version: 1\nlisten: 5\n", "p.yaml:2:9", "where keys and values", "`key: value`"),
+        ("version: 1\nlisten: { ports: 5 }\n", "p.yaml:2:18", "where a list", "write `[a, b]`"),
     ] {
         check_refused(text, place, says, remedy);
     }
@@ -187,28 +159,14 @@ fn ports_are_numbers_from_1_to_65535() {
     }
     for (keys, says, remedy) in [
         ("host: a.example.com", "no port", "add `port`"),
-        (
-            "host: a.example.com, ports: []",
-            "`ports` is empty",
-            "at least one",
-        ),
-        (
-            "host: a.example.com, port: 1, ports: [2]",
-            "not among `ports`",
-            "one of the two",
-        ),
+        ("host: a.example.com, ports: []", "`ports` is empty", "at least one"),
+        ("host: a.example.com, port: 1, ports: [2]", "not among `ports`", "one of the two"),
     ] {
         let all = refused(&with_endpoint(keys));
         let first = all.first().unwrap().to_string();
         assert!(first.contains(says) && first.contains(remedy), "{first}");
     }
-    assert!(
-        parse_str(
-            "p",
-            &with_endpoint("host: a.example.com, port: 2, ports: [2, 3]")
-        )
-        .is_ok()
-    );
+    assert!(parse_str("p", &with_endpoint("host: a.example.com, port: 2, ports: [2, 3]")).is_ok());
 }
 
 #[test]
@@ -217,30 +175,14 @@ fn hosts_that_no_rule_can_mean_are_refused_where_they_stand() {
         ("\"*\"", "every host", "*.example.com"),
         ("\"*.com\"", "top-level domain", "last two labels"),
         ("\"https://a.example.com\"", "URL", "host name alone"),
-        (
-            "127.0.0.1",
-            "loopback, which is closed",
-            "host_loopback: true",
-        ),
-        (
-            "localhost",
-            "loopback, which is closed",
-            "host_loopback: true",
-        ),
+        ("127.0.0.1", "loopback, which is closed", "host_loopback: true"),
+        ("localhost", "loopback, which is closed", "host_loopback: true"),
         ("x.localhost", "machine itself", "host: localhost"),
-        (
-            "\"::1\"",
-            "loopback, which is closed",
-            "host_loopback: true",
-        ),
+        ("\"::1\"", "loopback, which is closed", "host_loopback: true"),
         ("169.254.169.254", "metadata", "remove the endpoint"),
         ("0.0.0.0", "unspecified", "remove the endpoint"),
         ("224.0.0.1", "multicast", "remove the endpoint"),
-        (
-            "255.255.255.255",
-            "reserved or broadcast",
-            "remove the endpoint",
-        ),
+        ("255.255.255.255", "reserved or broadcast", "remove the endpoint"),
         ("198.18.0.1", "hands out", "remove the endpoint"),
         ("\"::ffff:10.0.0.1\"", "IPv6 spelling", "write 10.0.0.1"),
         ("\"64:ff9b::a00:1\"", "IPv6 spelling", "write 10.0.0.1"),
@@ -272,11 +214,7 @@ fn ranges_are_checked_where_they_stand() {
     for (range, says, remedy) in [
         ("10.0.0.1/8", "bits behind its prefix", "write 10.0.0.0/8"),
         ("127.0.0.0/8", "never reachable", "remove it"),
-        (
-            "example.com",
-            "neither an address nor a range",
-            "10.0.0.0/8",
-        ),
+        ("example.com", "neither an address nor a range", "10.0.0.0/8"),
     ] {
         let text = with_endpoint(&format!("port: 443, allowed_ips: [{range}]"));
         check_refused(&text, "p.yaml:5:36", says, remedy);
@@ -287,47 +225,24 @@ fn ranges_are_checked_where_they_stand() {
         "lies outside its own `allowed_ips`",
         "remove `allowed_ips`",
     );
-    check_refused(
-        &with_endpoint("port: 443"),
-        "p.yaml:5:9",
-        "no host",
-        "add `host`",
-    );
+    check_refused(&with_endpoint("port: 443"), "p.yaml:5:9", "no host", "add `host`");
 }
 
 #[test]
 fn request_rules_that_contradict_are_refused() {
     let base = "host: a.example.com, port: 443, ";
     for (keys, says) in [
-        (
-            "access: full, rules: [{ allow: { method: GET, path: /x } }]",
-            "exclude each other",
-        ),
+        ("access: full, rules: [{ allow: { method: GET, path: /x } }]", "exclude each other"),
         ("protocol: rest, rules: []", "`rules` is empty"),
-        (
-            "protocol: rest, access: full, deny_rules: []",
-            "`deny_rules` is empty",
-        ),
+        ("protocol: rest, access: full, deny_rules: []", "`deny_rules` is empty"),
         ("protocol: tcp, access: full", "`protocol: tcp` has none"),
         ("protocol: rest, access: full, transport: udp", "TCP alone"),
-        (
-            "protocol: rest, rules: [{ allow: {} }]",
-            "matches on nothing",
-        ),
-        (
-            "protocol: rest, rules: [{ allow: { method: GET, path: x } }]",
-            "not a request path",
-        ),
-        (
-            "protocol: rest, rules: [{ allow: { method: \"\", path: /x } }]",
-            "not a method",
-        ),
+        ("protocol: rest, rules: [{ allow: {} }]", "matches on nothing"),
+        ("protocol: rest, rules: [{ allow: { method: GET, path: x } }]", "not a request path"),
+        ("protocol: rest, rules: [{ allow: { method: \"\", path: /x } }]", "not a method"),
     ] {
         let all = refused(&with_endpoint(&format!("{base}{keys}")));
-        assert!(
-            all.iter().any(|d| d.message.contains(says)),
-            "{keys}: {all:#?}"
-        );
+        assert!(all.iter().any(|d| d.message.contains(says)), "{keys}: {all:#?}");
     }
 }
 
@@ -346,26 +261,11 @@ fn root_cannot_be_the_sandbox_user() {
 #[test]
 fn paths_are_absolute_bounded_and_never_a_writable_root() {
     for (list, written, says, remedy) in [
-        (
-            "read_only",
-            "/usr/../etc",
-            "holds `..`",
-            "the path it leads to",
-        ),
+        ("read_only", "/usr/../etc", "holds `..`", "the path it leads to"),
         ("read_only", "usr", "not absolute", "begin it with `/`"),
         ("read_only", "/usr/*", "not globs", "name the directory"),
-        (
-            "read_write",
-            "/",
-            "`/` cannot be writable",
-            "the agent works in",
-        ),
-        (
-            "read_write",
-            "//./",
-            "`/` cannot be writable",
-            "the agent works in",
-        ),
+        ("read_write", "/", "`/` cannot be writable", "the agent works in"),
+        ("read_write", "//./", "`/` cannot be writable", "the agent works in"),
     ] {
         check_refused(
             &format!("version: 1\nfilesystem_policy:\n  {list}:\n    - {written}\n"),
@@ -380,18 +280,10 @@ fn paths_are_absolute_bounded_and_never_a_writable_root() {
 fn the_257th_path_is_one_too_many() {
     let lines = |count: usize| -> String {
         let paths: Vec<String> = (0..count).map(|n| format!("    - /p/{n}\n")).collect();
-        format!(
-            "version: 1\nfilesystem_policy:\n  read_only:\n{}",
-            paths.concat()
-        )
+        format!("version: 1\nfilesystem_policy:\n  read_only:\n{}", paths.concat())
     };
     loaded(&lines(256));
-    check_refused(
-        &lines(257),
-        "p.yaml:260:7",
-        "names 257 paths",
-        "at most 256",
-    );
+    check_refused(&lines(257), "p.yaml:260:7", "names 257 paths", "at most 256");
 }
 
 #[test]
@@ -406,13 +298,8 @@ fn a_path_in_both_lists_stays_read_only_and_is_reported() {
         "p.yaml:4:20: warning: /a is in `read_only` too, and the narrower one holds; keep it in \
          one of the two lists"
     );
-    let written: Vec<&str> = loaded
-        .policy
-        .filesystem
-        .read_write()
-        .iter()
-        .map(|path| path.value.as_str())
-        .collect();
+    let written: Vec<&str> =
+        loaded.policy.filesystem.read_write().iter().map(|path| path.value.as_str()).collect();
     assert_eq!(written, ["/c"]);
 }
 
@@ -436,10 +323,7 @@ fn an_alias_bomb_is_refused_in_no_time() {
     }
     let all = refused(&text);
     let first = all.first().unwrap();
-    assert!(
-        first.message.contains("alias") || first.message.contains("repeats"),
-        "{first}"
-    );
+    assert!(first.message.contains("alias") || first.message.contains("repeats"), "{first}");
     assert!(first.remedy.as_deref().unwrap().contains("out"), "{first}");
     assert!(started.elapsed() < std::time::Duration::from_secs(4));
 }
@@ -447,16 +331,9 @@ fn an_alias_bomb_is_refused_in_no_time() {
 #[test]
 fn deep_nesting_is_refused() {
     for text in [
-        format!(
-            "version: 1\nmode: {}{}\n",
-            "[".repeat(5000),
-            "]".repeat(5000)
-        ),
+        format!("version: 1\nmode: {}{}\n", "[".repeat(5000), "]".repeat(5000)),
         format!("version: 1\nmode: {}1\n", "{a: ".repeat(5000)),
-        (0..3000)
-            .map(|n| format!("{}a:\n", " ".repeat(n)))
-            .take(600)
-            .collect(),
+        (0..3000).map(|n| format!("{}a:\n", " ".repeat(n))).take(600).collect(),
     ] {
         let all = refused(&text);
         assert_eq!(all.len(), 1, "{all:#?}");
@@ -467,12 +344,7 @@ fn deep_nesting_is_refused() {
 fn a_file_of_256_kib_loads_and_a_byte_more_does_not() {
     let text = |size: usize| format!("{HEAD}# {}\n", "x".repeat(size - HEAD.len() - 3));
     assert!(parse_str("p.yaml", &text(256 * 1024)).is_ok());
-    check_refused(
-        &text(256 * 1024 + 1),
-        "p.yaml",
-        "larger than 256 KiB",
-        "split it into presets",
-    );
+    check_refused(&text(256 * 1024 + 1), "p.yaml", "larger than 256 KiB", "split it into presets");
 }
 
 #[test]
@@ -492,16 +364,10 @@ fn what_is_no_policy_file_is_one_clear_diagnostic() {
         (write("binary", b"\x7fELF\xff\xfe\x00"), "not UTF-8"),
         (write("nul", b"version: 1\0"), "NUL byte"),
         (write("large", &large), "larger than 256 KiB"),
-        (
-            write("truncated", b"version: 1\nnetwork_policies: {a: {name"),
-            "",
-        ),
+        (write("truncated", b"version: 1\nnetwork_policies: {a: {name"), ""),
         (write("quote", b"version: \"1\nmode: audit\n"), ""),
         (write("prose", b"This is a README, not a policy.\n"), ""),
-        (
-            write("two", b"version: 1\n---\nversion: 1\n"),
-            "more than one YAML document",
-        ),
+        (write("two", b"version: 1\n---\nversion: 1\n"), "more than one YAML document"),
         (write("list", b"- version: 1\n"), ""),
     ] {
         let all = load(&path, &[]).unwrap_err();
@@ -519,10 +385,7 @@ fn every_mistake_of_a_file_is_reported_at_once() {
     let text = "version: 3\nprocess: { run_as_user: root }\nlisten: { ports: [0, 70000] }\n";
     let all = refused(text);
     let places: Vec<String> = all.iter().map(|d| d.origin.to_string()).collect();
-    assert_eq!(
-        places,
-        ["p.yaml:1:10", "p.yaml:2:25", "p.yaml:3:19", "p.yaml:3:22"]
-    );
+    assert_eq!(places, ["p.yaml:1:10", "p.yaml:2:25", "p.yaml:3:19", "p.yaml:3:22"]);
 }
 
 #[test]
@@ -534,15 +397,7 @@ fn a_blueprint_gives_its_additions_and_names_the_rest() {
     assert_eq!(loaded.kind, Kind::Blueprint);
     assert_eq!(loaded.policy.network.len(), 1);
     let ignored: Vec<&str> = loaded.ignored.iter().map(|(part, _)| *part).collect();
-    assert_eq!(
-        ignored,
-        [
-            "version",
-            "profiles",
-            "components.sandbox",
-            "components.policy.base"
-        ]
-    );
+    assert_eq!(ignored, ["version", "profiles", "components.sandbox", "components.policy.base"]);
     check_refused(
         &text.replace("sandbox:", "sandbocs:"),
         "p.yaml:4:3",

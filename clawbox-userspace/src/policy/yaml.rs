@@ -24,11 +24,7 @@ pub struct At<T> {
 impl<T> At<T> {
     /// The value's place in a file.
     pub fn origin(&self, file: &Arc<str>) -> Origin {
-        Origin {
-            file: Arc::clone(file),
-            line: self.line,
-            column: self.column,
-        }
+        Origin { file: Arc::clone(file), line: self.line, column: self.column }
     }
 }
 
@@ -86,11 +82,7 @@ impl<T> Given<T> {
 impl<T> Given<At<T>> {
     /// Where the key's value stands, if the key is there.
     pub fn place(&self) -> Option<At<()>> {
-        self.0.as_ref().map(|at| At {
-            value: (),
-            line: at.line,
-            column: at.column,
-        })
+        self.0.as_ref().map(|at| At { value: (), line: at.line, column: at.column })
     }
 }
 
@@ -151,9 +143,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
             }
         }
 
-        deserializer
-            .deserialize_map(InOrder(std::marker::PhantomData))
-            .map(Self)
+        deserializer.deserialize_map(InOrder(std::marker::PhantomData)).map(Self)
     }
 }
 
@@ -213,28 +203,23 @@ fn explain(file: &Arc<str>, error: &Error) -> Diagnostic {
 
 fn describe(error: &Error) -> (String, String) {
     match error {
-        Error::SerdeUnknownField {
-            field, expected, ..
-        } => (
+        Error::SerdeUnknownField { field, expected, .. } => (
             format!("unknown key `{field}`"),
             match nearest(field, expected) {
                 Some(known) => format!("did you mean `{known}`?"),
                 None => format!("the keys here are {}", expected.join(", ")),
             },
         ),
-        Error::SerdeUnknownVariant {
-            variant, expected, ..
-        } => (
+        Error::SerdeUnknownVariant { variant, expected, .. } => (
             format!("`{variant}` is not a value of this key"),
             match nearest(variant, expected) {
                 Some(known) => format!("did you mean `{known}`?"),
                 None => format!("write one of {}", expected.join(", ")),
             },
         ),
-        Error::SerdeMissingField { field, .. } => (
-            format!("`{field}` is missing"),
-            format!("add the key `{field}`"),
-        ),
+        Error::SerdeMissingField { field, .. } => {
+            (format!("`{field}` is missing"), format!("add the key `{field}`"))
+        }
         Error::DuplicateMappingKey { key, .. } => (
             match key {
                 Some(key) => format!("the key `{key}` is written twice"),
@@ -242,16 +227,8 @@ fn describe(error: &Error) -> (String, String) {
             },
             "keep one of them".to_owned(),
         ),
-        Error::SerdeInvalidType {
-            unexpected,
-            expected,
-            ..
-        }
-        | Error::SerdeInvalidValue {
-            unexpected,
-            expected,
-            ..
-        } => (
+        Error::SerdeInvalidType { unexpected, expected, .. }
+        | Error::SerdeInvalidValue { unexpected, expected, .. } => (
             format!("found {unexpected} where {expected} is expected"),
             format!("write {expected}"),
         ),
@@ -266,10 +243,9 @@ fn describe_shape(error: &Error) -> (String, String) {
         Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. }
-        | Error::AliasReplayCounterOverflow { .. } => (
-            "the YAML aliases expand past the bound".to_owned(),
-            "write the values out".to_owned(),
-        ),
+        | Error::AliasReplayCounterOverflow { .. } => {
+            ("the YAML aliases expand past the bound".to_owned(), "write the values out".to_owned())
+        }
         Error::Budget { .. } => (
             "the YAML is nested deeper or repeats more than any policy does".to_owned(),
             format!("keep nesting under {DEPTH} levels and write aliases out"),
@@ -282,17 +258,11 @@ fn describe_shape(error: &Error) -> (String, String) {
             "the file ends where a value is expected".to_owned(),
             "complete it; the last lines may have been cut off".to_owned(),
         ),
-        Error::Unexpected {
-            expected: "mapping start",
-            ..
-        } => (
+        Error::Unexpected { expected: "mapping start", .. } => (
             "found something else where keys and values are expected".to_owned(),
             "write `key: value`".to_owned(),
         ),
-        Error::Unexpected {
-            expected: "sequence start",
-            ..
-        } => (
+        Error::Unexpected { expected: "sequence start", .. } => (
             "found something else where a list is expected".to_owned(),
             "write `[a, b]`, or `- a` on lines of its own".to_owned(),
         ),
@@ -307,10 +277,7 @@ fn describe_shape(error: &Error) -> (String, String) {
                 format!("write {expected}"),
             )
         }
-        other => (
-            without_place(&other.to_string()),
-            "correct the YAML here".to_owned(),
-        ),
+        other => (without_place(&other.to_string()), "correct the YAML here".to_owned()),
     }
 }
 

@@ -17,6 +17,7 @@ use super::birth::{self, Process};
 use super::cgroup::{Cgroup, CgroupError};
 use super::launch::{Identity, LaunchError, Prepared};
 use super::self_test::{NOT_ENFORCING, SelfTest};
+use super::watch;
 
 /// Statuses of `clawbox run` that are not the command's own, as env(1) and docker-run(1) have
 /// them.
@@ -102,7 +103,11 @@ pub fn spawn(
     let self_test = SelfTest::prepare().map_err(SpawnError::SelfTest)?;
     let procs = cgroup.procs()?;
     let mut command = Command::new(find(invocation, program)?);
-    command.arg0(program).args(arguments).current_dir(&invocation.workdir).env("PWD", &invocation.workdir);
+    command
+        .arg0(program)
+        .args(arguments)
+        .current_dir(&invocation.workdir)
+        .env("PWD", &invocation.workdir);
     if let Some(user) = &invocation.user {
         command.env("USER", user.name()).env("LOGNAME", user.name());
         if let Some(home) = home_of(user) {
@@ -121,17 +126,20 @@ pub fn spawn(
                 (&procs).write_all(b"0")?;
             }
             self_test.run()?;
+            watch::receive_signals()?;
             entering.enter()
         });
     }
-    start(&mut command, &cgroup.directory()?, &is_inside).map_err(|error| match error.raw_os_error() {
-        Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
-        _ => match backstops.explain(error) {
-            LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
-                SpawnError::NotFound(program.to_string_lossy().into_owned())
-            }
-            other => SpawnError::Launch(other),
-        },
+    start(&mut command, &cgroup.directory()?, &is_inside).map_err(|error| {
+        match error.raw_os_error() {
+            Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
+            _ => match backstops.explain(error) {
+                LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
+                    SpawnError::NotFound(program.to_string_lossy().into_owned())
+                }
+                other => SpawnError::Launch(other),
+            },
+        }
     })
 }
 

@@ -131,8 +131,9 @@ impl Monitor {
         }
         let waiting = self.questions.take();
         let programs = &self.programs;
-        drafts
-            .extend(waiting.events.into_iter().map(|(time, event)| question(time, event, programs)));
+        drafts.extend(
+            waiting.events.into_iter().map(|(time, event)| question(time, event, programs)),
+        );
         // Two sources: bring them into one order. Stable, so that each keeps its own.
         drafts.sort_by_key(|draft| draft.time);
         drafts.into_iter().for_each(|draft| self.trail.add(draft));

@@ -16,7 +16,7 @@ use super::in_force::{EventMeaning, PolicyInForce};
 use super::launch::{self, BackstopReport, LaunchError};
 use super::monitor::{Monitor, Questions};
 use super::run_lock::{self, RunLock, RunLockError};
-use super::watch;
+use super::watch::{self, HeldSignals};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail, TrailError};
@@ -164,7 +164,9 @@ impl Drop for Installed {
     fn drop(&mut self) {
         // Processes first: enforcement ends when nobody is left to be held by it.
         if let Err(error) = self.end_processes() {
-            tracing::error!("{error}; enforcement stays on for what is left, the next run removes it");
+            tracing::error!(
+                "{error}; enforcement stays on for what is left, the next run removes it"
+            );
             if let Some(enforcer) = self.enforcer.take() {
                 std::mem::forget(enforcer);
             }
@@ -215,14 +217,14 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
     let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
     let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
-    let identities =
-        Identities::find(SANDBOX, &mounts, patterns, &run.backstops.read_write);
+    let identities = Identities::find(SANDBOX, &mounts, patterns, &run.backstops.read_write);
     identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
     let (backstops, report) = launch::prepare(&run.backstops)?;
     report.skipped_paths.iter().for_each(|skipped| {
         tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
     });
 
+    let held = HeldSignals::hold().map_err(system("hold signals back"))?;
     let lock = RunLock::take(&run.name)?;
     steps.done("prepared");
     let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
@@ -253,7 +255,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
         let monitor =
             Monitor::new(ring, losses, questions, programs, meaning, trail, first_process)
                 .map_err(system("poll the event ring"))?;
-        watch::until_exit(child, monitor, resolver, sockets).await.map_err(system("wait"))
+        watch::until_exit(child, monitor, resolver, sockets, held).await.map_err(system("wait"))
     })?;
     steps.done("ended");
     // Whatever the command left running ends here, and is recorded up to its end.

@@ -76,9 +76,9 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
         let file =
             File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
-        if fs::metadata(path).is_ok_and(|named| {
-            held.metadata().is_ok_and(|locked| locked.ino() == named.ino())
-        }) {
+        if fs::metadata(path)
+            .is_ok_and(|named| held.metadata().is_ok_and(|locked| locked.ino() == named.ino()))
+        {
             return Ok(held);
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
@@ -18,6 +18,52 @@ use crate::dns::{Resolver, ResolverSockets};
 /// How often the kernel's loss counters are looked at.
 const LOSSES: Duration = Duration::from_secs(1);
 
+/// Signals that are meant for the command.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Keeps the signals that are meant for the command waiting, from before anything is put into the
+/// system until somebody receives them: one that came in between would end clawbox alone, and
+/// leave the command without it. A child inherits what is blocked: see [`receive_signals`].
+#[derive(Debug)]
+pub struct HeldSignals(SigSet);
+
+impl HeldSignals {
+    /// From now on, for the calling thread.
+    ///
+    /// # Errors
+    /// As the system says; it has no reason to.
+    pub fn hold() -> io::Result<Self> {
+        let set: SigSet = FORWARDED.into_iter().collect();
+        set.thread_block()?;
+        Ok(Self(set))
+    }
+}
+
+/// Lets the calling process receive the signals that [`HeldSignals`] holds back in its parent. For
+/// a forked child: makes one system call.
+///
+/// # Errors
+/// As the system says; it has no reason to.
+pub fn receive_signals() -> io::Result<()> {
+    let set: SigSet = FORWARDED.into_iter().collect();
+    Ok(set.thread_unblock()?)
+}
+
+impl Drop for HeldSignals {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.thread_unblock() {
+            tracing::warn!("signals stay blocked: {error}");
+        }
+    }
+}
+
 /// Serves a sandbox until its first process ends. Gives that process's status and the monitor,
 /// which has not been drained since.
 ///
@@ -28,9 +74,11 @@ pub async fn until_exit(
     mut monitor: Monitor,
     resolver: Resolver,
     sockets: ResolverSockets,
+    held: HeldSignals,
 ) -> io::Result<(ExitStatus, Monitor)> {
     let mut ended = signal(SignalKind::child())?;
     let mut signals = Forwarded::listen()?;
+    drop(held);
     let serving = tokio::spawn(Arc::new(resolver).serve(sockets));
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -67,20 +115,17 @@ fn pass_on(process: Pid, received: Signal) {
     }
 }
 
-/// Signals that are meant for the command.
+/// Receives [`FORWARDED`].
 struct Forwarded {
     streams: Vec<(Signal, tokio::signal::unix::Signal)>,
 }
 
 impl Forwarded {
     fn listen() -> io::Result<Self> {
-        let streams = [
-            Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1,
-            Signal::SIGUSR2,
-        ]
-        .into_iter()
-        .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
-        .collect::<io::Result<_>>()?;
+        let streams = FORWARDED
+            .into_iter()
+            .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
+            .collect::<io::Result<_>>()?;
         Ok(Self { streams })
     }
 

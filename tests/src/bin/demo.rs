@@ -42,11 +42,7 @@ fn main() -> ExitCode {
     match Interrupt::watch() {
         Ok(interrupt) => show(cli, &interrupt).unwrap_or_else(|error| {
             eprintln!("demo: {error:#}");
-            ExitCode::from(if interrupt.is_told() {
-                INTERRUPTED
-            } else {
-                FAILED
-            })
+            ExitCode::from(if interrupt.is_told() { INTERRUPTED } else { FAILED })
         }),
         Err(error) => {
             eprintln!("demo: {error:#}");
@@ -76,9 +72,5 @@ fn show(cli: Cli, interrupt: &Interrupt) -> Result<ExitCode> {
         }
         shown?
     };
-    Ok(if as_expected {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(DIFFERS)
-    })
+    Ok(if as_expected { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
 }

@@ -89,10 +89,7 @@ impl Attempt {
     /// The record of `records` that tells this attempt best: the wanted one, else the last.
     #[must_use]
     pub fn telling<'a>(&self, records: &'a [Record]) -> Option<&'a Record> {
-        records
-            .iter()
-            .find(|record| self.record.is(record))
-            .or(records.last())
+        records.iter().find(|record| self.record.is(record)).or(records.last())
     }
 
     /// Everything that is not as it must be.
@@ -111,14 +108,10 @@ impl Attempt {
         }
         let (as_expected, must) = match self.far {
             Far::Nothing => (held.seen.0.is_empty(), "see nothing".to_owned()),
-            Far::Lookup(name) => (
-                held.seen.only_asked_for(name),
-                format!("see no more than a question for {name}"),
-            ),
-            Far::Served(name) => (
-                held.seen.served(name),
-                format!("see a connection for {name}"),
-            ),
+            Far::Lookup(name) => {
+                (held.seen.only_asked_for(name), format!("see no more than a question for {name}"))
+            }
+            Far::Served(name) => (held.seen.served(name), format!("see a connection for {name}")),
         };
         if !as_expected {
             differences.push(format!("the far side must {must} and saw {}", held.seen));

@@ -156,11 +156,7 @@ pub fn all(stage: &Stage, programs: &Programs, ping: bool) -> Vec<Attempt> {
 
 fn names(words: &Words) -> Vec<Attempt> {
     let Words { curl, python, .. } = words;
-    let tunnel = format!(
-        "{}.{}.{UNNAMED}",
-        "6d792d7365637265742d".repeat(3),
-        "6b6579".repeat(9)
-    );
+    let tunnel = format!("{}.{}.{UNNAMED}", "6d792d7365637265742d".repeat(3), "6b6579".repeat(9));
     vec![
         Attempt {
             title: format!("curl → https://{API}"),
@@ -206,12 +202,7 @@ fn names(words: &Words) -> Vec<Attempt> {
 }
 
 fn binaries(words: &Words) -> Vec<Attempt> {
-    let Words {
-        copied_curl,
-        python,
-        script,
-        ..
-    } = words;
+    let Words { copied_curl, python, script, .. } = words;
     vec![
         Attempt {
             title: format!("python → https://{API}, which is curl's"),
@@ -285,12 +276,7 @@ fn decided(
     reason: &'static str,
     object: &str,
 ) -> Wanted {
-    Wanted {
-        action,
-        verdict,
-        reason,
-        object: object.to_owned(),
-    }
+    Wanted { action, verdict, reason, object: object.to_owned() }
 }
 
 /// For what seccomp and Landlock deny: they leave no record, the program's start does.

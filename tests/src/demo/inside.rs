@@ -48,12 +48,8 @@ pub fn place(stage: &Stage, arrange: impl FnOnce() -> Result<()> + Send) -> Resu
 
 /// Lets everybody ping in this network, as many distributions do. Says whether that worked.
 pub fn open_ping(place: &Place) -> bool {
-    let opened = place.enter(|| {
-        Ok(std::fs::write(
-            "/proc/sys/net/ipv4/ping_group_range",
-            "0 2147483647",
-        )?)
-    });
+    let opened =
+        place.enter(|| Ok(std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")?));
     opened.is_ok()
 }
 
@@ -62,11 +58,7 @@ pub fn open_ping(place: &Place) -> bool {
 pub fn clawbox_run(programs: &Programs, policy: &Path, trail: &Path, workdir: &Path) -> Command {
     let mut command = clean(&programs.clawbox);
     command.arg("run").args(["--name", "demo", "--user", USER]);
-    command
-        .arg("--policy")
-        .arg(policy)
-        .arg("--audit")
-        .arg(trail);
+    command.arg("--policy").arg(policy).arg("--audit").arg(trail);
     command.arg("--workdir").arg(workdir);
     command.arg("--dns").arg(NAME_SERVER.to_string()).arg("--");
     command
@@ -76,10 +68,7 @@ pub fn clawbox_run(programs: &Programs, policy: &Path, trail: &Path, workdir: &P
 pub fn clean(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
-    command.env(
-        "PATH",
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    );
+    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("LC_ALL", "C").env("HOME", "/nonexistent");
     for kept in ["TERM", "CLAWBOX_LOG"] {
         if let Some(value) = std::env::var_os(kept) {
@@ -125,9 +114,7 @@ impl Agent {
     pub fn start_plain(place: &Place, stage: &Stage, interrupt: &Interrupt) -> Result<Self> {
         use std::os::unix::process::CommandExt;
         let mut shell = clean("/bin/sh");
-        shell
-            .uid(stage.user().uid.as_raw())
-            .gid(stage.user().gid.as_raw());
+        shell.uid(stage.user().uid.as_raw()).gid(stage.user().gid.as_raw());
         shell.current_dir(stage.path("work")).args(["-c", DRIVER]);
         Self::begin(place, shell, None, interrupt)
     }
@@ -139,15 +126,10 @@ impl Agent {
         interrupt: &Interrupt,
     ) -> Result<Self> {
         command.args(words.unwrap_or_default());
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let program = command.get_program().to_owned();
         let mut child = place.enter(move || {
-            command
-                .spawn()
-                .with_context(|| format!("cannot run {}", program.display()))
+            command.spawn().with_context(|| format!("cannot run {}", program.display()))
         })?;
         let covered = interrupt.cover(&child, false);
         let (sender, lines) = channel();
@@ -155,10 +137,7 @@ impl Agent {
             thread::spawn(move || {
                 let read = BufReader::new(output).split(b'\n').map_while(Result::ok);
                 for line in read {
-                    if sender
-                        .send(String::from_utf8_lossy(&line).into_owned())
-                        .is_err()
-                    {
+                    if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                         return;
                     }
                 }
@@ -173,14 +152,7 @@ impl Agent {
         });
         let orders = child.stdin.take();
         let interrupt = interrupt.clone();
-        Ok(Self {
-            child,
-            _covered: covered,
-            orders,
-            lines,
-            errors,
-            interrupt,
-        })
+        Ok(Self { child, _covered: covered, orders, lines, errors, interrupt })
     }
 
     /// Makes one attempt, and waits until the far side has had time to see of it what there is.
@@ -196,10 +168,7 @@ impl Agent {
         let until = Instant::now() + PATIENCE;
         let mut output = String::new();
         loop {
-            match self
-                .lines
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-            {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => match line.strip_prefix(MARK).map(str::parse) {
                     Some(Ok(status)) => {
                         thread::sleep(SETTLE);
@@ -211,18 +180,12 @@ impl Agent {
                     }
                 },
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!(
-                        "`{line}` has not ended after {} seconds",
-                        PATIENCE.as_secs()
-                    )
+                    bail!("`{line}` has not ended after {} seconds", PATIENCE.as_secs())
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     self.interrupt.check()?;
                     let said = self.last_words();
-                    bail!(
-                        "the sandbox ended before its time; clawbox said:\n{}",
-                        said.trim()
-                    );
+                    bail!("the sandbox ended before its time; clawbox said:\n{}", said.trim());
                 }
             }
         }
@@ -238,20 +201,14 @@ impl Agent {
         let said = self.last_words();
         self.interrupt.check()?;
         if !status.success() {
-            bail!(
-                "the sandbox ended with {status}; clawbox said:\n{}",
-                said.trim()
-            );
+            bail!("the sandbox ended with {status}; clawbox said:\n{}", said.trim());
         }
         Ok(said)
     }
 
     fn last_words(&mut self) -> String {
         drop(self.orders.take());
-        self.errors
-            .take()
-            .and_then(|errors| errors.join().ok())
-            .unwrap_or_default()
+        self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default()
     }
 }
 

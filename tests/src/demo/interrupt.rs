@@ -40,12 +40,7 @@ impl Interrupt {
     /// The mask cannot be set.
     pub fn watch() -> Result<Self> {
         let mut signals = SigSet::empty();
-        for signal in [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-        ] {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
             signals.add(signal);
         }
         signals.thread_block()?;
@@ -79,10 +74,7 @@ impl Interrupt {
     #[must_use]
     pub fn cover(&self, child: &Child, has_terminal: bool) -> Covered {
         let process = Pid::from_raw(child.id().cast_signed());
-        *self.shared.running() = Some(Running {
-            process,
-            has_terminal,
-        });
+        *self.shared.running() = Some(Running { process, has_terminal });
         Covered(self.clone())
     }
 }

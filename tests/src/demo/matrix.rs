@@ -44,10 +44,7 @@ impl Client {
             true if name == "git" => Kind::Git,
             _ => Kind::StandIn,
         };
-        Self {
-            path: path.to_owned(),
-            kind,
-        }
+        Self { path: path.to_owned(), kind }
     }
 
     /// Certificates are not what this is about: a policy need not let a client read the demo's.
@@ -67,11 +64,7 @@ impl Client {
 
     fn heading(&self) -> String {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        if self.kind == Kind::StandIn {
-            format!("{name}*")
-        } else {
-            name.into_owned()
-        }
+        if self.kind == Kind::StandIn { format!("{name}*") } else { name.into_owned() }
     }
 }
 
@@ -97,17 +90,9 @@ impl Pair {
 
     fn cell(&self) -> Cell {
         if !self.agrees() {
-            let reached = if self.reached {
-                "reached"
-            } else {
-                "not reached"
-            };
+            let reached = if self.reached { "reached" } else { "not reached" };
             let recorded = if self.recorded { "allowed" } else { "denied" };
-            let verdict = if self.explained.allows {
-                "allow"
-            } else {
-                "deny"
-            };
+            let verdict = if self.explained.allows { "allow" } else { "deny" };
             let text = format!("✗ {reached}, audit {recorded}, explain {verdict}");
             return Cell::new(text, Look::Bad);
         }
@@ -159,25 +144,15 @@ fn hold(policy: &Path, named: &Named, stage: &Stage, interrupt: &Interrupt) -> R
         bail!("the audit trail tells of {told} attempts and there were {made}");
     }
     let mut pairs = Vec::new();
-    let every = named
-        .endpoints
-        .iter()
-        .flat_map(|at| clients.iter().map(move |one| (at, one)));
+    let every = named.endpoints.iter().flat_map(|at| clients.iter().map(move |one| (at, one)));
     for ((((host, port), client), reached), records) in every.zip(reached).zip(&trail.attempts) {
         interrupt.check()?;
         let explained = explain(&inside, &programs, policy, &client.path, host, *port)?;
-        let recorded = records
-            .iter()
-            .any(|record| record.lets_out() && record.is_about(host));
-        pairs.push(Pair {
-            explained,
-            reached,
-            recorded,
-        });
+        let recorded = records.iter().any(|record| record.lets_out() && record.is_about(host));
+        pairs.push(Pair { explained, reached, recorded });
     }
     let style = Style::of_output();
-    said.lines()
-        .for_each(|line| println!("{}", style.paint(Look::Aside, line.trim_end())));
+    said.lines().for_each(|line| println!("{}", style.paint(Look::Aside, line.trim_end())));
     Ok(print(style, named, &clients, &pairs, &trail, started))
 }
 
@@ -201,13 +176,7 @@ fn place(
         like: &programs.curl,
         directories: [workdir]
             .into_iter()
-            .chain(
-                named
-                    .writable
-                    .iter()
-                    .chain(&named.readable)
-                    .map(PathBuf::as_path),
-            )
+            .chain(named.writable.iter().chain(&named.readable).map(PathBuf::as_path))
             .collect(),
     };
     inside::place(stage, || stand_ins::appear(stage, &wanted))
@@ -242,11 +211,7 @@ fn explain(
 ) -> Result<Explained> {
     let mut command = clean(&programs.clawbox);
     command.args(["policy", "explain", "--format", "json", "--host", host]);
-    command
-        .args(["--port", &port.to_string()])
-        .arg("--binary")
-        .arg(binary)
-        .arg(policy);
+    command.args(["--port", &port.to_string()]).arg("--binary").arg(binary).arg(policy);
     let ended = inside.enter(move || Ok(command.output()?))?;
     let value: Value = serde_json::from_slice(&ended.stdout).with_context(|| {
         let said = String::from_utf8_lossy(&ended.stderr);
@@ -255,10 +220,7 @@ fn explain(
     let remarks = value["remarks"].as_array().into_iter().flatten();
     Ok(Explained {
         allows: value["verdict"] == "allow",
-        remarks: remarks
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect(),
+        remarks: remarks.filter_map(Value::as_str).map(str::to_owned).collect(),
     })
 }
 
@@ -271,26 +233,14 @@ fn print(
     started: Instant,
 ) -> bool {
     let mut heading = vec![Cell::new("host", Look::Strong)];
-    heading.extend(
-        clients
-            .iter()
-            .map(|client| Cell::new(client.heading(), Look::Strong)),
-    );
-    let mut rows = vec![Row {
-        cells: heading,
-        notes: Vec::new(),
-    }];
+    heading.extend(clients.iter().map(|client| Cell::new(client.heading(), Look::Strong)));
+    let mut rows = vec![Row { cells: heading, notes: Vec::new() }];
     for ((host, port), pairs) in named.endpoints.iter().zip(pairs.chunks(clients.len())) {
         let mut cells = vec![Cell::new(format!("{host}:{port}"), Look::Plain)];
         cells.extend(pairs.iter().map(Pair::cell));
-        let remarks: BTreeSet<&String> = pairs
-            .iter()
-            .flat_map(|pair| &pair.explained.remarks)
-            .collect();
-        let notes = remarks
-            .into_iter()
-            .map(|remark| Cell::new(remark, Look::Aside))
-            .collect();
+        let remarks: BTreeSet<&String> =
+            pairs.iter().flat_map(|pair| &pair.explained.remarks).collect();
+        let notes = remarks.into_iter().map(|remark| Cell::new(remark, Look::Aside)).collect();
         rows.push(Row { cells, notes });
     }
     print!("{}", style.table(&rows));
@@ -298,10 +248,7 @@ fn print(
     if clients.iter().any(|client| client.kind == Kind::StandIn) {
         println!("* a copy of curl in that program's place, for the demo alone");
     }
-    named
-        .skipped
-        .iter()
-        .for_each(|skipped| println!("not tried: {skipped}"));
+    named.skipped.iter().for_each(|skipped| println!("not tried: {skipped}"));
     let agree = pairs.iter().filter(|pair| pair.agrees()).count();
     let reached = pairs.iter().filter(|pair| pair.reached).count();
     let is_good = agree == pairs.len() && trail.lost == 0;
@@ -314,9 +261,6 @@ fn print(
         trail.lost,
         started.elapsed().as_secs_f32()
     );
-    println!(
-        "{}",
-        style.paint(if is_good { Look::Good } else { Look::Bad }, summary)
-    );
+    println!("{}", style.paint(if is_good { Look::Good } else { Look::Bad }, summary));
     is_good
 }

@@ -26,10 +26,7 @@ impl Place {
         in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
             let network = File::open("/proc/thread-self/ns/net")?;
-            Ok(Self {
-                network,
-                mounts: None,
-            })
+            Ok(Self { network, mounts: None })
         })
     }
 
@@ -86,10 +83,7 @@ impl Place {
             let ended = child.wait_with_output()?;
             if !ended.status.success() {
                 let said = String::from_utf8_lossy(&ended.stderr);
-                bail!(
-                    "`ip` failed: {}; does this kernel have veth interfaces?",
-                    said.trim()
-                );
+                bail!("`ip` failed: {}; does this kernel have veth interfaces?", said.trim());
             }
             Ok(())
         })
@@ -99,11 +93,7 @@ impl Place {
     #[must_use]
     pub fn network_path(&self) -> String {
         use std::os::fd::AsRawFd;
-        format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            self.network.as_raw_fd()
-        )
+        format!("/proc/{}/fd/{}", std::process::id(), self.network.as_raw_fd())
     }
 }
 
@@ -112,27 +102,14 @@ impl Place {
 /// # Errors
 /// One of them is not there.
 pub fn cover(covered: &Path, with: &Path) -> Result<()> {
-    mount(
-        Some(with),
-        covered,
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )
-    .with_context(|| {
-        format!(
-            "cannot put another file in the place of {}",
-            covered.display()
-        )
-    })
+    mount(Some(with), covered, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot put another file in the place of {}", covered.display()))
 }
 
 /// Namespaces are a thread's: one that has changed its own must not go back to other work.
 fn in_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let worker = scope.spawn(work);
-        worker
-            .join()
-            .unwrap_or_else(|_| Err(anyhow!("a thread of the demo has panicked")))
+        worker.join().unwrap_or_else(|_| Err(anyhow!("a thread of the demo has panicked")))
     })
 }

@@ -88,11 +88,7 @@ impl Named {
 }
 
 fn strings(value: &Value) -> impl Iterator<Item = &str> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
+    value.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 #[cfg(test)]
@@ -111,14 +107,8 @@ mod tests {
             },
         });
         let named = Named::of(&value);
-        assert_eq!(
-            named.endpoints,
-            [("b.test".to_owned(), 80), ("b.test".to_owned(), 443)]
-        );
+        assert_eq!(named.endpoints, [("b.test".to_owned(), 80), ("b.test".to_owned(), 443)]);
         assert_eq!(named.binaries.len(), 1);
-        assert_eq!(
-            named.skipped.iter().collect::<Vec<_>>(),
-            ["*.a.test", "/opt/**"]
-        );
+        assert_eq!(named.skipped.iter().collect::<Vec<_>>(), ["*.a.test", "/opt/**"]);
     }
 }

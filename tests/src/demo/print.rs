@@ -56,10 +56,7 @@ pub struct Row {
 impl Cell {
     /// A cell.
     pub fn new(text: impl Into<String>, look: Look) -> Self {
-        Self {
-            text: text.into(),
-            look,
-        }
+        Self { text: text.into(), look }
     }
 }
 
@@ -72,10 +69,7 @@ impl Style {
         let colour = out.is_terminal() && !refused;
         let width = terminal_size_of(&out).map(|(Width(width), _)| usize::from(width));
         // A terminal that does not know its width says zero.
-        Self {
-            colour,
-            width: width.filter(|width| *width >= 40).unwrap_or(UNBOUNDED),
-        }
+        Self { colour, width: width.filter(|width| *width >= 40).unwrap_or(UNBOUNDED) }
     }
 
     /// Text with a look.
@@ -88,11 +82,7 @@ impl Style {
             Look::Aside => 2,
             Look::Strong => 1,
         };
-        if self.colour {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_string()
-        }
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_string() }
     }
 
     /// A table whose last column becomes a note of each row where the terminal is too narrow. The
@@ -153,10 +143,7 @@ impl Progress {
     pub fn start() -> Self {
         let error = io::stderr();
         let width = terminal_size_of(&error).map_or(80, |(Width(width), _)| usize::from(width));
-        Self {
-            shown: error.is_terminal(),
-            width,
-        }
+        Self { shown: error.is_terminal(), width }
     }
 
     /// Says what is being done now.
@@ -176,17 +163,10 @@ impl Drop for Progress {
 }
 
 fn widths(rows: &[Row]) -> Vec<usize> {
-    let columns = rows
-        .iter()
-        .map(|row| row.cells.len())
-        .max()
-        .unwrap_or_default();
+    let columns = rows.iter().map(|row| row.cells.len()).max().unwrap_or_default();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.cells.get(column));
-        cells
-            .map(|cell| length(&cell.text))
-            .max()
-            .unwrap_or_default()
+        cells.map(|cell| length(&cell.text)).max().unwrap_or_default()
     };
     (0..columns).map(width).collect()
 }
@@ -229,50 +209,29 @@ mod tests {
     use super::*;
 
     fn row(cells: &[&str], note: &str) -> Row {
-        let cells = cells
-            .iter()
-            .map(|text| Cell::new(*text, Look::Plain))
-            .collect();
-        Row {
-            cells,
-            notes: vec![Cell::new(note, Look::Aside)],
-        }
+        let cells = cells.iter().map(|text| Cell::new(*text, Look::Plain)).collect();
+        Row { cells, notes: vec![Cell::new(note, Look::Aside)] }
     }
 
     #[test]
     fn the_first_column_gives_way_and_notes_keep_to_the_width() {
-        let style = Style {
-            colour: false,
-            width: 40,
-        };
+        let style = Style { colour: false, width: 40 };
         let rows = [
-            row(
-                &["an attempt with a very long description", "200", "200"],
-                "short",
-            ),
+            row(&["an attempt with a very long description", "200", "200"], "short"),
             row(&["short", "no such name", "200"], &"n".repeat(80)),
         ];
         let text = style.foldable_table(&rows);
         assert!(text.lines().all(|line| length(line) <= 40), "{text}");
-        assert!(
-            text.starts_with("an attempt with a very lo…  200\n"),
-            "{text}"
-        );
+        assert!(text.starts_with("an attempt with a very lo…  200\n"), "{text}");
         assert!(text.contains("\n      200: 200\n"), "{text}");
         assert!(!text.contains('\x1b'));
     }
 
     #[test]
     fn colour_does_not_shift_columns() {
-        let style = Style {
-            colour: true,
-            width: 100,
-        };
+        let style = Style { colour: true, width: 100 };
         let cells = |look| vec![Cell::new("a", look), Cell::new("b", Look::Plain)];
-        let rows = [Row {
-            cells: cells(Look::Good),
-            notes: vec![],
-        }];
+        let rows = [Row { cells: cells(Look::Good), notes: vec![] }];
         assert_eq!(style.table(&rows), "\x1b[32ma\x1b[0m  b\n");
     }
 }

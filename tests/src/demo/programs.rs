@@ -31,10 +31,7 @@ impl Programs {
             "the variable CLAWBOX does not say where clawbox is; run the demo as `cargo xtask demo`",
         )?);
         for (path, remedy) in [
-            (
-                clawbox.as_path(),
-                "run the demo as `cargo xtask demo`, which builds it",
-            ),
+            (clawbox.as_path(), "run the demo as `cargo xtask demo`, which builds it"),
             (Path::new(PYTHON), "install the package python3"),
         ] {
             if !path.exists() {
@@ -55,10 +52,6 @@ fn in_path(name: &str) -> Result<PathBuf> {
     let is_program = |path: &PathBuf| {
         fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
     };
-    let found = std::env::split_paths(&path)
-        .map(|directory| directory.join(name))
-        .find(is_program);
-    Ok(fs::canonicalize(found.with_context(|| {
-        format!("there is no `{name}` in PATH")
-    })?)?)
+    let found = std::env::split_paths(&path).map(|directory| directory.join(name)).find(is_program);
+    Ok(fs::canonicalize(found.with_context(|| format!("there is no `{name}` in PATH"))?)?)
 }

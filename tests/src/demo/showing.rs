@@ -54,13 +54,7 @@ impl Scene {
         let outside = Outside::start(&inside, attempts::zone(), &certificates, &ports)?;
         let ping = inside::open_ping(&inside);
         interrupt.check()?;
-        Ok(Self {
-            programs,
-            stage,
-            inside,
-            outside,
-            ping,
-        })
+        Ok(Self { programs, stage, inside, outside, ping })
     }
 
     /// Leaves policy and audit trail where they are, and says where.
@@ -74,10 +68,7 @@ impl Scene {
     /// They could not be made.
     pub fn show(&self, interrupt: &Interrupt) -> Result<bool> {
         let style = Style::of_output();
-        println!(
-            "{}",
-            style.paint(Look::Strong, "The policy, in NemoClaw's language:")
-        );
+        println!("{}", style.paint(Look::Strong, "The policy, in NemoClaw's language:"));
         for line in attempts::policy(&self.stage, &self.programs).lines() {
             println!("  {}", style.paint(Look::Aside, line));
         }
@@ -101,8 +92,7 @@ impl Scene {
         let held = self.make(&mut agent, &attempts, &progress, "clawbox run")?;
         let said = agent.end()?;
         drop(progress);
-        said.lines()
-            .for_each(|line| println!("clawbox says: {line}"));
+        said.lines().for_each(|line| println!("clawbox says: {line}"));
         let trail = Trail::read(&trail)?;
         if trail.attempts.len() != attempts.len() {
             bail!(
@@ -111,12 +101,7 @@ impl Scene {
                 attempts.len()
             );
         }
-        Ok(Results {
-            attempts,
-            plain,
-            held,
-            trail,
-        })
+        Ok(Results { attempts, plain, held, trail })
     }
 
     fn make(
@@ -129,12 +114,7 @@ impl Scene {
         self.outside.take()?;
         let mut outcomes = Vec::new();
         for (index, attempt) in attempts.iter().enumerate() {
-            progress.say(format!(
-                "{under} {}/{}: {}",
-                index + 1,
-                attempts.len(),
-                attempt.title
-            ));
+            progress.say(format!("{under} {}/{}: {}", index + 1, attempts.len(), attempt.title));
             let ended = agent.attempt(&attempt.line)?;
             outcomes.push(Outcome::of(&ended, self.outside.take()?));
         }
@@ -148,10 +128,7 @@ impl Scene {
     pub fn shell(&self, interrupt: &Interrupt) -> Result<ExitStatus> {
         let style = Style::of_output();
         let tools = self.stage.path("tools");
-        println!(
-            "{}",
-            style.paint(Look::Strong, "A shell under the demo's policy. Try:")
-        );
+        println!("{}", style.paint(Look::Strong, "A shell under the demo's policy. Try:"));
         for line in [
             "curl https://api.allowed.test/".to_owned(),
             "curl https://evil.test/".to_owned(),
@@ -161,18 +138,12 @@ impl Scene {
             println!("  {line}");
         }
         let trail = self.stage.path("audit.jsonl");
-        println!(
-            "The audit trail is {}; `exit` ends all of it.",
-            trail.display()
-        );
+        println!("The audit trail is {}; `exit` ends all of it.", trail.display());
         let policy = self.stage.path("policy.yaml");
         let work = self.stage.path("work");
         let mut run = clawbox_run(&self.programs, &policy, &trail, &work);
-        run.env("CURL_CA_BUNDLE", tools.join("ca.pem"))
-            .args(["/bin/sh", "-i"]);
-        let mut child = self
-            .inside
-            .enter(move || run.spawn().context("cannot start clawbox"))?;
+        run.env("CURL_CA_BUNDLE", tools.join("ca.pem")).args(["/bin/sh", "-i"]);
+        let mut child = self.inside.enter(move || run.spawn().context("cannot start clawbox"))?;
         let _covered = interrupt.cover(&child, true);
         Ok(child.wait()?)
     }
@@ -190,19 +161,13 @@ impl Results {
         for (attempt, ((plain, held), records)) in self.attempts.iter().zip(outcomes) {
             let differences = attempt.differences(plain, held, records);
             different += usize::from(!differences.is_empty());
-            let look = if differences.is_empty() {
-                Look::Good
-            } else {
-                Look::Bad
-            };
+            let look = if differences.is_empty() { Look::Good } else { Look::Bad };
             let mark = if differences.is_empty() { '✓' } else { '✗' };
             let told = attempt.telling(records);
             let told = told.map_or_else(|| "no audit record".to_owned(), ToString::to_string);
-            let notes = [Cell::new(told, Look::Aside)].into_iter().chain(
-                differences
-                    .into_iter()
-                    .map(|text| Cell::new(text, Look::Bad)),
-            );
+            let notes = [Cell::new(told, Look::Aside)]
+                .into_iter()
+                .chain(differences.into_iter().map(|text| Cell::new(text, Look::Bad)));
             rows.push(Row {
                 cells: vec![
                     Cell::new(format!("{mark} {}", attempt.title), look),

@@ -50,11 +50,7 @@ impl Stage {
             fs::create_dir(&path)?;
             fs::set_permissions(&path, Permissions::from_mode(0o755))?;
         }
-        let stage = Self {
-            directory,
-            user,
-            _lock: lock,
-        };
+        let stage = Self { directory, user, _lock: lock };
         stage.give(&stage.path("work"))?;
         Ok(stage)
     }
@@ -87,11 +83,7 @@ impl Stage {
     /// # Errors
     /// It is not there.
     pub fn give(&self, path: &Path) -> Result<()> {
-        Ok(chown(
-            path,
-            Some(self.user.uid.as_raw()),
-            Some(self.user.gid.as_raw()),
-        )?)
+        Ok(chown(path, Some(self.user.uid.as_raw()), Some(self.user.gid.as_raw()))?)
     }
 
     /// Leaves the directory where it is.
@@ -126,10 +118,7 @@ fn remove_leftovers(base: &Path) {
             continue;
         }
         // Not what somebody else has made here under our name.
-        if !entry
-            .metadata()
-            .is_ok_and(|found| found.is_dir() && found.uid() == 0)
-        {
+        if !entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == 0) {
             continue;
         }
         let Ok(lock) = File::open(entry.path().join(LOCK)) else {

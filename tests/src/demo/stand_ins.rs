@@ -38,10 +38,7 @@ impl Spot {
             there = there.parent().context("no absolute path")?;
         }
         let rest = path.strip_prefix(there)?.to_owned();
-        Ok(Self {
-            there: fs::canonicalize(there)?,
-            rest,
-        })
+        Ok(Self { there: fs::canonicalize(there)?, rest })
     }
 
     fn is_at_top(&self) -> bool {
@@ -56,25 +53,12 @@ impl Spot {
 pub fn appear(stage: &Stage, wanted: &Wanted<'_>) -> Result<()> {
     let root = new_tmpfs(&stage.path("root"))?;
     // Else the view of the machine's files, made next, would contain itself.
-    mount(
-        None::<&str>,
-        &root,
-        None::<&str>,
-        MsFlags::MS_UNBINDABLE,
-        None::<&str>,
-    )?;
+    mount(None::<&str>, &root, None::<&str>, MsFlags::MS_UNBINDABLE, None::<&str>)?;
     show_machine(&root)?;
     let layers = new_tmpfs(&stage.path("layers"))?;
-    let spots = wanted
-        .programs
-        .iter()
-        .map(|path| Spot::of(path))
-        .collect::<Result<Vec<_>>>()?;
-    let changed: BTreeSet<&Path> = spots
-        .iter()
-        .filter(|spot| !spot.is_at_top())
-        .map(|spot| spot.there.as_path())
-        .collect();
+    let spots = wanted.programs.iter().map(|path| Spot::of(path)).collect::<Result<Vec<_>>>()?;
+    let changed: BTreeSet<&Path> =
+        spots.iter().filter(|spot| !spot.is_at_top()).map(|spot| spot.there.as_path()).collect();
     for (index, directory) in changed.into_iter().enumerate() {
         lay_over(directory, &root, &layers.join(index.to_string()))?;
     }
@@ -93,14 +77,8 @@ pub fn appear(stage: &Stage, wanted: &Wanted<'_>) -> Result<()> {
 
 fn new_tmpfs(path: &Path) -> Result<PathBuf> {
     fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
-    mount(
-        Some("tmpfs"),
-        path,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        Some("mode=755"),
-    )
-    .context("cannot mount a tmpfs")?;
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .context("cannot mount a tmpfs")?;
     Ok(path.to_owned())
 }
 
@@ -134,14 +112,8 @@ fn lay_over(directory: &Path, root: &Path, layer: &Path) -> Result<()> {
         work.display()
     );
     let at = below(root, directory);
-    mount(
-        Some("overlay"),
-        &at,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    )
-    .with_context(|| format!("cannot lay anything over {}", directory.display()))
+    mount(Some("overlay"), &at, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .with_context(|| format!("cannot lay anything over {}", directory.display()))
 }
 
 /// Never through a link that is there: it could lead to the machine's own file.
@@ -178,11 +150,7 @@ fn give_directories(stage: &Stage, root: &Path, rest: &Path) -> Result<()> {
 fn below(root: &Path, absolute: &Path) -> PathBuf {
     let parts = absolute.components().skip(1);
     root.join(
-        parts
-            .map(|part| part.as_os_str())
-            .collect::<Vec<&OsStr>>()
-            .iter()
-            .collect::<PathBuf>(),
+        parts.map(|part| part.as_os_str()).collect::<Vec<&OsStr>>().iter().collect::<PathBuf>(),
     )
 }
 

@@ -57,10 +57,7 @@ impl Trail {
     /// Every program that the driver itself starts begins an attempt.
     fn told_apart(mut records: Vec<Record>) -> Result<Self> {
         let lines = records.len();
-        let lost = records
-            .iter()
-            .filter_map(|record| record.object["count"].as_u64())
-            .sum();
+        let lost = records.iter().filter_map(|record| record.object["count"].as_u64()).sum();
         // The kernel's events and the resolver's come from two queues.
         records.sort_by(|one, other| one.time.cmp(&other.time));
         let mut execs = records.iter().filter(|record| record.action == "exec");
@@ -79,11 +76,7 @@ impl Trail {
                 attempt.push(record);
             }
         }
-        Ok(Self {
-            attempts,
-            lines,
-            lost,
-        })
+        Ok(Self { attempts, lines, lost })
     }
 }
 
@@ -109,9 +102,7 @@ impl Record {
     /// Whether its object is this name, address or path.
     #[must_use]
     pub fn is_about(&self, object: &str) -> bool {
-        ["host", "ip", "name", "path"]
-            .iter()
-            .any(|key| self.object[*key] == *object)
+        ["host", "ip", "name", "path"].iter().any(|key| self.object[*key] == *object)
     }
 
     /// Whether it says that something went out for the sandbox, other than to its own resolver.
@@ -140,12 +131,7 @@ impl Record {
         if self.object["ip"].is_null() {
             return self.object.to_string();
         }
-        let at = format!(
-            "{}:{}/{}",
-            text("ip"),
-            self.object["port"],
-            text("transport")
-        );
+        let at = format!("{}:{}/{}", text("ip"), self.object["port"], text("transport"));
         match text("host") {
             "" => at,
             host => format!("{host} {at}"),
@@ -156,14 +142,7 @@ impl Record {
 /// The short form: verdict, reason, who, what, and the rule.
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {}  {} → {}",
-            self.verdict,
-            self.reason,
-            self.subject(),
-            self.target()
-        )?;
+        write!(f, "{} {}  {} → {}", self.verdict, self.reason, self.subject(), self.target())?;
         match &self.policy {
             Some(policy) => write!(f, "  by {policy}"),
             None => Ok(()),
@@ -177,11 +156,7 @@ mod tests {
     use serde_json::json;
 
     fn line(time: u32, action: &str, pid: u32, object: &Value) -> String {
-        let class = if action == "exec" {
-            "process"
-        } else {
-            "network"
-        };
+        let class = if action == "exec" { "process" } else { "network" };
         json!({
             "time": format!("2026-01-01T00:00:00.{time:06}Z"), "seq": time, "class": class,
             "action": action, "verdict": "allow", "reason": "rule",
@@ -193,12 +168,7 @@ mod tests {
     #[test]
     fn attempts_are_what_the_driver_starts_with_all_that_these_start() {
         let exec = |time, pid, parent| {
-            line(
-                time,
-                "exec",
-                pid,
-                &json!({ "path": "/bin/sh", "parent": parent }),
-            )
+            line(time, "exec", pid, &json!({ "path": "/bin/sh", "parent": parent }))
         };
         let connect = |time, pid, host| {
             let object =
@@ -214,20 +184,11 @@ mod tests {
             connect(5, 12, "a.test"),
             connect(7, 13, "b.test"),
         ];
-        let records = lines
-            .iter()
-            .map(|line| Record::parse(line).unwrap())
-            .collect();
+        let records = lines.iter().map(|line| Record::parse(line).unwrap()).collect();
         let trail = Trail::told_apart(records).unwrap();
-        assert_eq!(
-            trail.attempts.iter().map(Vec::len).collect::<Vec<_>>(),
-            [3, 2]
-        );
+        assert_eq!(trail.attempts.iter().map(Vec::len).collect::<Vec<_>>(), [3, 2]);
         assert!(trail.attempts[0][2].is_about("a.test") && trail.attempts[0][2].lets_out());
-        assert_eq!(
-            trail.attempts[1][1].to_string(),
-            "allow rule  curl → b.test 192.0.2.1:443/tcp"
-        );
+        assert_eq!(trail.attempts[1][1].to_string(), "allow rule  curl → b.test 192.0.2.1:443/tcp");
     }
 
     #[test]
@@ -235,11 +196,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("trail");
         fs::write(&path, "{}\n").unwrap();
-        assert!(
-            Trail::read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("line 1")
-        );
+        assert!(Trail::read(&path).unwrap_err().to_string().contains("line 1"));
     }
 }

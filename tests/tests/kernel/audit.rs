@@ -1,1 +1,156 @@
-//! wip
+//! The trail: every decision is in it or is counted as lost, whatever load and mode.
+
+use std::net::IpAddr;
+
+use clawbox_tests::clawbox::Clawbox;
+use clawbox_tests::network::{ELSEWHERE, SITE};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::scene::{Account, ECHO, Scene};
+
+#[test]
+fn a_trail_is_whole_lines_numbered_from_start_to_stop() {
+    use std::os::unix::fs::PermissionsExt;
+    let scene = Scene::new();
+    let policy = scene.allowing_attack("{ host: api.test, port: 7 }");
+    let trail = scene.world.private().join("trail");
+    // A dot is fine in a name, though not in one of bpffs.
+    let clawbox = Clawbox::new(&scene.world, &policy).without_trail().name("a.name");
+    let attack = scene.attack();
+    let words = [&attack, "tcp=api.test:7", "connect=10.1.2.3:7", "bind=0.0.0.0:9"];
+    let run = clawbox.argument("--audit").argument(&trail).run(&words);
+    assert_eq!(run.status, 0, "{}", run.stderr);
+    assert_eq!(std::fs::metadata(&trail).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&trail).unwrap();
+    let records: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let times: Vec<&str> = records.iter().map(|record| record["time"].as_str().unwrap()).collect();
+    assert!(times.iter().all(|time| time.len() == 27 && time.ends_with('Z')), "{times:?}");
+    for (record, number) in records.iter().zip(1..) {
+        assert_eq!((&record["seq"], &record["sandbox"]), (&number.into(), &"a.name".into()));
+    }
+    let words: Vec<(&str, &str)> = records
+        .iter()
+        .map(|record| (record["action"].as_str().unwrap(), record["reason"].as_str().unwrap()))
+        .collect();
+    assert_eq!((words[0], words[1]), (("start", "start"), ("exec", "exec")), "{words:?}");
+    assert_eq!(words.last(), Some(&("stop", "stop")));
+    for wanted in [
+        ("connect", "resolver"),
+        ("question", "rule"),
+        ("connect", "rule"),
+        ("connect", "unknown-endpoint"),
+        ("bind", "listen-not-allowed"),
+    ] {
+        assert!(words.contains(&wanted), "{wanted:?}: {words:?}");
+    }
+    // The command's own number is the same from its start on.
+    let pids: Vec<&Value> = records.iter().map(|record| &record["subject"]["pid"]).collect();
+    assert!(pids.iter().all(|pid| pid.is_null() || *pid == pids[1]), "{pids:?}");
+}
+
+#[test]
+fn the_trail_can_go_to_standard_output() {
+    let scene = Scene::new();
+    let run = Clawbox::new(&scene.world, &scene.policy(""))
+        .without_trail()
+        .argument("--audit")
+        .argument("-")
+        .run(&["/bin/echo", "said"]);
+    let (said, records): (Vec<&str>, Vec<&str>) =
+        run.stdout.lines().partition(|line| *line == "said");
+    assert_eq!((said.len(), records.len()), (1, 3), "{}", run.stdout);
+    assert!(records.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+}
+
+#[test]
+fn audit_mode_lets_through_and_says_what_would_have_been_denied() {
+    let scene = Scene::new();
+    scene.names.host("evil.test", &[ELSEWHERE.into()]);
+    let elsewhere = format!("tcp={ELSEWHERE}:7");
+    let send = format!("send={ELSEWHERE}:7");
+    let steps = [&elsewhere, &send, "tcp=evil.test:7", "bind=127.0.0.1:8080", "tcp=api.test:7"];
+    let policy = scene.allowing_attack("{ host: api.test, port: 7 }");
+    let attack = scene.attack();
+    let words: Vec<&str> = [attack.as_str()].into_iter().chain(steps).collect();
+    let by_argument = Clawbox::new(&scene.world, &policy).argument("--mode").argument("audit");
+    let by_policy = Clawbox::new(&scene.world, &format!("{policy}mode: audit\n"));
+    for clawbox in [by_argument, by_policy] {
+        let account = Account::of(clawbox.run(&words));
+        account.expect(&steps.map(|step| (step, "ok")));
+        let denials = account.run.denials();
+        // A question without an answer had nothing to let through.
+        let had_something =
+            |record: &&&Value| record["object"]["addresses"] != serde_json::json!([]);
+        assert!(
+            denials.iter().filter(had_something).all(|record| record["let_through"] == true),
+            "{denials:?}"
+        );
+        assert_eq!(account.run.records("start")[0]["object"]["mode"], "audit");
+        let to = (IpAddr::from(ELSEWHERE), ECHO);
+        account.record("connect", "unknown-endpoint", &attack, to);
+        account.record("send", "unknown-endpoint", &attack, to);
+        assert_eq!(
+            account.record("connect", "rule", &attack, (SITE.into(), ECHO)).get("let_through"),
+            None
+        );
+        let questions = account.run.records("question");
+        let evil = questions.iter().find(|record| record["object"]["name"] == "evil.test").unwrap();
+        assert_eq!((&evil["reason"], &evil["let_through"]), (&"unknown-name".into(), &true.into()));
+    }
+    // The same in force.
+    let account = scene.attack_with(&policy, &[&elsewhere, "bind=127.0.0.1:8080"]);
+    account.expect(&[(&elsewhere, "EPERM"), ("bind=127.0.0.1:8080", "EPERM")]);
+    assert!(account.run.denials().iter().all(|record| record.get("let_through").is_none()));
+}
+
+/// Denied connects: those recorded one by one, and those counted as lost.
+fn counted(trail: &[Value]) -> (u64, u64) {
+    let one_by_one = trail
+        .iter()
+        .filter(|record| record["action"] == "connect" && record["reason"] == "unknown-endpoint");
+    let lost = trail.iter().filter(|record| record["class"] == "gap");
+    let lost = lost.map(|record| record["object"]["count"].as_u64().unwrap());
+    (one_by_one.count() as u64, lost.sum())
+}
+
+#[test]
+fn a_flood_changes_no_verdict_and_every_loss_is_counted() {
+    const ATTEMPTS: u64 = 200_000;
+    let scene = Scene::new();
+    let flood = format!("flood={ATTEMPTS},{ELSEWHERE}:7");
+    let steps = [
+        &scene.attack(),
+        "resolve=localhost",
+        "line",
+        &flood,
+        &format!("tcp={ELSEWHERE}:7"),
+        "line",
+    ]
+    .map(String::from);
+    for stopped in [true, false] {
+        let mut running = Clawbox::new(&scene.world, &scene.policy("")).spawn(&steps);
+        running.line();
+        if stopped {
+            // Nobody reads what the kernel reports until the flood is over.
+            running.signal(Signal::SIGSTOP);
+        }
+        running.say("go");
+        running.line();
+        let told: Value = serde_json::from_str(&running.line()).unwrap();
+        assert_eq!(
+            (&told["detail"]["EPERM"], &told["detail"]["other"]),
+            (&ATTEMPTS.into(), &0.into())
+        );
+        assert!(running.line().contains("EPERM"));
+        if stopped {
+            running.signal(Signal::SIGCONT);
+        }
+        let run = running.wait();
+        let (recorded, lost) = counted(&run.trail);
+        assert_eq!(recorded + lost, ATTEMPTS + 1, "{recorded} recorded, {lost} lost");
+        assert!(!stopped || lost > ATTEMPTS / 2, "the ring was never full: {lost} lost");
+    }
+    scene.nothing_arrived();
+}

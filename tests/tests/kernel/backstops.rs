@@ -44,24 +44,15 @@ fn only_sockets_whose_every_packet_is_judged_are_made() {
     let words: Vec<&str> = steps.iter().map(String::as_str).collect();
     for user in [Some("nobody"), None] {
         let attack = scene.attack();
-        let command: Vec<&str> = [attack.as_str()]
-            .into_iter()
-            .chain(words.iter().copied())
-            .collect();
-        let run = clawbox_tests::clawbox::Clawbox::new(&scene.world, &policy)
-            .user(user)
-            .run(&command);
+        let command: Vec<&str> =
+            [attack.as_str()].into_iter().chain(words.iter().copied()).collect();
+        let run =
+            clawbox_tests::clawbox::Clawbox::new(&scene.world, &policy).user(user).run(&command);
         let account = crate::scene::Account::of(run);
         let outcomes = account.outcomes();
         let (closed, open) = outcomes.split_at(CLOSED.len());
-        assert!(
-            closed.iter().all(|(_, outcome)| *outcome == "EPERM"),
-            "{user:?}: {closed:?}"
-        );
-        assert!(
-            open.iter().all(|(_, outcome)| *outcome == "ok"),
-            "{user:?}: {open:?}"
-        );
+        assert!(closed.iter().all(|(_, outcome)| *outcome == "EPERM"), "{user:?}: {closed:?}");
+        assert!(open.iter().all(|(_, outcome)| *outcome == "ok"), "{user:?}: {open:?}");
     }
     scene.nothing_arrived();
 }
@@ -75,14 +66,8 @@ fn the_hooks_refuse_odd_sockets_without_seccomp_too() {
     account.expect(&[("io-uring=", "EPERM")]);
     let start = account.run.records("start")[0];
     let layers = start["object"]["layers"].as_array().unwrap();
-    let hooks = layers
-        .iter()
-        .find(|layer| layer["layer"] == "cgroup.sockets")
-        .unwrap();
-    assert_eq!(
-        (&hooks["state"], &hooks["self_test"]),
-        (&"full".into(), &"denied".into())
-    );
+    let hooks = layers.iter().find(|layer| layer["layer"] == "cgroup.sockets").unwrap();
+    assert_eq!((&hooks["state"], &hooks["self_test"]), (&"full".into(), &"denied".into()));
     for layer in ["seccomp", "capabilities", "user", "process"] {
         let found = layers.iter().find(|found| found["layer"] == layer).unwrap();
         assert_eq!(found["state"], "full", "{found}");
@@ -109,12 +94,7 @@ fn the_tools_of_namespaces_and_tracing_do_not_work_inside() {
     let said: Vec<&str> = account.run.stdout.lines().collect();
     assert_eq!(
         said,
-        [
-            "CapEff:\t0000000000000000",
-            "CapBnd:\t0000000000000000",
-            "NoNewPrivs:\t1",
-            "Seccomp:\t2"
-        ],
+        ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"],
         "{}",
         account.run.stderr
     );

@@ -51,19 +51,11 @@ fn a_literal_address_and_a_range_open_what_they_name_in_every_spelling() {
     assert_eq!(record["rule"]["binary"], scene.attack().as_str());
     assert!(account.run.denials().is_empty());
     let arrived = scene.arrived();
-    assert!(
-        arrived
-            .iter()
-            .any(|packet| packet.to == SITE && packet.protocol == 6),
-        "{arrived:?}"
-    );
+    assert!(arrived.iter().any(|packet| packet.to == SITE && packet.protocol == 6), "{arrived:?}");
     // What the attacker calls its own address is what the far side saw.
     let seen = scene.echo.arrivals();
     let local = account.detail(&step("tcp", PRIVATE))["local"].clone();
-    assert!(
-        seen.iter().any(|arrival| arrival.from.to_string() == local),
-        "{seen:?} {local}"
-    );
+    assert!(seen.iter().any(|arrival| arrival.from.to_string() == local), "{seen:?} {local}");
 }
 
 #[test]
@@ -88,15 +80,7 @@ fn no_call_reaches_an_address_that_no_rule_names() {
         "fastopen-connect",
     ];
     let mut steps: Vec<String> = ways.iter().map(|way| step(way, ELSEWHERE)).collect();
-    for way in [
-        "tcp",
-        "nonblocking",
-        "udp",
-        "send",
-        "sendmsg",
-        "sendmmsg",
-        "flowlabel",
-    ] {
+    for way in ["tcp", "nonblocking", "udp", "send", "sendmsg", "sendmmsg", "flowlabel"] {
         steps.push(step(way, ELSEWHERE_V6));
     }
     steps.push(format!("connect-then-send={},{}", at(SITE), at(ELSEWHERE)));
@@ -107,12 +91,7 @@ fn no_call_reaches_an_address_that_no_rule_names() {
     scene.nothing_arrived();
     let denials = account.denials();
     assert_eq!(denials.len(), count, "{denials:?}");
-    assert!(
-        denials
-            .iter()
-            .all(|(_, reason)| *reason == "unknown-endpoint"),
-        "{denials:?}"
-    );
+    assert!(denials.iter().all(|(_, reason)| *reason == "unknown-endpoint"), "{denials:?}");
     for action in ["connect", "send"] {
         for address in [IpAddr::from(ELSEWHERE), ELSEWHERE_V6.into()] {
             let exe = scene.attack();
@@ -126,11 +105,8 @@ fn no_call_reaches_an_address_that_no_rule_names() {
 fn calls_that_hooks_do_not_see_are_refused_or_reach_nobody() {
     let scene = Scene::new();
     let policy = scene.allowing_attack(&format!("{{ host: {SITE}, port: 7, transport: any }}"));
-    let steps = [
-        step("fastopen", ELSEWHERE),
-        step("unspec-connect", ELSEWHERE),
-        "io-uring=".to_owned(),
-    ];
+    let steps =
+        [step("fastopen", ELSEWHERE), step("unspec-connect", ELSEWHERE), "io-uring=".to_owned()];
     let account = run(&scene, &policy, &steps);
     account.expect(&[
         (&steps[0], "EOPNOTSUPP"),
@@ -147,15 +123,7 @@ fn a_rule_for_one_transport_opens_no_other() {
     let policy = scene.allowing_attack(&format!(
         "{{ host: {SITE}, port: 7, transport: udp }}, {{ host: {ELSEWHERE}, port: 7 }}"
     ));
-    let open = [
-        "udp",
-        "udp-mapped",
-        "send",
-        "sendmsg",
-        "sendmmsg",
-        "send-mapped",
-        "send-v4-on-v6",
-    ];
+    let open = ["udp", "udp-mapped", "send", "sendmsg", "sendmmsg", "send-mapped", "send-v4-on-v6"];
     let mut steps: Vec<String> = open.iter().map(|way| step(way, SITE)).collect();
     steps.extend([
         step("tcp", SITE),
@@ -164,9 +132,7 @@ fn a_rule_for_one_transport_opens_no_other() {
         step("send", ELSEWHERE),
     ]);
     let account = run(&scene, &policy, &steps);
-    let outcomes = [
-        "ok", "ok", "ok", "ok", "ok", "ok", "ok", "EPERM", "ok", "EPERM", "EPERM",
-    ];
+    let outcomes = ["ok", "ok", "ok", "ok", "ok", "ok", "ok", "EPERM", "ok", "EPERM", "EPERM"];
     let expected: Vec<(&str, &str)> = steps.iter().map(String::as_str).zip(outcomes).collect();
     account.expect(&expected);
     assert_eq!(account.detail(&step("send", SITE))["from"], at(SITE));
@@ -177,18 +143,8 @@ fn a_rule_for_one_transport_opens_no_other() {
         .filter(|packet| (packet.protocol == 6) == (packet.to == IpAddr::from(SITE)))
         .collect();
     assert!(crossed.is_empty(), "{crossed:?}");
-    account.record(
-        "connect",
-        "unknown-endpoint",
-        &scene.attack(),
-        (SITE.into(), ECHO),
-    );
-    account.record(
-        "send",
-        "unknown-endpoint",
-        &scene.attack(),
-        (ELSEWHERE.into(), ECHO),
-    );
+    account.record("connect", "unknown-endpoint", &scene.attack(), (SITE.into(), ECHO));
+    account.record("send", "unknown-endpoint", &scene.attack(), (ELSEWHERE.into(), ECHO));
 }
 
 #[test]
@@ -216,13 +172,8 @@ fn some_ranges_are_closed_whatever_the_policy_says() {
         ("2002:7f00:1::1", "loopback"),
         ("::169.254.169.254", "link-local"),
     ];
-    let host = scene
-        .world
-        .inside(|| clawbox_tests::services::Service::echo(ECHO));
-    let addresses: Vec<IpAddr> = closed
-        .iter()
-        .map(|(text, _)| text.parse().unwrap())
-        .collect();
+    let host = scene.world.inside(|| clawbox_tests::services::Service::echo(ECHO));
+    let addresses: Vec<IpAddr> = closed.iter().map(|(text, _)| text.parse().unwrap()).collect();
     let mut steps: Vec<String> = Vec::new();
     for address in &addresses {
         steps.extend([step("connect", *address), step("send", *address)]);
@@ -233,20 +184,13 @@ fn some_ranges_are_closed_whatever_the_policy_says() {
     let account = run(&scene, &policy, &steps);
     let expected: Vec<(&str, &str)> = steps.iter().map(|step| (step.as_str(), "EPERM")).collect();
     account.expect(&expected);
-    for (address, reason) in addresses
-        .iter()
-        .zip(closed.iter().map(|(_, reason)| *reason))
-    {
+    for (address, reason) in addresses.iter().zip(closed.iter().map(|(_, reason)| *reason)) {
         account.record("connect", reason, &scene.attack(), (*address, ECHO));
         account.record("send", reason, &scene.attack(), (*address, ECHO));
     }
     scene.nothing_arrived();
     assert!(host.arrivals().is_empty());
-    assert_eq!(
-        METADATA,
-        Ipv4Addr::new(169, 254, 169, 254),
-        "the far side has it"
-    );
+    assert_eq!(METADATA, Ipv4Addr::new(169, 254, 169, 254), "the far side has it");
 }
 
 #[test]
@@ -266,26 +210,10 @@ fn an_address_that_embeds_an_allowed_one_is_judged_as_it() {
 fn a_port_that_no_rule_names_is_refused() {
     let scene = Scene::new();
     let policy = scene.allowing_attack(&format!("{{ host: {SITE}, port: 7 }}"));
-    let account = scene.attack_with(
-        &policy,
-        &["connect=93.184.216.34:8", "send=93.184.216.34:8"],
-    );
-    account.expect(&[
-        ("connect=93.184.216.34:8", "EPERM"),
-        ("send=93.184.216.34:8", "EPERM"),
-    ]);
-    account.record(
-        "connect",
-        "unknown-endpoint",
-        &scene.attack(),
-        (SITE.into(), 8),
-    );
-    account.record(
-        "send",
-        "unknown-endpoint",
-        &scene.attack(),
-        (SITE.into(), 8),
-    );
+    let account = scene.attack_with(&policy, &["connect=93.184.216.34:8", "send=93.184.216.34:8"]);
+    account.expect(&[("connect=93.184.216.34:8", "EPERM"), ("send=93.184.216.34:8", "EPERM")]);
+    account.record("connect", "unknown-endpoint", &scene.attack(), (SITE.into(), 8));
+    account.record("send", "unknown-endpoint", &scene.attack(), (SITE.into(), 8));
     scene.nothing_arrived();
 }
 
@@ -296,11 +224,7 @@ fn under_hard_requirement_landlock_closes_ports_as_well() {
         "{}\nlandlock: {{ compatibility: hard_requirement }}\n",
         scene.allowing_attack(&format!("{{ host: {SITE}, port: 7 }}"))
     );
-    let words = [
-        scene.attack(),
-        "connect=93.184.216.34:8".to_owned(),
-        step("tcp", SITE),
-    ];
+    let words = [scene.attack(), "connect=93.184.216.34:8".to_owned(), step("tcp", SITE)];
     let run = Clawbox::new(&scene.world, &policy).run(&words);
     // A kernel whose Landlock knows no ports cannot promise it, and clawbox does not.
     if run.status == 125 {
@@ -308,10 +232,7 @@ fn under_hard_requirement_landlock_closes_ports_as_well() {
         assert!(run.stderr.contains("best_effort"), "{}", run.stderr);
         return;
     }
-    Account::of(run).expect(&[
-        ("connect=93.184.216.34:8", "EACCES"),
-        (&step("tcp", SITE), "ok"),
-    ]);
+    Account::of(run).expect(&[("connect=93.184.216.34:8", "EACCES"), (&step("tcp", SITE), "ok")]);
 }
 
 #[test]
@@ -322,17 +243,10 @@ fn a_socket_made_outside_is_judged_by_who_uses_it() {
     let denied = serde_json::json!({ "send": "EPERM", "connect": "EPERM" });
     let inherited = step("inherited", ELSEWHERE);
     let socket = scene.world.inside(udp);
-    let run = Clawbox::new(&scene.world, &policy)
-        .stdin(socket)
-        .run(&[&scene.attack(), &inherited]);
+    let run = Clawbox::new(&scene.world, &policy).stdin(socket).run(&[&scene.attack(), &inherited]);
     let account = Account::of(run);
     assert_eq!(*account.detail(&inherited), denied);
-    account.record(
-        "connect",
-        "unknown-endpoint",
-        &scene.attack(),
-        (ELSEWHERE.into(), ECHO),
-    );
+    account.record("connect", "unknown-endpoint", &scene.attack(), (ELSEWHERE.into(), ECHO));
 
     let (ours, theirs) = UnixStream::pair().unwrap();
     let socket = scene.world.inside(udp);
@@ -353,19 +267,11 @@ fn a_stream_socket_made_outside_is_judged_by_who_uses_it() {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
     let scene = Scene::new();
     let policy = scene.allowing_attack(&format!("{{ host: {SITE}, port: 7 }}"));
-    let stream = scene.world.inside(|| {
-        socket(
-            AddressFamily::Inet,
-            SockType::Stream,
-            SockFlag::empty(),
-            None,
-        )
-        .unwrap()
-    });
+    let stream = scene
+        .world
+        .inside(|| socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap());
     let inherited = step("inherited", ELSEWHERE);
-    let run = Clawbox::new(&scene.world, &policy)
-        .stdin(stream)
-        .run(&[&scene.attack(), &inherited]);
+    let run = Clawbox::new(&scene.world, &policy).stdin(stream).run(&[&scene.attack(), &inherited]);
     assert_eq!(Account::of(run).detail(&inherited)["connect"], "EPERM");
     scene.nothing_arrived();
 }
@@ -385,27 +291,14 @@ fn processes_outside_every_sandbox_are_not_touched() {
         "bind=127.0.0.1:8080".to_owned(),
         "socket=raw".to_owned(),
     ];
-    let output = scene
-        .world
-        .command(scene.attack())
-        .args(&steps)
-        .output()
-        .unwrap();
+    let output = scene.world.command(scene.attack()).args(&steps).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let ok = text
-        .lines()
-        .filter(|line| line.contains("\"outcome\":\"ok\""))
-        .count();
+    let ok = text.lines().filter(|line| line.contains("\"outcome\":\"ok\"")).count();
     assert_eq!(ok, steps.len(), "{text}");
     // A listener of the host takes connections as well.
-    let listener = scene
-        .world
-        .inside(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let listener = scene.world.inside(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let address = listener.local_addr().unwrap();
-    scene
-        .world
-        .inside(|| std::net::TcpStream::connect(address))
-        .unwrap();
+    scene.world.inside(|| std::net::TcpStream::connect(address)).unwrap();
     let finished = running.wait();
     assert!(finished.denials().is_empty(), "{:?}", finished.trail);
 }

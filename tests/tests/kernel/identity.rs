@@ -27,11 +27,7 @@ fn only_tool(scene: &Scene) -> (String, String) {
 fn curl_reaches_what_its_rule_names_and_neither_its_copy_nor_python_does() {
     let scene = Scene::new();
     let http = scene.world.outside(|| Service::http(80));
-    let copy = scene
-        .world
-        .install(Path::new("/usr/bin/curl"), "curl")
-        .display()
-        .to_string();
+    let copy = scene.world.install(Path::new("/usr/bin/curl"), "curl").display().to_string();
     let policy = scene.allowing("/usr/bin/curl", "{ host: v4.test, port: 80 }");
     let python = "import socket; socket.create_connection(('v4.test', 80))";
     let account = scene.shell(
@@ -44,21 +40,8 @@ fn curl_reaches_what_its_rule_names_and_neither_its_copy_nor_python_does() {
     );
     let run = &account.run;
     let said: Vec<&str> = run.stdout.lines().collect();
-    assert_eq!(
-        said,
-        [
-            &format!("v4.test at {SITE}"),
-            "curl 0",
-            "copy 7",
-            "python 1"
-        ],
-        "{run:?}"
-    );
-    assert!(
-        run.stderr.contains("PermissionError: [Errno 1]"),
-        "{}",
-        run.stderr
-    );
+    assert_eq!(said, [&format!("v4.test at {SITE}"), "curl 0", "copy 7", "python 1"], "{run:?}");
+    assert!(run.stderr.contains("PermissionError: [Errno 1]"), "{}", run.stderr);
     let arrivals = http.arrivals();
     assert_eq!(arrivals.len(), 1, "{arrivals:?}");
     assert_eq!(arrivals[0].said, "GET / HTTP/1.1");
@@ -79,10 +62,7 @@ fn a_binary_is_its_inode_under_whatever_name_it_is_started() {
     let scene = Scene::new();
     let (tool, policy) = only_tool(&scene);
     let copy = scene.copy("copy");
-    let (link, alias) = (
-        scene.world.work().join("linked"),
-        scene.world.work().join("alias"),
-    );
+    let (link, alias) = (scene.world.work().join("linked"), scene.world.work().join("alias"));
     std::fs::hard_link(&tool, &link).unwrap();
     std::os::unix::fs::symlink(&tool, &alias).unwrap();
     let (link, alias) = (link.display(), alias.display());
@@ -94,29 +74,13 @@ fn a_binary_is_its_inode_under_whatever_name_it_is_started() {
              mv own tool; PATH=. tool tcp=v4.test:7; exec -a {tool} ./tool tcp=v4.test:7"
         ),
     );
-    let outcomes: Vec<&str> = account
-        .outcomes()
-        .into_iter()
-        .map(|(_, outcome)| outcome)
-        .collect();
+    let outcomes: Vec<&str> = account.outcomes().into_iter().map(|(_, outcome)| outcome).collect();
     // The shell of some systems does not know `exec -a`; then the last line is not there.
-    assert_eq!(
-        outcomes[..6],
-        ["ok", "ok", "ok", "EPERM", "EPERM", "EPERM"],
-        "{account:?}"
-    );
-    assert!(
-        outcomes[6..].iter().all(|outcome| *outcome == "EPERM"),
-        "{account:?}"
-    );
+    assert_eq!(outcomes[..6], ["ok", "ok", "ok", "EPERM", "EPERM", "EPERM"], "{account:?}");
+    assert!(outcomes[6..].iter().all(|outcome| *outcome == "EPERM"), "{account:?}");
     assert_eq!(scene.echo.arrivals().len(), 3);
     account.record("connect", "other-binary", &copy, site());
-    assert!(
-        account
-            .denials()
-            .iter()
-            .all(|denial| *denial == ("connect", "other-binary"))
-    );
+    assert!(account.denials().iter().all(|denial| *denial == ("connect", "other-binary")));
 }
 
 #[test]
@@ -155,10 +119,7 @@ fn a_script_counts_when_the_kernel_started_it_and_only_then() {
                   except PermissionError as error: print('python', error.errno)\n";
     let _ = world.script("direct", &format!("#!/usr/bin/python3\n{python}"));
     let _ = world.script("shell", &format!("#!/bin/sh\n{attack} tcp=v4.test:7\n"));
-    let _ = world.script(
-        "chain",
-        &format!("#!/usr/bin/env sh\n{attack} tcp=v4.test:7\n"),
-    );
+    let _ = world.script("chain", &format!("#!/usr/bin/env sh\n{attack} tcp=v4.test:7\n"));
     let bin = world.bin();
     let path = |name: &str| bin.join(name).display().to_string();
     let (direct, shell, chain) = (path("direct"), path("shell"), path("chain"));
@@ -178,27 +139,15 @@ fn a_script_counts_when_the_kernel_started_it_and_only_then() {
         .run
         .stdout
         .lines()
-        .map(
-            |line| match serde_json::from_str::<serde_json::Value>(line) {
-                Ok(step) => step["outcome"].as_str().unwrap().to_owned(),
-                Err(_) => line.to_owned(),
-            },
-        )
+        .map(|line| match serde_json::from_str::<serde_json::Value>(line) {
+            Ok(step) => step["outcome"].as_str().unwrap().to_owned(),
+            Err(_) => line.to_owned(),
+        })
         .collect();
     // `./shell` is not the absolute path that the policy names: nobody, rather than perhaps.
     assert_eq!(
         said,
-        [
-            "python ok",
-            "python ok",
-            "python 1",
-            "ok",
-            "ok",
-            "EPERM",
-            "EPERM",
-            "EPERM",
-            "EPERM"
-        ],
+        ["python ok", "python ok", "python 1", "ok", "ok", "EPERM", "EPERM", "EPERM", "EPERM"],
         "{account:?}"
     );
     let record = account.record("connect", "rule", "/usr/bin/python3", site());
@@ -223,24 +172,11 @@ fn loaders_memory_and_descriptors_lend_no_identity() {
              exec 8<{tool}; /proc/self/fd/8 tcp=v4.test:7"
         ),
     );
-    let outcomes: Vec<&str> = account
-        .outcomes()
-        .into_iter()
-        .map(|(_, outcome)| outcome)
-        .collect();
+    let outcomes: Vec<&str> = account.outcomes().into_iter().map(|(_, outcome)| outcome).collect();
     // The last one is the file itself, by way of a descriptor.
-    assert_eq!(
-        outcomes,
-        ["EPERM", "EPERM", "EPERM", "EPERM", "ok"],
-        "{account:?}"
-    );
+    assert_eq!(outcomes, ["EPERM", "EPERM", "EPERM", "EPERM", "ok"], "{account:?}");
     account.record("connect", "other-binary", LOADER, site());
-    assert!(
-        account
-            .denials()
-            .iter()
-            .all(|denial| *denial == ("connect", "other-binary"))
-    );
+    assert!(account.denials().iter().all(|denial| *denial == ("connect", "other-binary")));
     assert_eq!(scene.echo.arrivals().len(), 1);
 }
 
@@ -249,52 +185,26 @@ fn threads_children_and_daemons_are_who_their_program_is() {
     let scene = Scene::new();
     let (tool, policy) = only_tool(&scene);
     let copy = scene.copy("copy");
-    let ways = [
-        "",
-        "in-thread",
-        "in-child",
-        "as-daemon",
-        "in-thread in-thread",
-        "in-child as-daemon",
-    ];
+    let ways =
+        ["", "in-thread", "in-child", "as-daemon", "in-thread in-thread", "in-child as-daemon"];
     let mut script = String::new();
     for program in [&tool, &copy] {
         for way in ways {
             script.push_str(&format!("{program} {way} tcp=v4.test:7; "));
         }
-        script.push_str(&format!(
-            "{program} exec-in-thread {program} tcp=v4.test:7; "
-        ));
-        script.push_str(&format!(
-            "{program} exec {program} in-thread tcp=v4.test:7; "
-        ));
+        script.push_str(&format!("{program} exec-in-thread {program} tcp=v4.test:7; "));
+        script.push_str(&format!("{program} exec {program} in-thread tcp=v4.test:7; "));
     }
     let account = scene.shell(&policy, &script);
     let each = ways.len() + 2;
-    let expected = [
-        vec![("tcp=v4.test:7", "ok"); each],
-        vec![("tcp=v4.test:7", "EPERM"); each],
-    ];
+    let expected = [vec![("tcp=v4.test:7", "ok"); each], vec![("tcp=v4.test:7", "EPERM"); each]];
     account.expect(&expected.concat());
     assert_eq!(scene.echo.arrivals().len(), each);
     let by_copy = account.run.denials();
     assert_eq!(by_copy.len(), each);
-    assert!(
-        by_copy
-            .iter()
-            .all(|record| record["subject"]["exe"] == copy.as_str()),
-        "{by_copy:?}"
-    );
-    let pids: Vec<_> = account.steps[each..]
-        .iter()
-        .map(|step| &step["pid"])
-        .collect();
-    assert!(
-        by_copy
-            .iter()
-            .all(|record| pids.contains(&&record["subject"]["pid"])),
-        "{by_copy:?}"
-    );
+    assert!(by_copy.iter().all(|record| record["subject"]["exe"] == copy.as_str()), "{by_copy:?}");
+    let pids: Vec<_> = account.steps[each..].iter().map(|step| &step["pid"]).collect();
+    assert!(by_copy.iter().all(|record| pids.contains(&&record["subject"]["pid"])), "{by_copy:?}");
 }
 
 #[test]
@@ -332,10 +242,7 @@ fn many_processes_at_once_are_each_denied_and_recorded() {
     let scene = Scene::new();
     let (tool, policy) = only_tool(&scene);
     let bomb = format!("fork-bomb=500,{SITE}:7");
-    let account = scene.shell(
-        &policy,
-        &format!("{} {bomb}; {tool} tcp=v4.test:7", scene.attack()),
-    );
+    let account = scene.shell(&policy, &format!("{} {bomb}; {tool} tcp=v4.test:7", scene.attack()));
     let told = account.detail(&bomb);
     assert!(told["children"].as_u64().unwrap() >= 100, "{told}");
     assert_eq!(told["EPERM"], told["children"]);

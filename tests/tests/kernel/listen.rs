@@ -26,11 +26,7 @@ fn without_listen_nothing_is_bound_but_a_clients_own_port() {
         // Addresses that name a question's asker are for the kernel to give.
         "bind-udp=127.64.0.1:0",
     ];
-    let allowed = [
-        "bind-udp=127.0.0.1:0",
-        "bind-udp=0.0.0.0:0",
-        "bind-udp=[::]:0",
-    ];
+    let allowed = ["bind-udp=127.0.0.1:0", "bind-udp=0.0.0.0:0", "bind-udp=[::]:0"];
     let steps = [&denied[..], &allowed].concat();
     let account = scene.attack_with(&policy, &steps);
     let outcomes = [vec!["EPERM"; denied.len()], vec!["ok"; allowed.len()]].concat();
@@ -43,9 +39,7 @@ fn without_listen_nothing_is_bound_but_a_clients_own_port() {
 #[test]
 fn a_listener_is_bound_where_the_policy_says_and_dialled_by_its_own_sandbox_alone() {
     let scene = Scene::new();
-    let host = scene
-        .world
-        .inside(|| Service::echo_at(SocketAddr::new(LOCAL, 7)));
+    let host = scene.world.inside(|| Service::echo_at(SocketAddr::new(LOCAL, 7)));
     let policy = scene.policy("listen: { ports: [18789], addresses: [127.0.0.1] }");
     let steps = [
         "connect=127.0.0.1:18789",
@@ -65,10 +59,7 @@ fn a_listener_is_bound_where_the_policy_says_and_dialled_by_its_own_sandbox_alon
         "line",
         "connect=127.0.0.1:18789",
     ];
-    let steps: Vec<&str> = steps
-        .into_iter()
-        .filter(|step| !step.starts_with("mapped-"))
-        .collect();
+    let steps: Vec<&str> = steps.into_iter().filter(|step| !step.starts_with("mapped-")).collect();
     let words: Vec<String> = std::iter::once(scene.attack())
         .chain(steps.iter().map(|step| (*step).to_owned()))
         .collect();
@@ -78,10 +69,7 @@ fn a_listener_is_bound_where_the_policy_says_and_dialled_by_its_own_sandbox_alon
     }
     // From outside it is a port like any other; another sandbox may not dial it.
     let listener = SocketAddr::new(LOCAL, 18789);
-    scene
-        .world
-        .inside(|| TcpStream::connect(listener))
-        .expect("the host may dial it");
+    scene.world.inside(|| TcpStream::connect(listener)).expect("the host may dial it");
     let stranger = scene.attack_with(&policy, &["connect=127.0.0.1:18789"]);
     stranger.expect(&[("connect=127.0.0.1:18789", "EPERM")]);
     running.say("go");
@@ -112,11 +100,7 @@ fn a_port_of_the_hosts_loopback_is_open_to_the_rule_that_names_it() {
         "{ host: 127.0.0.1, port: 8000, host_loopback: true }, \
          { host: localhost, port: 8002, host_loopback: true }",
     );
-    let steps = [
-        "tcp=127.0.0.1:8000",
-        "connect=127.0.0.1:8001",
-        "udp=127.0.0.1:8000",
-    ];
+    let steps = ["tcp=127.0.0.1:8000", "connect=127.0.0.1:8001", "udp=127.0.0.1:8000"];
     let account = scene.attack_with(&policy, &steps);
     account.expect(&[(steps[0], "ok"), (steps[1], "EPERM"), (steps[2], "EPERM")]);
     assert_eq!((open.arrivals().len(), closed.arrivals().len()), (1, 0));
@@ -130,10 +114,8 @@ fn the_hosts_own_addresses_are_no_way_round_loopback() {
     let host = scene.world.inside(|| Service::echo(8000));
     let policy = scene.allowing_attack("{ host: 127.0.0.1, port: 8000, host_loopback: true }");
     let own = format!("connect={HERE}:8000");
-    let account = scene.attack_with(
-        &policy,
-        &[&own, "connect=[::1]:8000", "connect=127.0.0.2:8000"],
-    );
+    let account =
+        scene.attack_with(&policy, &[&own, "connect=[::1]:8000", "connect=127.0.0.2:8000"]);
     account.expect(&[
         (&own, "EPERM"),
         ("connect=[::1]:8000", "EPERM"),
@@ -147,9 +129,7 @@ fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
     let scene = Scene::new();
     // As few ports as there may be, so that the attacker gets the service's within some tries.
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
-    scene
-        .world
-        .inside(|| std::fs::write(range, "40000 40007").unwrap());
+    scene.world.inside(|| std::fs::write(range, "40000 40007").unwrap());
     let service = SocketAddr::new(LOCAL, 40003);
     let host = scene.world.inside(|| Service::datagrams_at([service]));
     let mut steps: Vec<String> = Vec::new();
@@ -168,16 +148,9 @@ fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
         .filter_map(|step| step["detail"]["local"].as_str())
         .filter(|local| local.ends_with(":40003"))
         .collect();
-    assert!(
-        !own.is_empty(),
-        "the attacker did not get the port: {:?}",
-        account.steps
-    );
+    assert!(!own.is_empty(), "the attacker did not get the port: {:?}", account.steps);
     let tried = &account.outcomes()[words.len() - 3..];
-    assert!(
-        tried.iter().all(|(_, outcome)| *outcome == "EPERM"),
-        "{own:?} {tried:?}"
-    );
+    assert!(tried.iter().all(|(_, outcome)| *outcome == "EPERM"), "{own:?} {tried:?}");
     assert!(host.arrivals().is_empty());
 }
 

@@ -10,14 +10,7 @@ use serde_json::Value;
 use crate::scene::{Account, ECHO, Scene};
 
 /// The ways to ask a name server.
-const BY: [&str; 6] = [
-    "udp",
-    "send",
-    "tcp",
-    "udp-mapped",
-    "send-mapped",
-    "tcp-mapped",
-];
+const BY: [&str; 6] = ["udp", "send", "tcp", "udp-mapped", "send-mapped", "tcp-mapped"];
 
 /// Whether an address is of the ranges that stand for names.
 fn is_synthetic(address: &Value) -> bool {
@@ -28,25 +21,14 @@ fn is_synthetic(address: &Value) -> bool {
 }
 
 fn questions<'r>(run: &'r Finished, name: &str) -> Vec<&'r Value> {
-    run.records("question")
-        .into_iter()
-        .filter(|record| record["object"]["name"] == name)
-        .collect()
+    run.records("question").into_iter().filter(|record| record["object"]["name"] == name).collect()
 }
 
 #[test]
 fn a_name_is_reached_through_an_address_of_its_own_that_hides_the_real_one() {
     let scene = Scene::new();
     let policy = scene.allowing_attack("{ host: api.test, port: 7, transport: any }");
-    let ways = [
-        "tcp",
-        "mapped",
-        "udp",
-        "udp-mapped",
-        "send",
-        "sendmmsg",
-        "send-mapped",
-    ];
+    let ways = ["tcp", "mapped", "udp", "udp-mapped", "send", "sendmmsg", "send-mapped"];
     let mut steps = vec!["resolve=api.test".to_owned()];
     steps.extend(ways.iter().map(|way| format!("{way}=api.test:7")));
     steps.extend(["tcp", "udp", "send"].map(|way| format!("{way}=v6/api.test:7")));
@@ -68,28 +50,13 @@ fn a_name_is_reached_through_an_address_of_its_own_that_hides_the_real_one() {
     ] {
         let shown = account.detail(step)[key].as_str().unwrap().to_owned();
         let address: SocketAddr = shown.parse().unwrap();
-        assert_eq!(
-            address.ip().to_string(),
-            base.as_str().unwrap(),
-            "{step} {key}"
-        );
+        assert_eq!(address.ip().to_string(), base.as_str().unwrap(), "{step} {key}");
         assert_eq!(address.port(), ECHO);
     }
-    for arrival in scene
-        .echo
-        .arrivals()
-        .iter()
-        .chain(&scene.datagrams.arrivals())
-    {
-        assert!(
-            [IpAddr::from(SITE), SITE_V6.into()].contains(&arrival.to.ip()),
-            "{arrival:?}"
-        );
+    for arrival in scene.echo.arrivals().iter().chain(&scene.datagrams.arrivals()) {
+        assert!([IpAddr::from(SITE), SITE_V6.into()].contains(&arrival.to.ip()), "{arrival:?}");
     }
-    assert_eq!(
-        scene.echo.arrivals().len() + scene.datagrams.arrivals().len(),
-        ways.len() + 3
-    );
+    assert_eq!(scene.echo.arrivals().len() + scene.datagrams.arrivals().len(), ways.len() + 3);
     let record = account.record("connect", "rule", &scene.attack(), (SITE.into(), ECHO));
     assert_eq!(record["object"]["host"], "api.test");
     assert_eq!(record["object"]["asked"], resolved[0]);
@@ -102,12 +69,7 @@ fn a_name_is_reached_through_an_address_of_its_own_that_hides_the_real_one() {
 fn every_program_that_asks_gets_the_same_kind_of_answer_whatever_server_it_asks() {
     let scene = Scene::new();
     let policy = scene.allowing_attack("{ host: api.test, port: 7 }");
-    let servers = [
-        "9.9.9.9:53",
-        "93.184.216.53:53",
-        "127.0.0.53:53",
-        "[2620:fe::fe]:53",
-    ];
+    let servers = ["9.9.9.9:53", "93.184.216.53:53", "127.0.0.53:53", "[2620:fe::fe]:53"];
     let mut steps = Vec::new();
     for server in servers {
         for by in BY {
@@ -115,96 +77,43 @@ fn every_program_that_asks_gets_the_same_kind_of_answer_whatever_server_it_asks(
         }
     }
     let words: Vec<&str> = steps.iter().map(String::as_str).collect();
-    let script = format!(
-        "{} {}; getent ahostsv4 api.test",
-        scene.attack(),
-        words.join(" ")
-    );
+    let script = format!("{} {}; getent ahostsv4 api.test", scene.attack(), words.join(" "));
     let account = scene.shell(&policy, &script);
-    for (step, server) in steps
-        .iter()
-        .zip(servers.iter().flat_map(|server| [server; BY.len()]))
-    {
+    for (step, server) in steps.iter().zip(servers.iter().flat_map(|server| [server; BY.len()])) {
         let detail = account.detail(step);
         assert_eq!(detail["code"], "NoError", "{step}");
-        assert!(
-            detail["addresses"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .all(is_synthetic),
-            "{step}"
-        );
+        assert!(detail["addresses"].as_array().unwrap().iter().all(is_synthetic), "{step}");
         assert_eq!(detail["records"], 1, "{step}");
         // Resolver libraries drop answers that seem to come from somebody else.
-        let from = if step.contains("tcp") {
-            &detail["peer"]
-        } else {
-            &detail["from"]
-        };
-        let (from, server) = (
-            from.as_str().unwrap(),
-            server.parse::<SocketAddr>().unwrap(),
-        );
+        let from = if step.contains("tcp") { &detail["peer"] } else { &detail["from"] };
+        let (from, server) = (from.as_str().unwrap(), server.parse::<SocketAddr>().unwrap());
         let from: SocketAddr = from.parse().unwrap();
-        assert_eq!(
-            (from.ip().to_canonical(), from.port()),
-            (server.ip(), server.port()),
-            "{step}"
-        );
+        assert_eq!((from.ip().to_canonical(), from.port()), (server.ip(), server.port()), "{step}");
     }
-    let listed = account
-        .run
-        .stdout
-        .lines()
-        .find(|line| line.contains("STREAM"))
-        .unwrap();
-    assert!(
-        is_synthetic(&listed.split(' ').next().unwrap().into()),
-        "{listed}"
-    );
+    let listed = account.run.stdout.lines().find(|line| line.contains("STREAM")).unwrap();
+    assert!(is_synthetic(&listed.split(' ').next().unwrap().into()), "{listed}");
     scene.nothing_arrived();
-    assert!(
-        scene
-            .names
-            .asked()
-            .iter()
-            .all(|asked| asked.name == "api.test")
-    );
+    assert!(scene.names.asked().iter().all(|asked| asked.name == "api.test"));
     let asked = questions(&account.run, "api.test");
-    assert!(
-        asked.iter().all(|record| record["verdict"] == "allow"),
-        "{asked:?}"
-    );
+    assert!(asked.iter().all(|record| record["verdict"] == "allow"), "{asked:?}");
     assert!(asked.len() >= steps.len(), "{}", asked.len());
 }
 
 #[test]
 fn a_name_that_is_not_allowed_does_not_exist_and_is_asked_of_nobody() {
     let scene = Scene::new();
-    scene
-        .names
-        .host("evil.test", &[SITE.into()])
-        .text("api.test", "a text");
+    scene.names.host("evil.test", &[SITE.into()]).text("api.test", "a text");
     let policy =
         scene.allowing_attack("{ host: api.test, port: 7 }, { host: \"*.wild.test\", port: 7 }");
     let long = "6c6f6f742d6f662d616e2d6167656e74".repeat(1);
     let tunnel = format!("{long}.{long}.{long}.evil.test");
-    let denied = [
-        "evil.test",
-        &tunnel,
-        "data.api.test",
-        "api.test.evil.test",
-        "a.b.wild.test",
-        "wild.test",
-    ];
+    let denied =
+        ["evil.test", &tunnel, "data.api.test", "api.test.evil.test", "a.b.wild.test", "wild.test"];
     let mut steps: Vec<String> = denied
         .iter()
         .flat_map(|name| ["udp", "tcp"].map(|by| format!("dns={by},9.9.9.9:53,{name},A")))
         .collect();
-    let kinds = [
-        "TXT", "MX", "NULL", "SRV", "HTTPS", "ANY", "CNAME", "PTR", "NS", "SOA",
-    ];
+    let kinds = ["TXT", "MX", "NULL", "SRV", "HTTPS", "ANY", "CNAME", "PTR", "NS", "SOA"];
     steps.extend(kinds.map(|kind| format!("dns=udp,9.9.9.9:53,api.test,{kind}")));
     steps.push("resolve=evil.test".to_owned());
     let words: Vec<&str> = steps.iter().map(String::as_str).collect();
@@ -226,18 +135,9 @@ fn a_name_that_is_not_allowed_does_not_exist_and_is_asked_of_nobody() {
         assert_eq!(asked.iter().filter(right).count(), asked.len(), "{asked:?}");
     }
     let tunnelled = &questions(&account.run, &tunnel)[0];
-    assert_eq!(
-        tunnelled["subject"]["exe"],
-        scene.attack().as_str(),
-        "{tunnelled}"
-    );
+    assert_eq!(tunnelled["subject"]["exe"], scene.attack().as_str(), "{tunnelled}");
     let kinds = questions(&account.run, "api.test");
-    assert!(
-        kinds
-            .iter()
-            .all(|record| record["reason"] == "question-kind"),
-        "{kinds:?}"
-    );
+    assert!(kinds.iter().all(|record| record["reason"] == "question-kind"), "{kinds:?}");
 }
 
 #[test]
@@ -261,13 +161,8 @@ fn an_answer_with_an_address_that_the_rule_does_not_mean_is_refused_whole() {
          { host: ranged.test, port: 7, allowed_ips: [10.9.0.0/16] }",
     );
     let ask = |name: &str| format!("dns=udp,9.9.9.9:53,{name},A");
-    let refused = [
-        "inner.wild.test",
-        "mixed.wild.test",
-        "metadata.test",
-        "rebound.test",
-        "ranged.test",
-    ];
+    let refused =
+        ["inner.wild.test", "mixed.wild.test", "metadata.test", "rebound.test", "ranged.test"];
     let mut steps: Vec<String> = refused.iter().map(|name| ask(name)).collect();
     steps.extend(["tcp=public.wild.test:7", "tcp=private.test:7"].map(str::to_owned));
     let words: Vec<&str> = steps.iter().map(String::as_str).collect();
@@ -280,66 +175,35 @@ fn an_answer_with_an_address_that_the_rule_does_not_mean_is_refused_whole() {
             "{name}"
         );
         let asked = questions(&account.run, name);
-        assert!(
-            asked
-                .iter()
-                .all(|record| record["reason"] == "forbidden-address"),
-            "{asked:?}"
-        );
-        assert!(
-            asked
-                .iter()
-                .all(|record| record["object"]["handed_out"] == Value::Array(vec![]))
-        );
+        assert!(asked.iter().all(|record| record["reason"] == "forbidden-address"), "{asked:?}");
+        assert!(asked.iter().all(|record| record["object"]["handed_out"] == Value::Array(vec![])));
     }
     // A rule that names the host itself means a private address too.
     assert_eq!(account.detail("tcp=private.test:7")["answer"], "hello\n");
-    assert_eq!(
-        account.detail("tcp=public.wild.test:7")["answer"],
-        "hello\n"
-    );
+    assert_eq!(account.detail("tcp=public.wild.test:7")["answer"], "hello\n");
     scene.nothing_arrived_but_at(&[site, private]);
 }
 
 #[test]
 fn aliases_and_long_answers_lead_to_the_name_that_was_asked_for() {
     let scene = Scene::new();
-    scene
-        .names
-        .host("target.evil.test", &[SITE.into()])
-        .alias("alias.test", "middle.test");
-    scene
-        .names
-        .alias("middle.test", "target.evil.test")
-        .truncate("big.test");
-    let many: Vec<IpAddr> = (1..=40)
-        .map(|last| IpAddr::from([93, 184, 217, last]))
-        .collect();
+    scene.names.host("target.evil.test", &[SITE.into()]).alias("alias.test", "middle.test");
+    scene.names.alias("middle.test", "target.evil.test").truncate("big.test");
+    let many: Vec<IpAddr> = (1..=40).map(|last| IpAddr::from([93, 184, 217, last])).collect();
     scene.names.host("big.test", &many);
     let policy =
         scene.allowing_attack("{ host: alias.test, port: 7 }, { host: big.test, port: 7 }");
     let account = scene.attack_with(
         &policy,
-        &[
-            "tcp=alias.test:7",
-            "resolve=target.evil.test",
-            "dns=tcp,9.9.9.9:53,big.test,A",
-        ],
+        &["tcp=alias.test:7", "resolve=target.evil.test", "dns=tcp,9.9.9.9:53,big.test,A"],
     );
     assert_eq!(account.detail("tcp=alias.test:7")["answer"], "hello\n");
     assert_eq!(account.steps[1]["outcome"], "failed");
-    let addresses = account.detail("dns=tcp,9.9.9.9:53,big.test,A")["addresses"]
-        .as_array()
-        .unwrap();
+    let addresses =
+        account.detail("dns=tcp,9.9.9.9:53,big.test,A")["addresses"].as_array().unwrap();
     assert_eq!(addresses.len(), many.len());
     assert!(addresses.iter().all(is_synthetic));
-    assert!(
-        scene
-            .names
-            .asked()
-            .iter()
-            .any(|asked| asked.transport == "tcp")
-    );
+    assert!(scene.names.asked().iter().any(|asked| asked.transport == "tcp"));
     let record = account.record("connect", "rule", &scene.attack(), (SITE.into(), ECHO));
     assert_eq!(record["object"]["host"], "alias.test");
 }
@@ -355,13 +219,8 @@ fn two_names_on_one_address_are_two_destinations() {
         scene.attack()
     ));
     let direct = format!("tcp={SITE}:7");
-    let steps = [
-        "tcp=api.test:7",
-        "tcp=other.test:7",
-        "send=api.test:7",
-        &direct,
-        "tcp=198.18.200.200:7",
-    ];
+    let steps =
+        ["tcp=api.test:7", "tcp=other.test:7", "send=api.test:7", &direct, "tcp=198.18.200.200:7"];
     let account = scene.attack_with(&policy, &steps);
     let outcomes = ["ok", "EPERM", "EPERM", "EPERM", "EPERM"];
     account.expect(&steps.into_iter().zip(outcomes).collect::<Vec<_>>());
@@ -371,12 +230,7 @@ fn two_names_on_one_address_are_two_destinations() {
     assert_eq!(record["object"]["host"], "other.test");
     let record = account.record("connect", "unknown-endpoint", &attack, (SITE.into(), ECHO));
     assert_eq!(record["object"].get("host"), None);
-    account.record(
-        "connect",
-        "stale-name",
-        &attack,
-        ("198.18.200.200".parse().unwrap(), ECHO),
-    );
+    account.record("connect", "stale-name", &attack, ("198.18.200.200".parse().unwrap(), ECHO));
     assert_eq!(account.denials().len(), 4);
 }
 
@@ -384,15 +238,9 @@ fn two_names_on_one_address_are_two_destinations() {
 fn an_address_handed_out_to_one_sandbox_is_nothing_in_another() {
     let scene = Scene::new();
     let policy = scene.allowing_attack("{ host: api.test, port: 7 }, { host: v4.test, port: 7 }");
-    let steps = [
-        "resolve=api.test",
-        "resolve=v4.test",
-        "line",
-        "tcp=v4.test:7",
-    ];
-    let words: Vec<String> = std::iter::once(scene.attack())
-        .chain(steps.map(str::to_owned))
-        .collect();
+    let steps = ["resolve=api.test", "resolve=v4.test", "line", "tcp=v4.test:7"];
+    let words: Vec<String> =
+        std::iter::once(scene.attack()).chain(steps.map(str::to_owned)).collect();
     let mut first = Clawbox::new(&scene.world, &policy).spawn(&words);
     first.line();
     let told: Value = serde_json::from_str(&first.line()).unwrap();
@@ -401,12 +249,7 @@ fn an_address_handed_out_to_one_sandbox_is_nothing_in_another() {
     let stolen = format!("tcp={address}:7");
     let account = scene.attack_with(&policy, &[&stolen, "tcp=api.test:7"]);
     account.expect(&[(&stolen, "EPERM"), ("tcp=api.test:7", "ok")]);
-    account.record(
-        "connect",
-        "stale-name",
-        &scene.attack(),
-        (address.parse().unwrap(), ECHO),
-    );
+    account.record("connect", "stale-name", &scene.attack(), (address.parse().unwrap(), ECHO));
     first.say("go");
     let account = Account::of(first.wait());
     assert_eq!(account.detail("tcp=v4.test:7")["answer"], "hello\n");
@@ -417,18 +260,9 @@ fn an_address_handed_out_to_one_sandbox_is_nothing_in_another() {
 fn name_service_by_other_ports_is_a_destination_like_any_other() {
     let scene = Scene::new();
     let policy = scene.allowing_attack("{ host: api.test, port: 7 }");
-    let steps = [
-        "tcp=93.184.216.53:853",
-        "udp=93.184.216.53:5353",
-        "connect=93.184.216.53:443",
-    ];
+    let steps = ["tcp=93.184.216.53:853", "udp=93.184.216.53:5353", "connect=93.184.216.53:443"];
     let account = scene.attack_with(&policy, &steps);
     account.expect(&steps.map(|step| (step, "EPERM")));
-    assert!(
-        account
-            .denials()
-            .iter()
-            .all(|(_, reason)| *reason == "unknown-endpoint")
-    );
+    assert!(account.denials().iter().all(|(_, reason)| *reason == "unknown-endpoint"));
     scene.nothing_arrived();
 }

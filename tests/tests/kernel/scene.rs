@@ -30,19 +30,11 @@ impl Scene {
         let names = Names::serve(&world);
         let site: [IpAddr; 2] = [SITE.into(), SITE_V6.into()];
         names.host("api.test", &site).host("other.test", &site);
-        names
-            .host("v4.test", &site[..1])
-            .host("private.test", &[PRIVATE.into()]);
+        names.host("v4.test", &site[..1]).host("private.test", &[PRIVATE.into()]);
         let echo = world.outside(|| Service::echo(ECHO));
         let datagrams = world.outside(|| Service::datagrams(ECHO));
         let attack = world.install(&tool("attack"), "attack");
-        Self {
-            world,
-            names,
-            echo,
-            datagrams,
-            attack,
-        }
+        Self { world, names, echo, datagrams, attack }
     }
 
     /// A policy whose files are what a program needs to start, and the rest as given.
@@ -76,11 +68,6 @@ impl Scene {
         self.attack.display().to_string()
     }
 
-    /// Another program in the world's directory of programs.
-    pub fn bin(&self, name: &str) -> String {
-        self.world.bin().join(name).display().to_string()
-    }
-
     /// A copy of the attacker under another name.
     pub fn copy(&self, name: &str) -> String {
         self.world.install(&self.attack, name).display().to_string()
@@ -89,10 +76,8 @@ impl Scene {
     /// Runs the attacker with these steps.
     pub fn attack_with(&self, policy: &str, steps: &[&str]) -> Account {
         let attack = self.attack();
-        let command: Vec<&str> = [attack.as_str()]
-            .into_iter()
-            .chain(steps.iter().copied())
-            .collect();
+        let command: Vec<&str> =
+            [attack.as_str()].into_iter().chain(steps.iter().copied()).collect();
         Account::of(Clawbox::new(&self.world, policy).run(&command))
     }
 
@@ -145,25 +130,14 @@ impl Account {
     pub fn outcomes(&self) -> Vec<(&str, &str)> {
         self.steps
             .iter()
-            .map(|step| {
-                (
-                    step["step"].as_str().unwrap(),
-                    step["outcome"].as_str().unwrap(),
-                )
-            })
+            .map(|step| (step["step"].as_str().unwrap(), step["outcome"].as_str().unwrap()))
             .collect()
     }
 
     /// Asserts the outcome of every step.
     #[track_caller]
     pub fn expect(&self, expected: &[(&str, &str)]) {
-        assert_eq!(
-            self.outcomes(),
-            expected,
-            "{:#?}\n{}",
-            self.steps,
-            self.run.stderr
-        );
+        assert_eq!(self.outcomes(), expected, "{:#?}\n{}", self.steps, self.run.stderr);
     }
 
     /// What the attacker learnt in a step that was let through.
@@ -191,10 +165,7 @@ impl Account {
         };
         let found = self.run.trail.iter().find(wanted);
         found.unwrap_or_else(|| {
-            panic!(
-                "no record of {action} {to:?} by {exe} for {reason}: {:#?}",
-                self.run.trail
-            )
+            panic!("no record of {action} {to:?} by {exe} for {reason}: {:#?}", self.run.trail)
         })
     }
 

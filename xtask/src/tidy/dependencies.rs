@@ -14,10 +14,8 @@ use crate::workspace::Workspace;
 
 const TABLE: &str = "docs/dependencies.md";
 /// Lock file, crate and version: kernel objects and their loader were verified with these.
-const PINS: [(&str, &str, &str); 2] = [
-    ("Cargo.lock", "aya", "0.14.0"),
-    ("clawbox-ebpf/Cargo.lock", "aya-ebpf", "0.2.1"),
-];
+const PINS: [(&str, &str, &str); 2] =
+    [("Cargo.lock", "aya", "0.14.0"), ("clawbox-ebpf/Cargo.lock", "aya-ebpf", "0.2.1")];
 
 /// Every problem of the manifests and lock files.
 pub fn check(workspace: &Workspace) -> Result<Vec<Problem>> {
@@ -26,11 +24,7 @@ pub fn check(workspace: &Workspace) -> Result<Vec<Problem>> {
     for (lock, name, version) in PINS {
         let text = fs::read_to_string(root.join(lock)).unwrap_or_default();
         if let Some(message) = unpinned(&text, name, version) {
-            problems.push(Problem {
-                path: PathBuf::from(lock),
-                line: 0,
-                message,
-            });
+            problems.push(Problem { path: PathBuf::from(lock), line: 0, message });
         }
     }
     let mut used = BTreeMap::new();
@@ -42,11 +36,7 @@ pub fn check(workspace: &Workspace) -> Result<Vec<Problem>> {
     }
     let table = fs::read_to_string(root.join(TABLE)).unwrap_or_default();
     for message in differences(&used, &rows(&table)) {
-        problems.push(Problem {
-            path: PathBuf::from(TABLE),
-            line: 0,
-            message,
-        });
+        problems.push(Problem { path: PathBuf::from(TABLE), line: 0, message });
     }
     Ok(problems)
 }
@@ -61,11 +51,7 @@ fn unpinned(lock: &str, name: &str, version: &str) -> Option<String> {
     if found == [version] {
         return None;
     }
-    let found = if found.is_empty() {
-        "absent".to_owned()
-    } else {
-        found.join(", ")
-    };
+    let found = if found.is_empty() { "absent".to_owned() } else { found.join(", ") };
     Some(format!(
         "{name} must be {version} and is {found}; `cargo update -p {name} --precise {version}`"
     ))
@@ -74,15 +60,7 @@ fn unpinned(lock: &str, name: &str, version: &str) -> Option<String> {
 /// Crate and the package that depends on it, path dependencies left out.
 fn direct_dependencies(workspace: &Workspace, manifest: &Path) -> Result<BTreeMap<String, String>> {
     let mut cargo = workspace.cargo();
-    cargo
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--no-deps",
-            "--manifest-path",
-        ])
-        .arg(manifest);
+    cargo.args(["metadata", "--format-version", "1", "--no-deps", "--manifest-path"]).arg(manifest);
     let metadata: Value = serde_json::from_str(&process::output(&mut cargo)?)
         .context("`cargo metadata` did not answer with JSON")?;
     Ok(parse_metadata(&metadata))
@@ -114,13 +92,12 @@ fn rows(table: &str) -> BTreeSet<String> {
 }
 
 fn differences(used: &BTreeMap<String, String>, rows: &BTreeSet<String>) -> Vec<String> {
-    let unexplained = used.iter().filter(|(name, _)| !rows.contains(*name)).map(
-        |(name, package)| {
+    let unexplained =
+        used.iter().filter(|(name, _)| !rows.contains(*name)).map(|(name, package)| {
             format!(
                 "no row for `{name}`, which {package} uses: say why, its licence, what it replaces"
             )
-        },
-    );
+        });
     let stale = rows
         .iter()
         .filter(|name| !used.contains_key(*name))
@@ -136,17 +113,9 @@ mod tests {
     fn a_pin_holds_only_while_it_is_the_only_version() {
         let entry = |version| format!("[[package]]\nname = \"aya\"\nversion = \"{version}\"\n");
         assert_eq!(unpinned(&entry("0.14.0"), "aya", "0.14.0"), None);
-        assert!(
-            unpinned(&entry("0.16.0"), "aya", "0.14.0")
-                .unwrap()
-                .contains("0.16.0")
-        );
+        assert!(unpinned(&entry("0.16.0"), "aya", "0.14.0").unwrap().contains("0.16.0"));
         let two = entry("0.14.0") + &entry("0.13.0");
-        assert!(
-            unpinned(&two, "aya", "0.14.0")
-                .unwrap()
-                .contains("0.14.0, 0.13.0")
-        );
+        assert!(unpinned(&two, "aya", "0.14.0").unwrap().contains("0.14.0, 0.13.0"));
         assert!(unpinned("", "aya", "0.14.0").unwrap().contains("absent"));
     }
 
@@ -157,10 +126,7 @@ mod tests {
             "dependencies": [{ "name": "tokio" }, { "name": "own", "path": "/x" }],
         }]});
         let used = parse_metadata(&metadata);
-        assert_eq!(
-            differences(&used, &rows("| `tokio` | async | MIT | threads |\n")),
-            [""; 0]
-        );
+        assert_eq!(differences(&used, &rows("| `tokio` | async | MIT | threads |\n")), [""; 0]);
         let found = differences(&used, &rows("| crate | why |\n|---|---|\n| `rand` | x |\n"));
         assert!(found[0].contains("`tokio`, which agent uses"), "{found:?}");
         assert!(found[1].contains("nothing uses `rand`"), "{found:?}");

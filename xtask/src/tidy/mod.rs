@@ -61,12 +61,7 @@ fn header(name: &str) {
 }
 
 fn show(problems: &[Problem]) -> bool {
-    for Problem {
-        path,
-        line,
-        message,
-    } in problems
-    {
+    for Problem { path, line, message } in problems {
         match line {
             0 => println!("{}: {message}", path.display()),
             line => println!("{}:{line}: {message}", path.display()),
@@ -85,11 +80,7 @@ fn sources(workspace: &Workspace) -> Result<Vec<Problem>> {
     )
     .context("cannot list the repository's files; tidy needs git and a checkout")?;
     let mut problems = Vec::new();
-    for path in listed
-        .split('\0')
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from)
-    {
+    for path in listed.split('\0').filter(|path| !path.is_empty()).map(PathBuf::from) {
         // Deleted but not yet committed, or not text: nothing to read.
         let Ok(text) = fs::read_to_string(workspace.root().join(&path)) else {
             continue;
@@ -109,9 +100,7 @@ fn format(workspace: &Workspace) -> Result<bool> {
         let directory = workspace.root().join(directory);
         if directory.join("Cargo.toml").exists() {
             let mut cargo = workspace.cargo();
-            cargo
-                .args(["fmt", packages, "--", "--check", "-l"])
-                .current_dir(directory);
+            cargo.args(["fmt", packages, "--", "--check", "-l"]).current_dir(directory);
             passed &= process::status(&mut cargo)?.success();
         }
     }
@@ -124,14 +113,7 @@ fn lint(workspace: &Workspace) -> Result<bool> {
         return Ok(not_there("clippy"));
     }
     let mut cargo = workspace.cargo();
-    cargo.args([
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--",
-        "-Dwarnings",
-    ]);
+    cargo.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-Dwarnings"]);
     Ok(process::status(&mut cargo)?.success())
 }
 
@@ -141,24 +123,13 @@ fn deny(workspace: &Workspace) -> Result<bool> {
         return Ok(true);
     }
     let mut cargo = workspace.cargo();
-    cargo.args([
-        "deny",
-        "--log-level",
-        "error",
-        "check",
-        "bans",
-        "licenses",
-        "sources",
-    ]);
+    cargo.args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]);
     Ok(process::status(&mut cargo)?.success())
 }
 
 fn has_subcommand(workspace: &Workspace, name: &str) -> bool {
     let mut cargo = workspace.cargo();
-    cargo
-        .args([name, "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    cargo.args([name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     cargo.status().is_ok_and(|status| status.success())
 }
 

@@ -8,9 +8,7 @@ use super::Problem;
 const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 70;
 /// Names that say nothing about what is inside.
-const EMPTY_NAMES: [&str; 7] = [
-    "common", "helper", "helpers", "manager", "misc", "util", "utils",
-];
+const EMPTY_NAMES: [&str; 7] = ["common", "helper", "helpers", "manager", "misc", "util", "utils"];
 /// Directories of one developer's machine, and hosts that packages come from: each as two pieces,
 /// since this file is checked too. Tools know their hosts; what needs one asks them.
 const FOREIGN: [(&str, &str); 13] = [
@@ -44,23 +42,15 @@ pub fn check(path: &Path, text: &str) -> Vec<Problem> {
     }
     found
         .into_iter()
-        .map(|(line, message)| Problem {
-            path: path.to_path_buf(),
-            line,
-            message,
-        })
+        .map(|(line, message)| Problem { path: path.to_path_buf(), line, message })
         .collect()
 }
 
 type Found = (usize, String);
 
 fn module_header(text: &str) -> Option<Found> {
-    (!text.starts_with("//! ")).then(|| {
-        (
-            1,
-            "begin with `//!`: what the module is for, and what it relies on".to_owned(),
-        )
-    })
+    (!text.starts_with("//! "))
+        .then(|| (1, "begin with `//!`: what the module is for, and what it relies on".to_owned()))
 }
 
 fn name(path: &Path) -> Option<Found> {
@@ -72,10 +62,7 @@ fn name(path: &Path) -> Option<Found> {
         let last = stem.rsplit('_').next()?;
         EMPTY_NAMES.contains(&last).then(|| stem.to_owned())
     })?;
-    Some((
-        0,
-        format!("`{empty}` says nothing; name the module for what it does"),
-    ))
+    Some((0, format!("`{empty}` says nothing; name the module for what it does")))
 }
 
 fn size(text: &str) -> Option<Found> {
@@ -92,8 +79,7 @@ fn functions(text: &str) -> Vec<Found> {
         };
         let indent = &line[..line.len() - line.trim_start().len()];
         let end = lines[start..].iter().position(|line| {
-            line.strip_prefix(indent)
-                .is_some_and(|rest| rest == "}" || rest.ends_with(" }"))
+            line.strip_prefix(indent).is_some_and(|rest| rest == "}" || rest.ends_with(" }"))
                 || line
                     .strip_prefix(indent)
                     .is_some_and(|rest| rest.ends_with(';') && !rest.starts_with(' '))
@@ -148,10 +134,7 @@ mod tests {
     use super::*;
 
     fn messages(path: &str, text: &str) -> Vec<(usize, String)> {
-        check(Path::new(path), text)
-            .into_iter()
-            .map(|p| (p.line, p.message))
-            .collect()
+        check(Path::new(path), text).into_iter().map(|p| (p.line, p.message)).collect()
     }
 
     fn function_of(lines: usize) -> String {
@@ -194,10 +177,7 @@ mod tests {
 
     #[test]
     fn a_declaration_without_a_body_ends_at_its_semicolon() {
-        let text = format!(
-            "//! A.\ntrait T {{\n    fn a();\n{}}}\n",
-            "    //\n".repeat(80)
-        );
+        let text = format!("//! A.\ntrait T {{\n    fn a();\n{}}}\n", "    //\n".repeat(80));
         assert_eq!(messages("src/a.rs", &text), []);
     }
 
@@ -206,17 +186,8 @@ mod tests {
         let path = ["see /wo", "rk/x"].concat();
         assert_eq!(messages("README.md", &path).len(), 1);
         assert_eq!(messages("README.md", &["see /opt/wo", "rk/x"].concat()), []);
-        assert_eq!(
-            messages("README.md", &["https://deb.", "debian.org/"].concat()).len(),
-            1
-        );
-        assert_eq!(
-            messages("README.md", &["https://index.crates", ".io/"].concat()).len(),
-            1
-        );
-        assert_eq!(
-            messages("Cargo.lock", &["index.crates", ".io"].concat()),
-            []
-        );
+        assert_eq!(messages("README.md", &["https://deb.", "debian.org/"].concat()).len(), 1);
+        assert_eq!(messages("README.md", &["https://index.crates", ".io/"].concat()).len(), 1);
+        assert_eq!(messages("Cargo.lock", &["index.crates", ".io"].concat()), []);
     }
 }

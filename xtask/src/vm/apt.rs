@@ -53,15 +53,8 @@ impl Apt {
     /// Real packages whose name matches `pattern`.
     pub fn search(&self, pattern: &str) -> Result<Vec<String>> {
         let found =
-            process::output(
-                self.command("apt-cache")
-                    .args(["search", "--names-only", pattern]),
-            )?;
-        Ok(found
-            .lines()
-            .filter_map(|line| line.split(' ').next())
-            .map(str::to_owned)
-            .collect())
+            process::output(self.command("apt-cache").args(["search", "--names-only", pattern]))?;
+        Ok(found.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
     }
 
     /// Downloads `package` and unpacks it below `to`.
@@ -71,9 +64,7 @@ impl Apt {
         fs::create_dir_all(&downloads)
             .with_context(|| format!("cannot create `{}`", downloads.display()))?;
         process::output(
-            self.command("apt-get")
-                .args(["-qq", "download", package])
-                .current_dir(&downloads),
+            self.command("apt-get").args(["-qq", "download", package]).current_dir(&downloads),
         )?;
         let file = fs::read_dir(&downloads)?
             .flatten()
@@ -120,9 +111,7 @@ fn sources(known: &str) -> Option<String> {
         if !is_debian && !origin.starts_with("$(") {
             continue;
         }
-        let best = mirrors
-            .entry(release.ends_with("-security"))
-            .or_insert((is_debian, uri));
+        let best = mirrors.entry(release.ends_with("-security")).or_insert((is_debian, uri));
         if is_debian && !best.0 {
             *best = (true, uri);
         }
@@ -157,18 +146,11 @@ mod tests {
     fn an_origin_that_says_debian_wins_over_an_unknown_one() {
         let known = "main|stable|$(ORIGIN)|http://vendor.example/\n\
                      main|bookworm|Debian|http://mirror.example/debian/\n";
-        assert!(
-            sources(known)
-                .unwrap()
-                .contains("http://mirror.example/debian/ bookworm main")
-        );
+        assert!(sources(known).unwrap().contains("http://mirror.example/debian/ bookworm main"));
     }
 
     #[test]
     fn another_distribution_has_no_debian_mirror() {
-        assert_eq!(
-            sources("main|noble|Ubuntu|http://mirror.example/ubuntu/\n"),
-            None
-        );
+        assert_eq!(sources("main|noble|Ubuntu|http://mirror.example/ubuntu/\n"), None);
     }
 }

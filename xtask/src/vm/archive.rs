@@ -34,11 +34,7 @@ impl Archive<BufWriter<File>> {
 
 impl<W: Write> Archive<W> {
     fn new(out: W) -> Self {
-        Self {
-            out,
-            inode: 0,
-            seen: BTreeSet::new(),
-        }
+        Self { out, inode: 0, seen: BTreeSet::new() }
     }
 
     /// A directory.
@@ -123,11 +119,8 @@ impl<W: Write> Archive<W> {
         let size = u32::try_from(bytes.len()).context("larger than 4 GiB")?;
         let name_size = u32::try_from(name.len() + 1)?;
         let links = 1;
-        let fields = [
-            self.inode, mode, 0, 0, links, time, size, 0, 0, 0, 0, name_size, 0,
-        ]
-        .map(hex)
-        .concat();
+        let fields =
+            [self.inode, mode, 0, 0, links, time, size, 0, 0, 0, 0, name_size, 0].map(hex).concat();
         let header = [b"070701", fields.as_bytes(), name, &[0]].concat();
         self.out.write_all(&header)?;
         self.out.write_all(padding(header.len()))?;
@@ -179,9 +172,7 @@ mod tests {
     #[test]
     fn parents_come_before_their_children_and_once() {
         let bytes = written(|archive| {
-            archive
-                .file(Path::new("/a/b/one"), 0o755, b"12345")
-                .unwrap();
+            archive.file(Path::new("/a/b/one"), 0o755, b"12345").unwrap();
             archive.file(Path::new("/a/two"), 0o600, b"").unwrap();
             archive.file(Path::new("/a/two"), 0o600, b"again").unwrap();
         });
@@ -200,13 +191,8 @@ mod tests {
     #[test]
     fn a_link_holds_its_target() {
         let bytes = written(|archive| {
-            archive
-                .symlink(Path::new("/bin"), Path::new("usr/bin"))
-                .unwrap();
+            archive.symlink(Path::new("/bin"), Path::new("usr/bin")).unwrap();
         });
-        assert_eq!(
-            read_back(&bytes)[0],
-            ("bin".to_owned(), 0o120_777, b"usr/bin".to_vec())
-        );
+        assert_eq!(read_back(&bytes)[0], ("bin".to_owned(), 0o120_777, b"usr/bin".to_vec()));
     }
 }

@@ -26,10 +26,7 @@ const ETC: [(&str, &str); 5] = [
     ),
     ("group", "root:x:0:\nnogroup:x:65534:\nsandbox:x:998:\n"),
     ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    (
-        "nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n",
-    ),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
     ("resolv.conf", "nameserver 127.0.0.1\n"),
 ];
 
@@ -72,11 +69,7 @@ impl Copy {
 impl Guest {
     /// A guest that runs `command` and has no more than the machine's programs.
     pub fn new(command: Vec<String>) -> Self {
-        Self {
-            command,
-            copies: Vec::new(),
-            variables: Vec::new(),
-        }
+        Self { command, copies: Vec::new(), variables: Vec::new() }
     }
 
     /// The command as a script.
@@ -118,9 +111,7 @@ pub fn write_image(
 fn remove_abandoned(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("image-")?.split('.').next());
+        let owner = name.to_str().and_then(|name| name.strip_prefix("image-")?.split('.').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             // Another run may be doing the same.
             let _ = fs::remove_file(entry.path());
@@ -130,13 +121,9 @@ fn remove_abandoned(directory: &Path) {
 
 fn write_top(path: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
     let mut archive = Archive::create(path)?;
-    for (directory, mode) in [
-        ("dev", 0o755),
-        ("proc", 0o555),
-        ("root", 0o700),
-        ("run", 0o755),
-        ("sys", 0o555),
-    ] {
+    for (directory, mode) in
+        [("dev", 0o755), ("proc", 0o555), ("root", 0o700), ("run", 0o755), ("sys", 0o555)]
+    {
         archive.directory(Path::new(directory), mode)?;
     }
     archive.directory(Path::new("tmp"), 0o1777)?;
@@ -186,11 +173,7 @@ mod tests {
 
     #[test]
     fn the_command_reaches_the_guest_word_by_word() {
-        let mut guest = Guest::new(vec![
-            "sh".to_owned(),
-            "-c".to_owned(),
-            "echo 'a b'".to_owned(),
-        ]);
+        let mut guest = Guest::new(vec!["sh".to_owned(), "-c".to_owned(), "echo 'a b'".to_owned()]);
         guest.variables.push(("NAME".to_owned(), "$x".to_owned()));
         let expected = "#!/bin/sh\nexport NAME='$x'\nexec 'sh' '-c' 'echo '\\''a b'\\'''\n";
         assert_eq!(guest.script(), expected);
@@ -198,9 +181,7 @@ mod tests {
 
     #[test]
     fn a_copy_that_a_mount_would_hide_is_refused() {
-        let error = Copy::new(PathBuf::from("."), PathBuf::from("/tmp/x"))
-            .err()
-            .unwrap();
+        let error = Copy::new(PathBuf::from("."), PathBuf::from("/tmp/x")).err().unwrap();
         assert!(error.to_string().contains("/opt/tmp/x"), "{error}");
         assert!(Copy::new(PathBuf::from("."), PathBuf::from("relative")).is_err());
         assert!(Copy::new(PathBuf::from("."), PathBuf::from("/opt/x")).is_ok());

@@ -61,16 +61,10 @@ impl Kernel {
 
 /// The kernel's files; fetches them where they are not there yet.
 pub fn ensure(workspace: &Workspace, kernel: Kernel) -> Result<KernelFiles> {
-    let directory = workspace
-        .root()
-        .join("target/vm/kernels")
-        .join(kernel.name());
+    let directory = workspace.root().join("target/vm/kernels").join(kernel.name());
     if !directory.join("name").exists() {
         fetch(workspace, kernel, &directory).with_context(|| {
-            format!(
-                "cannot fetch kernel {} from this machine's Debian mirror",
-                kernel.name()
-            )
+            format!("cannot fetch kernel {} from this machine's Debian mirror", kernel.name())
         })?;
     }
     let read = |name: &str| {
@@ -80,10 +74,7 @@ pub fn ensure(workspace: &Workspace, kernel: Kernel) -> Result<KernelFiles> {
     Ok(KernelFiles {
         name: read("name")?.trim().to_owned(),
         image: directory.join("vmlinuz"),
-        modules: read("modules")?
-            .lines()
-            .map(|name| directory.join(name))
-            .collect(),
+        modules: read("modules")?.lines().map(|name| directory.join(name)).collect(),
         cpu: kernel.cpu(),
     })
 }
@@ -125,10 +116,7 @@ fn choose(kernel: Kernel, offered: &[String]) -> Result<Vec<String>> {
         })
         .max();
     let Some((.., image)) = newest else {
-        bail!(
-            "the mirror offers no cloud kernel of the {} line",
-            kernel.name()
-        );
+        bail!("the mirror offers no cloud kernel of the {} line", kernel.name());
     };
     let mut packages = vec![image.clone()];
     // And the modules are a package of their own.
@@ -143,26 +131,18 @@ fn choose(kernel: Kernel, offered: &[String]) -> Result<Vec<String>> {
 /// The numbers of an image package's version; none for metapackages and everything else.
 fn version_of_image(name: &str) -> Option<Vec<u32>> {
     let prefixes = ["linux-image-", "linux-binary-unsigned-", "linux-binary-"];
-    let rest = prefixes
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))?;
+    let rest = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix))?;
     let version = rest.strip_suffix("-cloud-amd64")?;
     let version = version.split('+').next()?;
-    let numbers: Vec<u32> = version
-        .split(['.', '-'])
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .ok()?;
+    let numbers: Vec<u32> =
+        version.split(['.', '-']).map(str::parse).collect::<Result<_, _>>().ok()?;
     (numbers.len() >= 3).then_some(numbers)
 }
 
 /// The first file below `directory` whose name satisfies `wanted`.
 pub fn find(directory: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
-    let mut entries: Vec<PathBuf> = fs::read_dir(directory)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path())
-        .collect();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(directory).ok()?.flatten().map(|entry| entry.path()).collect();
     entries.sort();
     entries.into_iter().find_map(|path| {
         if path.is_symlink() {
@@ -170,10 +150,7 @@ pub fn find(directory: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> 
         } else if path.is_dir() {
             find(&path, wanted)
         } else {
-            path.file_name()?
-                .to_str()
-                .is_some_and(wanted)
-                .then_some(path)
+            path.file_name()?.to_str().is_some_and(wanted).then_some(path)
         }
     })
 }
@@ -204,14 +181,8 @@ mod tests {
 
     #[test]
     fn numbers_are_compared_as_numbers() {
-        assert_eq!(
-            chosen(Kernel::V6_1, OFFERED),
-            ["linux-image-6.1.0-56-cloud-amd64"]
-        );
-        assert_eq!(
-            chosen(Kernel::V6_12, OFFERED),
-            ["linux-image-6.12.117+deb12-cloud-amd64"]
-        );
+        assert_eq!(chosen(Kernel::V6_1, OFFERED), ["linux-image-6.1.0-56-cloud-amd64"]);
+        assert_eq!(chosen(Kernel::V6_12, OFFERED), ["linux-image-6.12.117+deb12-cloud-amd64"]);
     }
 
     #[test]
@@ -227,14 +198,8 @@ mod tests {
 
     #[test]
     fn an_empty_image_package_is_passed_over() {
-        let offered = [
-            "linux-binary-unsigned-7.4.1-cloud-amd64",
-            "linux-image-7.4.1-cloud-amd64",
-        ];
-        assert_eq!(
-            chosen(Kernel::Latest, &offered),
-            ["linux-binary-unsigned-7.4.1-cloud-amd64"]
-        );
+        let offered = ["linux-binary-unsigned-7.4.1-cloud-amd64", "linux-image-7.4.1-cloud-amd64"];
+        assert_eq!(chosen(Kernel::Latest, &offered), ["linux-binary-unsigned-7.4.1-cloud-amd64"]);
     }
 
     #[test]

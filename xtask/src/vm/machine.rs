@@ -171,10 +171,7 @@ mod tests {
 
     #[test]
     fn only_a_whole_report_is_a_status() {
-        assert_eq!(
-            exit_status("clawbox-vm-ready\r\nclawbox-vm-exit: 7\r\n"),
-            Some(7)
-        );
+        assert_eq!(exit_status("clawbox-vm-ready\r\nclawbox-vm-exit: 7\r\n"), Some(7));
         assert_eq!(exit_status("clawbox-vm-ready\r\n"), None);
         assert_eq!(exit_status("clawbox-vm-ready\r\nclawbox-vm-exit: 1"), None);
     }

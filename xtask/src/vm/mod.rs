@@ -57,10 +57,7 @@ pub struct Args {
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let toolchain = setup::ensure(workspace, Purpose::Test)?;
     if !args.no_build {
-        let options = build::Args {
-            release: args.release,
-            debug_log: false,
-        };
+        let options = build::Args { release: args.release, debug_log: false };
         build::both(workspace, &toolchain, options)?;
     }
     let mut guest = Guest::new(args.command.clone());
@@ -68,15 +65,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     guest.variables.clone_from(&args.env);
     let clawbox = workspace.clawbox(args.release);
     if clawbox.exists() {
-        guest.copies.push(Copy {
-            from: clawbox,
-            to: PathBuf::from(CLAWBOX),
-        });
+        guest.copies.push(Copy { from: clawbox, to: PathBuf::from(CLAWBOX) });
     }
-    let limits = Limits {
-        memory_mib: args.memory,
-        time: Duration::from_secs(args.timeout),
-    };
+    let limits = Limits { memory_mib: args.memory, time: Duration::from_secs(args.timeout) };
     let outcome = boot(workspace, args.kernel, &guest, limits)?;
     Ok(ExitCode::from(outcome.status))
 }
@@ -91,10 +82,7 @@ pub fn boot(
     let directory = workspace.root().join("target/vm");
     let (files, base) = {
         let _held = hold(&directory)?;
-        (
-            kernel::ensure(workspace, kernel)?,
-            userland::ensure(workspace)?,
-        )
+        (kernel::ensure(workspace, kernel)?, userland::ensure(workspace)?)
     };
     let image = guest::write_image(&directory, &base, &files, guest)
         .context("cannot make the guest's root directory")?;

@@ -52,10 +52,7 @@ fn extract_one(
             fs::rename(source.with_extension(""), &target)
                 .with_context(|| format!("cannot move `{}`", source.display()))?;
         }
-        _ => bail!(
-            "`{}` is compressed in a way this does not know",
-            source.display()
-        ),
+        _ => bail!("`{}` is compressed in a way this does not know", source.display()),
     }
     let bytes = fs::read(&target).with_context(|| format!("cannot read `{}`", target.display()))?;
     for dependency in depends(&bytes) {
@@ -74,9 +71,7 @@ fn module_name(file: &str) -> Option<String> {
 /// What a module names in its `depends=` line.
 fn depends(module: &[u8]) -> Vec<String> {
     let key = b"depends=";
-    let Some(value) = module
-        .split(|&byte| byte == 0)
-        .find_map(|text| text.strip_prefix(key))
+    let Some(value) = module.split(|&byte| byte == 0).find_map(|text| text.strip_prefix(key))
     else {
         return Vec::new();
     };

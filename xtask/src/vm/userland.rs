@@ -32,13 +32,7 @@ const PACKAGES: [&str; 15] = [
     "util-linux",
 ];
 /// Directories of a package that a guest has a use for.
-const WANTED: [&str; 5] = [
-    "usr/bin",
-    "usr/sbin",
-    "usr/lib",
-    "usr/libexec",
-    "etc/ssl/openssl.cnf",
-];
+const WANTED: [&str; 5] = ["usr/bin", "usr/sbin", "usr/lib", "usr/libexec", "etc/ssl/openssl.cnf"];
 /// Parts of Python's library that no test runs, and that are large.
 const UNWANTED: [&str; 5] = ["ensurepip", "idlelib", "lib2to3", "pydoc_data", "systemd"];
 /// Changes to this file's rules make old archives stale.
@@ -48,17 +42,13 @@ const FORMAT: u32 = 2;
 pub fn ensure(workspace: &Workspace) -> Result<PathBuf> {
     let packages = packages()?;
     let versions = process::output(
-        Command::new("dpkg-query")
-            .args(["-W", "-f", "${Package} ${Version}\n"])
-            .args(&packages),
+        Command::new("dpkg-query").args(["-W", "-f", "${Package} ${Version}\n"]).args(&packages),
     )
     .context("cannot read this machine's packages; `cargo xtask setup --for test` installs them")?;
     let stamp = format!("format {FORMAT}\n{versions}");
     let directory = workspace.root().join("target/vm");
-    let (archive, stamp_file) = (
-        directory.join("userland.cpio"),
-        directory.join("userland.versions"),
-    );
+    let (archive, stamp_file) =
+        (directory.join("userland.cpio"), directory.join("userland.versions"));
     if archive.exists() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp) {
         return Ok(archive);
     }
@@ -88,11 +78,8 @@ fn packages() -> Result<Vec<String>> {
 
 fn write(packages: &[String], path: &Path) -> Result<()> {
     let listed = process::output(Command::new("dpkg").arg("-L").args(packages))?;
-    let files: BTreeSet<PathBuf> = listed
-        .lines()
-        .map(PathBuf::from)
-        .filter(|path| is_wanted(path))
-        .collect();
+    let files: BTreeSet<PathBuf> =
+        listed.lines().map(PathBuf::from).filter(|path| is_wanted(path)).collect();
     let mut archive = Archive::create(path)?;
     for link in ["bin", "sbin", "lib", "lib64"] {
         archive.symlink(Path::new(link), &Path::new("usr").join(link))?;
@@ -141,15 +128,9 @@ fn parse_ldd(text: &str) -> Result<BTreeSet<PathBuf>> {
     let mut libraries = BTreeSet::new();
     for line in text.lines().filter(|line| line.starts_with('\t')) {
         if line.ends_with("not found") {
-            bail!(
-                "a program's library is missing on this machine: {}",
-                line.trim()
-            );
+            bail!("a program's library is missing on this machine: {}", line.trim());
         }
-        let path = line
-            .rsplit(" => ")
-            .next()
-            .and_then(|rest| rest.split(" (").next());
+        let path = line.rsplit(" => ").next().and_then(|rest| rest.split(" (").next());
         if let Some(path) = path.map(str::trim).filter(|path| path.starts_with('/')) {
             libraries.insert(PathBuf::from(path));
         }
@@ -162,9 +143,7 @@ fn is_wanted(path: &Path) -> bool {
         return false; // Packages list `/bin` itself; as `/usr/bin` it would be a link to itself.
     }
     let path = in_guest(path);
-    WANTED
-        .iter()
-        .any(|wanted| path.starts_with(Path::new("/").join(wanted)))
+    WANTED.iter().any(|wanted| path.starts_with(Path::new("/").join(wanted)))
         && !path.components().any(
             |part| matches!(part, Component::Normal(name) if UNWANTED.iter().any(|un| name == *un)),
         )
@@ -182,9 +161,7 @@ pub fn in_guest(path: &Path) -> PathBuf {
 /// Whether a file is a program or library, which may need others.
 pub fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    fs::File::open(path)
-        .and_then(|mut file| file.read_exact(&mut magic))
-        .is_ok()
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
         && &magic == b"\x7fELF"
 }
 
@@ -197,12 +174,10 @@ fn compiled_python(source: &Path) -> Option<PathBuf> {
     let stem = source.file_stem()?.to_str()?;
     let entries = fs::read_dir(source.parent()?.join("__pycache__")).ok()?;
     entries.flatten().map(|entry| entry.path()).find(|path| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| {
-                name.strip_prefix(stem)
-                    .is_some_and(|rest| rest.starts_with(".cpython-") && !rest.contains("opt-"))
-            })
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+            name.strip_prefix(stem)
+                .is_some_and(|rest| rest.starts_with(".cpython-") && !rest.contains("opt-"))
+        })
     })
 }
 
@@ -213,10 +188,7 @@ mod tests {
     #[test]
     fn old_paths_lead_into_usr() {
         assert_eq!(in_guest(Path::new("/bin/cat")), Path::new("/usr/bin/cat"));
-        assert_eq!(
-            in_guest(Path::new("/lib64/ld.so.2")),
-            Path::new("/usr/lib64/ld.so.2")
-        );
+        assert_eq!(in_guest(Path::new("/lib64/ld.so.2")), Path::new("/usr/lib64/ld.so.2"));
         assert_eq!(in_guest(Path::new("/libexec/x")), Path::new("/libexec/x"));
         assert_eq!(in_guest(Path::new("/opt/x")), Path::new("/opt/x"));
     }

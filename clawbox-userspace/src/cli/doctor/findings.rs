@@ -57,10 +57,7 @@ pub struct Gap {
 }
 
 fn gap(what: impl Into<String>, fix: impl Into<String>) -> Gap {
-    Gap {
-        what: what.into(),
-        fix: fix.into(),
-    }
+    Gap { what: what.into(), fix: fix.into() }
 }
 
 /// The oldest kernel whose hooks do all that is needed.
@@ -78,49 +75,23 @@ pub fn diagnose(kernel: &Kernel) -> Diagnosis {
         bpf_lsm(kernel),
         pinning(kernel),
     ];
-    let blocked = layers
-        .iter()
-        .any(|layer| layer.required && layer.state == State::Missing);
-    Diagnosis {
-        ready: !blocked,
-        kernel: kernel.release.yes().cloned(),
-        layers,
-    }
+    let blocked = layers.iter().any(|layer| layer.required && layer.state == State::Missing);
+    Diagnosis { ready: !blocked, kernel: kernel.release.yes().cloned(), layers }
 }
 
 fn required(layer: &'static str, found: String, gaps: Vec<Gap>) -> Finding {
-    let state = if gaps.is_empty() {
-        State::Ready
-    } else {
-        State::Missing
-    };
-    Finding {
-        layer,
-        state,
-        required: true,
-        found,
-        gaps,
-    }
+    let state = if gaps.is_empty() { State::Ready } else { State::Missing };
+    Finding { layer, state, required: true, found, gaps }
 }
 
 fn version(kernel: &Kernel) -> Finding {
-    let found = kernel
-        .release
-        .yes()
-        .cloned()
-        .unwrap_or_else(|| "unknown".to_owned());
+    let found = kernel.release.yes().cloned().unwrap_or_else(|| "unknown".to_owned());
     let (major, minor) = OLDEST;
     let fix = format!("boot Linux {major}.{minor} or newer (Debian 12 has 6.1)");
     let gaps = match (kernel.version(), kernel.release.why()) {
         (Some(version), _) if version >= OLDEST => vec![],
-        (Some(_), _) => vec![gap(
-            format!("Linux {found} is older than {major}.{minor}"),
-            fix,
-        )],
-        (None, why) => vec![gap(
-            why.unwrap_or("the release cannot be read"),
-            "mount /proc",
-        )],
+        (Some(_), _) => vec![gap(format!("Linux {found} is older than {major}.{minor}"), fix)],
+        (None, why) => vec![gap(why.unwrap_or("the release cannot be read"), "mount /proc")],
     };
     required("kernel", found, gaps)
 }
@@ -134,36 +105,18 @@ fn privileges(kernel: &Kernel) -> Finding {
     let has = |capability| kernel.has(capability) != Some(false);
     let bpf = has(Capability::SysAdmin) || (has(Capability::Bpf) && has(Capability::Perfmon));
     let needed = [
-        (
-            bpf,
-            "CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), to load programs",
-        ),
-        (
-            has(Capability::NetAdmin),
-            "CAP_NET_ADMIN, to attach them to network hooks",
-        ),
+        (bpf, "CAP_BPF and CAP_PERFMON (or CAP_SYS_ADMIN), to load programs"),
+        (has(Capability::NetAdmin), "CAP_NET_ADMIN, to attach them to network hooks"),
         (
             has(Capability::Setuid) && has(Capability::Setgid),
             "CAP_SETUID and CAP_SETGID, to change to the sandbox's user",
         ),
     ];
-    gaps.extend(
-        needed
-            .iter()
-            .filter(|(has, _)| !has)
-            .map(|(_, what)| gap(*what, as_root)),
-    );
+    gaps.extend(needed.iter().filter(|(has, _)| !has).map(|(_, what)| gap(*what, as_root)));
     if let Some(why) = kernel.initial_user_namespace.why() {
-        gaps.push(gap(
-            why,
-            "run clawbox on the host itself, as the host's root",
-        ));
+        gaps.push(gap(why, "run clawbox on the host itself, as the host's root"));
     }
-    let found = if gaps.is_empty() {
-        "all that is needed"
-    } else {
-        "too few"
-    };
+    let found = if gaps.is_empty() { "all that is needed" } else { "too few" };
     required("privileges", found.to_owned(), gaps)
 }
 
@@ -184,11 +137,7 @@ fn socket_hooks(kernel: &Kernel) -> Finding {
              /sys is not mounted: mount -t sysfs sysfs /sys",
         ));
     }
-    if kernel
-        .lockdown
-        .yes()
-        .is_some_and(|mode| mode == "confidentiality")
-    {
+    if kernel.lockdown.yes().is_some_and(|mode| mode == "confidentiality") {
         gaps.push(gap(
             "lockdown=confidentiality keeps BPF from reading kernel memory",
             "boot with lockdown=integrity, or without a lockdown parameter",
@@ -209,30 +158,14 @@ fn socket_hooks(kernel: &Kernel) -> Finding {
 
 /// What each Landlock ABI adds, and the kernel it came with.
 const LANDLOCK: [(i32, &str, &str); 8] = [
-    (
-        since::REFER,
-        "5.19",
-        "moving files between directories (refused everywhere before)",
-    ),
+    (since::REFER, "5.19", "moving files between directories (refused everywhere before)"),
     (since::TRUNCATE, "6.2", "truncate on read-only files"),
-    (
-        since::TCP,
-        "6.7",
-        "TCP ports, also when the BPF hooks are gone",
-    ),
+    (since::TCP, "6.7", "TCP ports, also when the BPF hooks are gone"),
     (since::IOCTL, "6.10", "ioctl on devices"),
-    (
-        since::SCOPES,
-        "6.12",
-        "abstract Unix sockets and signals to the outside",
-    ),
+    (since::SCOPES, "6.12", "abstract Unix sockets and signals to the outside"),
     (since::LOG, "6.15", "denials in the kernel's audit log"),
     (since::UNIX_SOCKETS, "7.1", "Unix sockets by path"),
-    (
-        since::UDP,
-        "7.2",
-        "UDP ports, also when the BPF hooks are gone",
-    ),
+    (since::UDP, "7.2", "UDP ports, also when the BPF hooks are gone"),
 ];
 
 fn landlock(kernel: &Kernel) -> Finding {
@@ -257,34 +190,18 @@ fn landlock(kernel: &Kernel) -> Finding {
     let newer = LANDLOCK.iter().filter(|(since, ..)| abi < *since);
     let gaps: Vec<Gap> = newer
         .map(|(since, kernel, what)| {
-            gap(
-                format!("ABI {since} adds {what}"),
-                format!("Linux {kernel} or newer"),
-            )
+            gap(format!("ABI {since} adds {what}"), format!("Linux {kernel} or newer"))
         })
         .collect();
-    let state = if gaps.is_empty() {
-        State::Ready
-    } else {
-        State::Partial
-    };
-    Finding {
-        layer,
-        state,
-        required: true,
-        found,
-        gaps,
-    }
+    let state = if gaps.is_empty() { State::Ready } else { State::Partial };
+    Finding { layer, state, required: true, found, gaps }
 }
 
 fn seccomp(kernel: &Kernel) -> Finding {
     let (found, gaps) = match kernel.seccomp.why() {
         None => {
             let count = syscalls::denials().count();
-            (
-                format!("{count} system calls refused, whole or by argument"),
-                vec![],
-            )
+            (format!("{count} system calls refused, whole or by argument"), vec![])
         }
         Some(why) => {
             let fix = "boot a kernel with CONFIG_SECCOMP_FILTER=y";
@@ -311,19 +228,9 @@ fn process(kernel: &Kernel) -> Finding {
             "run clawbox as root",
         ));
     }
-    let state = if gaps.is_empty() {
-        State::Ready
-    } else {
-        State::Partial
-    };
+    let state = if gaps.is_empty() { State::Ready } else { State::Partial };
     let found = "no capabilities, no_new_privs, own user, private IPC".to_owned();
-    Finding {
-        layer: "process",
-        state,
-        required: false,
-        found,
-        gaps,
-    }
+    Finding { layer: "process", state, required: false, found, gaps }
 }
 
 fn bpf_lsm(kernel: &Kernel) -> Finding {
@@ -332,17 +239,11 @@ fn bpf_lsm(kernel: &Kernel) -> Finding {
         Answer::Yes(modules) if active(modules) => ("active in this kernel", vec![]),
         Answer::Yes(_) => (
             "not active in this kernel",
-            vec![gap(
-                "`bpf` is not among the active modules",
-                boot_with(kernel, "bpf"),
-            )],
+            vec![gap("`bpf` is not among the active modules", boot_with(kernel, "bpf"))],
         ),
         Answer::No(why) | Answer::Unknown(why) => (
             "unknown whether active",
-            vec![gap(
-                why,
-                "mount -t securityfs securityfs /sys/kernel/security",
-            )],
+            vec![gap(why, "mount -t securityfs securityfs /sys/kernel/security")],
         ),
     };
     Finding {
@@ -359,20 +260,11 @@ fn pinning(kernel: &Kernel) -> Finding {
         (Some(path), _) => (format!("BPF file system at {}", path.display()), vec![]),
         (None, why) => {
             let what = why.unwrap_or("the BPF file system cannot be found");
-            (
-                "no BPF file system".to_owned(),
-                vec![gap(what, "mount -t bpf bpf /sys/fs/bpf")],
-            )
+            ("no BPF file system".to_owned(), vec![gap(what, "mount -t bpf bpf /sys/fs/bpf")])
         }
     };
     let found = format!("not used by this build, enforcement ends with `clawbox run`; {found}");
-    Finding {
-        layer: "pinning",
-        state: State::Unused,
-        required: false,
-        found,
-        gaps,
-    }
+    Finding { layer: "pinning", state: State::Unused, required: false, found, gaps }
 }
 
 /// The boot parameter that adds a security module to those that are active.
@@ -380,10 +272,7 @@ fn boot_with(kernel: &Kernel, module: &str) -> String {
     let list = match &kernel.security_modules {
         // `capability` is always there and is not named.
         Answer::Yes(active) => {
-            let named = active
-                .iter()
-                .map(String::as_str)
-                .filter(|name| *name != "capability");
+            let named = active.iter().map(String::as_str).filter(|name| *name != "capability");
             named.chain([module]).collect::<Vec<_>>().join(",")
         }
         Answer::No(_) | Answer::Unknown(_) => format!("<the present list>,{module}"),
@@ -419,11 +308,7 @@ mod tests {
     }
 
     fn finding(kernel: &Kernel, layer: &str) -> Finding {
-        diagnose(kernel)
-            .layers
-            .into_iter()
-            .find(|finding| finding.layer == layer)
-            .unwrap()
+        diagnose(kernel).layers.into_iter().find(|finding| finding.layer == layer).unwrap()
     }
 
     #[test]
@@ -433,98 +318,33 @@ mod tests {
         let landlock = finding(&able(), "landlock");
         assert_eq!(landlock.state, State::Partial);
         assert_eq!(landlock.gaps.len(), 3, "{:?}", landlock.gaps);
-        let newest = Kernel {
-            landlock_abi: Answer::Yes(NEWEST_ABI + 1),
-            ..able()
-        };
+        let newest = Kernel { landlock_abi: Answer::Yes(NEWEST_ABI + 1), ..able() };
         assert_eq!(finding(&newest, "landlock").state, State::Ready);
-        assert_eq!(
-            finding(&newest, "landlock").found,
-            "ABI 11, of which this build uses 10"
-        );
+        assert_eq!(finding(&newest, "landlock").found, "ABI 11, of which this build uses 10");
         let lsm = finding(&able(), "bpf lsm");
         assert_eq!(lsm.state, State::Unused);
-        assert!(
-            lsm.gaps[0].fix.contains("lsm=landlock,bpf "),
-            "{}",
-            lsm.gaps[0].fix
-        );
+        assert!(lsm.gaps[0].fix.contains("lsm=landlock,bpf "), "{}", lsm.gaps[0].fix);
     }
 
     #[test]
     fn what_run_cannot_do_without_makes_a_host_not_ready() {
         let cases = [
+            ("kernel", Kernel { release: Answer::Yes("5.10.0".into()), ..able() }),
+            ("kernel", Kernel { release: no(), ..able() }),
+            ("privileges", Kernel { capabilities: Answer::Yes(0), ..able() }),
+            ("privileges", Kernel { initial_user_namespace: no(), ..able() }),
+            ("cgroup socket hooks", Kernel { cgroup2: no(), ..able() }),
+            ("cgroup socket hooks", Kernel { btf: no(), ..able() }),
             (
-                "kernel",
-                Kernel {
-                    release: Answer::Yes("5.10.0".into()),
-                    ..able()
-                },
-            ),
-            (
-                "kernel",
-                Kernel {
-                    release: no(),
-                    ..able()
-                },
-            ),
-            (
-                "privileges",
-                Kernel {
-                    capabilities: Answer::Yes(0),
-                    ..able()
-                },
-            ),
-            (
-                "privileges",
-                Kernel {
-                    initial_user_namespace: no(),
-                    ..able()
-                },
+                "cgroup socket hooks",
+                Kernel { lockdown: Answer::Yes("confidentiality".into()), ..able() },
             ),
             (
                 "cgroup socket hooks",
-                Kernel {
-                    cgroup2: no(),
-                    ..able()
-                },
+                Kernel { cmpxchg16b: no(), release: Answer::Yes("7.3.4".into()), ..able() },
             ),
-            (
-                "cgroup socket hooks",
-                Kernel {
-                    btf: no(),
-                    ..able()
-                },
-            ),
-            (
-                "cgroup socket hooks",
-                Kernel {
-                    lockdown: Answer::Yes("confidentiality".into()),
-                    ..able()
-                },
-            ),
-            (
-                "cgroup socket hooks",
-                Kernel {
-                    cmpxchg16b: no(),
-                    release: Answer::Yes("7.3.4".into()),
-                    ..able()
-                },
-            ),
-            (
-                "landlock",
-                Kernel {
-                    landlock_abi: no(),
-                    ..able()
-                },
-            ),
-            (
-                "seccomp",
-                Kernel {
-                    seccomp: no(),
-                    ..able()
-                },
-            ),
+            ("landlock", Kernel { landlock_abi: no(), ..able() }),
+            ("seccomp", Kernel { seccomp: no(), ..able() }),
         ];
         for (layer, kernel) in cases {
             assert!(!diagnose(&kernel).ready, "{layer}");
@@ -536,27 +356,13 @@ mod tests {
 
     #[test]
     fn what_run_can_do_without_only_makes_it_partial() {
-        let old_cpu = Kernel {
-            cmpxchg16b: no(),
-            ..able()
-        };
+        let old_cpu = Kernel { cmpxchg16b: no(), ..able() };
         assert!(diagnose(&old_cpu).ready, "6.12 does not need cmpxchg16b");
-        let without = Kernel {
-            bpffs: no(),
-            ipc_namespaces: no(),
-            ..able()
-        };
+        let without = Kernel { bpffs: no(), ipc_namespaces: no(), ..able() };
         assert!(diagnose(&without).ready);
         assert_eq!(finding(&without, "process").state, State::Partial);
-        let unknown = Kernel {
-            security_modules: Answer::Unknown("cannot read".into()),
-            ..able()
-        };
-        assert!(
-            finding(&unknown, "bpf lsm").gaps[0]
-                .fix
-                .contains("securityfs")
-        );
+        let unknown = Kernel { security_modules: Answer::Unknown("cannot read".into()), ..able() };
+        assert!(finding(&unknown, "bpf lsm").gaps[0].fix.contains("securityfs"));
     }
 
     #[test]
@@ -564,10 +370,7 @@ mod tests {
         let bits = |all: &[Capability]| all.iter().fold(0, |mask, one| mask | 1u64 << *one as u32);
         use Capability::{Bpf, NetAdmin, Perfmon, Setgid, Setpcap, Setuid};
         let mask = bits(&[Bpf, Perfmon, NetAdmin, Setuid, Setgid, Setpcap]);
-        let kernel = Kernel {
-            capabilities: Answer::Yes(mask),
-            ..able()
-        };
+        let kernel = Kernel { capabilities: Answer::Yes(mask), ..able() };
         assert_eq!(finding(&kernel, "privileges").state, State::Ready);
         assert_eq!(finding(&kernel, "process").state, State::Partial);
     }

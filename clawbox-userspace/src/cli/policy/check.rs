@@ -61,11 +61,8 @@ impl FileReport {
 
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let reports: Vec<FileReport> = self
-            .files
-            .iter()
-            .map(|file| check(file, &self.preset))
-            .collect();
+        let reports: Vec<FileReport> =
+            self.files.iter().map(|file| check(file, &self.preset)).collect();
         let mut out = std::io::stdout().lock();
         match self.format {
             Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?,
@@ -108,13 +105,7 @@ fn loads(file: String, loaded: Loaded, report: Report) -> FileReport {
     let mut diagnostics = loaded.diagnostics;
     diagnostics.extend(report.warnings);
     diagnostics.sort_by(|a, b| a.origin.cmp(&b.origin));
-    FileReport {
-        file,
-        result,
-        diagnostics,
-        parts: report.parts,
-        run_refuses,
-    }
+    FileReport { file, result, diagnostics, parts: report.parts, run_refuses }
 }
 
 fn print(out: &mut impl Write, style: Style, report: &FileReport) -> std::io::Result<()> {
@@ -136,11 +127,7 @@ fn print(out: &mut impl Write, style: Style, report: &FileReport) -> std::io::Re
             writeln!(out, "       {detail}")?;
         }
     }
-    let short = report
-        .parts
-        .iter()
-        .filter(|part| part.status != Status::Full)
-        .count();
+    let short = report.parts.iter().filter(|part| part.status != Status::Full).count();
     let file = style.strong(&report.file);
     match report.result {
         "full" => writeln!(out, "{file}: {}", style.good("fully enforceable here")),
@@ -157,11 +144,7 @@ fn print(out: &mut impl Write, style: Style, report: &FileReport) -> std::io::Re
                 .filter(|diagnostic| diagnostic.severity == Severity::Error)
                 .count();
             let noun = if errors == 1 { "error" } else { "errors" };
-            writeln!(
-                out,
-                "{file}: {}: {errors} {noun}",
-                style.bad("does not load")
-            )
+            writeln!(out, "{file}: {}: {errors} {noun}", style.bad("does not load"))
         }
     }
 }

@@ -58,12 +58,7 @@ fn print_diagnostics(
             Severity::Warning => style.doubtful(severity),
             Severity::Note => style.aside(severity),
         };
-        write!(
-            out,
-            "{}: {severity}: {}",
-            style.strong(&diagnostic.origin),
-            diagnostic.message
-        )?;
+        write!(out, "{}: {severity}: {}", style.strong(&diagnostic.origin), diagnostic.message)?;
         match &diagnostic.remedy {
             Some(remedy) => writeln!(out, "; {remedy}")?,
             None => writeln!(out)?,

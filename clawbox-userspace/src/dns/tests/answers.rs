@@ -9,10 +9,7 @@ use clawbox_common::address::{Address, Range};
 async fn an_allowed_name_gets_a_synthetic_address_of_either_family() {
     let world = World::new().await;
     world.allow("api.test", rule(5));
-    for (kind, real) in [
-        (RecordType::A, "93.184.216.34"),
-        (RecordType::AAAA, "2606:4700::1111"),
-    ] {
+    for (kind, real) in [(RecordType::A, "93.184.216.34"), (RecordType::AAAA, "2606:4700::1111")] {
         world.server.host("api.test", &[real]);
         let reply = world.ask("api.test", kind).await;
         assert_eq!(reply.response_code, ResponseCode::NoError);
@@ -34,10 +31,7 @@ async fn an_allowed_name_gets_a_synthetic_address_of_either_family() {
         assert_eq!(event.kind, kind);
         assert_eq!(event.transport, Transport::Udp);
         assert!(event.client.ip().is_loopback());
-        assert_eq!(
-            (event.verdict, event.reason),
-            (Verdict::Allow, Reason::Rule)
-        );
+        assert_eq!((event.verdict, event.reason), (Verdict::Allow, Reason::Rule));
         assert_eq!(event.answers, [(synthetic, ip(real))]);
         assert!(event.upstream_ms.is_some());
     }
@@ -89,10 +83,7 @@ async fn ipv6_clients_are_served_where_the_host_has_ipv6() {
     let received = timeout(SOON, socket.recv_from(&mut buffer)).await;
     let (length, from) = received.unwrap().unwrap();
     assert_eq!(from, at);
-    assert_eq!(
-        Message::from_vec(&buffer[..length]).unwrap().answers.len(),
-        1
-    );
+    assert_eq!(Message::from_vec(&buffer[..length]).unwrap().answers.len(), 1);
     assert!(TcpStream::connect(at).await.is_ok());
     serving.abort();
 }
@@ -137,9 +128,7 @@ async fn a_chain_of_aliases_is_followed_and_answered_as_one_name() {
 async fn an_upstream_answer_that_was_cut_short_is_fetched_over_tcp() {
     let world = World::new().await;
     world.allow_public("long.test");
-    let records = (1..=50)
-        .map(|i| address("long.test", &format!("93.184.216.{i}"), 60))
-        .collect();
+    let records = (1..=50).map(|i| address("long.test", &format!("93.184.216.{i}"), 60)).collect();
     let answer = Answer::TooLong(records);
     world.server.set("long.test", RecordType::A, answer);
     let asked = with_edns(question("long.test", RecordType::A), 4096);
@@ -176,9 +165,7 @@ async fn an_answer_that_does_not_fit_a_datagram_is_cut_short_and_whole_over_tcp(
         world.allow_public("wide.test");
         let ips: Vec<_> = (1..=60).map(|i| format!("{family}{i}")).collect();
         let records = ips.iter().map(|ip| address("wide.test", ip, 60)).collect();
-        world
-            .server
-            .set("wide.test", kind, Answer::TooLong(records));
+        world.server.set("wide.test", kind, Answer::TooLong(records));
         for (asked, limit) in [
             (question("wide.test", kind), 512),
             (with_edns(question("wide.test", kind), 100), 512),
@@ -236,13 +223,7 @@ async fn an_allowed_name_in_the_hosts_file_is_resolved_there_for_both_families()
     let world = World::with_hosts(hosts).await;
     world.server.host("db.test", &["93.184.216.34"]);
     world.server.host("db.test", &["2606:4700::1111"]);
-    world.allow(
-        "db.test",
-        NameRule {
-            internal_allowed: true,
-            ..rule(1)
-        },
-    );
+    world.allow("db.test", NameRule { internal_allowed: true, ..rule(1) });
     let reply = world.ask("db.test", RecordType::A).await;
     assert_eq!(reply.answers[0].ttl, 5);
     assert_eq!(world.event().answers[0].1, ip("10.1.2.3"));
@@ -280,8 +261,5 @@ async fn an_embedded_ipv4_address_stays_as_the_server_wrote_it() {
     let reply = world.ask("nat64.test", RecordType::AAAA).await;
     let value = world.table.real(addresses(&reply)[0]).unwrap();
     assert_eq!(value.real, address_of(ip("64:ff9b::5db8:d822")));
-    assert_eq!(
-        value.real.embedded(),
-        Address::v4(u32::from_ne_bytes([93, 184, 216, 34]))
-    );
+    assert_eq!(value.real.embedded(), Address::v4(u32::from_ne_bytes([93, 184, 216, 34])));
 }

@@ -10,9 +10,7 @@ use clawbox_common::limits::SYNTHETICS_PER_SANDBOX;
 async fn an_answer_is_published_before_it_is_sent() {
     let world = World::new().await;
     world.allow_public("api.test");
-    world
-        .server
-        .host("api.test", &["93.184.216.34", "93.184.216.35"]);
+    world.server.host("api.test", &["93.184.216.34", "93.184.216.35"]);
     let socket = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_nonblocking(true).unwrap();
     *lock(&world.table.client) = Some(socket.try_clone().unwrap());
@@ -20,10 +18,7 @@ async fn an_answer_is_published_before_it_is_sent() {
     socket.send_to(&asked, world.at).unwrap();
     let socket = UdpSocket::from_std(socket).unwrap();
     let mut buffer = [0; 512];
-    let length = timeout(SOON, socket.recv(&mut buffer))
-        .await
-        .unwrap()
-        .unwrap();
+    let length = timeout(SOON, socket.recv(&mut buffer)).await.unwrap().unwrap();
     let reply = Message::from_vec(&buffer[..length]).unwrap();
     for synthetic in addresses(&reply) {
         assert!(world.table.real(synthetic).is_some());
@@ -35,9 +30,7 @@ async fn an_answer_is_published_before_it_is_sent() {
 async fn a_name_that_is_asked_for_again_keeps_its_addresses_without_a_write() {
     let world = World::new().await;
     world.allow_public("api.test");
-    world
-        .server
-        .host("api.test", &["93.184.216.34", "93.184.216.35"]);
+    world.server.host("api.test", &["93.184.216.34", "93.184.216.35"]);
     let first = world.ask("api.test", RecordType::A).await;
     let again = world.ask("api.test", RecordType::A).await;
     assert_eq!(addresses(&first), addresses(&again));
@@ -70,11 +63,9 @@ async fn an_address_is_withdrawn_a_grace_after_its_time_and_no_sooner() {
 #[tokio::test]
 async fn the_time_a_client_is_given_has_bounds() {
     let world = World::new().await;
-    for (name, ttl, want) in [
-        ("zero.test", 0, 5..=5),
-        ("day.test", 86_400, 300..=300),
-        ("minute.test", 60, 59..=60),
-    ] {
+    for (name, ttl, want) in
+        [("zero.test", 0, 5..=5), ("day.test", 86_400, 300..=300), ("minute.test", 60, 59..=60)]
+    {
         world.allow_public(name);
         let records = Answer::Records(vec![address(name, "93.184.216.34", ttl)]);
         world.server.set(name, RecordType::A, records);
@@ -88,9 +79,7 @@ async fn a_table_that_takes_no_more_means_servfail_and_leaves_nothing_half_done(
     let world = World::new().await;
     *lock(&world.table.room) = Some(1);
     world.allow_public("two.test");
-    world
-        .server
-        .host("two.test", &["93.184.216.34", "93.184.216.35"]);
+    world.server.host("two.test", &["93.184.216.34", "93.184.216.35"]);
     let reply = world.ask("two.test", RecordType::A).await;
     assert!(is_nothing(&reply, ResponseCode::ServFail));
     assert_eq!(world.outcome(), (Verdict::Deny, Reason::TableFull));
@@ -116,16 +105,11 @@ async fn a_new_policy_renews_addresses_on_the_next_question() {
 #[tokio::test]
 async fn refresh_renews_what_is_still_allowed_and_withdraws_the_rest() {
     let world = World::new().await;
-    let internal = NameRule {
-        internal_allowed: true,
-        ..rule(1)
-    };
+    let internal = NameRule { internal_allowed: true, ..rule(1) };
     let mut held = HashMap::new();
-    for (name, real) in [
-        ("kept.test", "93.184.216.34"),
-        ("gone.test", "93.184.216.34"),
-        ("inner.test", "10.0.0.1"),
-    ] {
+    for (name, real) in
+        [("kept.test", "93.184.216.34"), ("gone.test", "93.184.216.34"), ("inner.test", "10.0.0.1")]
+    {
         world.allow(name, internal.clone());
         world.server.host(name, &[real]);
         held.insert(name, addresses(&world.ask(name, RecordType::A).await)[0]);
@@ -146,18 +130,12 @@ async fn refresh_renews_what_is_still_allowed_and_withdraws_the_rest() {
 fn pool() -> (Pool, Arc<FakeTable>, Arc<NameTable>) {
     let table = Arc::<FakeTable>::default();
     let names = Arc::<NameTable>::default();
-    let pool = Pool::new(
-        SANDBOX,
-        Arc::clone(&table) as Arc<dyn SyntheticTable>,
-        Arc::clone(&names),
-    );
+    let pool =
+        Pool::new(SANDBOX, Arc::clone(&table) as Arc<dyn SyntheticTable>, Arc::clone(&names));
     (pool, table, names)
 }
 
-const GRANT: Grant = Grant {
-    hosts: HostIds { ids: [1, 0, 0, 0] },
-    policy: 1,
-};
+const GRANT: Grant = Grant { hosts: HostIds { ids: [1, 0, 0, 0] }, policy: 1 };
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
@@ -165,18 +143,15 @@ async fn a_sandbox_at_its_bound_gets_no_more_until_something_expires() {
     let (mut pool, table, names) = pool();
     for i in 0..SYNTHETICS_PER_SANDBOX {
         let name = format!("n{i}.test");
-        pool.hand_out(&name, &[(ip("93.184.216.34"), GRANT)], MINUTE)
-            .unwrap();
+        pool.hand_out(&name, &[(ip("93.184.216.34"), GRANT)], MINUTE).unwrap();
     }
     let one_more = pool.hand_out("more.test", &[(ip("93.184.216.34"), GRANT)], MINUTE);
     assert!(matches!(one_more, Err(Refused::Full)));
     assert_eq!(table.len(), SYNTHETICS_PER_SANDBOX as usize);
     // What it holds is still answered.
-    pool.hand_out("n5.test", &[(ip("93.184.216.34"), GRANT)], MINUTE)
-        .unwrap();
+    pool.hand_out("n5.test", &[(ip("93.184.216.34"), GRANT)], MINUTE).unwrap();
     tokio::time::advance(MINUTE + GRACE).await;
-    pool.hand_out("more.test", &[(ip("93.184.216.34"), GRANT)], MINUTE)
-        .unwrap();
+    pool.hand_out("more.test", &[(ip("93.184.216.34"), GRANT)], MINUTE).unwrap();
     assert_eq!(table.len(), 1);
     let value = *lock(&table.entries).values().next().unwrap();
     assert_eq!(names.name_of(value.name).as_deref(), Some("more.test"));

@@ -72,8 +72,7 @@ impl FakePolicy {
 impl NamePolicy for FakePolicy {
     fn name(&self, name: &str) -> NameDecision {
         lock(&self.asked).push(name.to_owned());
-        self.rule(name)
-            .map_or(NameDecision::Denied(Reason::UnknownName), |_| NameDecision::Allowed)
+        self.rule(name).map_or(NameDecision::Denied(Reason::UnknownName), |_| NameDecision::Allowed)
     }
 
     fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds> {
@@ -121,10 +120,7 @@ impl SyntheticTable for FakeTable {
 
 impl FakeTable {
     fn real(&self, synthetic: IpAddr) -> Option<SyntheticValue> {
-        let key = SyntheticKey {
-            sandbox: SANDBOX,
-            address: address_of(synthetic),
-        };
+        let key = SyntheticKey { sandbox: SANDBOX, address: address_of(synthetic) };
         lock(&self.entries).get(&key).copied()
     }
 
@@ -181,10 +177,8 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("hosts");
         std::fs::write(&file, hosts).unwrap();
-        let upstream = Upstream::servers(&[server.at])
-            .unwrap()
-            .with_hosts_file(file)
-            .with_patience(patience);
+        let upstream =
+            Upstream::servers(&[server.at]).unwrap().with_hosts_file(file).with_patience(patience);
         let policy = Arc::<FakePolicy>::default();
         policy.generation.store(1, Ordering::SeqCst);
         let table = Arc::<FakeTable>::default();
@@ -199,16 +193,7 @@ impl World {
         let sockets = ResolverSockets::bind().unwrap();
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, sockets.ports().0));
         let serving = tokio::spawn(Arc::clone(&resolver).serve(sockets));
-        Self {
-            policy,
-            table,
-            observer,
-            server,
-            resolver,
-            at,
-            serving,
-            _hosts: dir,
-        }
+        Self { policy, table, observer, server, resolver, at, serving, _hosts: dir }
     }
 
     /// Allows a name, or a wildcard of one label.
@@ -261,10 +246,7 @@ impl World {
         }
         stream.shutdown().await.unwrap();
         let mut bytes = Vec::new();
-        timeout(SOON, stream.read_to_end(&mut bytes))
-            .await
-            .unwrap()
-            .unwrap();
+        timeout(SOON, stream.read_to_end(&mut bytes)).await.unwrap().unwrap();
         let mut answers = Vec::new();
         while let Some((length, rest)) = bytes.split_at_checked(2) {
             let length = usize::from(u16::from_be_bytes(length.try_into().unwrap()));
@@ -276,12 +258,7 @@ impl World {
 }
 
 fn rule(host: u32) -> NameRule {
-    NameRule {
-        hosts: HostIds {
-            ids: [host, 0, 0, 0],
-        },
-        ..NameRule::default()
-    }
+    NameRule { hosts: HostIds { ids: [host, 0, 0, 0] }, ..NameRule::default() }
 }
 
 fn question(name: &str, kind: RecordType) -> Message {

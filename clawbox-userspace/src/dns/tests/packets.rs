@@ -25,10 +25,7 @@ fn what_is_no_question_is_refused_in_form_or_dropped() {
     }
     let mut notify = good.clone();
     notify.metadata.op_code = OpCode::Notify;
-    assert_eq!(
-        reject_code(&notify.to_vec().unwrap()),
-        Some(ResponseCode::NotImp)
-    );
+    assert_eq!(reject_code(&notify.to_vec().unwrap()), Some(ResponseCode::NotImp));
     let mut two = good.clone();
     two.add_query(good.queries[0].clone());
     let mut none = good.clone();
@@ -105,9 +102,7 @@ async fn the_resolver_survives_garbage_on_both_transports() {
         // The other side may have hung up half-way, which is as good.
         let _ = stream.write_all(&garbage).await;
         let _ = stream.shutdown().await;
-        let _ = timeout(SOON, stream.read_to_end(&mut Vec::new()))
-            .await
-            .unwrap();
+        let _ = timeout(SOON, stream.read_to_end(&mut Vec::new())).await.unwrap();
     }
     assert_eq!(world.ask("api.test", RecordType::A).await.answers.len(), 1);
     let replies = world.ask_tcp(&[question("api.test", RecordType::A)]).await;

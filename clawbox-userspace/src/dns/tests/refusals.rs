@@ -10,12 +10,7 @@ async fn a_name_the_policy_does_not_allow_never_leaves() {
     world.server.host("evil.test", &["93.184.216.34"]);
     let long = format!("{0}.{0}.{0}.evil.test", "x".repeat(63));
     for name in ["evil.test", "EVIL.test", long.as_str(), "test", "."] {
-        for kind in [
-            RecordType::A,
-            RecordType::AAAA,
-            RecordType::TXT,
-            RecordType::PTR,
-        ] {
+        for kind in [RecordType::A, RecordType::AAAA, RecordType::TXT, RecordType::PTR] {
             let reply = world.ask(name, kind).await;
             assert!(is_nothing(&reply, ResponseCode::NXDomain), "{name} {kind}");
             let event = world.event();
@@ -86,25 +81,10 @@ async fn a_private_answer_needs_an_exact_host_or_allowed_ips() {
     }
     let nets = |net: &str| vec![net.parse().unwrap()];
     world.allow_public("*.corp.test");
-    let exact = NameRule {
-        internal_allowed: true,
-        ..rule(1)
-    };
+    let exact = NameRule { internal_allowed: true, ..rule(1) };
     world.allow("exact.test", exact.clone());
-    world.allow(
-        "listed.test",
-        NameRule {
-            allowed_ips: nets("10.20.0.0/16"),
-            ..rule(1)
-        },
-    );
-    world.allow(
-        "strict.test",
-        NameRule {
-            allowed_ips: nets("10.99.0.0/16"),
-            ..exact
-        },
-    );
+    world.allow("listed.test", NameRule { allowed_ips: nets("10.20.0.0/16"), ..rule(1) });
+    world.allow("strict.test", NameRule { allowed_ips: nets("10.99.0.0/16"), ..exact });
     for (name, allowed) in [
         ("wild.corp.test", false),
         ("exact.test", true),
@@ -127,10 +107,7 @@ async fn a_private_answer_needs_an_exact_host_or_allowed_ips() {
 #[tokio::test]
 async fn one_forbidden_address_refuses_the_whole_answer() {
     let world = World::new().await;
-    let everything = NameRule {
-        internal_allowed: true,
-        ..rule(1)
-    };
+    let everything = NameRule { internal_allowed: true, ..rule(1) };
     for (i, forbidden) in [
         "169.254.169.254",
         "127.0.0.1",
@@ -147,16 +124,8 @@ async fn one_forbidden_address_refuses_the_whole_answer() {
     {
         let name = format!("rebind{i}.test");
         world.allow(&name, everything.clone());
-        let kind = if ip(forbidden).is_ipv4() {
-            RecordType::A
-        } else {
-            RecordType::AAAA
-        };
-        let public = if kind == RecordType::A {
-            "93.184.216.34"
-        } else {
-            "2606:4700::1"
-        };
+        let kind = if ip(forbidden).is_ipv4() { RecordType::A } else { RecordType::AAAA };
+        let public = if kind == RecordType::A { "93.184.216.34" } else { "2606:4700::1" };
         world.server.host(&name, &[public, forbidden]);
         let reply = world.ask(&name, kind).await;
         assert!(is_nothing(&reply, ResponseCode::ServFail), "{forbidden}");
@@ -164,13 +133,10 @@ async fn one_forbidden_address_refuses_the_whole_answer() {
     }
     // Also when it stands where no client would be given it.
     world.allow("late.test", everything);
-    let mut records: Vec<_> = (0..100)
-        .map(|i| address("late.test", &format!("93.184.216.{i}"), 60))
-        .collect();
+    let mut records: Vec<_> =
+        (0..100).map(|i| address("late.test", &format!("93.184.216.{i}"), 60)).collect();
     records.push(address("late.test", "169.254.169.254", 60));
-    world
-        .server
-        .set("late.test", RecordType::A, Answer::TooLong(records));
+    world.server.set("late.test", RecordType::A, Answer::TooLong(records));
     let reply = world.ask("late.test", RecordType::A).await;
     assert!(is_nothing(&reply, ResponseCode::ServFail));
     assert_eq!(world.table.len(), 0);
@@ -189,10 +155,7 @@ async fn a_server_that_is_silent_fails_or_refuses_means_servfail() {
         let reply = world.ask(name, RecordType::A).await;
         assert!(is_nothing(&reply, ResponseCode::ServFail), "{name}");
         let event = world.event();
-        assert_eq!(
-            (event.verdict, event.reason),
-            (Verdict::Deny, Reason::UpstreamFailed)
-        );
+        assert_eq!((event.verdict, event.reason), (Verdict::Deny, Reason::UpstreamFailed));
         assert!(event.upstream_ms.is_some());
     }
     world.server.stop();
@@ -220,10 +183,7 @@ async fn questions_that_wait_for_a_silent_server_do_not_hold_up_others() {
     // And each of them is answered in the end.
     let mut buffer = [0; 512];
     for _ in 0..100 {
-        let length = timeout(SOON, socket.recv(&mut buffer))
-            .await
-            .unwrap()
-            .unwrap();
+        let length = timeout(SOON, socket.recv(&mut buffer)).await.unwrap().unwrap();
         let reply = Message::from_vec(&buffer[..length]).unwrap();
         assert!(is_nothing(&reply, ResponseCode::ServFail));
     }
@@ -234,9 +194,7 @@ async fn questions_that_wait_for_a_silent_server_do_not_hold_up_others() {
 async fn audit_mode_answers_what_it_records_as_denied() {
     let world = World::new().await;
     world.policy.audit_only.store(true, Ordering::SeqCst);
-    world
-        .server
-        .host("new.test", &["93.184.216.34", "10.0.0.9"]);
+    world.server.host("new.test", &["93.184.216.34", "10.0.0.9"]);
     world.server.host("meta.test", &["169.254.169.254"]);
     world.server.host("wild.test", &["10.0.0.9"]);
     world.allow_public("wild.test");
@@ -244,10 +202,7 @@ async fn audit_mode_answers_what_it_records_as_denied() {
     let value = world.table.real(addresses(&reply)[0]).unwrap();
     assert_eq!(value.hosts, HostIds::default());
     let event = world.event();
-    assert_eq!(
-        (event.verdict, event.reason),
-        (Verdict::Deny, Reason::UnknownName)
-    );
+    assert_eq!((event.verdict, event.reason), (Verdict::Deny, Reason::UnknownName));
     assert_eq!(event.answers.len(), 2);
     assert_eq!(world.ask("wild.test", RecordType::A).await.answers.len(), 1);
     assert_eq!(world.outcome(), (Verdict::Deny, Reason::ForbiddenAddress));
@@ -265,9 +220,7 @@ async fn a_policy_that_narrows_while_the_server_thinks_is_the_one_that_counts() 
     world.allow_public("slow.test");
     let started = tokio::spawn({
         let resolver = Arc::clone(&world.resolver);
-        world
-            .server
-            .set("slow.test", RecordType::A, Answer::Silence);
+        world.server.set("slow.test", RecordType::A, Answer::Silence);
         async move {
             let packet = question("slow.test", RecordType::A).to_vec().unwrap();
             let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));

@@ -53,11 +53,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(datagrams(Arc::clone(&state), udp));
         tasks.spawn(connections(Arc::clone(&state), tcp));
-        Self {
-            at,
-            state,
-            _tasks: tasks,
-        }
+        Self { at, state, _tasks: tasks }
     }
 
     pub(super) fn set(&self, name: &str, kind: RecordType, answer: Answer) {

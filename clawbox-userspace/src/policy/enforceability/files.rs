@@ -57,9 +57,7 @@ fn read_only(report: &mut Report, policy: &Policy, path: &Located<SandboxPath>, 
     }
     missing(report, path, facts);
     let writable = policy.filesystem.read_write();
-    let parent = writable
-        .iter()
-        .find(|parent| parent.value.covers(&path.value));
+    let parent = writable.iter().find(|parent| parent.value.covers(&path.value));
     if let Some(parent) = parent {
         return report.not(
             &path.origin,
@@ -108,10 +106,7 @@ fn missing(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFacts) 
     if !facts.owners.contains_key(path.value.as_path()) {
         report.warnings.push(Diagnostic::warning(
             path.origin.clone(),
-            format!(
-                "{} does not exist here, so nothing is opened by it",
-                path.value
-            ),
+            format!("{} does not exist here, so nothing is opened by it", path.value),
             "create it before the sandbox starts, or remove the line",
         ));
     }
@@ -152,10 +147,7 @@ fn needed_to_start(report: &mut Report, policy: &Policy, facts: &HostFacts) {
     if !absent.is_empty() {
         report.warnings.push(Diagnostic::warning(
             Origin::file(&policy.origin.file),
-            format!(
-                "a dynamic program cannot start without {}",
-                absent.join(", ")
-            ),
+            format!("a dynamic program cannot start without {}", absent.join(", ")),
             "list them, or the directories they lie in, under `read_only`",
         ));
     }

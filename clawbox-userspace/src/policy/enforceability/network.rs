@@ -18,11 +18,8 @@ pub(super) fn network_policy(
 ) {
     binaries(report, network, facts);
     for endpoint in &network.endpoints {
-        let part = format!(
-            "network_policies.{}.endpoints[{}] {endpoint}",
-            network.key,
-            endpoint.index()
-        );
+        let part =
+            format!("network_policies.{}.endpoints[{}] {endpoint}", network.key, endpoint.index());
         remarks(report, endpoint);
         let treatment = Treatment::of(endpoint, &policy.middlewares);
         endpoint_part(report, part, endpoint, &treatment, facts);
@@ -103,9 +100,7 @@ fn remarks(report: &mut Report, endpoint: &Endpoint) {
         return;
     };
     if !requests.protocol_written {
-        report.warnings.push(note(
-            "request rules without `protocol` are read as `protocol: rest`",
-        ));
+        report.warnings.push(note("request rules without `protocol` are read as `protocol: rest`"));
     }
     if requests.enforcement.is_none() && !requests.admit_every_request() {
         report.warnings.push(note(
@@ -143,12 +138,7 @@ fn binaries(report: &mut Report, network: &NetworkPolicy, facts: &HostFacts) {
 
 pub(super) fn middlewares(report: &mut Report, policy: &Policy) {
     for middleware in &policy.middlewares {
-        let Middleware {
-            key,
-            on_error,
-            origin,
-            ..
-        } = middleware;
+        let Middleware { key, on_error, origin, .. } = middleware;
         let part = format!("network_middlewares.{key}");
         match on_error {
             OnError::FailOpen => report.not(

@@ -58,21 +58,9 @@ fn endpoints_are_enforced_exactly_or_denied() {
         (every.replace("/**", "**"), Status::Full, ""),
         (every.to_owned(), Status::Full, ""),
         (get.to_owned(), Status::Denied, "only some requests"),
-        (
-            "access: read-only".to_owned(),
-            Status::Denied,
-            "only some requests",
-        ),
-        (
-            "access: read-write".to_owned(),
-            Status::Denied,
-            "only some requests",
-        ),
-        (
-            "access: full, path: /v1/**".to_owned(),
-            Status::Denied,
-            "only some requests",
-        ),
+        ("access: read-only".to_owned(), Status::Denied, "only some requests"),
+        ("access: read-write".to_owned(), Status::Denied, "only some requests"),
+        ("access: full, path: /v1/**".to_owned(), Status::Denied, "only some requests"),
         (
             "access: full, deny_rules: [{ method: DELETE, path: \"**\" }]".to_owned(),
             Status::Denied,
@@ -83,22 +71,10 @@ fn endpoints_are_enforced_exactly_or_denied() {
             Status::Denied,
             "only some requests",
         ),
-        (
-            "rules: [{ allow: { method: \"*\" } }]".to_owned(),
-            Status::Denied,
-            "only some requests",
-        ),
-        (
-            format!("enforcement: audit, {get}"),
-            Status::Partly,
-            "does not record them",
-        ),
+        ("rules: [{ allow: { method: \"*\" } }]".to_owned(), Status::Denied, "only some requests"),
+        (format!("enforcement: audit, {get}"), Status::Partly, "does not record them"),
         (format!("enforcement: audit, {every}"), Status::Full, ""),
-        (
-            "protocol: rest".to_owned(),
-            Status::Full,
-            "no request is admitted",
-        ),
+        ("protocol: rest".to_owned(), Status::Full, "no request is admitted"),
         (
             "protocol: mcp, mcp: { allow_all_known_mcp_methods: true }".to_owned(),
             Status::Full,
@@ -112,12 +88,7 @@ fn endpoints_are_enforced_exactly_or_denied() {
         ),
     ] {
         let report = report(&network(&keys), &machine());
-        check(
-            &report,
-            "network_policies.a.endpoints[0] a.example.com:443/tcp",
-            status,
-            says,
-        );
+        check(&report, "network_policies.a.endpoints[0] a.example.com:443/tcp", status, says);
     }
 }
 
@@ -133,18 +104,8 @@ fn a_middleware_that_must_not_be_skipped_denies_what_it_may_cover() {
     };
     for (on_error, include, host, status) in [
         ("fail_closed", "**", "a.example.com", Status::Denied),
-        (
-            "fail_closed",
-            "*.example.com",
-            "a.example.com",
-            Status::Denied,
-        ),
-        (
-            "fail_closed",
-            "*.example.com",
-            "**.example.com",
-            Status::Denied,
-        ),
+        ("fail_closed", "*.example.com", "a.example.com", Status::Denied),
+        ("fail_closed", "*.example.com", "**.example.com", Status::Denied),
         ("fail_closed", "*.example.com", "a.other.test", Status::Full),
         ("fail_open", "**", "a.example.com", Status::Full),
     ] {
@@ -156,12 +117,7 @@ fn a_middleware_that_must_not_be_skipped_denies_what_it_may_cover() {
 #[test]
 fn files_are_what_landlock_can_hold() {
     for (keys, part, status, says) in [
-        (
-            "read_only: [/usr]",
-            "filesystem_policy.read_only /usr",
-            Status::Full,
-            "",
-        ),
+        ("read_only: [/usr]", "filesystem_policy.read_only /usr", Status::Full, ""),
         (
             "read_only: [/data/ro], read_write: [/data]",
             "filesystem_policy.read_only /data/ro",
@@ -186,12 +142,7 @@ fn files_are_what_landlock_can_hold() {
             Status::Not,
             "because /data is allowed",
         ),
-        (
-            "read_write: [/data], deny: [/etc]",
-            "filesystem_policy.deny /etc",
-            Status::Full,
-            "",
-        ),
+        ("read_write: [/data], deny: [/etc]", "filesystem_policy.deny /etc", Status::Full, ""),
         (
             "rules: [{ binaries: [{ path: /usr/bin/git }], read_only: [/etc] }]",
             "filesystem_policy.rules[0]",
@@ -207,50 +158,18 @@ fn files_are_what_landlock_can_hold() {
 fn what_a_machine_lacks_is_said_of_the_parts_it_would_hold() {
     let usr = files("read_only: [/usr]");
     let ro = "filesystem_policy.read_only /usr";
-    let old = HostFacts {
-        landlock_abi: 2,
-        ..machine()
-    };
+    let old = HostFacts { landlock_abi: 2, ..machine() };
     check(&report(&usr, &old), ro, Status::Partly, "truncation");
-    let none = HostFacts {
-        landlock_abi: 0,
-        ..machine()
-    };
+    let none = HostFacts { landlock_abi: 0, ..machine() };
     check(&report(&usr, &none), ro, Status::Not, "no Landlock");
-    let owned = HostFacts {
-        owners: [("/usr".into(), 1000)].into(),
-        ..machine()
-    };
+    let owned = HostFacts { owners: [("/usr".into(), 1000)].into(), ..machine() };
     let as_agent = format!("{usr}process: {{ run_as_user: agent }}\n");
-    check(
-        &report(&as_agent, &owned),
-        ro,
-        Status::Partly,
-        "owns the path",
-    );
-    let no_hooks = HostFacts {
-        cgroup_hooks: false,
-        ..machine()
-    };
+    check(&report(&as_agent, &owned), ro, Status::Partly, "owns the path");
+    let no_hooks = HostFacts { cgroup_hooks: false, ..machine() };
     let listen = "version: 1\nlisten: { ports: [80] }\n";
-    check(
-        &report(&network(""), &no_hooks),
-        "network_policies.a",
-        Status::Not,
-        "Linux 6.1",
-    );
-    check(
-        &report(listen, &no_hooks),
-        "listen 127.0.0.1 80",
-        Status::Not,
-        "Linux 6.1",
-    );
-    check(
-        &report(listen, &machine()),
-        "listen ::1 80",
-        Status::Full,
-        "",
-    );
+    check(&report(&network(""), &no_hooks), "network_policies.a", Status::Not, "Linux 6.1");
+    check(&report(listen, &no_hooks), "listen 127.0.0.1 80", Status::Not, "Linux 6.1");
+    check(&report(listen, &machine()), "listen ::1 80", Status::Full, "");
 }
 
 #[test]
@@ -262,35 +181,19 @@ fn an_account_that_is_not_here_needs_user() {
         ("nobody-here", Status::Not, "run with --user"),
     ] {
         let report = report(&text(user), &machine());
-        check(
-            &report,
-            &format!("process.run_as_user {user}"),
-            status,
-            says,
-        );
+        check(&report, &format!("process.run_as_user {user}"), status, says);
     }
 }
 
 #[test]
 fn what_clawbox_adds_and_this_build_lacks_is_named() {
-    let old = HostFacts {
-        landlock_abi: 5,
-        ..machine()
-    };
+    let old = HostFacts { landlock_abi: 5, ..machine() };
     for (key, part, status) in [
         ("execution: {}", "execution", Status::Not),
         ("unix_sockets: {}", "unix_sockets", Status::Partly),
         ("limits: { pids: 5 }", "limits", Status::Not),
-        (
-            "unknown_endpoints: ask",
-            "unknown_endpoints: ask",
-            Status::Denied,
-        ),
-        (
-            "unknown_endpoints: deny",
-            "unknown_endpoints: deny",
-            Status::Full,
-        ),
+        ("unknown_endpoints: ask", "unknown_endpoints: ask", Status::Denied),
+        ("unknown_endpoints: deny", "unknown_endpoints: deny", Status::Full),
     ] {
         let text = format!("version: 1\n{key}\n");
         check(&report(&text, &machine()), part, status, "");
@@ -312,11 +215,7 @@ fn a_hard_requirement_refuses_whatever_is_not_full() {
     ] {
         let loaded = parse_str("p.yaml", &text(word, key)).unwrap();
         let report = assess(&loaded, &machine());
-        assert_eq!(
-            report.refusals(&loaded.policy).len(),
-            refused,
-            "{word} {key}"
-        );
+        assert_eq!(report.refusals(&loaded.policy).len(), refused, "{word} {key}");
     }
 }
 
@@ -329,69 +228,22 @@ fn warnings_name_what_is_missing_on_this_machine() {
         )
     };
     for (text, severity, says) in [
-        (
-            "version: 1\n".to_owned(),
-            Severity::Warning,
-            "no program can start",
-        ),
-        (
-            files("read_only: [/etc]"),
-            Severity::Warning,
-            "cannot start without /usr/lib/libc.so.6",
-        ),
-        (
-            files("read_only: [/gone]"),
-            Severity::Warning,
-            "/gone does not exist here",
-        ),
-        (
-            binaries("/bin/gone"),
-            Severity::Warning,
-            "/bin/gone does not exist here",
-        ),
-        (
-            binaries("/gone/*"),
-            Severity::Warning,
-            "/gone/* matches nothing here",
-        ),
-        (
-            binaries("/**"),
-            Severity::Note,
-            "admits every program to `a`",
-        ),
-        (
-            network("access: read-only"),
-            Severity::Note,
-            "read as `protocol: rest`",
-        ),
-        (
-            network("access: read-only"),
-            Severity::Note,
-            "the rules are enforced",
-        ),
-        (
-            "version: 1\nmode: audit\n".to_owned(),
-            Severity::Warning,
-            "only records it",
-        ),
+        ("version: 1\n".to_owned(), Severity::Warning, "no program can start"),
+        (files("read_only: [/etc]"), Severity::Warning, "cannot start without /usr/lib/libc.so.6"),
+        (files("read_only: [/gone]"), Severity::Warning, "/gone does not exist here"),
+        (binaries("/bin/gone"), Severity::Warning, "/bin/gone does not exist here"),
+        (binaries("/gone/*"), Severity::Warning, "/gone/* matches nothing here"),
+        (binaries("/**"), Severity::Note, "admits every program to `a`"),
+        (network("access: read-only"), Severity::Note, "read as `protocol: rest`"),
+        (network("access: read-only"), Severity::Note, "the rules are enforced"),
+        ("version: 1\nmode: audit\n".to_owned(), Severity::Warning, "only records it"),
     ] {
         let report = report(&text, &machine());
         let found =
             |d: &crate::policy::Diagnostic| d.severity == severity && d.message.contains(says);
-        assert!(
-            report.warnings.iter().any(found),
-            "{says}: {:#?}",
-            report.warnings
-        );
+        assert!(report.warnings.iter().any(found), "{says}: {:#?}", report.warnings);
     }
-    let quiet = format!(
-        "{}{}",
-        files("read_only: [/usr]"),
-        &network("")["version: 1\n".len()..]
-    );
+    let quiet = format!("{}{}", files("read_only: [/usr]"), &network("")["version: 1\n".len()..]);
     let report = report(&quiet, &machine());
-    assert!(
-        report.is_full() && report.warnings.is_empty(),
-        "{report:#?}"
-    );
+    assert!(report.is_full() && report.warnings.is_empty(), "{report:#?}");
 }

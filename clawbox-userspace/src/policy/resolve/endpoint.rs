@@ -168,11 +168,7 @@ fn refuse_loopback_key(scope: &mut Scope<'_>, at: &At<EndpointSection>) {
 fn ports(scope: &mut Scope<'_>, at: &At<EndpointSection>) -> Vec<NonZeroU16> {
     match (at.value.port.get(), at.value.ports.get()) {
         (None, None) => {
-            scope.error(
-                at,
-                "the endpoint has no port",
-                "add `port`, for example `port: 443`",
-            );
+            scope.error(at, "the endpoint has no port", "add `port`, for example `port: 443`");
             Vec::new()
         }
         (Some(port), None) => scope.port(port).into_iter().collect(),

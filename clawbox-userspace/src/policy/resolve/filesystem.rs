@@ -34,19 +34,13 @@ pub(super) fn filesystem(scope: &mut Scope<'_>, section: &FilesystemSection) -> 
     let mut deny = Vec::new();
     for at in section.deny.get().into_iter().flatten() {
         match DenyPattern::parse(&at.value) {
-            Ok(value) => deny.push(Located {
-                value,
-                origin: at.origin(scope.file),
-            }),
+            Ok(value) => deny.push(Located { value, origin: at.origin(scope.file) }),
             Err(error) => scope.error(at, error.to_string(), error.remedy),
         }
     }
     let mut rules = Vec::new();
     for at in section.rules.get().into_iter().flatten() {
-        rules.push(Located {
-            value: file_rule(scope, at),
-            origin: at.origin(scope.file),
-        });
+        rules.push(Located { value: file_rule(scope, at), origin: at.origin(scope.file) });
     }
     Filesystem {
         written: true,
@@ -108,12 +102,8 @@ fn bound(scope: &mut Scope<'_>, section: &FilesystemSection) -> bool {
     let lists = [&section.read_only, &section.read_write, &section.deny];
     let rules = section.rules.get().into_iter().flatten();
     let of_rules = rules.flat_map(|at| [&at.value.read_only, &at.value.read_write]);
-    let all: Vec<&At<String>> = lists
-        .into_iter()
-        .chain(of_rules)
-        .filter_map(|list| list.get())
-        .flatten()
-        .collect();
+    let all: Vec<&At<String>> =
+        lists.into_iter().chain(of_rules).filter_map(|list| list.get()).flatten().collect();
     let Some(&first_over) = all.get(MOST_PATHS) else {
         return true;
     };

@@ -32,10 +32,7 @@ pub(super) fn middlewares(
         }
         let order = section.order.or(0);
         if let Some(other) = middlewares.iter().find(|other| other.order == order) {
-            let message = format!(
-                "`{}` has the same order {order} as `{}`",
-                key.value, other.key
-            );
+            let message = format!("`{}` has the same order {order} as `{}`", key.value, other.key);
             scope.error(key, message, "give each its own `order`");
         }
         let endpoints = &section.endpoints.value;

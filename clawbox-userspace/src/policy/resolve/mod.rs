@@ -81,10 +81,7 @@ pub(super) fn fragments(
     network: &[Contribution],
     findings: &mut Findings,
 ) -> Policy {
-    Policy {
-        network: network::contributions(network, findings),
-        ..empty(file)
-    }
+    Policy { network: network::contributions(network, findings), ..empty(file) }
 }
 
 fn empty(file: &Arc<str>) -> Policy {
@@ -112,18 +109,15 @@ struct Scope<'a> {
 
 impl Scope<'_> {
     fn error<T>(&mut self, at: &At<T>, message: impl Into<String>, remedy: impl Into<String>) {
-        self.findings
-            .push(Diagnostic::error(at.origin(self.file), message, remedy));
+        self.findings.push(Diagnostic::error(at.origin(self.file), message, remedy));
     }
 
     fn warning<T>(&mut self, at: &At<T>, message: impl Into<String>, remedy: impl Into<String>) {
-        self.findings
-            .push(Diagnostic::warning(at.origin(self.file), message, remedy));
+        self.findings.push(Diagnostic::warning(at.origin(self.file), message, remedy));
     }
 
     fn note<T>(&mut self, at: &At<T>, message: impl Into<String>) {
-        self.findings
-            .push(Diagnostic::note(at.origin(self.file), message));
+        self.findings.push(Diagnostic::note(at.origin(self.file), message));
     }
 
     fn located<T, V>(
@@ -133,20 +127,14 @@ impl Scope<'_> {
     ) -> Option<Located<V>> {
         let at = given.get()?;
         let value = resolve(self, &at.value)?;
-        Some(Located {
-            value,
-            origin: at.origin(self.file),
-        })
+        Some(Located { value, origin: at.origin(self.file) })
     }
 
     fn paths(&mut self, written: Option<&Vec<At<String>>>) -> Vec<Located<SandboxPath>> {
         let mut paths = Vec::new();
         for at in written.into_iter().flatten() {
             match SandboxPath::parse(&at.value) {
-                Ok(value) => paths.push(Located {
-                    value,
-                    origin: at.origin(self.file),
-                }),
+                Ok(value) => paths.push(Located { value, origin: at.origin(self.file) }),
                 Err(error) => self.error(at, error.to_string(), error.remedy),
             }
         }
@@ -156,11 +144,7 @@ impl Scope<'_> {
     fn port(&mut self, at: &At<u64>) -> Option<NonZeroU16> {
         let port = u16::try_from(at.value).ok().and_then(NonZeroU16::new);
         if port.is_none() {
-            self.error(
-                at,
-                format!("port {} is not a port", at.value),
-                "write 1 to 65535",
-            );
+            self.error(at, format!("port {} is not a port", at.value), "write 1 to 65535");
         }
         port
     }
@@ -176,10 +160,7 @@ impl Scope<'_> {
         let mut account = |given: &Given<At<String>>| {
             let at = given.get()?;
             match Account::parse(&at.value) {
-                Ok(value) => Some(Located {
-                    value,
-                    origin: at.origin(self.file),
-                }),
+                Ok(value) => Some(Located { value, origin: at.origin(self.file) }),
                 Err(message) => {
                     self.error(
                         at,
@@ -190,10 +171,7 @@ impl Scope<'_> {
                 }
             }
         };
-        Process {
-            user: account(&section.run_as_user),
-            group: account(&section.run_as_group),
-        }
+        Process { user: account(&section.run_as_user), group: account(&section.run_as_group) }
     }
 
     fn execution(&mut self, section: &ExecutionSection) -> Option<Execution> {
@@ -201,19 +179,13 @@ impl Scope<'_> {
             let mut patterns = Vec::new();
             for at in allow {
                 match super::binary_pattern::BinaryPattern::parse(&at.value) {
-                    Ok(value) => patterns.push(Located {
-                        value,
-                        origin: at.origin(self.file),
-                    }),
+                    Ok(value) => patterns.push(Located { value, origin: at.origin(self.file) }),
                     Err(error) => self.error(at, error.to_string(), error.remedy),
                 }
             }
             patterns
         });
-        Some(Execution {
-            from_writable: section.from_writable.or(FromWritable::Deny),
-            allow,
-        })
+        Some(Execution { from_writable: section.from_writable.or(FromWritable::Deny), allow })
     }
 
     fn listen(&mut self, section: &ListenSection) -> Option<Listen> {
@@ -293,10 +265,6 @@ impl Scope<'_> {
             }
             percent
         });
-        Some(Limits {
-            pids,
-            memory,
-            cpu_percent,
-        })
+        Some(Limits { pids, memory, cpu_percent })
     }
 }

@@ -15,15 +15,8 @@ pub(super) fn contributions(
 ) -> Vec<NetworkPolicy> {
     let mut policies = Vec::new();
     for contribution in contributions {
-        let mut scope = Scope {
-            file: &contribution.file,
-            findings,
-        };
-        policies.push(network_policy(
-            &mut scope,
-            &contribution.key,
-            &contribution.section,
-        ));
+        let mut scope = Scope { file: &contribution.file, findings };
+        policies.push(network_policy(&mut scope, &contribution.key, &contribution.section));
     }
     policies
 }
@@ -49,11 +42,8 @@ fn network_policy(
             "add one, or remove the entry",
         );
     }
-    let endpoints = written
-        .iter()
-        .enumerate()
-        .filter_map(|(index, at)| endpoint(scope, index, at))
-        .collect();
+    let endpoints =
+        written.iter().enumerate().filter_map(|(index, at)| endpoint(scope, index, at)).collect();
     let entries = section.value.binaries.get().map_or(&[][..], Vec::as_slice);
     if entries.is_empty() {
         scope.warning(

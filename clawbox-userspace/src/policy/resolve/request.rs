@@ -28,16 +28,9 @@ pub(super) fn requests(scope: &mut Scope<'_>, section: &EndpointSection) -> Opti
         None => Vec::new(),
         Some(list) => {
             if list.value.is_empty() {
-                scope.error(
-                    list,
-                    "`deny_rules` is empty",
-                    "add a rule or remove the key",
-                );
+                scope.error(list, "`deny_rules` is empty", "add a rule or remove the key");
             }
-            list.value
-                .iter()
-                .map(|rule| request_match(scope, rule))
-                .collect()
+            list.value.iter().map(|rule| request_match(scope, rule)).collect()
         }
     };
     if let Some(path) = section.path.get() {
@@ -86,26 +79,14 @@ fn base(scope: &mut Scope<'_>, section: &EndpointSection) -> Base {
                 );
             }
             let rules = rules.value.iter();
-            Base::Rules(
-                rules
-                    .map(|rule| request_match(scope, &rule.value.allow))
-                    .collect(),
-            )
+            Base::Rules(rules.map(|rule| request_match(scope, &rule.value.allow)).collect())
         }
     }
 }
 
 fn request_match(scope: &mut Scope<'_>, rule: &At<RequestMatch>) -> RequestMatch {
-    let RequestMatch {
-        method,
-        path,
-        query,
-        operation_type,
-        operation_name,
-        fields,
-        tool,
-        params,
-    } = &rule.value;
+    let RequestMatch { method, path, query, operation_type, operation_name, fields, tool, params } =
+        &rule.value;
     let empty = method.get().is_none()
         && path.get().is_none()
         && query.get().is_none()
@@ -115,11 +96,7 @@ fn request_match(scope: &mut Scope<'_>, rule: &At<RequestMatch>) -> RequestMatch
         && tool.get().is_none()
         && params.get().is_none();
     if empty {
-        scope.error(
-            rule,
-            "the rule matches on nothing",
-            "add at least `method` and `path`",
-        );
+        scope.error(rule, "the rule matches on nothing", "add at least `method` and `path`");
     }
     if let Some(method) = method.get() {
         let plain = |c: char| c.is_ascii_graphic();
@@ -135,11 +112,7 @@ fn request_match(scope: &mut Scope<'_>, rule: &At<RequestMatch>) -> RequestMatch
         let known = ["query", "mutation", "subscription", "*"];
         if !known.contains(&kind.value.as_str()) {
             let message = format!("{:?} is not an operation of GraphQL", kind.value);
-            scope.error(
-                kind,
-                message,
-                "write query, mutation, subscription or \"*\"",
-            );
+            scope.error(kind, message, "write query, mutation, subscription or \"*\"");
         }
     }
     rule.value.clone()
@@ -155,10 +128,7 @@ fn check_path(scope: &mut Scope<'_>, path: &At<String>) {
 pub(super) fn gateway(scope: &mut Scope<'_>, section: &EndpointSection) -> GatewayOptions {
     if let (None, Some(key)) = (
         section.credential_signing.get(),
-        section
-            .signing_service
-            .get()
-            .or(section.signing_region.get()),
+        section.signing_service.get().or(section.signing_region.get()),
     ) {
         scope.warning(
             key,
@@ -171,10 +141,7 @@ pub(super) fn gateway(scope: &mut Scope<'_>, section: &EndpointSection) -> Gatew
     GatewayOptions {
         tls: section.tls.get().map(|at| at.value),
         allow_encoded_slash: section.allow_encoded_slash.get().map(|at| at.value),
-        websocket_credential_rewrite: section
-            .websocket_credential_rewrite
-            .get()
-            .map(|at| at.value),
+        websocket_credential_rewrite: section.websocket_credential_rewrite.get().map(|at| at.value),
         request_body_credential_rewrite: section
             .request_body_credential_rewrite
             .get()
@@ -186,10 +153,7 @@ pub(super) fn gateway(scope: &mut Scope<'_>, section: &EndpointSection) -> Gatew
         credential_signing: section.credential_signing.get().map(|at| at.value),
         signing_service: section.signing_service.get().map(|at| at.value.clone()),
         signing_region: section.signing_region.get().map(|at| at.value.clone()),
-        credential_provider: section
-            .credential_binding
-            .get()
-            .map(|at| at.value.provider.clone()),
+        credential_provider: section.credential_binding.get().map(|at| at.value.provider.clone()),
         persisted_queries: section.persisted_queries.get().map(|at| at.value),
         graphql_persisted_queries: section
             .graphql_persisted_queries
@@ -199,12 +163,8 @@ pub(super) fn gateway(scope: &mut Scope<'_>, section: &EndpointSection) -> Gatew
         json_rpc_max_body_bytes: json_rpc
             .and_then(|section| section.max_body_bytes.get())
             .map(|at| at.value),
-        mcp_max_body_bytes: mcp
-            .and_then(|mcp| mcp.max_body_bytes.get())
-            .map(|at| at.value),
-        mcp_strict_tool_names: mcp
-            .and_then(|mcp| mcp.strict_tool_names.get())
-            .map(|at| at.value),
+        mcp_max_body_bytes: mcp.and_then(|mcp| mcp.max_body_bytes.get()).map(|at| at.value),
+        mcp_strict_tool_names: mcp.and_then(|mcp| mcp.strict_tool_names.get()).map(|at| at.value),
         mcp_allow_all_known_mcp_methods: mcp
             .and_then(|mcp| mcp.allow_all_known_mcp_methods.get())
             .map(|at| at.value),

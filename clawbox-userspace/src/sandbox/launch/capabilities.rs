@@ -34,17 +34,10 @@ struct Half {
     inheritable: u32,
 }
 
-const NOTHING: [Half; 2] = [Half {
-    effective: 0,
-    permitted: 0,
-    inheritable: 0,
-}; 2];
+const NOTHING: [Half; 2] = [Half { effective: 0, permitted: 0, inheritable: 0 }; 2];
 
 fn get() -> Result<[Half; 2], Errno> {
-    let mut header = Header {
-        version: VERSION,
-        pid: 0,
-    };
+    let mut header = Header { version: VERSION, pid: 0 };
     let mut halves = NOTHING;
     // SAFETY: version 3 writes exactly two `Half`, which `halves` is; both outlive the call.
     let answer = unsafe { libc::syscall(libc::SYS_capget, &mut header, halves.as_mut_ptr()) };
@@ -58,14 +51,8 @@ pub(super) fn effective() -> Result<u64, Errno> {
 
 /// Empties the permitted, effective, inheritable and ambient sets.
 pub(super) fn empty() -> Result<(), Errno> {
-    prctl(
-        libc::PR_CAP_AMBIENT,
-        libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong,
-    )?;
-    let mut header = Header {
-        version: VERSION,
-        pid: 0,
-    };
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong)?;
+    let mut header = Header { version: VERSION, pid: 0 };
     // SAFETY: version 3 reads exactly two `Half`, which `NOTHING` is; both outlive the call.
     let answer = unsafe { libc::syscall(libc::SYS_capset, &mut header, NOTHING.as_ptr()) };
     Errno::result(answer).map(drop)

@@ -51,10 +51,7 @@ impl Step {
     pub(super) fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::InheritedFiles => ("close inherited files", "needs Linux 5.11 or newer"),
-            Self::CoreLimit => (
-                "set the core file limit to 0",
-                "check the container's seccomp",
-            ),
+            Self::CoreLimit => ("set the core file limit to 0", "check the container's seccomp"),
             Self::PrivateIpc => (
                 "make a private IPC namespace",
                 "check that user.max_ipc_namespaces is not reached",
@@ -134,22 +131,13 @@ pub(super) fn run(plan: &Plan) -> Result<(), (Step, Errno)> {
 /// Marks everything but stdin, stdout and stderr to be closed by exec.
 fn hide_inherited_files() -> Result<(), Errno> {
     // SAFETY: numbers only; CLOSE_RANGE_CLOEXEC closes nothing before exec.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(answer).map(drop)
 }
 
 fn forbid_core_files() -> Result<(), Errno> {
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the kernel only reads `none`, which outlives the call.
     Errno::result(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }).map(drop)
 }
@@ -185,10 +173,7 @@ fn check(plan: &Plan) -> Result<(), Errno> {
     if [real, effective, saved] != [user.gid; 3] {
         return Err(Errno::EPERM);
     }
-    match (
-        set_all_ids(libc::SYS_setresuid, 0),
-        set_all_ids(libc::SYS_setresgid, 0),
-    ) {
+    match (set_all_ids(libc::SYS_setresuid, 0), set_all_ids(libc::SYS_setresgid, 0)) {
         (Err(Errno::EPERM), Err(Errno::EPERM)) => Ok(()),
         _ => Err(Errno::EPERM),
     }
@@ -198,11 +183,7 @@ fn restrict(ceiling: &super::landlock::Ceiling) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     // SAFETY: a descriptor that the plan owns, and a number.
     let answer = unsafe {
-        libc::syscall(
-            libc::SYS_landlock_restrict_self,
-            ceiling.ruleset.as_raw_fd(),
-            ceiling.flags,
-        )
+        libc::syscall(libc::SYS_landlock_restrict_self, ceiling.ruleset.as_raw_fd(), ceiling.flags)
     };
     Errno::result(answer).map(drop)
 }

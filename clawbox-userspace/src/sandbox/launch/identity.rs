@@ -109,12 +109,7 @@ pub fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Option<Identit
             (entry.name, groups)
         }
     };
-    Ok(Some(Identity {
-        uid,
-        gid,
-        groups,
-        name,
-    }))
+    Ok(Some(Identity { uid, gid, groups, name }))
 }
 
 fn find_user(given: &str) -> Result<(u32, Option<User>), IdentityError> {
@@ -147,10 +142,7 @@ fn number(kind: &'static str, given: &str) -> Result<Option<u32>, IdentityError>
         Ok(0) => refuse_root(kind, given, 0).map(Some),
         // 4294967295 is -1, which setresuid(2) takes for "leave as it is".
         Ok(id) if id < u32::MAX => Ok(Some(id)),
-        _ => Err(IdentityError::OutOfRange {
-            kind,
-            name: given.to_owned(),
-        }),
+        _ => Err(IdentityError::OutOfRange { kind, name: given.to_owned() }),
     }
 }
 
@@ -158,40 +150,22 @@ fn groups_of(user: &str, gid: u32) -> Result<Vec<u32>, IdentityError> {
     let name = CString::new(user).map_err(|_| unknown("user", user))?;
     let groups = getgrouplist(&name, Gid::from_raw(gid))
         .map_err(|errno| lookup_failed("user", user, errno))?;
-    let mut groups: Vec<u32> = groups
-        .into_iter()
-        .map(Gid::as_raw)
-        .filter(|id| *id != 0)
-        .collect();
+    let mut groups: Vec<u32> = groups.into_iter().map(Gid::as_raw).filter(|id| *id != 0).collect();
     groups.sort_unstable();
     groups.dedup();
     Ok(groups)
 }
 
 fn refuse_root(kind: &'static str, given: &str, id: u32) -> Result<u32, IdentityError> {
-    if id == 0 {
-        Err(IdentityError::Root {
-            kind,
-            name: given.to_owned(),
-        })
-    } else {
-        Ok(id)
-    }
+    if id == 0 { Err(IdentityError::Root { kind, name: given.to_owned() }) } else { Ok(id) }
 }
 
 fn unknown(kind: &'static str, given: &str) -> IdentityError {
-    IdentityError::Unknown {
-        kind,
-        name: given.to_owned(),
-    }
+    IdentityError::Unknown { kind, name: given.to_owned() }
 }
 
 fn lookup_failed(kind: &'static str, given: &str, errno: nix::Error) -> IdentityError {
-    IdentityError::Lookup {
-        kind,
-        name: given.to_owned(),
-        source: errno.into(),
-    }
+    IdentityError::Lookup { kind, name: given.to_owned(), source: errno.into() }
 }
 
 #[cfg(test)]
@@ -210,17 +184,9 @@ mod tests {
 
     #[test]
     fn a_number_without_an_entry_needs_a_group() {
-        assert!(matches!(
-            resolve(Some("3999999999"), None),
-            Err(IdentityError::NoGroup(_))
-        ));
-        let identity = resolve(Some("3999999999"), Some("3999999998"))
-            .unwrap()
-            .unwrap();
-        assert_eq!(
-            (identity.uid(), identity.gid()),
-            (3_999_999_999, 3_999_999_998)
-        );
+        assert!(matches!(resolve(Some("3999999999"), None), Err(IdentityError::NoGroup(_))));
+        let identity = resolve(Some("3999999999"), Some("3999999998")).unwrap().unwrap();
+        assert_eq!((identity.uid(), identity.gid()), (3_999_999_999, 3_999_999_998));
         assert!(identity.groups().is_empty());
         assert_eq!(identity.name(), "3999999999");
     }
@@ -235,10 +201,7 @@ mod tests {
             (Some("nobody"), Some("0")),
         ] {
             let error = resolve(user, group).unwrap_err();
-            assert!(
-                matches!(error, IdentityError::Root { .. }),
-                "{user:?} {group:?}: {error}"
-            );
+            assert!(matches!(error, IdentityError::Root { .. }), "{user:?} {group:?}: {error}");
         }
     }
 
@@ -247,11 +210,7 @@ mod tests {
         for (user, group, want) in [
             (Some("no-such-user-here"), None, "there is no user"),
             (Some(""), None, "there is no user"),
-            (
-                Some("nobody"),
-                Some("no-such-group-here"),
-                "there is no group",
-            ),
+            (Some("nobody"), Some("no-such-group-here"), "there is no group"),
             (Some("4294967295"), None, "out of range"),
             (Some("99999999999999999999"), None, "out of range"),
             (None, Some("nogroup"), "needs a user"),

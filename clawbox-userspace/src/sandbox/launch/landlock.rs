@@ -77,11 +77,7 @@ pub fn kernel_abi() -> io::Result<i32> {
             ASK_VERSION,
         )
     };
-    if answer < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(answer as i32)
-    }
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
 }
 
 /// Says what an error of [`kernel_abi`] means and what to do about it.
@@ -136,19 +132,9 @@ fn build_for(request: &Request, version: i32) -> Result<Built, LaunchError> {
             fix: "report this with the output of `clawbox doctor`",
         });
     };
-    let flags = if version >= since::LOG {
-        LOG_AFTER_EXEC
-    } else {
-        0
-    };
+    let flags = if version >= since::LOG { LOG_AFTER_EXEC } else { 0 };
     let ceiling = Ceiling { ruleset, flags };
-    Ok(Built {
-        ceiling,
-        abi: version,
-        layers,
-        skipped,
-        islands,
-    })
+    Ok(Built { ceiling, abi: version, layers, skipped, islands })
 }
 
 fn create(abi: ABI, ports: bool) -> Result<RulesetCreated, RulesetError> {
@@ -175,31 +161,18 @@ fn add_path(
     let fd = match PathFd::new(path) {
         Ok(fd) => fd,
         Err(PathFdError::OpenCall { source, .. }) => {
-            skipped.push(SkippedPath {
-                path: path.to_owned(),
-                why: source.to_string(),
-            });
+            skipped.push(SkippedPath { path: path.to_owned(), why: source.to_string() });
             return Ok(ruleset);
         }
         Err(other) => {
-            skipped.push(SkippedPath {
-                path: path.to_owned(),
-                why: other.to_string(),
-            });
+            skipped.push(SkippedPath { path: path.to_owned(), why: other.to_string() });
             return Ok(ruleset);
         }
     };
     let of_file = nix::sys::stat::fstat(&fd)
         .map(|stat| stat.st_mode & libc::S_IFMT != libc::S_IFDIR)
-        .map_err(|errno| LaunchError::Path {
-            path: path.to_owned(),
-            source: errno.into(),
-        })?;
-    let access = if of_file {
-        access & AccessFs::from_file(abi)
-    } else {
-        access
-    };
+        .map_err(|errno| LaunchError::Path { path: path.to_owned(), source: errno.into() })?;
+    let access = if of_file { access & AccessFs::from_file(abi) } else { access };
     Ok(ruleset.add_rule(PathBeneath::new(fd, access))?)
 }
 
@@ -236,21 +209,14 @@ fn add_ports(
 fn writable_islands(request: &Request) -> Vec<PathBuf> {
     let resolve = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let writable: Vec<PathBuf> = request.read_write.iter().map(resolve).collect();
-    let inside = |path: &&PathBuf| {
-        writable
-            .iter()
-            .any(|parent| resolve(path).starts_with(parent))
-    };
+    let inside = |path: &&PathBuf| writable.iter().any(|parent| resolve(path).starts_with(parent));
     request.read_only.iter().filter(inside).cloned().collect()
 }
 
 fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf], ports: bool) -> Vec<Layer> {
     let given = |rights: &[(&'static str, i32)]| -> (Vec<_>, Vec<_>) {
         let all = rights.iter().map(|(name, _)| *name).collect();
-        let have = rights
-            .iter()
-            .filter(|(_, since)| abi >= *since)
-            .map(|(name, _)| *name);
+        let have = rights.iter().filter(|(_, since)| abi >= *since).map(|(name, _)| *name);
         (all, have.collect())
     };
     let needs = |since: i32| format!("the kernel has Landlock ABI {abi}; this needs ABI {since}");
@@ -260,11 +226,7 @@ fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf], ports: bool) -
         ("truncate", since::TRUNCATE),
         ("ioctl on devices", since::IOCTL),
     ]);
-    let mut why = if abi < since::IOCTL {
-        needs(since::IOCTL)
-    } else {
-        String::new()
-    };
+    let mut why = if abi < since::IOCTL { needs(since::IOCTL) } else { String::new() };
     if !skipped.is_empty() {
         requested.push("a rule for every path");
         why = join(why, "some paths do not exist (skipped_paths)");
@@ -302,17 +264,10 @@ fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf], ports: bool) -
             &[("connect", since::TCP), ("bind", since::TCP)],
             since::TCP,
         ),
-        port_layer(
-            "landlock.udp_ports",
-            &[("send", since::UDP), ("bind", since::UDP)],
-            since::UDP,
-        ),
+        port_layer("landlock.udp_ports", &[("send", since::UDP), ("bind", since::UDP)], since::UDP),
         layer(
             "landlock.scopes",
-            &[
-                ("abstract Unix sockets", since::SCOPES),
-                ("signals", since::SCOPES),
-            ],
+            &[("abstract Unix sockets", since::SCOPES), ("signals", since::SCOPES)],
             since::SCOPES,
         ),
         layer(
@@ -328,11 +283,7 @@ const PORTS_LEFT_OUT: &str = "left to the kernel hooks, so that every attempt is
     trail; `landlock.compatibility: hard_requirement` adds it";
 
 fn join(first: String, second: &str) -> String {
-    if first.is_empty() {
-        second.to_owned()
-    } else {
-        format!("{first}; {second}")
-    }
+    if first.is_empty() { second.to_owned() } else { format!("{first}; {second}") }
 }
 
 #[cfg(test)]
@@ -343,10 +294,7 @@ mod tests {
     #[test]
     fn each_layer_is_whole_from_the_abi_that_completes_it() {
         let states = |abi: i32| -> Vec<_> {
-            layers(abi, &[], &[], true)
-                .iter()
-                .map(|layer| (layer.layer, layer.state))
-                .collect()
+            layers(abi, &[], &[], true).iter().map(|layer| (layer.layer, layer.state)).collect()
         };
         let table = [
             (2, [Partial, Absent, Absent, Absent, Absent, Absent]),
@@ -382,10 +330,7 @@ mod tests {
 
     #[test]
     fn absence_is_explained_by_what_the_kernel_said() {
-        for (errno, word) in [
-            (libc::EOPNOTSUPP, "at boot"),
-            (libc::ENOSYS, "without Landlock"),
-        ] {
+        for (errno, word) in [(libc::EOPNOTSUPP, "at boot"), (libc::ENOSYS, "without Landlock")] {
             let (why, fix) = explain_absence(&io::Error::from_raw_os_error(errno));
             assert!(why.contains(word) && !fix.is_empty(), "{why}");
         }

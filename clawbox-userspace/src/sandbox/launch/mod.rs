@@ -145,10 +145,7 @@ pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchEr
         let SkippedPath { path, why } = skipped.clone();
         return Err(LaunchError::MissingPath { path, why });
     }
-    let user = credentials(
-        request,
-        has(capabilities::SETUID) && has(capabilities::SETGID),
-    )?;
+    let user = credentials(request, has(capabilities::SETUID) && has(capabilities::SETGID))?;
     let private_ipc = has(capabilities::SYS_ADMIN) && Path::new("/proc/self/ns/ipc").exists();
     let drop_bounding_set = has(capabilities::SETPCAP);
     let mut layers = process_layers(request, private_ipc, drop_bounding_set);
@@ -158,19 +155,10 @@ pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchEr
         refuse_incomplete(&layers)?;
     }
     let failed = io::pipe()?;
-    nix::fcntl::fcntl(
-        &failed.0,
-        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
-    )
-    .map_err(io::Error::from)?;
+    nix::fcntl::fcntl(&failed.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+        .map_err(io::Error::from)?;
     let filter = seccomp::compile()?;
-    let plan = Plan {
-        private_ipc,
-        drop_bounding_set,
-        user,
-        ceiling: built.ceiling,
-        filter,
-    };
+    let plan = Plan { private_ipc, drop_bounding_set, user, ceiling: built.ceiling, filter };
     let report = BackstopReport {
         landlock_abi: built.abi,
         landlock_abi_used: built.abi.min(landlock::NEWEST_ABI),
@@ -203,11 +191,7 @@ impl Prepared {
             _ => None,
         };
         match step.map(Step::describe) {
-            Some((step, fix)) => LaunchError::Step {
-                step,
-                fix,
-                source: error,
-            },
+            Some((step, fix)) => LaunchError::Step { step, fix, source: error },
             None => LaunchError::Exec(error),
         }
     }
@@ -221,17 +205,11 @@ fn credentials(request: &Request, may_change: bool) -> Result<Option<Credentials
         && nix::unistd::getgid().as_raw() == user.gid();
     if may_change {
         let groups = user.groups().to_vec();
-        Ok(Some(Credentials {
-            uid: user.uid(),
-            gid: user.gid(),
-            groups,
-        }))
+        Ok(Some(Credentials { uid: user.uid(), gid: user.gid(), groups }))
     } else if already {
         Ok(None)
     } else {
-        Err(LaunchError::NotPrivileged {
-            user: user.name().to_owned(),
-        })
+        Err(LaunchError::NotPrivileged { user: user.name().to_owned() })
     }
 }
 
@@ -253,12 +231,7 @@ fn process_layers(request: &Request, private_ipc: bool, bounding_set: bool) -> V
             given(private_ipc, ipc),
             "clawbox lacks CAP_SYS_ADMIN, or the kernel has no IPC namespaces",
         ),
-        Layer::new(
-            "capabilities",
-            vec![sets, bound],
-            capabilities,
-            "clawbox lacks CAP_SETPCAP",
-        ),
+        Layer::new("capabilities", vec![sets, bound], capabilities, "clawbox lacks CAP_SETPCAP"),
         Layer::new(
             "user",
             vec![unprivileged],
@@ -275,18 +248,12 @@ fn seccomp_layer() -> Layer {
 
 /// The layers that `hard_requirement` needs whole: those behind a promise of the base language.
 /// The others say in the report what they lack.
-const HARD: [&str; 5] = [
-    "ipc",
-    "capabilities",
-    "landlock.files",
-    "landlock.tcp_ports",
-    "landlock.scopes",
-];
+const HARD: [&str; 5] =
+    ["ipc", "capabilities", "landlock.files", "landlock.tcp_ports", "landlock.scopes"];
 
 fn refuse_incomplete(layers: &[Layer]) -> Result<(), LaunchError> {
-    let lacking = layers
-        .iter()
-        .find(|layer| layer.state != LayerState::Full && HARD.contains(&layer.layer));
+    let lacking =
+        layers.iter().find(|layer| layer.state != LayerState::Full && HARD.contains(&layer.layer));
     match lacking {
         None => Ok(()),
         Some(layer) => Err(LaunchError::NotFull {

@@ -23,9 +23,7 @@ pub struct BackstopReport {
 impl BackstopReport {
     /// The layers that give less than was asked.
     pub fn incomplete(&self) -> impl Iterator<Item = &Layer> {
-        self.layers
-            .iter()
-            .filter(|layer| layer.state != LayerState::Full)
+        self.layers.iter().filter(|layer| layer.state != LayerState::Full)
     }
 }
 
@@ -59,27 +57,13 @@ impl Layer {
         } else {
             LayerState::Partial
         };
-        let why = if state == LayerState::Full {
-            String::new()
-        } else {
-            why.into()
-        };
-        Self {
-            layer,
-            requested,
-            actual,
-            state,
-            why,
-        }
+        let why = if state == LayerState::Full { String::new() } else { why.into() };
+        Self { layer, requested, actual, state, why }
     }
 
     /// What was asked and not given.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.requested
-            .iter()
-            .filter(|asked| !self.actual.contains(asked))
-            .copied()
-            .collect()
+        self.requested.iter().filter(|asked| !self.actual.contains(asked)).copied().collect()
     }
 }
 

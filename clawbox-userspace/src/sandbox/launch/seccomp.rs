@@ -15,12 +15,7 @@ use super::syscalls::{Condition, Denial, Test, When, denials};
 const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 
 // Classic BPF, from linux/bpf_common.h and linux/seccomp.h.
-const LOAD_NUMBER: sock_filter = sock_filter {
-    code: 0x20,
-    jt: 0,
-    jf: 0,
-    k: 0,
-};
+const LOAD_NUMBER: sock_filter = sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
 const JUMP_IF_GE: u16 = 0x35;
 const RETURN: u16 = 0x06;
 const RETURN_ERRNO: u32 = 0x0005_0000;
@@ -64,18 +59,8 @@ pub(super) fn compile() -> Result<BpfProgram, BackendError> {
 fn refuse_x32() -> [sock_filter; 3] {
     [
         LOAD_NUMBER,
-        sock_filter {
-            code: JUMP_IF_GE,
-            jt: 0,
-            jf: 1,
-            k: X32_SYSCALL_BIT,
-        },
-        sock_filter {
-            code: RETURN,
-            jt: 0,
-            jf: 0,
-            k: RETURN_ERRNO | nix::libc::EPERM as u32,
-        },
+        sock_filter { code: JUMP_IF_GE, jt: 0, jf: 1, k: X32_SYSCALL_BIT },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: RETURN_ERRNO | nix::libc::EPERM as u32 },
     ]
 }
 
@@ -98,12 +83,7 @@ fn condition(condition: &Condition) -> Result<SeccompCondition, BackendError> {
         Test::Not(value) => (SeccompCmpOp::Ne, value),
         Test::Bits { mask, value } => (SeccompCmpOp::MaskedEq(mask.into()), value),
     };
-    SeccompCondition::new(
-        condition.argument,
-        SeccompCmpArgLen::Dword,
-        operator,
-        value.into(),
-    )
+    SeccompCondition::new(condition.argument, SeccompCmpArgLen::Dword, operator, value.into())
 }
 
 #[cfg(test)]
@@ -145,12 +125,7 @@ mod tests {
         for denial in denials().filter(|denial| matches!(denial.when, When::Always)) {
             for arguments in [[0; 6], [u64::MAX; 6]] {
                 let verdict = verdict(&program, NATIVE, denial.number as u32, arguments);
-                assert_eq!(
-                    verdict,
-                    RETURN_ERRNO | denial.errno as u32,
-                    "{}",
-                    denial.name()
-                );
+                assert_eq!(verdict, RETURN_ERRNO | denial.errno as u32, "{}", denial.name());
             }
         }
     }
@@ -163,14 +138,9 @@ mod tests {
                 continue;
             };
             for arguments in interesting(alternatives) {
-                let refused = alternatives
-                    .iter()
-                    .any(|all| all.iter().all(|c| holds(c, arguments)));
-                let want = if refused {
-                    RETURN_ERRNO | denial.errno as u32
-                } else {
-                    ALLOW
-                };
+                let refused =
+                    alternatives.iter().any(|all| all.iter().all(|c| holds(c, arguments)));
+                let want = if refused { RETURN_ERRNO | denial.errno as u32 } else { ALLOW };
                 let verdict = verdict(&program, NATIVE, denial.number as u32, arguments);
                 assert_eq!(verdict, want, "{} {arguments:x?}", denial.name());
                 // The kernel drops the upper halves, so they must not change the verdict.
@@ -186,11 +156,7 @@ mod tests {
         let program = compile().unwrap();
         let refused: BTreeSet<i64> = denials().map(|denial| denial.number).collect();
         for number in (0..1024).filter(|number| !refused.contains(number)) {
-            assert_eq!(
-                verdict(&program, NATIVE, number as u32, [0; 6]),
-                ALLOW,
-                "{number}"
-            );
+            assert_eq!(verdict(&program, NATIVE, number as u32, [0; 6]), ALLOW, "{number}");
         }
     }
 
@@ -198,17 +164,8 @@ mod tests {
     fn x32_numbers_are_refused_and_other_architectures_killed() {
         let program = compile().unwrap();
         let refused = RETURN_ERRNO | nix::libc::EPERM as u32;
-        for number in [
-            X32_SYSCALL_BIT,
-            X32_SYSCALL_BIT + 41,
-            X32_SYSCALL_BIT + 512,
-            u32::MAX,
-        ] {
-            assert_eq!(
-                verdict(&program, NATIVE, number, [0; 6]),
-                refused,
-                "{number:#x}"
-            );
+        for number in [X32_SYSCALL_BIT, X32_SYSCALL_BIT + 41, X32_SYSCALL_BIT + 512, u32::MAX] {
+            assert_eq!(verdict(&program, NATIVE, number, [0; 6]), refused, "{number:#x}");
         }
         const I386: u32 = 0x4000_0003;
         assert_eq!(verdict(&program, I386, 20, [0; 6]), KILL_PROCESS);
@@ -216,11 +173,7 @@ mod tests {
 
     const ALLOW: u32 = 0x7fff_0000;
     const KILL_PROCESS: u32 = 0x8000_0000;
-    const NATIVE: u32 = if cfg!(target_arch = "x86_64") {
-        0xc000_003e
-    } else {
-        0xc000_00b7
-    };
+    const NATIVE: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
 
     fn holds(condition: &Condition, arguments: [u64; 6]) -> bool {
         let argument = arguments[usize::from(condition.argument)] as u32;
@@ -242,11 +195,7 @@ mod tests {
             values[usize::from(condition.argument)].extend(named.into_iter().chain(single));
         }
         let mut all = vec![[0; 6]];
-        for (index, values) in values
-            .iter()
-            .enumerate()
-            .filter(|(_, values)| !values.is_empty())
-        {
+        for (index, values) in values.iter().enumerate().filter(|(_, values)| !values.is_empty()) {
             all = all
                 .into_iter()
                 .flat_map(|arguments| {
@@ -268,24 +217,14 @@ mod tests {
             4 => arch,
             _ => {
                 let argument = arguments[(offset as usize - 16) / 8];
-                (if offset % 8 == 4 {
-                    argument >> 32
-                } else {
-                    argument
-                }) as u32
+                (if offset % 8 == 4 { argument >> 32 } else { argument }) as u32
             }
         };
         let (mut at, mut accumulator) = (0usize, 0u32);
         loop {
             let instruction = &program[at];
             at += 1;
-            let jump = |holds| {
-                usize::from(if holds {
-                    instruction.jt
-                } else {
-                    instruction.jf
-                })
-            };
+            let jump = |holds| usize::from(if holds { instruction.jt } else { instruction.jf });
             match instruction.code {
                 0x20 => accumulator = data(instruction.k),
                 0x54 => accumulator &= instruction.k,

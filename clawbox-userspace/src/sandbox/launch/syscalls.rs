@@ -62,27 +62,15 @@ pub enum Test {
 }
 
 const fn is(argument: u8, value: i32) -> Condition {
-    Condition {
-        argument,
-        test: Test::Is(value as u32),
-    }
+    Condition { argument, test: Test::Is(value as u32) }
 }
 
 const fn not(argument: u8, value: i32) -> Condition {
-    Condition {
-        argument,
-        test: Test::Not(value as u32),
-    }
+    Condition { argument, test: Test::Not(value as u32) }
 }
 
 const fn bits(argument: u8, mask: i32, value: i32) -> Condition {
-    Condition {
-        argument,
-        test: Test::Bits {
-            mask: mask as u32,
-            value: value as u32,
-        },
-    }
+    Condition { argument, test: Test::Bits { mask: mask as u32, value: value as u32 } }
 }
 
 const fn set(argument: u8, flag: i32) -> Condition {
@@ -254,12 +242,7 @@ const SOCKET: &[&[Condition]] = &[
     &[INET, bits(1, TYPE, libc::SOCK_RAW)],
     &[INET, bits(1, TYPE, 0)],
     // Among what is left: ping sockets, SCTP, UDP-Lite, MPTCP and SMC by protocol number.
-    &[
-        INET,
-        not(2, libc::IPPROTO_IP),
-        not(2, libc::IPPROTO_TCP),
-        not(2, libc::IPPROTO_UDP),
-    ],
+    &[INET, not(2, libc::IPPROTO_IP), not(2, libc::IPPROTO_TCP), not(2, libc::IPPROTO_UDP)],
 ];
 
 const SETSOCKOPT: &[&[Condition]] = &[
@@ -272,11 +255,8 @@ const SETSOCKOPT: &[&[Condition]] = &[
 /// From linux/in6.h; libc leaves it out.
 const IPV6_2292PKTOPTIONS: i32 = 6;
 
-const IOCTL: &[&[Condition]] = &[
-    &[is(1, libc::TIOCSTI as i32)],
-    &[is(1, libc::TIOCLINUX as i32)],
-    &[is(1, TIOCSETD)],
-];
+const IOCTL: &[&[Condition]] =
+    &[&[is(1, libc::TIOCSTI as i32)], &[is(1, libc::TIOCLINUX as i32)], &[is(1, TIOCSETD)]];
 
 /// From asm-generic/ioctls.h; a line discipline is kernel code chosen by number.
 const TIOCSETD: i32 = 0x5423;

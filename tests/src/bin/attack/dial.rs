@@ -25,13 +25,9 @@ pub fn address(text: &str) -> anyhow::Result<SocketAddr> {
         Some(rest) => (true, rest),
         None => (false, text),
     };
-    let found = text
-        .to_socket_addrs()
-        .with_context(|| format!("`{text}` does not resolve"))?;
+    let found = text.to_socket_addrs().with_context(|| format!("`{text}` does not resolve"))?;
     let mut family = found.filter(|address| address.is_ipv6() == want_v6);
-    family
-        .next()
-        .with_context(|| format!("`{text}` has no address of the family"))
+    family.next().with_context(|| format!("`{text}` has no address of the family"))
 }
 
 /// `::ffff:a.b.c.d` for `a.b.c.d`.
@@ -84,11 +80,11 @@ pub fn by(way: &str, to: SocketAddr) -> Option<Result<Value>> {
         "mapped" => talk(mapped(to), libc::AF_INET6),
         "udp" => udp(to, sockets::family(to)),
         "udp-mapped" => udp(mapped(to), libc::AF_INET6),
-        "send" => send(to, sockets::family(to), Call::SendTo),
-        "sendmsg" => send(to, sockets::family(to), Call::SendMessage),
-        "sendmmsg" => send(to, sockets::family(to), Call::SendMany),
-        "send-mapped" => send(mapped(to), libc::AF_INET6, Call::SendTo),
-        "send-v4-on-v6" => send(to, libc::AF_INET6, Call::SendTo),
+        "send" => send(to, sockets::family(to), Call::To),
+        "sendmsg" => send(to, sockets::family(to), Call::Message),
+        "sendmmsg" => send(to, sockets::family(to), Call::Many),
+        "send-mapped" => send(mapped(to), libc::AF_INET6, Call::To),
+        "send-v4-on-v6" => send(to, libc::AF_INET6, Call::To),
         "connect-v4-on-v6" => udp(to, libc::AF_INET6),
         "fastopen" => fast_open(to),
         "fastopen-connect" => fast_open_connect(to),
@@ -120,18 +116,18 @@ fn udp(to: SocketAddr, family: i32) -> Result<Value> {
 }
 
 enum Call {
-    SendTo,
-    SendMessage,
-    SendMany,
+    To,
+    Message,
+    Many,
 }
 
 fn send(to: SocketAddr, family: i32, call: Call) -> Result<Value> {
     let (socket, address) = (datagram(family)?, sockets::encode(to));
     let fd = socket.as_raw_fd();
     match call {
-        Call::SendTo => sockets::send_to(fd, HELLO, 0, &address)?,
-        Call::SendMessage => sockets::send_message(fd, HELLO, &address, false)?,
-        Call::SendMany => sockets::send_message(fd, HELLO, &address, true)?,
+        Call::To => sockets::send_to(fd, HELLO, 0, &address)?,
+        Call::Message => sockets::send_message(fd, HELLO, &address, false)?,
+        Call::Many => sockets::send_message(fd, HELLO, &address, true)?,
     }
     answered(fd)
 }
@@ -254,11 +250,7 @@ pub fn socket_kind(name: &str) -> anyhow::Result<Result<Value>> {
 /// A listener: bound where asked, or nowhere, which makes the kernel choose a port.
 pub fn listener(at: Option<SocketAddr>, is_stream: bool) -> Result<(OwnedFd, Value)> {
     let family = at.map_or(libc::AF_INET, sockets::family);
-    let socket = if is_stream {
-        stream(family)?
-    } else {
-        datagram(family)?
-    };
+    let socket = if is_stream { stream(family)? } else { datagram(family)? };
     let fd = socket.as_raw_fd();
     if let Some(at) = at {
         if at.is_ipv6() && at.ip() != IpAddr::from(Ipv6Addr::UNSPECIFIED) {

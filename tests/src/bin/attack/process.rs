@@ -24,18 +24,14 @@ pub fn run(arguments: &[String]) -> anyhow::Result<()> {
     match first.as_str() {
         "in-thread" => thread::scope(|scope| {
             let thread = scope.spawn(|| run(rest));
-            thread
-                .join()
-                .unwrap_or_else(|_| bail!("the thread panicked"))
+            thread.join().unwrap_or_else(|_| bail!("the thread panicked"))
         }),
         "in-child" => in_child(rest),
         "as-daemon" => as_daemon(rest),
         "exec" => execute(rest),
         "exec-in-thread" => thread::scope(|scope| {
             let thread = scope.spawn(|| execute(rest));
-            thread
-                .join()
-                .unwrap_or_else(|_| bail!("the thread panicked"))
+            thread.join().unwrap_or_else(|_| bail!("the thread panicked"))
         }),
         "exec-from-memory" => execute_from_memory(rest),
         "exit" => {
@@ -105,10 +101,7 @@ fn first_parent() -> i32 {
 }
 
 fn words(arguments: &[String]) -> anyhow::Result<Vec<CString>> {
-    Ok(arguments
-        .iter()
-        .map(|word| CString::new(word.as_str()))
-        .collect::<Result<_, _>>()?)
+    Ok(arguments.iter().map(|word| CString::new(word.as_str())).collect::<Result<_, _>>()?)
 }
 
 fn execute(arguments: &[String]) -> anyhow::Result<()> {
@@ -132,10 +125,7 @@ fn execute_from_memory(arguments: &[String]) -> anyhow::Result<()> {
 }
 
 fn refused(step: &str, errno: Errno) -> anyhow::Result<()> {
-    println!(
-        "{}",
-        json!({ "step": step, "outcome": format!("{errno:?}") })
-    );
+    println!("{}", json!({ "step": step, "outcome": format!("{errno:?}") }));
     Ok(())
 }
 

@@ -53,11 +53,7 @@ fn by_datagram(server: SocketAddr, packet: &[u8], connected: bool) -> Result<Val
         sockets::send_to(fd, packet, 0, &address)?;
     }
     let (answer, from) = sockets::receive(fd)?;
-    Ok(told(
-        &answer,
-        from,
-        connected.then(|| sockets::peer(fd)).flatten(),
-    ))
+    Ok(told(&answer, from, connected.then(|| sockets::peer(fd)).flatten()))
 }
 
 fn by_stream(server: SocketAddr, packet: &[u8]) -> Result<Value> {
@@ -75,11 +71,7 @@ fn by_stream(server: SocketAddr, packet: &[u8]) -> Result<Value> {
         }
         answer.extend(more);
     }
-    Ok(told(
-        answer.get(2..).unwrap_or_default(),
-        None,
-        sockets::peer(fd),
-    ))
+    Ok(told(answer.get(2..).unwrap_or_default(), None, sockets::peer(fd)))
 }
 
 fn length(framed: &[u8]) -> usize {

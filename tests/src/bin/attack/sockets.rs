@@ -52,11 +52,7 @@ pub fn decode(bytes: &[u8]) -> Option<SocketAddr> {
 
 /// The family of an address.
 pub fn family(address: SocketAddr) -> c_int {
-    if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    }
+    if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
 }
 
 pub fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<OwnedFd> {
@@ -68,26 +64,16 @@ pub fn socket(family: c_int, kind: c_int, protocol: c_int) -> Result<OwnedFd> {
 
 pub fn connect(fd: RawFd, address: &[u8]) -> Result<()> {
     // SAFETY: the kernel reads no more than the length given.
-    let answer = unsafe {
-        libc::connect(
-            fd,
-            address.as_ptr().cast(),
-            address.len() as libc::socklen_t,
-        )
-    };
+    let answer =
+        unsafe { libc::connect(fd, address.as_ptr().cast(), address.len() as libc::socklen_t) };
     Errno::result(answer).map(drop)
 }
 
 pub fn bind(fd: RawFd, address: SocketAddr) -> Result<()> {
     let address = encode(address);
     // SAFETY: the kernel reads no more than the length given.
-    let answer = unsafe {
-        libc::bind(
-            fd,
-            address.as_ptr().cast(),
-            address.len() as libc::socklen_t,
-        )
-    };
+    let answer =
+        unsafe { libc::bind(fd, address.as_ptr().cast(), address.len() as libc::socklen_t) };
     Errno::result(answer).map(drop)
 }
 
@@ -119,10 +105,7 @@ pub fn send_to(fd: RawFd, data: &[u8], flags: c_int, address: &[u8]) -> Result<(
 
 /// One datagram by `sendmsg`, or as the only one of a `sendmmsg`.
 pub fn send_message(fd: RawFd, data: &[u8], address: &[u8], many: bool) -> Result<()> {
-    let mut part = libc::iovec {
-        iov_base: data.as_ptr().cast_mut().cast(),
-        iov_len: data.len(),
-    };
+    let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: all-zero bytes are an empty message header.
     let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
     message.msg_hdr.msg_name = address.as_ptr().cast_mut().cast();
@@ -142,10 +125,7 @@ pub fn send_message(fd: RawFd, data: &[u8], address: &[u8], many: bool) -> Resul
 
 /// Waits for data, at most some seconds, and gives it with the address it came from.
 pub fn receive(fd: RawFd) -> Result<(Vec<u8>, Option<SocketAddr>)> {
-    let patience = libc::timeval {
-        tv_sec: 10,
-        tv_usec: 0,
-    };
+    let patience = libc::timeval { tv_sec: 10, tv_usec: 0 };
     set_option(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &patience)?;
     let (mut data, mut from) = (vec![0_u8; 4096], [0_u8; 128]);
     let mut size = from.len() as libc::socklen_t;
@@ -180,9 +160,7 @@ fn name_of(
     let mut size = bytes.len() as libc::socklen_t;
     // SAFETY: the buffer is writable for the length given.
     let answer = unsafe { get(fd, bytes.as_mut_ptr().cast(), &raw mut size) };
-    (answer == 0)
-        .then(|| decode(&bytes[..size as usize]))
-        .flatten()
+    (answer == 0).then(|| decode(&bytes[..size as usize])).flatten()
 }
 
 /// The other side, as the process is shown it.

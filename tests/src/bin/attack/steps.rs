@@ -34,9 +34,7 @@ pub fn take(step: &str) -> anyhow::Result<()> {
         }
     }
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{line}")
-        .and_then(|()| stdout.flush())
-        .context("nobody reads")
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("nobody reads")
 }
 
 fn perform(name: &str, argument: &str) -> anyhow::Result<Result<Value>> {
@@ -54,15 +52,11 @@ fn perform(name: &str, argument: &str) -> anyhow::Result<Result<Value>> {
             dial::on_socket(socket.as_raw_fd(), dial::address(argument)?)
         }
         "flood" => {
-            let (count, to) = argument
-                .split_once(',')
-                .context("a number and an address")?;
+            let (count, to) = argument.split_once(',').context("a number and an address")?;
             Ok(dial::flood(count.parse()?, dial::address(to)?)?)
         }
         "fork-bomb" => {
-            let (count, to) = argument
-                .split_once(',')
-                .context("a number and an address")?;
+            let (count, to) = argument.split_once(',').context("a number and an address")?;
             Ok(process::fork_bomb(count.parse()?, dial::address(to)?)?)
         }
         "bind" => hold(dial::listener(Some(dial::address(argument)?), true)),
@@ -77,9 +71,7 @@ fn perform(name: &str, argument: &str) -> anyhow::Result<Result<Value>> {
             let is_kept = |socket: &OwnedFd| {
                 sockets::local(socket.as_raw_fd()).is_some_and(|local| local.port() == port)
             };
-            HELD.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(is_kept);
+            HELD.lock().unwrap_or_else(PoisonError::into_inner).retain(is_kept);
             Ok(Value::Null)
         }
         "line" => Ok(process::line()?.into()),
@@ -97,9 +89,7 @@ fn perform(name: &str, argument: &str) -> anyhow::Result<Result<Value>> {
 
 fn hold(made: Result<(OwnedFd, Value)>) -> Result<Value> {
     made.map(|(socket, detail)| {
-        HELD.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(socket);
+        HELD.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
         detail
     })
 }
@@ -108,9 +98,7 @@ fn errno_of(outcome: io::Result<()>) -> anyhow::Result<Result<Value>> {
     match outcome {
         Ok(()) => Ok(Ok(Value::Null)),
         Err(error) => {
-            let number = error
-                .raw_os_error()
-                .context("not an answer of the kernel")?;
+            let number = error.raw_os_error().context("not an answer of the kernel")?;
             Ok(Err(Errno::from_raw(number)))
         }
     }

@@ -20,10 +20,7 @@ pub struct Zone {
 impl Zone {
     /// A zone of these names.
     pub fn of<'a>(names: impl IntoIterator<Item = (&'a str, Ipv4Addr)>) -> Self {
-        let exact = names
-            .into_iter()
-            .map(|(name, address)| (name.to_owned(), address))
-            .collect();
+        let exact = names.into_iter().map(|(name, address)| (name.to_owned(), address)).collect();
         Self { exact, below: None }
     }
 
@@ -36,14 +33,8 @@ impl Zone {
 
     fn find(&self, name: &str) -> Option<Ipv4Addr> {
         let name = name.to_ascii_lowercase();
-        let below = self
-            .below
-            .iter()
-            .find(|(suffix, _)| name.ends_with(suffix.as_str()));
-        self.exact
-            .get(&name)
-            .copied()
-            .or(below.map(|(_, address)| *address))
+        let below = self.below.iter().find(|(suffix, _)| name.ends_with(suffix.as_str()));
+        self.exact.get(&name).copied().or(below.map(|(_, address)| *address))
     }
 }
 
@@ -95,10 +86,7 @@ mod tests {
         message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
         let sightings = Sightings::default();
         let reply = answer(&message.to_vec().unwrap(), &zone, &sightings).unwrap();
-        (
-            Message::from_vec(&reply).unwrap(),
-            sightings.take(0).to_string(),
-        )
+        (Message::from_vec(&reply).unwrap(), sightings.take(0).to_string())
     }
 
     #[test]

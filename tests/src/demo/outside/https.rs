@@ -37,9 +37,7 @@ impl Certificates {
     ) -> Result<Self> {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority
-            .distinguished_name
-            .push(DnType::CommonName, "Authority of a clawbox demo");
+        authority.distinguished_name.push(DnType::CommonName, "Authority of a clawbox demo");
         let authority_key = KeyPair::generate()?;
         let signed = authority.self_signed(&authority_key)?;
         let names: Vec<String> = names
@@ -49,9 +47,7 @@ impl Certificates {
             .collect();
         let key = KeyPair::generate()?;
         let mut server = CertificateParams::new(names).context("cannot make a certificate")?;
-        server
-            .distinguished_name
-            .push(DnType::CommonName, "A server of a clawbox demo");
+        server.distinguished_name.push(DnType::CommonName, "A server of a clawbox demo");
         let server = server.signed_by(&key, &Issuer::new(authority, authority_key))?;
         Ok(Self {
             authority: signed.pem(),

@@ -63,10 +63,7 @@ impl Sightings {
 
     pub(super) fn connection(&self, at: SocketAddr) -> Opened {
         let index = self.add(Sighting::Connection { at, name: None });
-        Opened {
-            sightings: self.clone(),
-            index,
-        }
+        Opened { sightings: self.clone(), index }
     }
 
     pub(super) fn take(&self, echoes: u64) -> Seen {
@@ -118,10 +115,7 @@ impl fmt::Display for Seen {
         for sighting in &self.0 {
             let text = match sighting {
                 Sighting::Question { name } => format!("DNS {}", shortened(name)),
-                Sighting::Connection {
-                    at,
-                    name: Some(name),
-                } => format!("{name}:{}", at.port()),
+                Sighting::Connection { at, name: Some(name) } => format!("{name}:{}", at.port()),
                 Sighting::Connection { at, name: None } => format!("connection to {at}"),
                 Sighting::Datagram { bytes } => format!("{bytes} bytes of UDP"),
                 Sighting::Echo => "a ping".to_owned(),
@@ -182,9 +176,7 @@ mod tests {
 
     #[test]
     fn a_question_for_another_name_is_not_that_name() {
-        let question = |name: &str| Sighting::Question {
-            name: name.to_owned(),
-        };
+        let question = |name: &str| Sighting::Question { name: name.to_owned() };
         assert!(Seen(vec![question("a.test")]).only_asked_for("a.test"));
         assert!(!Seen(vec![question("x.a.test")]).only_asked_for("a.test"));
         assert!(Seen::default().only_asked_for("a.test"));

@@ -12,12 +12,7 @@ const fn row(says: &'static str, number: c_long, args: [i64; 3], errno: i32) -> 
 }
 
 const fn socket(says: &'static str, family: i32, kind: i32, protocol: i32) -> Row {
-    row(
-        says,
-        SYS_socket,
-        [family as i64, kind as i64, protocol as i64],
-        EPERM,
-    )
+    row(says, SYS_socket, [family as i64, kind as i64, protocol as i64], EPERM)
 }
 
 const AF_SMC: i32 = 43;
@@ -39,12 +34,7 @@ const SOCKETS: &[Row] = &[
     socket("a KCM socket", 41, SOCK_DGRAM, 0),
     socket("a QIPCRTR socket", 42, SOCK_DGRAM, 0),
     socket("an SMC socket", AF_SMC, SOCK_STREAM, 0),
-    socket(
-        "an SMC socket through AF_INET",
-        AF_INET,
-        SOCK_STREAM,
-        IPPROTO_SMC,
-    ),
+    socket("an SMC socket through AF_INET", AF_INET, SOCK_STREAM, IPPROTO_SMC),
     socket("a PPP-over-X socket", AF_PPPOX, SOCK_STREAM, 1),
     socket("a DECnet socket", AF_DECNET, SOCK_STREAM, 0),
     socket("a PF_KEY socket", AF_KEY, SOCK_RAW, 2),
@@ -52,18 +42,8 @@ const SOCKETS: &[Row] = &[
     socket("a family past the last one", 4000, SOCK_DGRAM, 0),
     socket("a raw IPv4 socket", AF_INET, SOCK_RAW, IPPROTO_ICMP),
     socket("a raw IPv6 socket", AF_INET6, SOCK_RAW, IPPROTO_ICMPV6),
-    socket(
-        "a raw socket with flags",
-        AF_INET,
-        SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK,
-        255,
-    ),
-    socket(
-        "the old way to a packet socket",
-        AF_INET,
-        SOCK_PACKET,
-        0x0300,
-    ),
+    socket("a raw socket with flags", AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 255),
+    socket("the old way to a packet socket", AF_INET, SOCK_PACKET, 0x0300),
     socket("a reliable datagram socket", AF_INET, SOCK_RDM, 0),
     socket("a DCCP socket", AF_INET, SOCK_DCCP, IPPROTO_DCCP),
     socket("an SCTP stream", AF_INET, SOCK_STREAM, IPPROTO_SCTP),
@@ -71,35 +51,15 @@ const SOCKETS: &[Row] = &[
     socket("an IPv4 ping socket", AF_INET, SOCK_DGRAM, IPPROTO_ICMP),
     socket("an IPv6 ping socket", AF_INET6, SOCK_DGRAM, IPPROTO_ICMPV6),
     socket("a UDP-Lite socket", AF_INET, SOCK_DGRAM, IPPROTO_UDPLITE),
-    socket(
-        "a multipath TCP socket",
-        AF_INET,
-        SOCK_STREAM,
-        IPPROTO_MPTCP,
-    ),
+    socket("a multipath TCP socket", AF_INET, SOCK_STREAM, IPPROTO_MPTCP),
     socket("an L2TP socket", AF_INET, SOCK_DGRAM, 115),
-    socket(
-        "netlink for the firewall",
-        AF_NETLINK,
-        SOCK_RAW,
-        NETLINK_NETFILTER,
-    ),
+    socket("netlink for the firewall", AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER),
     socket("netlink for IPsec", AF_NETLINK, SOCK_RAW, NETLINK_XFRM),
     socket("netlink for socket diagnosis", AF_NETLINK, SOCK_RAW, 4),
-    socket(
-        "netlink for device events",
-        AF_NETLINK,
-        SOCK_DGRAM,
-        NETLINK_KOBJECT_UEVENT,
-    ),
+    socket("netlink for device events", AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT),
     socket("netlink for audit", AF_NETLINK, SOCK_RAW, NETLINK_AUDIT),
     socket("generic netlink", AF_NETLINK, SOCK_RAW, NETLINK_GENERIC),
-    row(
-        "a TIPC socket pair",
-        SYS_socketpair,
-        [AF_TIPC as i64, SOCK_RDM as i64, 0],
-        EPERM,
-    ),
+    row("a TIPC socket pair", SYS_socketpair, [AF_TIPC as i64, SOCK_RDM as i64, 0], EPERM),
 ];
 
 /// Above what the kernel looks at in an `int`.
@@ -110,24 +70,9 @@ const CALLS: &[Row] = &[
     row("a bpf command", SYS_bpf, [0, 0, 0], EPERM),
     row("PTRACE_TRACEME", SYS_ptrace, [0, 0, 0], EPERM),
     row("PTRACE_SEIZE of itself", SYS_ptrace, [0x4206, 0, 0], EPERM),
-    row(
-        "reading another's memory",
-        SYS_process_vm_readv,
-        [1, 0, 0],
-        EPERM,
-    ),
-    row(
-        "writing another's memory",
-        SYS_process_vm_writev,
-        [1, 0, 0],
-        EPERM,
-    ),
-    row(
-        "taking another's descriptor",
-        SYS_pidfd_getfd,
-        [0, 0, 0],
-        EPERM,
-    ),
+    row("reading another's memory", SYS_process_vm_readv, [1, 0, 0], EPERM),
+    row("writing another's memory", SYS_process_vm_writev, [1, 0, 0], EPERM),
+    row("taking another's descriptor", SYS_pidfd_getfd, [0, 0, 0], EPERM),
     row("comparing two processes", SYS_kcmp, [1, 1, 0], EPERM),
     row("mount", SYS_mount, [0, 0, 0], EPERM),
     row("umount", SYS_umount2, [0, 0, 0], EPERM),
@@ -138,12 +83,7 @@ const CALLS: &[Row] = &[
     row("open_tree", SYS_open_tree, [-1, 0, 0], EPERM),
     row("mount_setattr", SYS_mount_setattr, [-1, 0, 0], EPERM),
     row("setns", SYS_setns, [-1, 0, 0], EPERM),
-    row(
-        "opening by handle",
-        SYS_open_by_handle_at,
-        [-1, 0, 0],
-        EPERM,
-    ),
+    row("opening by handle", SYS_open_by_handle_at, [-1, 0, 0], EPERM),
     row("keyctl", SYS_keyctl, [0, -3, 0], EPERM),
     row("add_key", SYS_add_key, [0, 0, 0], EPERM),
     row("request_key", SYS_request_key, [0, 0, 0], EPERM),
@@ -154,128 +94,28 @@ const CALLS: &[Row] = &[
     row("init_module", SYS_init_module, [0, 0, 0], EPERM),
     row("finit_module", SYS_finit_module, [-1, 0, 0], EPERM),
     row("the kernel log", SYS_syslog, [10, 0, 0], EPERM),
-    row(
-        "a user namespace",
-        SYS_unshare,
-        [CLONE_NEWUSER as i64, 0, 0],
-        EPERM,
-    ),
-    row(
-        "a user namespace, with garbage",
-        SYS_unshare,
-        [GARBAGE | 0x1000_0000, 0, 0],
-        EPERM,
-    ),
-    row(
-        "a network namespace",
-        SYS_unshare,
-        [CLONE_NEWNET as i64, 0, 0],
-        EPERM,
-    ),
+    row("a user namespace", SYS_unshare, [CLONE_NEWUSER as i64, 0, 0], EPERM),
+    row("a user namespace, with garbage", SYS_unshare, [GARBAGE | 0x1000_0000, 0, 0], EPERM),
+    row("a network namespace", SYS_unshare, [CLONE_NEWNET as i64, 0, 0], EPERM),
     row("a time namespace", SYS_unshare, [0x80, 0, 0], EPERM),
-    row(
-        "clone into a mount namespace",
-        SYS_clone,
-        [(CLONE_NEWNS | SIGCHLD) as i64, 0, 0],
-        EPERM,
-    ),
-    row(
-        "clone into a user namespace",
-        SYS_clone,
-        [(CLONE_NEWUSER | SIGCHLD) as i64, 0, 0],
-        EPERM,
-    ),
+    row("clone into a mount namespace", SYS_clone, [(CLONE_NEWNS | SIGCHLD) as i64, 0, 0], EPERM),
+    row("clone into a user namespace", SYS_clone, [(CLONE_NEWUSER | SIGCHLD) as i64, 0, 0], EPERM),
     row("clone3", SYS_clone3, [0, 0, 0], ENOSYS),
-    row(
-        "typing into the terminal",
-        SYS_ioctl,
-        [0, TIOCSTI as i64, 0],
-        EPERM,
-    ),
-    row(
-        "typing, with garbage",
-        SYS_ioctl,
-        [0, GARBAGE | TIOCSTI as i64, 0],
-        EPERM,
-    ),
-    row(
-        "pasting into the console",
-        SYS_ioctl,
-        [0, TIOCLINUX as i64, 0],
-        EPERM,
-    ),
-    row(
-        "changing the line discipline",
-        SYS_ioctl,
-        [0, 0x5423, 0],
-        EPERM,
-    ),
-    row(
-        "renaming its executable",
-        SYS_prctl,
-        [PR_SET_MM as i64, 13, 0],
-        EPERM,
-    ),
-    row(
-        "no randomisation",
-        SYS_personality,
-        [ADDR_NO_RANDOMIZE as i64, 0, 0],
-        EPERM,
-    ),
-    row(
-        "executable data",
-        SYS_personality,
-        [READ_IMPLIES_EXEC as i64, 0, 0],
-        EPERM,
-    ),
-    row(
-        "limits of process 1",
-        SYS_prlimit64,
-        [1, RLIMIT_NOFILE as i64, 0],
-        EPERM,
-    ),
-    row(
-        "IPv4 source routes",
-        SYS_setsockopt,
-        [-1, IPPROTO_IP as i64, IP_OPTIONS as i64],
-        EPERM,
-    ),
-    row(
-        "IPv6 source routes",
-        SYS_setsockopt,
-        [-1, IPPROTO_IPV6 as i64, 57],
-        EPERM,
-    ),
-    row(
-        "an upper-layer protocol",
-        SYS_setsockopt,
-        [-1, 6, TCP_ULP as i64],
-        EPERM,
-    ),
-    (
-        "execution without a name",
-        SYS_execveat,
-        [-1, 0, 0, 0, AT_EMPTY_PATH as i64, 0],
-        EPERM,
-    ),
-    (
-        "connecting by sendto",
-        SYS_sendto,
-        [-1, 0, 0, MSG_FASTOPEN as i64, 0, 0],
-        EOPNOTSUPP,
-    ),
-    row(
-        "connecting by sendmsg",
-        SYS_sendmsg,
-        [-1, 0, MSG_FASTOPEN as i64],
-        EOPNOTSUPP,
-    ),
-    (
-        "connecting by sendmmsg",
-        SYS_sendmmsg,
-        [-1, 0, 0, MSG_FASTOPEN as i64, 0, 0],
-        EOPNOTSUPP,
-    ),
+    row("typing into the terminal", SYS_ioctl, [0, TIOCSTI as i64, 0], EPERM),
+    row("typing, with garbage", SYS_ioctl, [0, GARBAGE | TIOCSTI as i64, 0], EPERM),
+    row("pasting into the console", SYS_ioctl, [0, TIOCLINUX as i64, 0], EPERM),
+    row("changing the line discipline", SYS_ioctl, [0, 0x5423, 0], EPERM),
+    row("renaming its executable", SYS_prctl, [PR_SET_MM as i64, 13, 0], EPERM),
+    row("no randomisation", SYS_personality, [ADDR_NO_RANDOMIZE as i64, 0, 0], EPERM),
+    row("executable data", SYS_personality, [READ_IMPLIES_EXEC as i64, 0, 0], EPERM),
+    row("limits of process 1", SYS_prlimit64, [1, RLIMIT_NOFILE as i64, 0], EPERM),
+    row("IPv4 source routes", SYS_setsockopt, [-1, IPPROTO_IP as i64, IP_OPTIONS as i64], EPERM),
+    row("IPv6 source routes", SYS_setsockopt, [-1, IPPROTO_IPV6 as i64, 57], EPERM),
+    row("an upper-layer protocol", SYS_setsockopt, [-1, 6, TCP_ULP as i64], EPERM),
+    ("execution without a name", SYS_execveat, [-1, 0, 0, 0, AT_EMPTY_PATH as i64, 0], EPERM),
+    ("connecting by sendto", SYS_sendto, [-1, 0, 0, MSG_FASTOPEN as i64, 0, 0], EOPNOTSUPP),
+    row("connecting by sendmsg", SYS_sendmsg, [-1, 0, MSG_FASTOPEN as i64], EOPNOTSUPP),
+    ("connecting by sendmmsg", SYS_sendmmsg, [-1, 0, 0, MSG_FASTOPEN as i64, 0, 0], EOPNOTSUPP),
 ];
 
 fn check(rows: &[Row]) {
@@ -286,11 +126,7 @@ fn check(rows: &[Row]) {
     let wrong: Vec<_> = rows
         .iter()
         .map(|(says, number, args, errno)| {
-            (
-                says,
-                inside(&prepared, &|| raw(*number, *args)),
-                refused(*errno),
-            )
+            (says, inside(&prepared, &|| raw(*number, *args)), refused(*errno))
         })
         .filter(|(_, got, want)| got != want)
         .collect();
@@ -328,41 +164,25 @@ fn what_programs_need_next_to_a_refused_call_is_allowed() {
     }
     let (prepared, _) = prepare(&everyday(&[])).unwrap();
     let socket = |family: i32, kind: i32, protocol: i32| {
-        (
-            SYS_socket,
-            [family.into(), kind.into(), protocol.into(), 0, 0, 0],
-        )
+        (SYS_socket, [family.into(), kind.into(), protocol.into(), 0, 0, 0])
     };
     let allowed = [
         socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
-        socket(
-            AF_INET,
-            SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
-            IPPROTO_TCP,
-        ),
+        socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP),
         socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDP),
         socket(AF_INET, SOCK_DGRAM, IPPROTO_IP),
         socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE),
         (SYS_personality, [0xffff_ffff, 0, 0, 0, 0, 0]),
         (SYS_personality, [0; 6]),
         (SYS_prlimit64, [0, RLIMIT_NOFILE.into(), 0, 0, 0, 0]),
-        (
-            SYS_unshare,
-            [(CLONE_FS | CLONE_FILES).into(), 0, 0, 0, 0, 0],
-        ),
-        (
-            SYS_prctl,
-            [PR_SET_NAME.into(), c"agent".as_ptr() as i64, 0, 0, 0, 0],
-        ),
+        (SYS_unshare, [(CLONE_FS | CLONE_FILES).into(), 0, 0, 0, 0, 0]),
+        (SYS_prctl, [PR_SET_NAME.into(), c"agent".as_ptr() as i64, 0, 0, 0, 0]),
         (SYS_memfd_create, [c"memory".as_ptr() as i64, 0, 0, 0, 0, 0]),
         (SYS_landlock_create_ruleset, [0, 0, 1, 0, 0, 0]),
     ];
     for (number, args) in allowed {
         let got = inside(&prepared, &|| raw(number, args));
-        assert!(
-            matches!(got, Outcome::Returned(0..)),
-            "{number} {args:x?}: {got:?}"
-        );
+        assert!(matches!(got, Outcome::Returned(0..)), "{number} {args:x?}: {got:?}");
     }
 }
 
@@ -376,14 +196,8 @@ fn an_x32_call_is_refused() {
     // A kernel without x32 says ENOSYS, and that only after the filter has passed it.
     let x32 = |number: c_long| 0x4000_0000 + number;
     assert_eq!(in_child(&|| raw(x32(SYS_getpid), [0; 6])), refused(ENOSYS));
-    assert_eq!(
-        inside(&prepared, &|| raw(x32(SYS_getpid), [0; 6])),
-        refused(EPERM)
-    );
-    assert_eq!(
-        inside(&prepared, &|| raw(x32(SYS_socket), [2, 1, 0, 0, 0, 0])),
-        refused(EPERM)
-    );
+    assert_eq!(inside(&prepared, &|| raw(x32(SYS_getpid), [0; 6])), refused(EPERM));
+    assert_eq!(inside(&prepared, &|| raw(x32(SYS_socket), [2, 1, 0, 0, 0, 0])), refused(EPERM));
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -26,11 +26,8 @@ impl Tree {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
             std::fs::copy("/bin/true", directory.join("program")).unwrap();
         }
-        std::os::unix::fs::symlink(
-            root.path().join("outside/file"),
-            root.path().join("rw/link"),
-        )
-        .unwrap();
+        std::os::unix::fs::symlink(root.path().join("outside/file"), root.path().join("rw/link"))
+            .unwrap();
         Self { root }
     }
 
@@ -46,34 +43,18 @@ impl Tree {
 }
 
 fn open(path: &CString, flags: i32) -> i64 {
-    raw(
-        SYS_openat,
-        [
-            AT_FDCWD.into(),
-            path.as_ptr() as i64,
-            flags.into(),
-            0o644,
-            0,
-            0,
-        ],
-    )
+    raw(SYS_openat, [AT_FDCWD.into(), path.as_ptr() as i64, flags.into(), 0o644, 0, 0])
 }
 
 fn execute(path: &CString) -> i64 {
     let arguments = [path.as_ptr(), std::ptr::null()];
     // On success this never comes back: the program exits 0 and the pipe stays empty.
-    raw(
-        SYS_execve,
-        [path.as_ptr() as i64, arguments.as_ptr() as i64, 0, 0, 0, 0],
-    )
+    raw(SYS_execve, [path.as_ptr() as i64, arguments.as_ptr() as i64, 0, 0, 0, 0])
 }
 
 fn two(number: c_long, from: &CString, to: &CString) -> i64 {
     let here = i64::from(AT_FDCWD);
-    raw(
-        number,
-        [here, from.as_ptr() as i64, here, to.as_ptr() as i64, 0, 0],
-    )
+    raw(number, [here, from.as_ptr() as i64, here, to.as_ptr() as i64, 0, 0])
 }
 
 #[test]
@@ -83,18 +64,12 @@ fn reading_is_allowed_in_both_and_refused_outside() {
     }
     let tree = Tree::new();
     let (prepared, _) = prepare(&tree.request()).unwrap();
-    for (name, allowed) in [
-        ("ro/file", true),
-        ("rw/file", true),
-        ("outside/file", false),
-        ("rw/link", false),
-    ] {
+    for (name, allowed) in
+        [("ro/file", true), ("rw/file", true), ("outside/file", false), ("rw/link", false)]
+    {
         let path = tree.path(name);
         let attempt = || open(&path, O_RDONLY);
-        assert!(
-            matches!(control(&nobody(), &attempt), Outcome::Returned(0..)),
-            "{name}"
-        );
+        assert!(matches!(control(&nobody(), &attempt), Outcome::Returned(0..)), "{name}");
         let got = inside(&prepared, &attempt);
         match allowed {
             true => assert!(matches!(got, Outcome::Returned(0..)), "{name}: {got:?}"),
@@ -102,10 +77,7 @@ fn reading_is_allowed_in_both_and_refused_outside() {
         }
     }
     let list = tree.path("outside");
-    assert_eq!(
-        inside(&prepared, &|| open(&list, O_RDONLY | O_DIRECTORY)),
-        refused(EACCES)
-    );
+    assert_eq!(inside(&prepared, &|| open(&list, O_RDONLY | O_DIRECTORY)), refused(EACCES));
 }
 
 #[test]
@@ -115,11 +87,7 @@ fn writing_in_any_way_is_refused_in_read_only() {
     }
     let tree = Tree::new();
     let (prepared, report) = prepare(&tree.request()).unwrap();
-    let (file, new, mine) = (
-        tree.path("ro/file"),
-        tree.path("ro/new"),
-        tree.path("rw/file"),
-    );
+    let (file, new, mine) = (tree.path("ro/file"), tree.path("ro/new"), tree.path("rw/file"));
     let here = i64::from(AT_FDCWD);
     let at = |number: c_long, path: &CString, rest: [i64; 2]| {
         raw(number, [here, path.as_ptr() as i64, rest[0], rest[1], 0, 0])
@@ -131,14 +99,9 @@ fn writing_in_any_way_is_refused_in_read_only() {
         ("create", &|| open(&new, O_WRONLY | O_CREAT)),
         ("unlink", &|| at(SYS_unlinkat, &file, [0, 0])),
         ("mkdir", &|| at(SYS_mkdirat, &new, [0o755, 0])),
-        ("mkfifo", &|| {
-            at(SYS_mknodat, &new, [(S_IFIFO | 0o644).into(), 0])
-        }),
+        ("mkfifo", &|| at(SYS_mknodat, &new, [(S_IFIFO | 0o644).into(), 0])),
         ("symlink", &|| {
-            raw(
-                SYS_symlinkat,
-                [file.as_ptr() as i64, here, new.as_ptr() as i64, 0, 0, 0],
-            )
+            raw(SYS_symlinkat, [file.as_ptr() as i64, here, new.as_ptr() as i64, 0, 0, 0])
         }),
     ];
     for (what, attempt) in attempts {
@@ -154,10 +117,7 @@ fn writing_in_any_way_is_refused_in_read_only() {
         ("link out", SYS_linkat, &file, &tree.path("rw/new")),
     ] {
         let got = inside(&prepared, &|| two(number, from, to));
-        assert!(
-            [refused(EACCES), refused(EXDEV)].contains(&got),
-            "{what}: {got:?}"
-        );
+        assert!([refused(EACCES), refused(EXDEV)].contains(&got), "{what}: {got:?}");
     }
 }
 
@@ -173,15 +133,8 @@ fn everything_is_allowed_in_read_write() {
         ("create", &|| open(&new, O_RDWR | O_CREAT | O_TRUNC)),
         ("rename", &|| two(SYS_renameat2, &new, &newer)),
         ("link", &|| two(SYS_linkat, &newer, &new)),
-        ("truncate", &|| {
-            raw(SYS_truncate, [new.as_ptr() as i64, 3, 0, 0, 0, 0])
-        }),
-        ("unlink", &|| {
-            raw(
-                SYS_unlinkat,
-                [AT_FDCWD.into(), new.as_ptr() as i64, 0, 0, 0, 0],
-            )
-        }),
+        ("truncate", &|| raw(SYS_truncate, [new.as_ptr() as i64, 3, 0, 0, 0, 0])),
+        ("unlink", &|| raw(SYS_unlinkat, [AT_FDCWD.into(), new.as_ptr() as i64, 0, 0, 0, 0])),
     ];
     for (what, attempt) in attempts {
         let got = inside(&prepared, attempt);
@@ -213,24 +166,13 @@ fn a_single_file_gets_a_rule_of_its_own() {
     }
     let tree = Tree::new();
     let mut request = everyday(&[]);
-    request
-        .read_only
-        .push(tree.root.path().join("outside/file"));
+    request.read_only.push(tree.root.path().join("outside/file"));
     let (prepared, report) = prepare(&request).unwrap();
     assert!(report.skipped_paths.is_empty());
     let (file, neighbour) = (tree.path("outside/file"), tree.path("outside/program"));
-    assert!(matches!(
-        inside(&prepared, &|| open(&file, O_RDONLY)),
-        Outcome::Returned(0..)
-    ));
-    assert_eq!(
-        inside(&prepared, &|| open(&file, O_WRONLY)),
-        refused(EACCES)
-    );
-    assert_eq!(
-        inside(&prepared, &|| open(&neighbour, O_RDONLY)),
-        refused(EACCES)
-    );
+    assert!(matches!(inside(&prepared, &|| open(&file, O_RDONLY)), Outcome::Returned(0..)));
+    assert_eq!(inside(&prepared, &|| open(&file, O_WRONLY)), refused(EACCES));
+    assert_eq!(inside(&prepared, &|| open(&neighbour, O_RDONLY)), refused(EACCES));
 }
 
 /// sockaddr_in for 127.0.0.1.
@@ -245,17 +187,7 @@ fn loopback(port: u16) -> sockaddr_in {
 
 fn on_socket(number: c_long, kind: i32, address: &sockaddr_in) -> i64 {
     let fd = raw(SYS_socket, [AF_INET.into(), kind.into(), 0, 0, 0, 0]);
-    raw(
-        number,
-        [
-            fd,
-            &raw const *address as i64,
-            size_of::<sockaddr_in>() as i64,
-            0,
-            0,
-            0,
-        ],
-    )
+    raw(number, [fd, &raw const *address as i64, size_of::<sockaddr_in>() as i64, 0, 0, 0])
 }
 
 #[test]
@@ -263,24 +195,15 @@ fn a_datagram_goes_to_listed_ports_only() {
     if not_root() || landlock::kernel_abi().unwrap_or(0) < landlock::since::UDP {
         return;
     }
-    let (prepared, _) = prepare(&Request {
-        connect_ports: vec![8443],
-        ..everyday(&[])
-    })
-    .unwrap();
-    for (port, want) in [
-        (8443, Outcome::Returned(1)),
-        (53, Outcome::Returned(1)),
-        (8444, refused(EACCES)),
-    ] {
+    let (prepared, _) = prepare(&Request { connect_ports: vec![8443], ..everyday(&[]) }).unwrap();
+    for (port, want) in
+        [(8443, Outcome::Returned(1)), (53, Outcome::Returned(1)), (8444, refused(EACCES))]
+    {
         let to = loopback(port);
         let send = || {
             let fd = raw(SYS_socket, [AF_INET.into(), SOCK_DGRAM.into(), 0, 0, 0, 0]);
             let length = size_of::<sockaddr_in>() as i64;
-            raw(
-                SYS_sendto,
-                [fd, c"x".as_ptr() as i64, 1, 0, &raw const to as i64, length],
-            )
+            raw(SYS_sendto, [fd, c"x".as_ptr() as i64, 1, 0, &raw const to as i64, length])
         };
         assert_eq!(inside(&prepared, &send), want, "{port}");
     }
@@ -293,11 +216,9 @@ fn a_unix_socket_by_path_needs_read_write() {
     }
     let tree = Tree::new();
     let (prepared, _) = prepare(&tree.request()).unwrap();
-    for (name, want) in [
-        ("rw/s", Outcome::Returned(0)),
-        ("ro/s", refused(EACCES)),
-        ("outside/s", refused(EACCES)),
-    ] {
+    for (name, want) in
+        [("rw/s", Outcome::Returned(0)), ("ro/s", refused(EACCES)), ("outside/s", refused(EACCES))]
+    {
         let path = tree.root.path().join(name);
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -329,11 +250,8 @@ fn only_listed_ports_can_be_connected_and_bound() {
         listener.local_addr().unwrap().port()
     };
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-    let request = Request {
-        connect_ports: vec![port(&listed)],
-        bind_ports: vec![free],
-        ..everyday(&[])
-    };
+    let request =
+        Request { connect_ports: vec![port(&listed)], bind_ports: vec![free], ..everyday(&[]) };
     let (prepared, _) = prepare(&request).unwrap();
     let dial = |port: u16| {
         let address = loopback(port);

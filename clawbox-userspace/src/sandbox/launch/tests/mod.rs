@@ -82,11 +82,7 @@ fn in_child(attempt: &dyn Fn() -> i64) -> Outcome {
 fn raw(number: libc::c_long, a: [i64; 6]) -> i64 {
     // SAFETY: the tests pass numbers, null, or pointers to values that outlive the call.
     let result = unsafe { libc::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]) };
-    if result < 0 {
-        -i64::from(nix::errno::Errno::last_raw())
-    } else {
-        result
-    }
+    if result < 0 { -i64::from(nix::errno::Errno::last_raw()) } else { result }
 }
 
 /// The unprivileged user that every Linux has.
@@ -96,25 +92,12 @@ fn nobody() -> Identity {
 
 /// What a dynamic program needs to start, and `more` to write to.
 fn everyday(more: &[&Path]) -> Request {
-    let read_only = [
-        "/usr",
-        "/lib",
-        "/lib64",
-        "/bin",
-        "/sbin",
-        "/etc",
-        "/proc",
-        "/dev/urandom",
-    ];
+    let read_only = ["/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/dev/urandom"];
     let mut read_write: Vec<PathBuf> = vec!["/dev/null".into()];
     read_write.extend(more.iter().map(|path| path.to_path_buf()));
     Request {
         port_ceiling: true,
-        read_only: read_only
-            .iter()
-            .map(PathBuf::from)
-            .filter(|path| path.exists())
-            .collect(),
+        read_only: read_only.iter().map(PathBuf::from).filter(|path| path.exists()).collect(),
         read_write,
         user: Some(nobody()),
         ..Request::default()

@@ -16,25 +16,16 @@ fn output(request: &Request, program: &str, args: &[&str]) -> String {
     let prepared = Arc::new(prepared);
     let entered = Arc::clone(&prepared);
     let mut command = Command::new(program);
-    command
-        .args(args)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null());
+    command.args(args).env_clear().current_dir("/").stdin(Stdio::null());
     // SAFETY: `enter` is async-signal-safe.
     unsafe { command.pre_exec(move || entered.enter()) };
-    let output = command
-        .output()
-        .map_err(|error| prepared.explain(error))
-        .unwrap();
+    let output = command.output().map_err(|error| prepared.explain(error)).unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn field(status: &str, name: &str) -> String {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {name} in {status}"))
         .split_whitespace()
         .collect::<Vec<_>>()
@@ -51,14 +42,8 @@ fn nothing_of_root_is_left() {
         assert_eq!(field(&status, set), "0000000000000000", "{set}");
     }
     let user = nobody();
-    assert_eq!(
-        field(&status, "Uid"),
-        vec![user.uid().to_string(); 4].join(" ")
-    );
-    assert_eq!(
-        field(&status, "Gid"),
-        vec![user.gid().to_string(); 4].join(" ")
-    );
+    assert_eq!(field(&status, "Uid"), vec![user.uid().to_string(); 4].join(" "));
+    assert_eq!(field(&status, "Gid"), vec![user.gid().to_string(); 4].join(" "));
     assert_eq!(field(&status, "Groups"), user.gid().to_string());
     assert_eq!(field(&status, "NoNewPrivs"), "1");
     assert_eq!(field(&status, "Seccomp"), "2");
@@ -69,21 +54,14 @@ fn root_that_is_kept_has_no_capabilities_either() {
     if not_root() {
         return;
     }
-    let request = Request {
-        user: None,
-        ..everyday(&[])
-    };
+    let request = Request { user: None, ..everyday(&[]) };
     let status = output(&request, "/bin/cat", &["/proc/self/status"]);
     assert_eq!(field(&status, "Uid"), "0 0 0 0");
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(field(&status, set), "0000000000000000", "{set}");
     }
     let (_, report) = prepare(&request).unwrap();
-    let user = report
-        .layers
-        .iter()
-        .find(|layer| layer.layer == "user")
-        .unwrap();
+    let user = report.layers.iter().find(|layer| layer.layer == "user").unwrap();
     assert_eq!(user.state, LayerState::Absent);
     assert!(user.why.contains("runs as root: not dropped"));
 }
@@ -94,28 +72,14 @@ fn there_are_no_core_files_and_no_inherited_descriptors() {
         return;
     }
     let limits = output(&everyday(&[]), "/bin/cat", &["/proc/self/limits"]);
-    let core = limits
-        .lines()
-        .find(|line| line.starts_with("Max core file size"))
-        .unwrap();
-    assert_eq!(
-        core.split_whitespace().skip(4).collect::<Vec<_>>(),
-        ["0", "0", "bytes"]
-    );
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).collect::<Vec<_>>(), ["0", "0", "bytes"]);
 
     // A descriptor without close-on-exec, as a careless caller may leave it.
     let leaked = std::fs::File::open("/etc/passwd").unwrap();
-    nix::fcntl::fcntl(
-        &leaked,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-    )
-    .unwrap();
+    nix::fcntl::fcntl(&leaked, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     let open = output(&everyday(&[]), "/bin/ls", &["/proc/self/fd"]);
-    assert_eq!(
-        open.split_whitespace().collect::<Vec<_>>(),
-        ["0", "1", "2", "3"],
-        "3 is ls's own"
-    );
+    assert_eq!(open.split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3"], "3 is ls's own");
 }
 
 #[test]
@@ -147,12 +111,8 @@ fn a_process_of_the_same_user_outside_cannot_be_signalled() {
         return;
     }
     let user = nobody();
-    let mut other = Command::new("/bin/sleep")
-        .arg("60")
-        .uid(user.uid())
-        .gid(user.gid())
-        .spawn()
-        .unwrap();
+    let mut other =
+        Command::new("/bin/sleep").arg("60").uid(user.uid()).gid(user.gid()).spawn().unwrap();
     let pid = i64::from(other.id());
     let (prepared, _) = prepare(&everyday(&[])).unwrap();
     let kill = || raw(SYS_kill, [pid, 0, 0, 0, 0, 0]);
@@ -182,20 +142,11 @@ fn proc_of_a_process_of_the_same_user_outside_stays_closed() {
         return;
     }
     let user = nobody();
-    let mut other = Command::new("/bin/sleep")
-        .arg("60")
-        .uid(user.uid())
-        .gid(user.gid())
-        .spawn()
-        .unwrap();
+    let mut other =
+        Command::new("/bin/sleep").arg("60").uid(user.uid()).gid(user.gid()).spawn().unwrap();
     let path = std::ffi::CString::new(format!("/proc/{}/environ", other.id())).unwrap();
     let (prepared, _) = prepare(&everyday(&[])).unwrap();
-    let open = || {
-        raw(
-            SYS_openat,
-            [AT_FDCWD.into(), path.as_ptr() as i64, 0, 0, 0, 0],
-        )
-    };
+    let open = || raw(SYS_openat, [AT_FDCWD.into(), path.as_ptr() as i64, 0, 0, 0, 0]);
     let (outside, within) = (control(&user, &open), inside(&prepared, &open));
     other.kill().unwrap();
     other.wait().unwrap();

@@ -9,11 +9,7 @@ use super::*;
 /// A command that enters the backstops before it is executed.
 pub(super) fn command(prepared: Prepared, program: &Path) -> Command {
     let mut command = Command::new(program);
-    command
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .current_dir("/")
-        .stdin(Stdio::null());
+    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/").stdin(Stdio::null());
     // SAFETY: `enter` is async-signal-safe.
     unsafe { command.pre_exec(move || prepared.enter()) };
     command
@@ -33,24 +29,14 @@ fn works(program: &str, args: &[&str], want: &str) {
         .env("TMPDIR", home.path())
         .output()
         .unwrap();
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(
-        output.status.success() && out.contains(want),
-        "{}\n{out}\n{err}",
-        output.status
-    );
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains(want), "{}\n{out}\n{err}", output.status);
 }
 
 #[test]
 fn a_shell_works() {
-    works(
-        "/bin/sh",
-        &["-c", "ls / >/dev/null; (echo sub); echo a | cat | tr a b"],
-        "b",
-    );
+    works("/bin/sh", &["-c", "ls / >/dev/null; (echo sub); echo a | cat | tr a b"], "b");
 }
 
 #[test]

@@ -5,11 +5,7 @@ use std::process::Command;
 use super::*;
 
 fn layer<'a>(report: &'a BackstopReport, name: &str) -> &'a Layer {
-    report
-        .layers
-        .iter()
-        .find(|layer| layer.layer == name)
-        .unwrap()
+    report.layers.iter().find(|layer| layer.layer == name).unwrap()
 }
 
 #[test]
@@ -24,10 +20,7 @@ fn a_missing_path_is_reported_and_with_hard_requirement_refused() {
 
     request.hard_requirement = true;
     let error = prepare(&request).unwrap_err().to_string();
-    assert!(
-        error.contains("/no/such/path") && error.contains("best_effort"),
-        "{error}"
-    );
+    assert!(error.contains("/no/such/path") && error.contains("best_effort"), "{error}");
 }
 
 #[test]
@@ -51,10 +44,7 @@ fn hard_requirement_holds_where_the_kernel_has_scopes() {
     if not_root() {
         return;
     }
-    let request = Request {
-        hard_requirement: true,
-        ..everyday(&[])
-    };
+    let request = Request { hard_requirement: true, ..everyday(&[]) };
     let outcome = prepare(&request);
     if landlock::kernel_abi().unwrap() >= landlock::since::SCOPES {
         let (_, report) = outcome.unwrap();
@@ -66,19 +56,13 @@ fn hard_requirement_holds_where_the_kernel_has_scopes() {
 
 #[test]
 fn the_report_is_plain_json() {
-    let request = Request {
-        user: None,
-        ..everyday(&[])
-    };
+    let request = Request { user: None, ..everyday(&[]) };
     let (_, report) = prepare(&request).unwrap();
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["layers"][0]["layer"], "process");
     assert_eq!(json["layers"][0]["state"], "full");
     for layer in report.incomplete() {
-        assert!(
-            !layer.why.is_empty() && !layer.missing().is_empty(),
-            "{layer:?}"
-        );
+        assert!(!layer.why.is_empty() && !layer.missing().is_empty(), "{layer:?}");
     }
 }
 
@@ -93,25 +77,16 @@ fn a_step_that_fails_in_the_child_is_named_by_the_parent() {
         if prepared.enter().is_err() {
             return 1;
         }
-        prepared.enter().map_or_else(
-            |error| -i64::from(error.raw_os_error().unwrap_or(0)),
-            |()| 0,
-        )
+        prepared.enter().map_or_else(|error| -i64::from(error.raw_os_error().unwrap_or(0)), |()| 0)
     });
     assert_eq!(outcome, refused(libc::EPERM));
-    let error = prepared
-        .explain(io::Error::from_raw_os_error(libc::EPERM))
-        .to_string();
+    let error = prepared.explain(io::Error::from_raw_os_error(libc::EPERM)).to_string();
     assert!(error.contains("private IPC namespace"), "{error}");
 }
 
 #[test]
 fn a_command_that_does_not_exist_is_not_blamed_on_a_step() {
-    let (prepared, _) = prepare(&Request {
-        user: None,
-        ..everyday(&[])
-    })
-    .unwrap();
+    let (prepared, _) = prepare(&Request { user: None, ..everyday(&[]) }).unwrap();
     let error = Command::new("/no/such/program").spawn().unwrap_err();
     assert!(matches!(prepared.explain(error), LaunchError::Exec(_)));
 }
