@@ -105,7 +105,7 @@ fn a_name_that_is_not_allowed_does_not_exist_and_is_asked_of_nobody() {
     scene.names.host("evil.test", &[SITE.into()]).text("api.test", "a text");
     let policy =
         scene.allowing_attack("{ host: api.test, port: 7 }, { host: \"*.wild.test\", port: 7 }");
-    let long = "6c6f6f742d6f662d616e2d6167656e74".repeat(1);
+    let long = "6c6f6f742d6f662d616e2d6167656e74".to_owned();
     let tunnel = format!("{long}.{long}.{long}.evil.test");
     let denied =
         ["evil.test", &tunnel, "data.api.test", "api.test.evil.test", "a.b.wild.test", "wild.test"];
