@@ -73,7 +73,8 @@ impl Root {
             if Instant::now() > deadline {
                 bail!(
                     "{} programs are attached to connect where {expected} should be: is another \
-                     clawbox running? Figures made beside it would mean nothing",
+                     clawbox running, or did a killed one leave its pins in /sys/fs/bpf/clawbox? \
+                     Figures made beside it would mean nothing",
                     self.programs()?
                 );
             }

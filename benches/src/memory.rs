@@ -16,6 +16,9 @@ const TARGET: f64 = 16.0;
 const BATCHES: u32 = 10;
 const BATCH: u32 = 1000;
 
+/// Events at once: many times what the ring holds, and faster than they can be written down.
+const FLOOD: u32 = 100_000;
+
 /// Measures and reports.
 pub fn measure(room: &Room, report: &mut Report) -> Result<()> {
     let mut worker = room.sandboxed(Mode::Enforce)?;
@@ -31,9 +34,18 @@ pub fn measure(room: &Room, report: &mut Report) -> Result<()> {
     add(report, worker.pid(), &when, "VmRSS", Some(TARGET))?;
     add(report, worker.pid(), &when, "RssAnon", None)?;
     add(report, worker.pid(), &when, "RssFile", None)?;
+    worker.perform(Operation::UdpSend, FLOOD)?;
+    pause();
+    let when = format!("after a flood of {FLOOD} more");
+    add(report, worker.pid(), &when, "VmRSS", Some(TARGET))?;
+    add(report, worker.pid(), &when, "RssAnon", None)?;
     add(report, worker.pid(), "at its peak, while it loads", "VmHWM", None)?;
     worker.stop()?;
-    room.take_trail()?;
+    let trail = room.take_trail()?;
+    report.note(format!(
+        "memory: {} network records; {} events of the flood found the ring full and are counted",
+        trail.network, trail.lost
+    ));
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::kernel::enforcer::Losses;
 pub const TICK: Duration = Duration::from_millis(25);
 
 /// Events that are brought into order together.
-const BATCH: usize = 4096;
+const BATCH: usize = 1024;
 
 /// DNS questions that may wait for the next look.
 const QUESTIONS: usize = 16_384;
