@@ -141,8 +141,10 @@ fn what_is_typed_at_a_terminal_reaches_the_command_once() {
     until(&mut terminal, &mut seen, "got word");
     assert_eq!(clawbox.wait().unwrap().code(), Some(4));
     assert_eq!(seen.matches("interrupt").count(), 1, "{seen}");
-    let (mut clawbox, mut terminal) = on_terminal(&scene, &["/bin/cat"]);
+    let (mut clawbox, mut terminal) =
+        on_terminal(&scene, &["/bin/sh", "-c", "echo ready; exec cat"]);
     let mut seen = String::new();
+    until(&mut terminal, &mut seen, "ready");
     terminal.write_all(b"echo\n").unwrap();
     until(&mut terminal, &mut seen, "echo\r\necho");
     terminal.write_all(b"\x03").unwrap();
