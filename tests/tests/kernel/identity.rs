@@ -238,7 +238,6 @@ fn exec_gives_up_what_a_program_may_itself_and_keeps_what_its_tree_may() {
 }
 
 #[test]
-#[ignore = "passes on 6.18, 6.1 and 6.12, and failed in the VM on 7.3; the cause is not found yet"]
 fn many_processes_at_once_are_each_denied_and_recorded() {
     let scene = Scene::new();
     let (tool, policy) = only_tool(&scene);
