@@ -9,7 +9,7 @@ use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, ListenerKey, LossKey,
     Rewritten, RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
 };
-use crate::subject::{FileId, Mask, Subject};
+use crate::subject::{FileId, Incarnation, Mask, Subject};
 
 /// A record's size is the sum of its fields: no padding, so no uninitialised byte is compared by
 /// a map or copied to userspace.
@@ -21,7 +21,8 @@ packed! {
     Address = 16,
     FileId = 16,
     Mask = 32,
-    Subject = 88,
+    Incarnation = 16,
+    Subject = 104,
     RuleKey = 12,
     RuleValue = 72,
     HostIds = 16,

@@ -57,10 +57,25 @@ pub struct FileId {
     pub zero: u32,
 }
 
+/// Which process of its number, and which of its programs, an identity was written for. The hooks
+/// that write identities are tracepoint programs, and a kernel that can be preempted inside one
+/// (7.x) leaves out the next run of the same program on that CPU: an exit may leave an entry
+/// behind, and an exec the identity of the program before. Neither is taken for the real one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Incarnation {
+    /// `start_boottime` of the group's leader, in nanoseconds; kept over exec by any thread.
+    pub born: u64,
+    /// `self_exec_id`, which the kernel counts up at each exec and copies at fork.
+    pub execs: u64,
+}
+
 /// The identity of a thread group, written at exec, copied at fork.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Subject {
+    /// Whom this was written for.
+    pub incarnation: Incarnation,
     /// The sandbox, which no later move to another cgroup changes.
     pub sandbox: u32,
     /// 1 where a `#!` script was started, so that `script` identities are in `own` too.

@@ -2,8 +2,11 @@
 //! relocations, so the agent reads the offsets from the running kernel's BTF and patches these
 //! constants before load; .rodata is frozen, so the verifier knows their values.
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use clawbox_common::{limits::SCRIPT_PATH, subject::FileId};
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel_str};
+use clawbox_common::{
+    limits::SCRIPT_PATH,
+    subject::{FileId, Incarnation},
+};
 use core::ptr::read_volatile;
 
 macro_rules! offsets {
@@ -14,7 +17,7 @@ offsets! {
     OFF_TASK_TGID OFF_TASK_SIGNAL OFF_SIGNAL_LIVE
     OFF_BPRM_FILE OFF_BPRM_FILENAME OFF_BPRM_INTERP
     OFF_FILE_DENTRY OFF_DENTRY_INODE OFF_INODE_SB OFF_INODE_INO OFF_SB_DEV
-    OFF_TASK_REAL_PARENT
+    OFF_TASK_REAL_PARENT OFF_TASK_LEADER OFF_TASK_BORN OFF_TASK_EXECS
 }
 
 /// Depth of a sandbox's cgroup below the root of the hierarchy.
@@ -71,6 +74,20 @@ impl Kernel {
 #[inline(always)]
 pub fn thread_group(task: Kernel) -> u32 {
     task.field(&OFF_TASK_TGID)
+}
+
+/// The task that this program runs for.
+#[inline(always)]
+pub fn current() -> Kernel {
+    // SAFETY: the helper gives the running task, with its type.
+    unsafe { Kernel::new(bpf_get_current_task_btf().cast()) }
+}
+
+/// What tells a task's thread group, and the program in it, from all others of its number.
+#[inline(always)]
+pub fn incarnation(task: Kernel) -> Incarnation {
+    let born = task.pointer(&OFF_TASK_LEADER).field(&OFF_TASK_BORN);
+    Incarnation { born, execs: task.field(&OFF_TASK_EXECS) }
 }
 
 #[inline(always)]

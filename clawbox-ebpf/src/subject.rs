@@ -39,16 +39,23 @@ fn cgroup_sandbox() -> Option<u32> {
 }
 
 /// Where the current task stands. The identity comes first: a process that moved to another
-/// cgroup keeps its sandbox.
+/// cgroup keeps its sandbox. One that was written for another process of its number is nobody's;
+/// one for the program before the last exec says which sandbox, but no longer who.
 #[inline(always)]
 pub fn standing<'a>() -> Standing<'a> {
     // SAFETY: only the thread group's own exec writes to the value, at a point where it has one
     // thread, and that thread is not here; RCU keeps the value alive until this program ends.
-    match unsafe { SUBJECTS.get(current_thread_group()) } {
-        Some(subject) => Standing::Subject(subject),
-        None if cgroup_sandbox().is_some() => Standing::Unidentified,
-        None => Standing::Outside,
+    if let Some(subject) = unsafe { SUBJECTS.get(current_thread_group()) } {
+        let now = kernel_read::incarnation(kernel_read::current());
+        if subject.incarnation.born == now.born {
+            return if subject.incarnation.execs == now.execs {
+                Standing::Subject(subject)
+            } else {
+                Standing::Unidentified
+            };
+        }
     }
+    if cgroup_sandbox().is_some() { Standing::Unidentified } else { Standing::Outside }
 }
 
 /// The slots of the files that this exec opened.
@@ -90,11 +97,18 @@ pub struct Executed {
 /// Gives the current thread group the identity of the program it is about to run. `None` for a
 /// task in no sandbox.
 #[inline(always)]
-pub fn exec(bprm: Kernel) -> Option<Executed> {
+pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
     let group = current_thread_group();
+    let now = kernel_read::incarnation(task);
     let mut held = SUBJECTS.get_ptr_mut(group);
-    let sandbox = match held {
+    if let Some(subject) = held
         // SAFETY: a map value, and this is the group's only thread (exec has ended the others).
+        && unsafe { (*subject).incarnation.born } != now.born
+    {
+        held = None;
+    }
+    let sandbox = match held {
+        // SAFETY: as above.
         Some(subject) => unsafe { (*subject).sandbox },
         None => cgroup_sandbox()?,
     };
@@ -103,13 +117,14 @@ pub fn exec(bprm: Kernel) -> Option<Executed> {
     let own = matched(sandbox, exe, (is_script == 1).then_some(bprm));
     if held.is_none() {
         let fresh = Subject { sandbox, ..Subject::default() };
-        let _ = SUBJECTS.insert(group, &fresh, 0);
+        let _ = SUBJECTS.insert(group, &fresh, u64::from(BPF_ANY));
         held = SUBJECTS.get_ptr_mut(group);
     }
     let identified = held.is_some();
     if let Some(subject) = held {
         // SAFETY: as above. Written in place, which cannot fail for want of memory.
         unsafe {
+            (*subject).incarnation = now;
             (*subject).is_script = is_script;
             (*subject).exe = exe;
             (*subject).own = own;
@@ -128,17 +143,26 @@ pub fn fork(parent: Kernel, child: Kernel) {
     if group == from {
         return;
     }
-    if let Some(subject) = SUBJECTS.get_ptr(from) {
-        // SAFETY: key and value are initialised and of the map's sizes. The value is handed to
-        // the helper where it stands: copying 88 bytes over the stack costs more than the insert.
-        unsafe {
-            bpf_map_update_elem(
-                (&raw const SUBJECTS).cast_mut().cast(),
-                (&raw const group).cast(),
-                subject.cast(),
-                u64::from(BPF_ANY),
-            );
-        }
+    let Some(subject) = SUBJECTS.get_ptr(from) else { return };
+    // SAFETY: a map value; only the parent's exec writes to it, and the parent is here.
+    if unsafe { (*subject).incarnation.born } != kernel_read::incarnation(parent).born {
+        return;
+    }
+    // SAFETY: key and value are initialised and of the map's sizes. The value is handed to the
+    // helper where it stands: copying it over the stack costs more than the insert.
+    unsafe {
+        bpf_map_update_elem(
+            (&raw const SUBJECTS).cast_mut().cast(),
+            (&raw const group).cast(),
+            subject.cast(),
+            u64::from(BPF_ANY),
+        );
+    }
+    if let Some(copy) = SUBJECTS.get_ptr_mut(group) {
+        // The count of execs is the parent's identity's own: a child does not repair what its
+        // parent lacks.
+        // SAFETY: a map value of a process that has not run yet.
+        unsafe { (*copy).incarnation.born = kernel_read::incarnation(child).born }
     }
 }
 

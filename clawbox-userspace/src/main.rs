@@ -44,8 +44,22 @@ fn main() -> ExitCode {
         Verb::Doctor(command) => (command.run(), ExitCode::from(2)),
     };
     result.unwrap_or_else(|error| {
+        // `clawbox policy check … | head` has what it wanted; as a shell counts SIGPIPE.
+        if is_closed_pipe(&error) {
+            return ExitCode::from(141);
+        }
         eprintln!("clawbox: {error:#}");
         failed
+    })
+}
+
+/// Whether whoever reads this process's output has gone.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let by_json =
+            cause.downcast_ref::<serde_json::Error>().and_then(|json| json.io_error_kind());
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind).or(by_json);
+        kind == Some(std::io::ErrorKind::BrokenPipe)
     })
 }
 

@@ -285,6 +285,12 @@ impl Running {
         remains(&self.name, self.child.id(), &self.locks)
     }
 
+    /// Where the run keeps its kernel objects from being removed.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        pins(&self.name, self.child.id())
+    }
+
     /// Closes the command's standard input and waits for the end. Nothing may be left behind.
     ///
     /// # Panics
@@ -352,12 +358,16 @@ pub fn cgroup_root() -> PathBuf {
     root.expect("a version 2 hierarchy of control groups is mounted")
 }
 
+/// The file system of pins has no dots in names.
+fn pins(name: &str, pid: u32) -> PathBuf {
+    Path::new("/sys/fs/bpf/clawbox").join(format!("{name}-{pid}").replace('.', "+"))
+}
+
 fn remains(name: &str, pid: u32, locks: &Path) -> Vec<PathBuf> {
     let run = format!("{name}-{pid}");
     let possible = [
         cgroup_root().join("clawbox").join(&run),
-        // The file system of pins has no dots in names.
-        Path::new("/sys/fs/bpf/clawbox").join(run.replace('.', "+")),
+        pins(name, pid),
         locks.join(format!("{run}.lock")),
     ];
     possible.into_iter().filter(|path| path.exists()).collect()

@@ -9,7 +9,7 @@ use crate::{emit, kernel_read::Kernel, subject};
 pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: arguments 0 and 2 of this tracepoint are a task and a linux_binprm.
     let (task, bprm) = unsafe { (Kernel::new(ctx.arg(0)), Kernel::new(ctx.arg(2))) };
-    if let Some(executed) = subject::exec(bprm) {
+    if let Some(executed) = subject::exec(task, bprm) {
         emit::exec(task, bprm, &executed);
     }
     0

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clawbox_common::address::Address;
 use clawbox_common::decide::{Destination, egress};
 use clawbox_common::rule::{HostIds, SyntheticKey, SyntheticValue};
-use clawbox_common::subject::{FileId, Mask, Standing, Subject};
+use clawbox_common::subject::{Mask, Standing, Subject};
 use clawbox_common::verdict::{Reason, Verdict};
 
 use super::{ImageLookup, MapImage, RuleRef};
@@ -123,7 +123,7 @@ fn subject(image: &MapImage, question: &Question) -> Subject {
     for ancestor in &question.ancestors {
         lineage.extend(&image.slots_of(ancestor));
     }
-    Subject { sandbox: SANDBOX, is_script: 0, exe: FileId::default(), own, lineage }
+    Subject { sandbox: SANDBOX, own, lineage, ..Subject::default() }
 }
 
 /// Endpoints that name the target and admit nothing.

@@ -8,16 +8,17 @@ use std::sync::Mutex;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
 use clawbox_common::event::Kind;
 use clawbox_common::rule::{
     AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, ScriptKey,
     SyntheticKey, SyntheticValue,
 };
-use clawbox_common::subject::{Mask, Subject};
+use clawbox_common::subject::{Incarnation, Mask, Subject};
 
 use super::load::{LoadError, Place, Programs, Sizes};
-use super::pin::{PinLinksError, PinnedLinks};
+use super::losses::{Losses, Skips};
+use super::pin::{self, PinLinksError, PinnedLinks};
 
 /// Why enforcement could not be put in place or changed.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,10 @@ impl Enforcer {
     ) -> Result<Self, EnforcerError> {
         let Programs { ebpf, links } = Programs::load(cgroup_root, place, sizes)?;
         let pins = PinnedLinks::pin(run, links)?;
+        if let Some(subjects) = ebpf.map(SUBJECTS) {
+            let path = pins.directory().join(SUBJECTS);
+            subjects.pin(path).map_err(|source| PinLinksError::Pin { what: SUBJECTS, source })?;
+        }
         Ok(Self { ebpf, pins })
     }
 
@@ -151,12 +156,16 @@ impl Enforcer {
     /// # Errors
     /// They were taken before.
     pub fn take_losses(&mut self) -> Result<Losses, LoadError> {
-        Ok(Losses {
-            counters: self.map("LOSSES")?,
-            unattributed: self.map("LOSSES_UNATTRIBUTED")?,
-            seen: BTreeMap::new(),
-            seen_unattributed: 0,
-        })
+        let skips = (Skips::of(&self.ebpf, "task_exec")?, Skips::of(&self.ebpf, "task_fork")?);
+        Ok(Losses::new(self.map("LOSSES")?, self.map("LOSSES_UNATTRIBUTED")?, skips))
+    }
+
+    /// Ends of processes that the kernel did not tell: their identities are still there.
+    ///
+    /// # Errors
+    /// The build's object lacks the program.
+    pub fn skipped_exits(&self) -> Result<Skips, LoadError> {
+        Skips::of(&self.ebpf, "task_exit")
     }
 
     /// The table of synthetic addresses. Can be taken once.
@@ -167,22 +176,60 @@ impl Enforcer {
         Ok(Synthetics { map: Mutex::new(self.map("SYNTHETIC")?) })
     }
 
-    /// Processes of its sandboxes that are alive, wherever they have moved to.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn processes(&mut self) -> Result<Vec<u32>, LoadError> {
-        let name = "SUBJECTS";
-        let subjects = self.hash::<u32, Subject>(name)?;
-        subjects.keys().collect::<Result<_, _>>().map_err(|source| LoadError::Map { name, source })
-    }
-
     /// Ends enforcement: nothing of this load stays in the kernel.
     ///
     /// # Errors
     /// A pin cannot be removed; it goes on enforcing.
     pub fn remove(self) -> std::io::Result<()> {
         self.pins.remove()
+    }
+}
+
+/// The table of identities, by thread group.
+const SUBJECTS: &str = "SUBJECTS";
+
+/// Identities that stand in the kernel: of processes of a load's sandboxes, wherever they have
+/// moved to, and of some that have ended since.
+#[derive(Debug)]
+pub struct Identified {
+    subjects: HashMap<MapData, u32, Subject>,
+}
+
+impl Identified {
+    /// Those of a run, of this process or of one that was killed; `None` if it has none.
+    ///
+    /// # Errors
+    /// The pin is not clawbox's map, or cannot be opened.
+    pub fn of_run(run: &str) -> Result<Option<Self>, LoadError> {
+        let failed = |source| LoadError::Map { name: SUBJECTS, source };
+        let path = pin::directory_of(run).join(SUBJECTS);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let pinned = MapData::from_pin(path).map_err(failed)?;
+        let subjects = HashMap::try_from(Map::HashMap(pinned)).map_err(failed)?;
+        Ok(Some(Self { subjects }))
+    }
+
+    /// The thread groups, and whom the kernel wrote each identity for.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn processes(&self) -> Result<Vec<(u32, Incarnation)>, LoadError> {
+        let all =
+            self.subjects.iter().map(|entry| entry.map(|(id, subject)| (id, subject.incarnation)));
+        all.collect::<Result<_, _>>().map_err(|source| LoadError::Map { name: SUBJECTS, source })
+    }
+
+    /// Removes an identity.
+    ///
+    /// # Errors
+    /// The map cannot be written; an identity that is not there is no error.
+    pub fn forget(&mut self, process: u32) -> Result<(), LoadError> {
+        match self.subjects.remove(&process) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(LoadError::Map { name: SUBJECTS, source }),
+        }
     }
 }
 
@@ -218,45 +265,5 @@ impl crate::dns::SyntheticTable for Synthetics {
 
     fn withdraw(&self, key: &SyntheticKey) -> std::io::Result<()> {
         self.locked().remove(key).map_err(std::io::Error::other)
-    }
-}
-
-/// Counts of events that found no room in the ring.
-pub struct Losses {
-    counters: HashMap<MapData, LossKey, u64>,
-    unattributed: PerCpuArray<MapData, u64>,
-    seen: BTreeMap<LossKey, u64>,
-    seen_unattributed: u64,
-}
-
-/// Events lost since the last look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loss {
-    /// The sandbox and kind, or `None` where not even that was known.
-    pub key: Option<LossKey>,
-    /// How many.
-    pub count: u64,
-}
-
-impl Losses {
-    /// What was lost since the last call.
-    ///
-    /// # Errors
-    /// A counter cannot be read.
-    pub fn since_last(&mut self) -> Result<Vec<Loss>, MapError> {
-        let mut losses = Vec::new();
-        for entry in self.counters.iter() {
-            let (key, total) = entry?;
-            let seen = self.seen.insert(key, total).unwrap_or(0);
-            if total > seen {
-                losses.push(Loss { key: Some(key), count: total - seen });
-            }
-        }
-        let total: u64 = self.unattributed.get(&0, 0)?.iter().sum();
-        if total > self.seen_unattributed {
-            losses.push(Loss { key: None, count: total - self.seen_unattributed });
-            self.seen_unattributed = total;
-        }
-        Ok(losses)
     }
 }

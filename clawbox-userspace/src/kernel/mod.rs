@@ -4,5 +4,6 @@ pub mod btf;
 pub mod enforcer;
 pub mod file_id;
 pub mod load;
+pub mod losses;
 pub mod pin;
 pub mod probe;

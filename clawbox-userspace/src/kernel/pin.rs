@@ -34,11 +34,11 @@ pub enum PinLinksError {
         /// Cause.
         source: io::Error,
     },
-    /// A link could not be pinned.
-    #[error("cannot pin the link of program `{program}`: {source}")]
+    /// A link or a map could not be pinned.
+    #[error("cannot pin `{what}`: {source}")]
     Pin {
-        /// Which.
-        program: &'static str,
+        /// The link's program, or the map.
+        what: &'static str,
         /// Cause.
         source: PinError,
     },
@@ -63,9 +63,15 @@ impl PinnedLinks {
         let pinned = Self { directory };
         for (program, link) in links {
             link.pin(pinned.directory.join(program))
-                .map_err(|source| PinLinksError::Pin { program, source })?;
+                .map_err(|source| PinLinksError::Pin { what: program, source })?;
         }
         Ok(pinned)
+    }
+
+    /// Where they are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Unpins, and with that detaches what no process holds.

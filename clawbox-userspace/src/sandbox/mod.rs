@@ -10,4 +10,5 @@ pub mod monitor;
 pub mod run;
 pub mod run_lock;
 pub mod self_test;
+mod strays;
 mod watch;

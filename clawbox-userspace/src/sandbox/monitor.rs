@@ -17,7 +17,7 @@ use crate::audit::record::{Class, Object, Question, Subject};
 use crate::audit::trail::{Draft, Trail};
 use crate::dns::{Observer, QuestionEvent};
 use crate::events::Event;
-use crate::kernel::enforcer::Losses;
+use crate::kernel::losses::Losses;
 
 /// How long an event waits at most before it is read.
 pub const TICK: Duration = Duration::from_millis(25);
@@ -148,8 +148,7 @@ impl Monitor {
         match self.losses.since_last() {
             Ok(losses) => {
                 for loss in losses {
-                    let kind = loss.key.and_then(|key| Kind::try_from(key.kind as u8).ok());
-                    self.trail.gap(kind.map_or("unattributed", Kind::name), loss.count);
+                    self.trail.gap(loss.kind, loss.count);
                 }
             }
             Err(error) => tracing::warn!("the kernel's loss counters cannot be read: {error}"),

@@ -4,10 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::time::{Instant, SystemTime};
 
 use super::cgroup::{self, Cgroup, CgroupError};
 use super::child::{self, Invocation, SpawnError, status};
@@ -16,6 +13,7 @@ use super::in_force::{EventMeaning, PolicyInForce};
 use super::launch::{self, BackstopReport, LaunchError};
 use super::monitor::{Monitor, Questions};
 use super::run_lock::{self, RunLock, RunLockError};
+use super::strays::{self, Remnants, StraysError};
 use super::watch::{self, HeldSignals};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
@@ -28,10 +26,6 @@ use crate::kernel::load::{LoadError, Place, Sizes};
 
 /// The only sandbox of an embedded run.
 const SANDBOX: u32 = 1;
-
-/// How long processes outside the cgroup may take to be gone, and how often that is looked at.
-const STRAY_PATIENCE: Duration = Duration::from_secs(10);
-const STRAY_LOOK: Duration = Duration::from_millis(5);
 
 /// What to run and under what.
 #[derive(Clone, Debug)]
@@ -79,12 +73,9 @@ pub enum RunError {
     /// See the source.
     #[error("cannot set up name resolution: {0}; name a server with --dns ADDRESS")]
     Upstream(#[from] UpstreamError),
-    /// Killed processes are still there.
-    #[error(
-        "processes {0:?} of the sandbox are outside its cgroup and still there {time} s after \
-         SIGKILL; look at what holds them up", time = STRAY_PATIENCE.as_secs()
-    )]
-    StillThere(Vec<u32>),
+    /// See the source.
+    #[error(transparent)]
+    Strays(#[from] StraysError),
     /// A system call that hardly ever fails.
     #[error("cannot {what}: {source}")]
     System {
@@ -132,33 +123,10 @@ impl Installed {
         if let Some(cgroup) = self.cgroup.take() {
             cgroup.remove()?;
         }
-        match &mut self.enforcer {
-            Some(enforcer) => end_strays(enforcer),
+        match &self.lock {
+            Some(lock) => Ok(strays::end(lock.name())?),
             None => Ok(()),
         }
-    }
-}
-
-/// A process that could write to the hierarchy, as root may under a policy that opens it, has left
-/// the cgroup and is held by its identity alone, which ends with enforcement.
-fn end_strays(enforcer: &mut Enforcer) -> Result<(), RunError> {
-    let deadline = Instant::now() + STRAY_PATIENCE;
-    loop {
-        let mut left = enforcer.processes()?;
-        // On 7.3 identities of ended processes were seen to stay: what is gone need not end.
-        left.retain(|process| kill(Pid::from_raw(process.cast_signed()), None).is_ok());
-        if left.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(RunError::StillThere(left));
-        }
-        for process in left {
-            // The number is not given to another process before its identity is gone. One that
-            // has ended in between is no error.
-            let _ = kill(Pid::from_raw(process.cast_signed()), Signal::SIGKILL);
-        }
-        std::thread::sleep(STRAY_LOOK);
     }
 }
 
@@ -233,10 +201,13 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let enforcer = install(&mut installed, &root, &run, &identities, &sockets, &mut steps)?;
     let ring = enforcer.take_events()?;
     let losses = enforcer.take_losses()?;
+    let skipped_exits = enforcer.skipped_exits()?;
     let table = Arc::new(enforcer.take_synthetics()?);
     trim_heap();
     steps.done("placed");
 
+    let name = installed.lock.as_ref().map(RunLock::name).unwrap_or_default();
+    let remnants = Remnants::of(name, skipped_exits)?;
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
     let started = SystemTime::now();
     let child = child::spawn(&run.invocation, cgroup, backstops)?;
@@ -257,7 +228,9 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
         let monitor =
             Monitor::new(ring, losses, questions, programs, meaning, trail, first_process)
                 .map_err(system("poll the event ring"))?;
-        watch::until_exit(child, monitor, resolver, sockets, held).await.map_err(system("wait"))
+        watch::until_exit(child, monitor, resolver, sockets, remnants, held)
+            .await
+            .map_err(system("wait"))
     })?;
     steps.done("ended");
     // Whatever the command left running ends here, and is recorded up to its end.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::cgroup::{self, Cgroup};
+use super::strays;
 use crate::kernel::pin;
 
 /// Where locks live. Gone after a reboot, as cgroups and pins are.
@@ -110,6 +111,7 @@ fn remove_remains(cgroup_root: &Path, name: &str) -> Result<(), Box<dyn std::err
     if path.exists() {
         Cgroup::open(path)?.remove()?;
     }
+    strays::end(name)?;
     pin::remove(&pin::directory_of(name))?;
     Ok(())
 }

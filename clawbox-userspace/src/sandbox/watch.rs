@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::birth::Process;
 use super::monitor::{Monitor, TICK};
+use super::strays::Remnants;
 use crate::dns::{Resolver, ResolverSockets};
 
 /// How often the kernel's loss counters are looked at.
@@ -74,6 +75,7 @@ pub async fn until_exit(
     mut monitor: Monitor,
     resolver: Resolver,
     sockets: ResolverSockets,
+    mut remnants: Remnants,
     held: HeldSignals,
 ) -> io::Result<(ExitStatus, Monitor)> {
     let mut ended = signal(SignalKind::child())?;
@@ -97,6 +99,9 @@ pub async fn until_exit(
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             monitor.count_losses();
+            if let Err(error) = remnants.clear() {
+                tracing::warn!("identities of ended processes stay: {error}");
+            }
             if serving.is_finished() {
                 tracing::warn!("the sandbox's resolver has stopped; names no longer resolve in it");
             }

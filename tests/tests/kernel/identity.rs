@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use aya::maps::{HashMap, Map, MapData};
+use clawbox_common::subject::{Incarnation, Subject};
 use clawbox_tests::clawbox::{Clawbox, cgroup_root};
 use clawbox_tests::network::SITE;
 use clawbox_tests::services::Service;
@@ -282,4 +284,41 @@ fn a_process_that_moves_to_another_cgroup_stays_under_its_policy() {
     ]);
     account.record("connect", "other-binary", &attack, site());
     assert_eq!(scene.echo.arrivals().len(), 1);
+}
+
+/// A kernel that is preempted inside a hook leaves out the hook's next run on that CPU (7.x). What
+/// is then in the table is written here: by hand, because no test can bring a preemption about.
+#[test]
+fn an_identity_of_another_process_or_of_the_program_before_is_nobodys() {
+    let changes: [(&str, fn(&mut Incarnation)); 3] = [
+        ("ok", |_| ()),
+        ("EPERM", |incarnation| incarnation.execs -= 1),
+        ("EPERM", |incarnation| incarnation.born += 1),
+    ];
+    for (outcome, change) in changes {
+        let scene = Scene::new();
+        let policy = scene.allowing_attack("{ host: v4.test, port: 7 }");
+        let attack = scene.attack();
+        // The address that is handed out first, so that nothing is asked after the change.
+        let steps = [attack.as_str(), "resolve=v4.test", "line", "tcp=198.18.0.1:7"];
+        let mut running = Clawbox::new(&scene.world, &policy).spawn(&steps);
+        running.line();
+        let pinned = MapData::from_pin(running.pins().join("SUBJECTS")).unwrap();
+        let mut subjects: HashMap<_, u32, Subject> =
+            HashMap::try_from(Map::HashMap(pinned)).unwrap();
+        let (process, mut subject) = subjects.iter().next().unwrap().unwrap();
+        change(&mut subject.incarnation);
+        subjects.insert(process, subject, 0).unwrap();
+        running.say("go");
+        let run = running.wait();
+        let last: serde_json::Value =
+            serde_json::from_str(run.stdout.lines().last().unwrap()).unwrap();
+        assert_eq!(last["outcome"], outcome, "{run:?}");
+        if outcome == "EPERM" {
+            let denied = run.denials();
+            assert!(denied.iter().all(|record| record["reason"] == "no-identity"), "{denied:?}");
+            assert!(!denied.is_empty());
+            scene.nothing_arrived();
+        }
+    }
 }

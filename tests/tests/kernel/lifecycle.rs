@@ -3,7 +3,9 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -86,8 +88,11 @@ fn standard_streams_belong_to_the_command() {
 #[test]
 fn signals_to_clawbox_reach_the_command() {
     let scene = Scene::new();
-    let mut running =
-        Clawbox::new(&scene.world, &scene.policy("")).spawn(&["/usr/bin/python3", "-c", WAITS_FOR_SIGNALS]);
+    let mut running = Clawbox::new(&scene.world, &scene.policy("")).spawn(&[
+        "/usr/bin/python3",
+        "-c",
+        WAITS_FOR_SIGNALS,
+    ]);
     assert_eq!(running.line(), "blocked 0");
     assert_eq!(running.line(), "ready");
     for signal in [
@@ -209,33 +214,69 @@ fn a_killed_clawbox_lets_nobody_go_and_the_next_run_cleans_up() {
     let next = shell(&scene, "exit 0");
     assert_eq!(next.status, 0, "{}", next.stderr);
     assert!(running.stdout_ends(), "the process of the killed run is still there");
-    assert_eq!(running.remains(), Vec::<std::path::PathBuf>::new());
+    assert_eq!(running.remains(), Vec::<PathBuf>::new());
+}
+
+/// A run whose process has left its cgroup, as root under a policy that opens the hierarchy, and
+/// reads from a fifo; who holds the fifo's other end; and the fifo.
+struct Stray<'s> {
+    clawbox: Clawbox<'s>,
+    script: String,
+    told: PathBuf,
+    held: std::fs::File,
+    fifo: PathBuf,
+}
+
+impl<'s> Stray<'s> {
+    fn new(scene: &'s Scene) -> Self {
+        let root = clawbox_tests::clawbox::cgroup_root();
+        let open = format!("[/dev/null, {}]", root.display());
+        let policy = scene.policy("").replace("[/dev/null]", &open);
+        let (fifo, told) = (scene.world.work().join("fifo"), scene.world.work().join("told"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        std::fs::write(&told, "").unwrap();
+        let held = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+        let attack = scene.attack();
+        let leave = format!("write={}/cgroup.procs,0", root.display());
+        let script = format!(
+            "({attack} as-daemon {leave} line connect={SITE}:7 <fifo >told 2>&1 &); \
+             while ! grep -q outcome told; do :; done; echo left"
+        );
+        let clawbox = Clawbox::new(&scene.world, &policy).user(None);
+        Self { clawbox, script, told, held, fifo }
+    }
+
+    /// Asserts that the process had left, and is no more: nobody reads from the fifo.
+    fn is_gone(told: &Path, held: std::fs::File, fifo: &Path) {
+        assert!(std::fs::read_to_string(told).unwrap().contains("\"outcome\":\"ok\""));
+        drop(held);
+        let nonblocking = nix::libc::O_NONBLOCK;
+        let writer = std::fs::File::options().write(true).custom_flags(nonblocking).open(fifo);
+        let error = writer.expect_err("the process that left the cgroup has outlived its run");
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ENXIO));
+    }
 }
 
 #[test]
 fn a_process_that_left_the_cgroup_ends_with_the_run_too() {
-    use std::os::unix::fs::OpenOptionsExt;
     let scene = Scene::new();
-    let root = clawbox_tests::clawbox::cgroup_root();
-    let open = format!("[/dev/null, {}]", root.display());
-    let policy = scene.policy("").replace("[/dev/null]", &open);
-    let (fifo, told) = (scene.world.work().join("fifo"), scene.world.work().join("told"));
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-    std::fs::write(&told, "").unwrap();
-    let held = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
-    let attack = scene.attack();
-    let leave = format!("write={}/cgroup.procs,0", root.display());
-    let script = format!(
-        "({attack} as-daemon {leave} line connect={SITE}:7 <fifo >told 2>&1 &); \
-         while ! grep -q outcome told; do :; done; exit 0"
-    );
-    let run = Clawbox::new(&scene.world, &policy).user(None).run(&["/bin/bash", "-c", &script]);
+    let Stray { clawbox, script, told, held, fifo } = Stray::new(&scene);
+    let run = clawbox.run(&["/bin/bash", "-c", &script]);
     assert_eq!(run.status, 0, "{}", run.stderr);
-    assert!(std::fs::read_to_string(&told).unwrap().contains("\"outcome\":\"ok\""));
-    drop(held);
-    // Nobody reads: nobody is there any more.
-    let nonblocking = nix::libc::O_NONBLOCK;
-    let writer = std::fs::File::options().write(true).custom_flags(nonblocking).open(&fifo);
-    let error = writer.expect_err("the process that left the cgroup has outlived its run");
-    assert_eq!(error.raw_os_error(), Some(nix::libc::ENXIO));
+    Stray::is_gone(&told, held, &fifo);
+}
+
+#[test]
+fn a_process_that_left_the_cgroup_of_a_killed_run_ends_before_enforcement_does() {
+    let scene = Scene::new();
+    let Stray { clawbox, script, told, held, fifo } = Stray::new(&scene);
+    let mut running = clawbox.spawn(&["/bin/bash", "-c", &format!("{script}; cat")]);
+    assert_eq!(running.line(), "left");
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    let next = shell(&scene, "exit 0");
+    assert_eq!(next.status, 0, "{}", next.stderr);
+    Stray::is_gone(&told, held, &fifo);
+    assert_eq!(running.remains(), Vec::<PathBuf>::new());
+    scene.nothing_arrived();
 }

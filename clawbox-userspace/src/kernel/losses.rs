@@ -1,0 +1,135 @@
+//! What the kernel could not report: events without room in the ring, and hooks that it did not
+//! run.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use clawbox_common::event::Kind;
+use clawbox_common::rule::LossKey;
+
+use super::load::LoadError;
+
+/// Counts of events that found no room in the ring, and of hooks that were not run.
+pub struct Losses {
+    counters: HashMap<MapData, LossKey, u64>,
+    unattributed: PerCpuArray<MapData, u64>,
+    execs: Skips,
+    forks: Skips,
+    seen: BTreeMap<LossKey, u64>,
+    seen_unattributed: u64,
+}
+
+/// Something lost since the last look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// What, as the gap record names it.
+    pub kind: &'static str,
+    /// Whose; zero where that is not known.
+    pub sandbox: u32,
+    /// How many.
+    pub count: u64,
+}
+
+/// Why losses cannot be counted.
+#[derive(Debug, thiserror::Error)]
+pub enum LossError {
+    /// A map.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The kernel's account of a program.
+    #[error("cannot read a program's fdinfo: {0}")]
+    Program(#[from] io::Error),
+}
+
+impl Losses {
+    pub(super) fn new(
+        counters: HashMap<MapData, LossKey, u64>,
+        unattributed: PerCpuArray<MapData, u64>,
+        (execs, forks): (Skips, Skips),
+    ) -> Self {
+        Self { counters, unattributed, execs, forks, seen: BTreeMap::new(), seen_unattributed: 0 }
+    }
+
+    /// What was lost since the last call.
+    ///
+    /// # Errors
+    /// A counter cannot be read.
+    pub fn since_last(&mut self) -> Result<Vec<Loss>, LossError> {
+        let mut losses = Vec::new();
+        for entry in self.counters.iter() {
+            let (key, total) = entry?;
+            let seen = self.seen.insert(key, total).unwrap_or(0);
+            if total > seen {
+                let kind = u8::try_from(key.kind).ok().and_then(|kind| Kind::try_from(kind).ok());
+                let kind = kind.map_or("unattributed", Kind::name);
+                losses.push(Loss { kind, sandbox: key.sandbox, count: total - seen });
+            }
+        }
+        let total: u64 = self.unattributed.get(&0, 0)?.iter().sum();
+        if total > self.seen_unattributed {
+            let count = total - self.seen_unattributed;
+            losses.push(Loss { kind: "unattributed", sandbox: 0, count });
+            self.seen_unattributed = total;
+        }
+        // A skipped exec is unrecorded, and like a skipped fork it leaves a process that is denied.
+        for (kind, skips) in [("exec-hook", &mut self.execs), ("fork-hook", &mut self.forks)] {
+            let count = skips.since_last()?;
+            if count > 0 {
+                losses.push(Loss { kind, sandbox: 0, count });
+            }
+        }
+        Ok(losses)
+    }
+}
+
+/// Runs of a tracepoint program that the kernel left out: it does not run a program on a CPU on
+/// which it was preempted in the middle of that same program (`bpf_trace_run`, 7.x), and counts
+/// that as a recursion. All of the host's, in a sandbox or not.
+#[derive(Debug)]
+pub struct Skips {
+    program: OwnedFd,
+    seen: u64,
+}
+
+impl Skips {
+    pub(super) fn of(ebpf: &Ebpf, name: &'static str) -> Result<Self, LoadError> {
+        let program = ebpf.program(name).ok_or(LoadError::Absent { kind: "program", name })?;
+        let fd = program.fd().and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?));
+        let program =
+            fd.map_err(|source| LoadError::Program { program: name, source: source.into() })?;
+        Ok(Self { program, seen: 0 })
+    }
+
+    /// How many since the last call.
+    ///
+    /// # Errors
+    /// `/proc` is not there.
+    pub fn since_last(&mut self) -> io::Result<u64> {
+        let path = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
+        let total = skipped(&std::fs::read_to_string(path)?);
+        let before = std::mem::replace(&mut self.seen, total);
+        Ok(total.saturating_sub(before))
+    }
+}
+
+/// A kernel without the count (before 5.12) has nothing to count either.
+fn skipped(fdinfo: &str) -> u64 {
+    let count = fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_runs_are_read_from_what_the_kernel_says_of_a_program() {
+        let fdinfo =
+            "pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t41\nverified_insns:\t9\n";
+        assert_eq!(skipped(fdinfo), 41);
+        assert_eq!(skipped("pos:\t0\n"), 0);
+    }
+}
