@@ -4,7 +4,8 @@
 use core::mem::{offset_of, size_of};
 
 use crate::address::Address;
-use crate::event::{Header, NetworkEvent, TaskEvent};
+use crate::event::{FileEvent, Header, NetworkEvent, TaskEvent};
+use crate::file::{FileKey, FileRule, NameKey};
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, ListenerKey, LossKey,
     Rewritten, RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
@@ -38,6 +39,10 @@ packed! {
     Header = 48,
     NetworkEvent = 120,
     TaskEvent = 312,
+    FileEvent = 1104,
+    FileKey = 24,
+    NameKey = 88,
+    FileRule = 136,
 }
 
 const _: () = assert!(offset_of!(NetworkEvent, asked) == size_of::<Header>());
@@ -60,4 +65,5 @@ macro_rules! pod {
 pod! {
     Address, FileId, Mask, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
     AddressKey, SandboxState, BinaryKey, ScriptKey, ListenerKey, Rewritten, LossKey,
+    FileKey, NameKey, FileRule,
 }

@@ -40,6 +40,21 @@ pub const SCRIPTS: u32 = 8_192;
 /// Ports that sandboxed processes have bound, over all sandboxes.
 pub const LISTENERS: u32 = 65_536;
 
+/// Objects that policies have rules for, over all policies.
+pub const FILES: u32 = 131_072;
+
+/// Names that policies have rules for, over all policies.
+pub const NAMES: u32 = 32_768;
+
+/// Bytes of a name that a rule may stand at, with the terminating NUL.
+pub const FILE_NAME: usize = 64;
+
+/// Directories between an object and the root of its mount; what is deeper is denied.
+pub const FILE_DEPTH: usize = 64;
+
+/// Names of a path that a denial's record tells, from the object upwards.
+pub const TOLD_NAMES: usize = 16;
+
 /// Bytes of the event ring. A core makes about 23,000 connections a second at most, so this holds
 /// more than 300 ms of the worst case; what does not fit is counted, not waited for.
 pub const EVENT_RING: u32 = 1 << 20;

@@ -120,9 +120,14 @@ pub struct SandboxState {
     pub resolver_v4: u16,
     /// Port of the resolver on ::1, host byte order; zero is none.
     pub resolver_v6: u16,
-    /// Always zero.
-    pub zero: u32,
+    /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`].
+    pub flags: u32,
 }
+
+/// The policy has rules for names in any directory.
+pub const NAMES_ANYWHERE: u32 = 1;
+/// What the sandbox may write, it may execute too.
+pub const EXECUTE_WRITABLE: u32 = 2;
 
 /// A file that a policy names as a binary.
 #[repr(C)]

@@ -109,4 +109,20 @@ reasons! {
     /// A datagram socket connected to port 0, which is how resolvers learn a source address. It is
     /// taken to loopback, so that nothing can be sent through it.
     AddressProbe = 27, "address-probe";
+    /// No rule names the file or a directory above it.
+    UnknownFile = 28, "unknown-file";
+    /// A rule closes the file.
+    ClosedFile = 29, "closed-file";
+    /// The file may be read and not changed.
+    ReadOnly = 30, "read-only";
+    /// A rule depends on this entry, which may not be moved, removed or replaced.
+    HeldEntry = 31, "held-entry";
+    /// The file lies deeper than the kernel programs look.
+    TooDeep = 32, "too-deep";
+    /// What the sandbox may write, or what has no place in a directory, may not be executed.
+    WritableProgram = 33, "writable-program";
+    /// Another process, which is not of this sandbox.
+    OtherProcess = 34, "other-process";
+    /// Something that no sandbox may do.
+    Privileged = 35, "privileged";
 }

@@ -4,20 +4,23 @@
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_uid_gid, generated::bpf_ktime_get_boot_ns,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        generated::{bpf_ktime_get_boot_ns, bpf_loop},
     },
 };
 use clawbox_common::{
     decide::Decision,
-    event::{Header, Kind, NetworkEvent, TaskEvent},
-    limits::EVENT_WAKE,
+    event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent},
+    limits::{EVENT_WAKE, TOLD_NAMES},
     rule::LossKey,
     subject::{FileId, Standing},
     verdict::{Reason, Verdict},
 };
 
+use core::ffi::c_void;
+
 use crate::{
-    kernel_read::{self, Kernel},
+    kernel_read::{self, Kernel, Place, Untyped},
     maps::{EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
     subject::Executed,
 };
@@ -100,6 +103,90 @@ pub fn network(
     fill(&mut event);
     slot.write(event);
     slot.submit(wake(size_of::<NetworkEvent>()));
+}
+
+/// What was done to a file, a process or the kernel.
+#[derive(Clone, Copy)]
+pub struct Deed {
+    pub kind: Kind,
+    pub operation: Operation,
+    /// Bits of `clawbox_common::file`.
+    pub access: u32,
+    pub object: FileId,
+    /// The thread group of another process; zero if none was meant.
+    pub other: u32,
+}
+
+/// Reports a denial, with the names from the object upwards. What is allowed is not reported:
+/// there are too many opens for a record each.
+#[inline(always)]
+pub fn denied(standing: &Standing<'_>, decision: &Decision, deed: &Deed, at: Option<Place>) {
+    let head = header(deed.kind, standing, decision);
+    let Some(mut slot) = EVENTS.reserve::<FileEvent>(0) else {
+        lost(head.sandbox, deed.kind);
+        return;
+    };
+    let event = slot.as_mut_ptr();
+    // SAFETY: a reserved record of this type, written field by field because it does not fit the
+    // stack. Names that were not written are what the ring held before; readers stop at `told`.
+    unsafe {
+        (*event).header = head;
+        (*event).object = deed.object;
+        (*event).operation = deed.operation as u32;
+        (*event).access = deed.access;
+        (*event).other = deed.other;
+        (*event).told = 0;
+        if let Some(place) = at {
+            let mut telling = Telling { event, dentry: place.dentry.address(), mount: place.mount };
+            bpf_loop(TOLD_NAMES as u32, tell_name as *mut c_void, (&raw mut telling).cast(), 0);
+        }
+    }
+    slot.submit(wake(size_of::<FileEvent>()));
+}
+
+/// Where the telling of a path is.
+#[repr(C)]
+struct Telling {
+    event: *mut FileEvent,
+    dentry: u64,
+    /// `struct vfsmount`; zero where the hook knows none.
+    mount: u64,
+}
+
+/// Tells one name and goes one directory up; 1 ends the loop. A callback, because the loop would
+/// be verified for each way through all its turns.
+#[inline(never)]
+extern "C" fn tell_name(_index: u64, telling: *mut Telling) -> i64 {
+    // SAFETY: `bpf_loop` hands over the context of `denied`, and the record in it is reserved until
+    // that returns.
+    let (telling, event) = unsafe { (&mut *telling, (*telling).event) };
+    let dentry = Untyped(telling.dentry);
+    // SAFETY: as above.
+    let told = unsafe { (*event).told };
+    // SAFETY: as above; the index is in bounds.
+    dentry.name(unsafe { &raw mut (*event).names[told as usize % TOLD_NAMES] });
+    let parent = dentry.parent();
+    if parent != dentry {
+        telling.dentry = parent.0;
+        // SAFETY: as above.
+        unsafe { (*event).told = told + 1 };
+        return 0;
+    }
+    if telling.mount == 0 {
+        // Mounted who knows where: the path is told from below here.
+        return 1;
+    }
+    // The root of a filesystem is called what it is mounted on; at the top its name is `/`.
+    let mount = Untyped::mount_of(telling.mount);
+    let outer = mount.mount_parent();
+    if outer == mount || outer.0 == 0 {
+        // SAFETY: as above.
+        unsafe { (*event).told = told + 1 };
+        return 1;
+    }
+    telling.dentry = mount.mount_point().0;
+    telling.mount = outer.vfsmount();
+    0
 }
 
 /// Reports a program start.

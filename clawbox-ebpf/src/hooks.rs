@@ -1,6 +1,10 @@
 //! The hooks, one file a family.
 
 mod address;
+mod exec;
+mod file;
 mod peer;
+mod privilege;
 mod socket;
 mod task;
+mod verdict;

@@ -2,9 +2,11 @@
 //! relocations, so the agent reads the offsets from the running kernel's BTF and patches these
 //! constants before load; .rodata is frozen, so the verifier knows their values.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel_str};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+};
 use clawbox_common::{
-    limits::SCRIPT_PATH,
+    limits::{FILE_NAME, SCRIPT_PATH},
     subject::{FileId, Incarnation},
 };
 use core::ptr::read_volatile;
@@ -17,6 +19,9 @@ offsets! {
     OFF_TASK_TGID OFF_TASK_SIGNAL OFF_SIGNAL_LIVE
     OFF_BPRM_FILE OFF_BPRM_FILENAME OFF_BPRM_INTERP
     OFF_FILE_DENTRY OFF_DENTRY_INODE OFF_INODE_SB OFF_INODE_INO OFF_SB_DEV
+    OFF_FILE_MNT OFF_FILE_MODE OFF_FILE_FLAGS OFF_PATH_MNT OFF_PATH_DENTRY OFF_DENTRY_PARENT
+    OFF_DENTRY_NAME OFF_SB_FLAGS OFF_MOUNT_MNT OFF_MOUNT_PARENT OFF_MOUNT_POINT OFF_MOUNT_NS
+    OFF_VMA_FILE OFF_TASK_CRED OFF_TASK_REAL_CRED
     OFF_TASK_REAL_PARENT OFF_TASK_LEADER OFF_TASK_BORN OFF_TASK_EXECS
 }
 
@@ -106,12 +111,7 @@ pub fn group_is_dead(task: Kernel) -> bool {
 /// The file that exec will run: for a script, its interpreter.
 #[inline(always)]
 pub fn program(bprm: Kernel) -> FileId {
-    let inode = bprm.pointer(&OFF_BPRM_FILE).pointer(&OFF_FILE_DENTRY).pointer(&OFF_DENTRY_INODE);
-    if inode.0.is_null() {
-        return FileId::default();
-    }
-    let device: u32 = inode.pointer(&OFF_INODE_SB).field(&OFF_SB_DEV);
-    FileId { inode: inode.field(&OFF_INODE_INO), device, zero: 0 }
+    identity(bprm.pointer(&OFF_BPRM_FILE).pointer(&OFF_FILE_DENTRY))
 }
 
 /// Whether exec went through an interpreter: `binfmt_script` replaces `bprm->interp`, which
@@ -133,4 +133,198 @@ pub fn exec_path(bprm: Kernel, into: *mut [u8; SCRIPT_PATH]) -> bool {
         unsafe { bpf_probe_read_kernel_str(into.cast(), SCRIPT_PATH as u32, filename as *const _) };
     // The count includes the NUL; a full buffer may be a cut path.
     copied > 1 && copied < SCRIPT_PATH as i64
+}
+
+/// The object of a dentry; zero for one that does not exist (yet).
+#[inline(always)]
+pub fn identity(dentry: Kernel) -> FileId {
+    let inode = dentry.pointer(&OFF_DENTRY_INODE);
+    if inode.0.is_null() {
+        return FileId::default();
+    }
+    let device: u32 = inode.pointer(&OFF_INODE_SB).field(&OFF_SB_DEV);
+    FileId { inode: inode.field(&OFF_INODE_INO), device, zero: 0 }
+}
+
+/// `SB_NOUSER`, linux/fs.h: no path leads into this filesystem, so what is in it (pipes, sockets,
+/// memfds) can only be had by a descriptor that its maker passed on.
+const SB_NOUSER: u64 = 1 << 31;
+
+/// Whether a dentry has no place in any directory.
+#[inline(always)]
+pub fn is_placeless(dentry: Kernel) -> bool {
+    let inode = dentry.pointer(&OFF_DENTRY_INODE);
+    if inode.0.is_null() {
+        return false;
+    }
+    let flags: u64 = inode.pointer(&OFF_INODE_SB).field(&OFF_SB_FLAGS);
+    flags & SB_NOUSER != 0
+}
+
+/// Where an object is: a typed dentry, and the address of its `struct vfsmount`, zero where the
+/// hook does not know it.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub dentry: Kernel,
+    pub mount: u64,
+}
+
+impl Place {
+    #[inline(always)]
+    pub fn of_file(file: Kernel) -> Self {
+        Self { dentry: file.pointer(&OFF_FILE_DENTRY), mount: file.field(&OFF_FILE_MNT) }
+    }
+
+    #[inline(always)]
+    pub fn of_path(path: Kernel) -> Self {
+        Self { dentry: path.pointer(&OFF_PATH_DENTRY), mount: path.field(&OFF_PATH_MNT) }
+    }
+
+    /// An entry, under the path of its directory.
+    #[inline(always)]
+    pub fn of_entry(directory: Kernel, dentry: Kernel) -> Self {
+        Self { dentry, mount: directory.field(&OFF_PATH_MNT) }
+    }
+
+    /// For hooks that are given no path: the way up ends at the filesystem's root.
+    #[inline(always)]
+    pub fn of_dentry(dentry: Kernel) -> Self {
+        Self { dentry, mount: 0 }
+    }
+}
+
+#[inline(always)]
+pub fn parent(dentry: Kernel) -> Kernel {
+    dentry.pointer(&OFF_DENTRY_PARENT)
+}
+
+impl PartialEq for Kernel {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+
+    #[inline(always)]
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+}
+
+/// A kernel address that the verifier does not know: every read goes through the helper, which
+/// gives zero for what cannot be read.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Untyped(pub u64);
+
+impl Untyped {
+    #[inline(always)]
+    fn read<T: Copy + Default>(self, offset: &'static u32) -> T {
+        let mut value = T::default();
+        let from = self.0.wrapping_add(u64::from(constant(offset)));
+        // SAFETY: `value` is a whole `T` of integers; the helper checks the source, and writes
+        // zeros where it cannot be read.
+        unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut value).cast(),
+                size_of::<T>() as u32,
+                from as *const core::ffi::c_void,
+            );
+        }
+        value
+    }
+
+    #[inline(always)]
+    pub fn identity(self) -> FileId {
+        let inode = Self(self.read(&OFF_DENTRY_INODE));
+        if inode.0 == 0 {
+            return FileId::default();
+        }
+        let device = Self(inode.read(&OFF_INODE_SB)).read(&OFF_SB_DEV);
+        FileId { inode: inode.read(&OFF_INODE_INO), device, zero: 0 }
+    }
+
+    #[inline(always)]
+    pub fn parent(self) -> Self {
+        Self(self.read(&OFF_DENTRY_PARENT))
+    }
+
+    /// The name of a dentry in its directory. False where it does not fit.
+    #[inline(always)]
+    pub fn name(self, into: *mut [u8; FILE_NAME]) -> bool {
+        let name: u64 = self.read(&OFF_DENTRY_NAME);
+        // SAFETY: `into` is FILE_NAME writable bytes; the helper checks the source.
+        let copied =
+            unsafe { bpf_probe_read_kernel_str(into.cast(), FILE_NAME as u32, name as *const _) };
+        copied > 1 && copied < FILE_NAME as i64
+    }
+
+    /// The `struct mount` around a `struct vfsmount`.
+    #[inline(always)]
+    pub fn mount_of(vfsmount: u64) -> Self {
+        Self(vfsmount.wrapping_sub(u64::from(constant(&OFF_MOUNT_MNT))))
+    }
+
+    /// The reverse of [`Untyped::mount_of`].
+    #[inline(always)]
+    pub fn vfsmount(self) -> u64 {
+        self.0.wrapping_add(u64::from(constant(&OFF_MOUNT_MNT)))
+    }
+
+    /// The mount that this one is mounted on; itself at the top.
+    #[inline(always)]
+    pub fn mount_parent(self) -> Self {
+        Self(self.read(&OFF_MOUNT_PARENT))
+    }
+
+    /// The dentry that this mount is mounted on.
+    #[inline(always)]
+    pub fn mount_point(self) -> Self {
+        Self(self.read(&OFF_MOUNT_POINT))
+    }
+
+    /// `MNT_NS_INTERNAL`, fs/mount.h: made by the kernel for itself, as overlayfs does for its
+    /// layers (`clone_private_mount`).
+    #[inline(always)]
+    pub fn is_internal_mount(self) -> bool {
+        self.read::<u64>(&OFF_MOUNT_NS) == -22_i64 as u64
+    }
+}
+
+/// `FMODE_READ`, `FMODE_WRITE`, linux/fs.h.
+const FMODE_READ: u32 = 1;
+const FMODE_WRITE: u32 = 2;
+/// `__FMODE_EXEC`, which `do_open_execat` puts among the flags.
+const FMODE_EXEC: u32 = 0x20;
+
+/// Opened to be read, to be written, by exec.
+#[inline(always)]
+pub fn open_mode(file: Kernel) -> (bool, bool, bool) {
+    let mode: u32 = file.field(&OFF_FILE_MODE);
+    let flags: u32 = file.field(&OFF_FILE_FLAGS);
+    (mode & FMODE_READ != 0, mode & FMODE_WRITE != 0, flags & FMODE_EXEC != 0)
+}
+
+#[inline(always)]
+pub fn bprm_file(bprm: Kernel) -> Kernel {
+    bprm.pointer(&OFF_BPRM_FILE)
+}
+
+/// The file behind a mapping; null for anonymous memory.
+#[inline(always)]
+pub fn vma_file(vma: Kernel) -> Kernel {
+    vma.pointer(&OFF_VMA_FILE)
+}
+
+/// Whether the kernel acts for somebody else in this task's name, as overlayfs does when it works
+/// on a layer (`override_creds`). No system call lets a sandboxed process do that by itself.
+#[inline(always)]
+pub fn acts_for_another(task: Kernel) -> bool {
+    let (cred, real): (u64, u64) = (task.field(&OFF_TASK_CRED), task.field(&OFF_TASK_REAL_CRED));
+    cred != real
 }

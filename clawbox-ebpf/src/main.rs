@@ -9,6 +9,7 @@ mod emit;
 mod hooks;
 mod kernel_read;
 mod maps;
+mod search;
 mod subject;
 
 /// The helpers used here are open to GPL-compatible programs only.

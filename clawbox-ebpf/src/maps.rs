@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use clawbox_common::{
     decide::Lookup,
+    file::{FileKey, FileRule, NameKey},
     limits,
     rule::{
         AddressKey, BinaryKey, HostIds, ListenerKey, LossKey, Rewritten, RuleKey, RuleValue,
@@ -41,6 +42,16 @@ pub static BINARIES: HashMap<BinaryKey, Mask> = HashMap::with_max_entries(limits
 
 #[map]
 pub static SCRIPTS: HashMap<ScriptKey, Mask> = HashMap::with_max_entries(limits::SCRIPTS, 0);
+
+/// Rules at objects. Not preallocated: most sandboxes have few.
+#[map]
+pub static FILES: HashMap<FileKey, FileRule> =
+    HashMap::with_max_entries(limits::FILES, BPF_F_NO_PREALLOC);
+
+/// Rules at names.
+#[map]
+pub static NAMES: HashMap<NameKey, FileRule> =
+    HashMap::with_max_entries(limits::NAMES, BPF_F_NO_PREALLOC);
 
 /// Thread group → identity. Keyed by thread group, so that threads and io_uring workers share it
 /// and an exec from a thread that is not the leader keeps it.
@@ -106,6 +117,18 @@ impl Lookup for KernelLookup {
     #[inline(always)]
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
         ADDRESSES.get(Key::new(bits, *key))
+    }
+
+    #[inline(always)]
+    fn file(&self, key: &FileKey) -> Option<&FileRule> {
+        // SAFETY: as for `rule`.
+        unsafe { FILES.get(key) }
+    }
+
+    #[inline(always)]
+    fn name(&self, key: &NameKey) -> Option<&FileRule> {
+        // SAFETY: as for `rule`.
+        unsafe { NAMES.get(key) }
     }
 
     #[inline(always)]

@@ -58,6 +58,23 @@ pub fn standing<'a>() -> Standing<'a> {
     if cgroup_sandbox().is_some() { Standing::Unidentified } else { Standing::Outside }
 }
 
+/// The sandbox of a thread group, by its identity alone.
+#[inline(always)]
+pub fn sandbox_of(task: Kernel) -> Option<u32> {
+    // SAFETY: as in `standing`; one word is read, which its own exec does not change.
+    let subject = unsafe { SUBJECTS.get(kernel_read::thread_group(task)) }?;
+    if subject.incarnation.born != kernel_read::incarnation(task).born {
+        return None;
+    }
+    Some(subject.sandbox)
+}
+
+/// The sandbox of the current task, where it is in one without being anybody.
+#[inline(always)]
+pub fn sandbox_of_unidentified() -> Option<u32> {
+    cgroup_sandbox()
+}
+
 /// The slots of the files that this exec opened.
 #[inline(always)]
 fn matched(sandbox: u32, exe: FileId, script: Option<Kernel>) -> Mask {

@@ -1,7 +1,7 @@
 //! Events as the kernel wrote them, decoded with checks: bytes that are not exactly a record of a
 //! known kind, verdict and reason are an error, never a guess.
 
-use clawbox_common::event::{Header, Kind, NetworkEvent, TaskEvent};
+use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
 use clawbox_common::verdict::{Reason, Verdict};
 
 /// A decoded event.
@@ -11,6 +11,8 @@ pub enum Event {
     Network(Decoded, NetworkEvent),
     /// A program start, with the path exec was given.
     Exec(Decoded, Box<TaskEvent>),
+    /// A denied use of a file, a process or the kernel.
+    File(Decoded, Operation, Box<FileEvent>),
 }
 
 /// The numbers of a header as what they stand for.
@@ -49,14 +51,27 @@ impl Event {
         let kind = bytes.first().copied().ok_or(DecodeError::Size(0))?;
         let kind =
             Kind::try_from(kind).map_err(|value| DecodeError::Value { field: "kind", value })?;
-        if matches!(kind, Kind::Exec) {
-            // SAFETY: `read` checks the size; every byte pattern is a `TaskEvent`.
-            let event: TaskEvent = unsafe { read(bytes) }?;
-            Ok(Self::Exec(decoded(kind, &event.header)?, Box::new(event)))
-        } else {
-            // SAFETY: `read` checks the size; every byte pattern is a `NetworkEvent`.
-            let event: NetworkEvent = unsafe { read(bytes) }?;
-            Ok(Self::Network(decoded(kind, &event.header)?, event))
+        match kind {
+            Kind::Exec => {
+                // SAFETY: `read` checks the size; every byte pattern is a `TaskEvent`.
+                let event: TaskEvent = unsafe { read(bytes) }?;
+                Ok(Self::Exec(decoded(kind, &event.header)?, Box::new(event)))
+            }
+            Kind::File | Kind::Privilege => {
+                // SAFETY: `read` checks the size; every byte pattern is a `FileEvent`.
+                let event: FileEvent = unsafe { read(bytes) }?;
+                let value = |value: u32| DecodeError::Value {
+                    field: "operation",
+                    value: u8::try_from(value).unwrap_or(u8::MAX),
+                };
+                let operation = Operation::try_from(event.operation).map_err(value)?;
+                Ok(Self::File(decoded(kind, &event.header)?, operation, Box::new(event)))
+            }
+            Kind::Connect | Kind::Send | Kind::Bind | Kind::Socket => {
+                // SAFETY: `read` checks the size; every byte pattern is a `NetworkEvent`.
+                let event: NetworkEvent = unsafe { read(bytes) }?;
+                Ok(Self::Network(decoded(kind, &event.header)?, event))
+            }
         }
     }
 
@@ -66,6 +81,7 @@ impl Event {
         match self {
             Self::Network(_, event) => &event.header,
             Self::Exec(_, event) => &event.header,
+            Self::File(_, _, event) => &event.header,
         }
     }
 }
@@ -95,6 +111,29 @@ unsafe fn read<T: Copy>(bytes: &[u8]) -> Result<T, DecodeError> {
 #[must_use]
 pub fn exec_path(event: &TaskEvent) -> &[u8] {
     event.path.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// The path of a denied file as far as the kernel told it. One that goes on above begins with
+/// `…/`; bytes that are no text are replaced.
+#[must_use]
+pub fn told_path(event: &FileEvent) -> String {
+    let told = usize::try_from(event.told).unwrap_or(0).min(event.names.len());
+    let names: Vec<_> = event.names[..told]
+        .iter()
+        .map(|name| name.split(|byte| *byte == 0).next().unwrap_or_default())
+        .map(String::from_utf8_lossy)
+        .collect();
+    match names.split_last() {
+        None => String::new(),
+        Some((root, below)) => {
+            let below: Vec<&str> = below.iter().rev().map(AsRef::as_ref).collect();
+            if root == "/" {
+                format!("/{}", below.join("/"))
+            } else {
+                format!("…/{root}/{}", below.join("/"))
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,7 @@ pub struct Clawbox<'w> {
     workdir: PathBuf,
     trail: Option<PathBuf>,
     stdin: Option<Stdio>,
+    lsm: bool,
 }
 
 impl<'w> Clawbox<'w> {
@@ -80,6 +81,7 @@ impl<'w> Clawbox<'w> {
             workdir: world.work(),
             trail: Some(unused(&world.private(), "trail.jsonl")),
             stdin: None,
+            lsm: false,
         }
     }
 
@@ -87,6 +89,14 @@ impl<'w> Clawbox<'w> {
     #[must_use]
     pub fn user(mut self, user: Option<&str>) -> Self {
         self.user = user.map(str::to_owned);
+        self
+    }
+
+    /// With BPF LSM where the kernel has it. Most runs go without, because an emulated machine takes
+    /// half a minute to verify the programs.
+    #[must_use]
+    pub fn with_lsm(mut self) -> Self {
+        self.lsm = true;
         self
     }
 
@@ -143,6 +153,9 @@ impl<'w> Clawbox<'w> {
         }
         if let Some(trail) = &self.trail {
             clawbox.arg("--audit").arg(trail);
+        }
+        if !self.lsm {
+            clawbox.args(["--lsm", "off"]);
         }
         clawbox.args(&self.arguments).arg("--").args(command);
         clawbox.envs(self.variables.iter().map(|(name, value)| (name, value)));

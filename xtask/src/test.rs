@@ -168,9 +168,12 @@ fn in_vm(workspace: &Workspace, kernel: Kernel, filter: Option<&str>) -> Result<
         guest.copies.push(Copy::new(path, PathBuf::from(GUEST_TESTS).join(name))?);
     }
     guest.copies.push(Copy::new(workspace.clawbox(false), PathBuf::from(vm::CLAWBOX))?);
-    for (name, value) in
-        [("CLAWBOX", vm::CLAWBOX), ("CLAWBOX_TESTS", GUEST_TESTS), ("RUST_BACKTRACE", "1")]
-    {
+    for (name, value) in [
+        ("CLAWBOX", vm::CLAWBOX),
+        ("CLAWBOX_TESTS", GUEST_TESTS),
+        ("RUST_BACKTRACE", "1"),
+        ("CLAWBOX_TESTS_LSM", "1"),
+    ] {
         guest.variables.push((name.to_owned(), value.to_owned()));
     }
     let limits = Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME };

@@ -4,14 +4,18 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::SystemTime;
 
 use clawbox_common::address::Address;
-use clawbox_common::event::{Header, Kind, NetworkEvent, TaskEvent};
+use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
+use clawbox_common::file::{EXECUTE, READ, WRITE};
 use clawbox_common::rule::{TCP, UDP};
+use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 
 use super::programs::Programs;
-use super::record::{Class, Endpoint, Object, Program, Rule, Socket, Subject};
+use super::record::{
+    Class, Endpoint, FileObject, Object, Privilege, Program, Rule, Socket, Subject,
+};
 use super::trail::{Draft, wall_time};
-use crate::events::{Decoded, Event, exec_path};
+use crate::events::{Decoded, Event, exec_path, told_path};
 
 /// What the numbers in an event stand for.
 pub trait Meaning {
@@ -45,6 +49,7 @@ pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> D
             programs.started(event);
             exec(*decoded, event, programs)
         }
+        Event::File(decoded, operation, event) => file(*decoded, *operation, event, programs),
         Event::Network(decoded, event) => {
             if event.to_resolver == 1 {
                 programs.asked(&event.header);
@@ -61,12 +66,7 @@ pub fn subject(header: &Header, programs: &Programs) -> Subject {
         pid: header.tgid,
         uid: header.uid,
         exe: programs.path(header.exe).map(|path| path.to_string_lossy().into_owned()),
-        exe_id: format!(
-            "{}:{}:{}",
-            header.exe.device >> 20,
-            header.exe.device & 0x000f_ffff,
-            header.exe.inode
-        ),
+        exe_id: file_id(header.exe),
         script: (header.is_script == 1)
             .then(|| programs.script(header.tgid).map(str::to_owned))
             .flatten(),
@@ -103,6 +103,32 @@ fn exec(decoded: Decoded, event: &TaskEvent, programs: &Programs) -> Draft {
         parent: event.parent,
     });
     begun(decoded, &event.header, programs, Class::Process, object)
+}
+
+fn file(decoded: Decoded, operation: Operation, event: &FileEvent, programs: &Programs) -> Draft {
+    let (class, object) = match decoded.kind {
+        Kind::File => {
+            let path = told_path(event);
+            let access = access(event.access);
+            (Class::File, Object::File(FileObject { path, id: file_id(event.object), access }))
+        }
+        _ => {
+            let other = (event.other != 0).then_some(event.other);
+            (Class::Privilege, Object::Privilege(Privilege { other_pid: other }))
+        }
+    };
+    let action = operation.name();
+    Draft { action, ..begun(decoded, &event.header, programs, class, object) }
+}
+
+fn access(bits: u32) -> Vec<String> {
+    let names = [(READ, "read"), (WRITE, "write"), (EXECUTE, "execute")];
+    names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
+}
+
+/// Device and inode, as the kernel sees them.
+fn file_id(file: FileId) -> String {
+    format!("{}:{}:{}", file.device >> 20, file.device & 0x000f_ffff, file.inode)
 }
 
 fn network(

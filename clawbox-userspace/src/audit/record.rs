@@ -46,6 +46,10 @@ pub enum Class {
     Dns,
     /// A program start.
     Process,
+    /// A denied use of a file.
+    File,
+    /// A denied use of another process, or of the kernel's own rights.
+    Privilege,
     /// A sandbox's start and stop.
     Sandbox,
     /// Events that happened and could not be delivered.
@@ -115,10 +119,33 @@ pub enum Object {
     Program(Program),
     /// A refused socket.
     Socket(Socket),
+    /// A file.
+    File(FileObject),
     /// Events that were not delivered.
     Gap(Gap),
     /// A sandbox.
     Sandbox(Box<SandboxObject>),
+    /// Another process, or none.
+    Privilege(Privilege),
+}
+
+/// A file that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FileObject {
+    /// Its path on the host; begins with `…/` where only the end of it is known.
+    pub path: String,
+    /// Device and inode, which is what the kernel decided by; zeros where it did not exist.
+    pub id: String,
+    /// What was asked for: `read`, `write`, `execute`.
+    pub access: Vec<String>,
+}
+
+/// What was refused is the action itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Privilege {
+    /// The process that was meant, as the host sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_pid: Option<u32>,
 }
 
 /// A network endpoint.

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Format;
+use crate::kernel::lsm;
 use crate::kernel::probe::Kernel;
 use crate::sandbox::launch::syscalls;
 
@@ -43,10 +44,15 @@ struct Report<'a> {
     refused_system_calls: Vec<RefusedCall>,
 }
 
+/// What this kernel has, and whether it does what it has.
+fn probed() -> Kernel {
+    Kernel { bpf_lsm_refusal: lsm::refusal_when_tried(), ..Kernel::probe() }
+}
+
 impl Doctor {
     /// Probes, prints, and answers with the exit status.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let diagnosis = diagnose(&Kernel::probe());
+        let diagnosis = diagnose(&probed());
         let calls = if self.system_calls { refused_calls() } else { Vec::new() };
         let mut out = Vec::new();
         match self.format {

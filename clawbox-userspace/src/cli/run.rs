@@ -8,17 +8,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use clawbox_common::rule::{RuleKey, TCP};
+use clawbox_common::rule::TCP;
 
 use super::policy::host_facts;
-use crate::compile::compile;
+use crate::compile::files::Give;
+use crate::compile::{MapImage, compile};
 use crate::dns::Upstream;
-use crate::policy::enforceability::assess;
+use crate::kernel::lsm;
+use crate::policy::enforceability::{HostFacts, assess};
 use crate::policy::model::{Compatibility, Located, Mode};
 use crate::policy::{Diagnostic, Loaded, Policy, Severity};
 use crate::sandbox::child::{Invocation, status};
 use crate::sandbox::launch::{self, Identity};
-use crate::sandbox::run::{Outcome, Run, run};
+use crate::sandbox::run::{LsmUse, Outcome, Run, run};
 
 /// Where a policy is looked for if none is named.
 const DEFAULT_POLICY: &str = "/etc/clawbox/policy.yaml";
@@ -61,6 +63,9 @@ pub struct RunCommand {
     /// Enforce, or only record what would be denied [default: the policy's]
     #[arg(long, value_enum)]
     mode: Option<ModeArgument>,
+    /// What to make of the kernel's BPF LSM, which decides files by binary
+    #[arg(long, value_enum, default_value_t)]
+    lsm: LsmUse,
     /// Name server to ask, in place of the host's; may be repeated
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = parse_server)]
     dns: Vec<SocketAddr>,
@@ -117,14 +122,19 @@ impl RunCommand {
             None => default_name(&self.command),
         };
         let user = self.user(&loaded.policy)?;
-        report_shortfalls(&loaded, &file, user.is_some())?;
+        let hard = report_shortfalls(&loaded, &file, user.is_some(), self.lsm)?;
         let image = compile(&loaded.policy, 1).map_err(refused)?;
         let workdir = match self.workdir {
             Some(directory) => std::path::absolute(directory)?,
             None => std::env::current_dir()
                 .context("the current directory is gone; name one with --workdir")?,
         };
-        let backstops = backstops(&loaded.policy, image.rules.keys(), &workdir, user.clone());
+        let also_writable =
+            if loaded.policy.filesystem.include_workdir() { vec![workdir.clone()] } else { vec![] };
+        let needs_lsm = self.lsm != LsmUse::Off
+            && lsm::refusal().is_none()
+            && image.files.iter().any(|grant| grant.whom.is_some());
+        let backstops = backstops(&loaded.policy, &image, &also_writable, user.clone(), needs_lsm);
         Ok(Run {
             audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
             name,
@@ -137,6 +147,9 @@ impl RunCommand {
                 readable: readable(&backstops),
             },
             backstops,
+            also_writable,
+            lsm: self.lsm,
+            needs_lsm: needs_lsm || hard,
             dns: self.dns,
         })
     }
@@ -181,9 +194,18 @@ fn refused(diagnostics: Vec<Diagnostic>) -> anyhow::Error {
     anyhow::anyhow!("the policy does not load\n{}", errors.join("\n"))
 }
 
-/// Says what of the policy is not enforced here, and refuses where the policy asks for that.
-fn report_shortfalls(loaded: &Loaded, file: &Path, has_user: bool) -> anyhow::Result<()> {
-    let report = assess(loaded, &host_facts::gather(&loaded.policy));
+/// Says what of the policy is not enforced here, and refuses where the policy asks for that. Gives
+/// whether it would have to refuse without BPF LSM.
+fn report_shortfalls(
+    loaded: &Loaded,
+    file: &Path,
+    has_user: bool,
+    lsm: LsmUse,
+) -> anyhow::Result<bool> {
+    // That the programs load is seen when they are loaded.
+    let may_have = lsm != LsmUse::Off && lsm::refusal().is_none();
+    let facts = host_facts::gather(&loaded.policy, may_have);
+    let report = assess(loaded, &facts);
     // A user given on the command line stands in for one that this host does not have.
     let stands_in = |part: &&crate::policy::enforceability::Part| {
         !(has_user && part.part.starts_with("process."))
@@ -210,24 +232,27 @@ fn report_shortfalls(loaded: &Loaded, file: &Path, has_user: bool) -> anyhow::Re
             file.display()
         );
     }
-    Ok(())
+    let without = assess(loaded, &HostFacts { bpf_lsm: false, ..facts });
+    Ok(without.refusals(&loaded.policy).into_iter().any(|part| stands_in(&part)))
 }
 
 /// What the backstops have to hold for a policy.
-fn backstops<'a>(
+fn backstops(
     policy: &Policy,
-    rules: impl Iterator<Item = &'a RuleKey>,
-    workdir: &Path,
+    image: &MapImage,
+    also_writable: &[PathBuf],
     user: Option<Identity>,
+    with_rules_for_binaries: bool,
 ) -> launch::Request {
-    let paths = |located: &[Located<crate::policy::path::SandboxPath>]| {
-        located.iter().map(|path| path.value.as_path().to_owned()).collect::<Vec<PathBuf>>()
+    let paths = |wanted: Give| {
+        let given = image.files.iter().filter(move |grant| {
+            grant.give == wanted && (grant.whom.is_none() || with_rules_for_binaries)
+        });
+        given.map(|grant| grant.path.as_path().to_owned()).collect::<Vec<PathBuf>>()
     };
-    let files = &policy.filesystem;
-    let mut read_write = paths(files.read_write());
-    if files.include_workdir() {
-        read_write.push(workdir.to_owned());
-    }
+    let mut read_write = paths(Give::Writing);
+    read_write.extend_from_slice(also_writable);
+    let rules = image.rules.keys();
     let mut connect_ports: Vec<u16> =
         rules.filter(|rule| rule.transport == TCP).map(|rule| rule.port).collect();
     connect_ports.sort_unstable();
@@ -238,7 +263,7 @@ fn backstops<'a>(
         .unwrap_or_default();
     let hard_requirement = policy.compatibility == Compatibility::HardRequirement;
     launch::Request {
-        read_only: paths(files.read_only()),
+        read_only: paths(Give::Reading),
         read_write,
         connect_ports,
         bind_ports,

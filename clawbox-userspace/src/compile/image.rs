@@ -9,13 +9,14 @@ use std::num::NonZeroU16;
 use clawbox_common::address::Range;
 use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
-    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostId, HostIds, RuleKey,
-    RuleValue, SandboxState, TCP,
+    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, EXECUTE_WRITABLE, HOST_LOOPBACK, HostId,
+    HostIds, NAMES_ANYWHERE, RuleKey, RuleValue, SandboxState, TCP,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
 use thiserror::Error;
 
+use super::files::FileGrant;
 use super::{host_ids, slots};
 use crate::policy::address::{always_denied, range_of, readable, wire};
 use crate::policy::binary_pattern::BinaryPattern;
@@ -175,6 +176,12 @@ pub struct MapImage {
     pub binaries: Vec<BinaryEntry>,
     /// Endpoints that admit nothing, and why.
     pub skipped: Vec<Skipped>,
+    /// Paths, in the order of the file.
+    pub files: Vec<FileGrant>,
+    /// Names that are closed in every directory.
+    pub names_anywhere: Vec<String>,
+    /// Whether what the sandbox may write it may execute.
+    pub execute_writable: bool,
     generation: u32,
     audit_only: bool,
     pub(super) who: Vec<Who>,
@@ -192,6 +199,9 @@ impl MapImage {
             patterns: Vec::new(),
             binaries: Vec::new(),
             skipped: Vec::new(),
+            files: Vec::new(),
+            names_anywhere: Vec::new(),
+            execute_writable: false,
             generation,
             audit_only,
             who: Vec::new(),
@@ -221,7 +231,8 @@ impl MapImage {
             audit_only: u32::from(self.audit_only),
             resolver_v4,
             resolver_v6,
-            zero: 0,
+            flags: (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
+                | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 }),
         }
     }
 

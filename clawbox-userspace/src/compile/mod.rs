@@ -1,6 +1,7 @@
 //! A policy to the records that the kernel decides by. Pure: same policy, same bytes.
 //! No clock, no files, no DNS; what does not fit the contract's bounds is refused here.
 
+pub mod files;
 mod image;
 mod lookup;
 #[cfg(test)]
@@ -24,7 +25,7 @@ pub use lookup::ImageLookup;
 
 use crate::policy::address::wire;
 use crate::policy::diagnostic::{Diagnostic, Origin};
-use crate::policy::model::{Listen, Matching, Policy, Transport};
+use crate::policy::model::{Binary, Listen, Matching, Policy, Transport};
 use crate::policy::network::{Endpoint, Host, NetworkPolicy, Treatment};
 use image::{Admission, Who};
 
@@ -49,6 +50,7 @@ pub fn compile(policy: &Policy, generation: u32) -> Result<MapImage, Vec<Diagnos
     if let Some(listen) = &policy.listen {
         builder.listen(&listen.value, &listen.origin);
     }
+    builder.files(policy);
     builder.check_slots();
     builder.addresses();
     if builder.errors.is_empty() { Ok(builder.image) } else { Err(builder.errors) }
@@ -98,15 +100,15 @@ impl Builder {
                 });
                 continue;
             }
-            let who = *who.get_or_insert_with(|| self.who(network));
+            let who = *who.get_or_insert_with(|| self.who(&network.binaries));
             self.endpoint(network, endpoint, who);
         }
     }
 
-    /// Turns a policy's binaries into sets of slots, once for all its endpoints.
-    fn who(&mut self, network: &NetworkPolicy) -> usize {
+    /// Turns a list of binaries into sets of slots.
+    fn who(&mut self, binaries: &[Binary]) -> usize {
         let mut who = Who::default();
-        for binary in &network.binaries {
+        for binary in binaries {
             let text = binary.pattern.as_str().to_owned();
             if binary.pattern.is_anybody() {
                 who.anybody = true;

@@ -54,6 +54,7 @@ mod kind {
     pub(super) const CONST: u32 = 10;
     pub(super) const RESTRICT: u32 = 11;
     pub(super) const TYPEDEF: u32 = 8;
+    pub(super) const FUNC: u32 = 12;
     pub(super) const FUNC_PROTO: u32 = 13;
     pub(super) const VAR: u32 = 14;
     pub(super) const DATASEC: u32 = 15;
@@ -83,6 +84,8 @@ pub struct KernelTypes {
     strings: usize,
     types: Vec<Type>,
     structures: HashMap<Vec<u8>, usize>,
+    /// Prototypes of the functions that stand for LSM hooks.
+    hooks: HashMap<Vec<u8>, usize>,
 }
 
 impl KernelTypes {
@@ -103,6 +106,7 @@ impl KernelTypes {
             strings: 0,
             types: Vec::new(),
             structures: HashMap::new(),
+            hooks: HashMap::new(),
         };
         if parsed.bytes.get(..2) != Some(&[0x9f, 0xeb]) {
             return Err(parsed.malformed("no magic number", 0));
@@ -143,6 +147,12 @@ impl KernelTypes {
             let key = self.text(name).to_vec();
             self.structures.entry(key).or_insert(self.types.len());
         }
+        if kind == kind::FUNC
+            && let Some(hook) = self.text(name).strip_prefix(b"bpf_lsm_")
+        {
+            let hook = hook.to_vec();
+            self.hooks.insert(hook, refers as usize);
+        }
         let members = at + 12;
         self.types.push(Type { kind, name, refers, members, count, bitfields: info >> 31 == 1 });
         Ok(members + tail)
@@ -179,6 +189,13 @@ impl KernelTypes {
             id = next;
         }
         if bits % 8 == 0 { Ok(bits / 8) } else { Err(missing()) }
+    }
+
+    /// How many arguments an LSM hook has; `None` where this kernel does not have the hook.
+    #[must_use]
+    pub fn hook_arguments(&self, hook: &str) -> Option<usize> {
+        let prototype = *self.hooks.get(hook.as_bytes())?;
+        self.types.get(prototype).map(|found| found.count)
     }
 
     /// Bit offset and type of a member. `depth` bounds a file that nests without end.

@@ -10,6 +10,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
 use clawbox_common::event::Kind;
+use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
     AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, ScriptKey,
     SyntheticKey, SyntheticValue,
@@ -18,6 +19,7 @@ use clawbox_common::subject::{Incarnation, Mask, Subject};
 
 use super::load::{LoadError, Place, Programs, Sizes};
 use super::losses::{Losses, Skips};
+use super::lsm::LsmState;
 use super::pin::{self, PinLinksError, PinnedLinks};
 
 /// Why enforcement could not be put in place or changed.
@@ -36,6 +38,7 @@ pub enum EnforcerError {
 pub struct Enforcer {
     ebpf: Ebpf,
     pins: PinnedLinks,
+    lsm: LsmState,
 }
 
 impl Enforcer {
@@ -48,14 +51,34 @@ impl Enforcer {
         place: Place,
         sizes: Sizes,
         run: &str,
+        with_lsm: bool,
     ) -> Result<Self, EnforcerError> {
-        let Programs { ebpf, links } = Programs::load(cgroup_root, place, sizes)?;
+        let Programs { ebpf, links, lsm } = Programs::load(cgroup_root, place, sizes, with_lsm)?;
         let pins = PinnedLinks::pin(run, links)?;
         if let Some(subjects) = ebpf.map(SUBJECTS) {
             let path = pins.directory().join(SUBJECTS);
             subjects.pin(path).map_err(|source| PinLinksError::Pin { what: SUBJECTS, source })?;
         }
-        Ok(Self { ebpf, pins })
+        Ok(Self { ebpf, pins, lsm })
+    }
+
+    /// Whether BPF LSM programs decide.
+    #[must_use]
+    pub fn lsm(&self) -> &LsmState {
+        &self.lsm
+    }
+
+    /// Writes the rules at objects and names, of a generation that nothing points at yet.
+    ///
+    /// # Errors
+    /// A map is full.
+    pub fn write_files(
+        &mut self,
+        files: &BTreeMap<FileKey, FileRule>,
+        names: &BTreeMap<NameKey, FileRule>,
+    ) -> Result<(), LoadError> {
+        insert_all(&mut self.hash("FILES")?, "FILES", files)?;
+        insert_all(&mut self.hash("NAMES")?, "NAMES", names)
     }
 
     fn map<T, E>(&mut self, name: &'static str) -> Result<T, LoadError>

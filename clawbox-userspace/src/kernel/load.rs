@@ -13,9 +13,10 @@ use aya::programs::{
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 
 use super::btf::{BtfError, KernelTypes, VMLINUX};
+use super::lsm::{self, LsmState};
 
 /// The object, carried in the agent. Aligned, because the ELF reader casts headers in place.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CLAWBOX_BPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CLAWBOX_BPF_OBJECT"));
 
 /// Offsets that `clawbox-ebpf/src/kernel_read.rs` declares, with the field each stands for.
 const OFFSETS: &[(&str, &str, &str)] = &[
@@ -34,6 +35,21 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_INODE_SB", "inode", "i_sb"),
     ("OFF_INODE_INO", "inode", "i_ino"),
     ("OFF_SB_DEV", "super_block", "s_dev"),
+    ("OFF_SB_FLAGS", "super_block", "s_flags"),
+    ("OFF_FILE_MNT", "file", "f_path.mnt"),
+    ("OFF_FILE_MODE", "file", "f_mode"),
+    ("OFF_FILE_FLAGS", "file", "f_flags"),
+    ("OFF_PATH_MNT", "path", "mnt"),
+    ("OFF_PATH_DENTRY", "path", "dentry"),
+    ("OFF_DENTRY_PARENT", "dentry", "d_parent"),
+    ("OFF_DENTRY_NAME", "dentry", "d_name.name"),
+    ("OFF_MOUNT_MNT", "mount", "mnt"),
+    ("OFF_MOUNT_PARENT", "mount", "mnt_parent"),
+    ("OFF_MOUNT_POINT", "mount", "mnt_mountpoint"),
+    ("OFF_MOUNT_NS", "mount", "mnt_ns"),
+    ("OFF_VMA_FILE", "vm_area_struct", "vm_file"),
+    ("OFF_TASK_CRED", "task_struct", "cred"),
+    ("OFF_TASK_REAL_CRED", "task_struct", "real_cred"),
 ];
 
 /// Tracing programs with their tracepoints, in the order in which they are attached: identities
@@ -138,6 +154,10 @@ pub struct Sizes {
     pub binaries: u32,
     /// Scripts named as binaries.
     pub scripts: u32,
+    /// Objects that have rules.
+    pub files: u32,
+    /// Names that have rules.
+    pub names: u32,
     /// Sandboxes.
     pub sandboxes: u32,
 }
@@ -160,16 +180,24 @@ pub struct Programs {
     pub ebpf: Ebpf,
     /// One link for each program, in order of attachment.
     pub links: Vec<NamedLink>,
+    /// Whether BPF LSM programs are among them.
+    pub lsm: LsmState,
 }
 
 impl Programs {
-    /// Loads everything and attaches it to the hierarchy whose root is `cgroup_root`; what is in a
+    /// Loads everything, `with_lsm` or without the LSM programs, and attaches it to the hierarchy whose root is `cgroup_root`; what is in a
     /// sandbox is told by its `place` below it.
     ///
     /// # Errors
     /// The kernel lacks something or refuses a program; nothing stays attached then.
-    pub fn load(cgroup_root: &Path, place: Place, sizes: Sizes) -> Result<Self, LoadError> {
-        let offsets = offsets()?;
+    pub fn load(
+        cgroup_root: &Path,
+        place: Place,
+        sizes: Sizes,
+        with_lsm: bool,
+    ) -> Result<Self, LoadError> {
+        let kernel = KernelTypes::read(Path::new(VMLINUX))?;
+        let offsets = offsets(&kernel)?;
         let types = Btf::from_sys_fs()?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&types));
@@ -183,6 +211,8 @@ impl Programs {
             ("ADDRESSES", sizes.addresses),
             ("BINARIES", sizes.binaries),
             ("SCRIPTS", sizes.scripts),
+            ("FILES", sizes.files),
+            ("NAMES", sizes.names),
             ("CGROUPS", sizes.sandboxes),
             ("SANDBOX_STATES", sizes.sandboxes),
         ] {
@@ -201,7 +231,13 @@ impl Programs {
         for &name in SOCKETS {
             links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?));
         }
-        Ok(Self { ebpf, links })
+        let (of_lsm, lsm) = if with_lsm {
+            lsm::attach_all(&mut ebpf, &types, &kernel)?
+        } else {
+            (Vec::new(), LsmState::absent("switched off by --lsm off"))
+        };
+        links.extend(of_lsm);
+        Ok(Self { ebpf, links, lsm })
     }
 }
 
@@ -229,8 +265,7 @@ fn log_to_standard_error(ebpf: &mut Ebpf) {
     }
 }
 
-fn offsets() -> Result<Vec<(&'static str, u32)>, BtfError> {
-    let types = KernelTypes::read(Path::new(VMLINUX))?;
+fn offsets(types: &KernelTypes) -> Result<Vec<(&'static str, u32)>, BtfError> {
     OFFSETS
         .iter()
         .map(|&(constant, structure, field)| Ok((constant, types.offset(structure, field)?)))
@@ -238,7 +273,7 @@ fn offsets() -> Result<Vec<(&'static str, u32)>, BtfError> {
 }
 
 /// A link, or which of the two steps failed.
-enum AttachError {
+pub(super) enum AttachError {
     Program(ProgramError),
     Link(LinkError),
 }
@@ -255,7 +290,7 @@ impl From<LinkError> for AttachError {
     }
 }
 
-fn attach(
+pub(super) fn attach(
     ebpf: &mut Ebpf,
     name: &'static str,
     how: impl FnOnce(&mut Program) -> Result<FdLink, AttachError>,

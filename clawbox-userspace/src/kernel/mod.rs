@@ -5,5 +5,6 @@ pub mod enforcer;
 pub mod file_id;
 pub mod load;
 pub mod losses;
+pub mod lsm;
 pub mod pin;
 pub mod probe;

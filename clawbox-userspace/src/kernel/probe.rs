@@ -57,6 +57,8 @@ pub struct Kernel {
     pub initial_user_namespace: Answer<()>,
     /// Active security modules, in their order.
     pub security_modules: Answer<Vec<String>>,
+    /// Why BPF LSM programs cannot be loaded, where that was tried.
+    pub bpf_lsm_refusal: Option<String>,
     /// The lockdown mode: `none`, `integrity` or `confidentiality`.
     pub lockdown: Answer<String>,
     /// The instruction that socket storage needs on x86-64 since Linux 7.
@@ -98,6 +100,7 @@ impl Kernel {
             capabilities: host.text("proc/self/status").and(|status| capabilities(&status)),
             initial_user_namespace: host.text("proc/self/uid_map").and(|map| user_namespace(&map)),
             security_modules: host.security_modules(calls.security_modules),
+            bpf_lsm_refusal: None,
             lockdown: host.lockdown(),
             cmpxchg16b: host.text("proc/cpuinfo").and(|text| cmpxchg16b(&text)),
             landlock_abi: calls.landlock_abi,

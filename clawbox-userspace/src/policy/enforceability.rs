@@ -45,6 +45,10 @@ pub enum Layer {
     CgroupHooksAndResolver,
     /// Landlock.
     Landlock,
+    /// BPF LSM programs.
+    Lsm,
+    /// Those, and Landlock underneath.
+    LsmAndLandlock,
     /// Credentials, dropped before exec.
     Credentials,
     /// Nothing in this build or on this machine.
@@ -59,6 +63,8 @@ impl Layer {
             Self::CgroupHooks => "cgroup hooks",
             Self::CgroupHooksAndResolver => "cgroup hooks, resolver",
             Self::Landlock => "Landlock",
+            Self::Lsm => "BPF LSM",
+            Self::LsmAndLandlock => "BPF LSM, Landlock",
             Self::Credentials => "credentials",
             Self::None => "none",
         }
@@ -228,12 +234,7 @@ const LANDLOCK_SCOPES: u32 = 6;
 /// What clawbox adds to the base language, apart from files and the network.
 fn additions(report: &mut Report, policy: &Policy, facts: &HostFacts) {
     if let Some(execution) = &policy.execution {
-        report.not(
-            &execution.origin,
-            "execution",
-            "needs BPF LSM programs, which this build does not have; \
-             what may be executed is what `filesystem_policy` lets be read",
-        );
+        files::execution(report, execution, facts);
     }
     if let Some(sockets) = &policy.unix_sockets {
         let part = "unix_sockets";

@@ -128,6 +128,12 @@ pub struct DenyGlob {
 }
 
 impl DenyGlob {
+    /// As written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Whether a path matches.
     #[must_use]
     pub fn matches(&self, path: &Path) -> bool {

@@ -95,12 +95,13 @@ pub fn spawn(
     invocation: &Invocation,
     cgroup: &Cgroup,
     backstops: Prepared,
+    judges_files: bool,
 ) -> Result<Process, SpawnError> {
     let Some((program, arguments)) = invocation.command.split_first() else {
         return Err(SpawnError::NotFound(String::new()));
     };
     check_workdir(&invocation.workdir)?;
-    let self_test = SelfTest::prepare().map_err(SpawnError::SelfTest)?;
+    let self_test = SelfTest::prepare(judges_files).map_err(SpawnError::SelfTest)?;
     let procs = cgroup.procs()?;
     let mut command = Command::new(find(invocation, program)?);
     command

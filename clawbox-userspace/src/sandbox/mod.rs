@@ -7,6 +7,7 @@ pub mod identities;
 pub mod in_force;
 pub mod launch;
 pub mod monitor;
+pub mod objects;
 pub mod run;
 pub mod run_lock;
 pub mod self_test;

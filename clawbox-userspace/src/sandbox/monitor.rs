@@ -162,6 +162,7 @@ fn is_self_test(launching: &mut Option<u32>, event: &Event) -> bool {
     let (header, decoded) = match event {
         Event::Network(decoded, event) => (&event.header, decoded),
         Event::Exec(decoded, event) => (&event.header, decoded),
+        Event::File(decoded, _, event) => (&event.header, decoded),
     };
     if header.tgid != pid {
         return false;

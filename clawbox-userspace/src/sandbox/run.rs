@@ -12,6 +12,7 @@ use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::launch::{self, BackstopReport, LaunchError};
 use super::monitor::{Monitor, Questions};
+use super::objects::Objects;
 use super::run_lock::{self, RunLock, RunLockError};
 use super::strays::{self, Remnants, StraysError};
 use super::watch::{self, HeldSignals};
@@ -23,9 +24,22 @@ use crate::dns::{Resolver, ResolverSockets, Upstream, UpstreamError};
 use crate::kernel::enforcer::{Enforcer, EnforcerError};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::{LoadError, Place, Sizes};
+use crate::kernel::lsm::LsmState;
 
 /// The only sandbox of an embedded run.
 const SANDBOX: u32 = 1;
+
+/// What is to be made of BPF LSM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LsmUse {
+    /// Use it where the kernel has it
+    #[default]
+    Auto,
+    /// Start nothing without it
+    Require,
+    /// Do without it: files are Landlock's alone
+    Off,
+}
 
 /// What to run and under what.
 #[derive(Clone, Debug)]
@@ -36,6 +50,13 @@ pub struct Run {
     pub policy: String,
     /// The compiled policy.
     pub image: MapImage,
+    /// Trees that the policy opens without spelling them: the start directory.
+    pub also_writable: Vec<PathBuf>,
+    /// Whether BPF LSM programs are to decide.
+    pub lsm: LsmUse,
+    /// The policy opens paths to single binaries. The backstops are then as wide as all of them
+    /// together, which only BPF LSM programs narrow again.
+    pub needs_lsm: bool,
     /// What the backstops have to hold.
     pub backstops: launch::Request,
     /// The command.
@@ -73,6 +94,15 @@ pub enum RunError {
     /// See the source.
     #[error("cannot set up name resolution: {0}; name a server with --dns ADDRESS")]
     Upstream(#[from] UpstreamError),
+    /// The policy cannot be enforced without BPF LSM.
+    #[error(
+        "no BPF LSM programs: {why}; `--lsm require` and `filesystem_policy.rules` need them. Run \
+         on a kernel that has them (`clawbox doctor`), or do without both"
+    )]
+    NeedsLsm {
+        /// Why there are none.
+        why: String,
+    },
     /// See the source.
     #[error(transparent)]
     Strays(#[from] StraysError),
@@ -189,6 +219,8 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
     let identities = Identities::find(SANDBOX, &mounts, patterns, &run.backstops.read_write);
     identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+    let objects = Objects::find(&run.image, &mounts, &run.also_writable);
+    objects.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
     let (backstops, report) = launch::prepare(&run.backstops)?;
     report.skipped_paths.iter().for_each(|skipped| {
         tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
@@ -198,7 +230,17 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let lock = RunLock::take(&run.name)?;
     steps.done("prepared");
     let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
-    let enforcer = install(&mut installed, &root, &run, &identities, &sockets, &mut steps)?;
+    let found = Found { identities: &identities, objects: &objects };
+    let enforcer = install(&mut installed, &root, &run, &found, &sockets, &mut steps)?;
+    let lsm = enforcer.lsm().clone();
+    if !lsm.is_active() {
+        if run.lsm == LsmUse::Auto {
+            tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
+        }
+        if run.needs_lsm || run.lsm == LsmUse::Require {
+            return Err(RunError::NeedsLsm { why: lsm.why });
+        }
+    }
     let ring = enforcer.take_events()?;
     let losses = enforcer.take_losses()?;
     let skipped_exits = enforcer.skipped_exits()?;
@@ -210,9 +252,10 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let remnants = Remnants::of(name, skipped_exits)?;
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
     let started = SystemTime::now();
-    let child = child::spawn(&run.invocation, cgroup, backstops)?;
+    let child = child::spawn(&run.invocation, cgroup, backstops, lsm.is_active())?;
     steps.done("started");
-    trail.add(Draft { time: Some(started), ..boundary(&run, "start", &report, None) });
+    trail
+        .add(Draft { time: Some(started), ..boundary(&run, "start", layers(&lsm, &report), None) });
     let in_force = PolicyInForce::new(run.image.clone());
     let questions = Arc::new(Questions::default());
     let resolver = Resolver::new(SANDBOX, in_force.clone(), table, questions.clone(), upstream);
@@ -238,10 +281,16 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     installed.end_processes()?;
     monitor.drain();
     monitor.count_losses();
-    monitor.trail.add(boundary(&run, "stop", &report, Some(status)));
+    monitor.trail.add(boundary(&run, "stop", Vec::new(), Some(status)));
     monitor.trail.flush();
     steps.done("recorded");
     Ok(Outcome { status, denied: monitor.trail.denied() })
+}
+
+/// What a policy names, as it is on this host.
+struct Found<'a> {
+    identities: &'a Identities,
+    objects: &'a Objects,
 }
 
 /// Loads the kernel side, makes the cgroup and puts it under the policy.
@@ -249,7 +298,7 @@ fn install<'a>(
     installed: &'a mut Installed,
     root: &Path,
     run: &Run,
-    identities: &Identities,
+    found: &Found<'_>,
     sockets: &ResolverSockets,
     steps: &mut Steps,
 ) -> Result<&'a mut Enforcer, RunError> {
@@ -258,17 +307,26 @@ fn install<'a>(
     let sizes = Sizes {
         rules: entries(run.image.rules.len()),
         addresses: entries(run.image.addresses.len()),
-        binaries: entries(identities.binaries.len()),
-        scripts: entries(identities.scripts.len()),
+        binaries: entries(found.identities.binaries.len()),
+        scripts: entries(found.identities.scripts.len()),
+        files: entries(found.objects.files.len()),
+        names: entries(found.objects.names.len()),
         sandboxes: 1,
     };
     // First the cgroup: it holds the parent in place, whose id the programs are given.
     let cgroup = installed.cgroup.insert(Cgroup::create(root, &name)?);
     let place = Place { level: cgroup::LEVEL, parent: cgroup.parent_id()? };
-    let enforcer = installed.enforcer.insert(Enforcer::load(root, place, sizes, &name)?);
+    let enforcer = installed.enforcer.insert(Enforcer::load(
+        root,
+        place,
+        sizes,
+        &name,
+        run.lsm != LsmUse::Off,
+    )?);
     steps.done("loaded");
     enforcer.write_policy(&run.image.rules, &run.image.addresses)?;
-    enforcer.write_identities(&identities.binaries, &identities.scripts)?;
+    enforcer.write_identities(&found.identities.binaries, &found.identities.scripts)?;
+    enforcer.write_files(&found.objects.files, &found.objects.names)?;
     let (v4, v6) = sockets.ports();
     enforcer.set_state(SANDBOX, &run.image.state(v4, v6.unwrap_or(0)))?;
     enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
@@ -276,11 +334,12 @@ fn install<'a>(
 }
 
 /// The record of a sandbox's start or stop.
-fn boundary(run: &Run, action: &'static str, report: &BackstopReport, status: Option<u8>) -> Draft {
-    let layers = match status {
-        None => layers(report),
-        Some(_) => Vec::new(),
-    };
+fn boundary(
+    run: &Run,
+    action: &'static str,
+    layers: Vec<serde_json::Value>,
+    status: Option<u8>,
+) -> Draft {
     let mode = if run.image.audit_only() { "audit" } else { "enforce" };
     Draft {
         time: None,
@@ -308,17 +367,22 @@ fn boundary(run: &Run, action: &'static str, report: &BackstopReport, status: Op
 
 /// Every layer, requested against actual: the kernel hooks first, which the self-test has just
 /// seen deny, then what is missing, then the backstops.
-fn layers(report: &BackstopReport) -> Vec<serde_json::Value> {
+fn layers(lsm: &LsmState, report: &BackstopReport) -> Vec<serde_json::Value> {
     let hooks = serde_json::json!({
         "layer": "cgroup.sockets",
         "state": "full",
         "self_test": "denied",
     });
-    let lsm = serde_json::json!({
-        "layer": "lsm",
-        "state": "absent",
-        "why": "this build decides files by Landlock alone: the same for all binaries",
-    });
+    let lsm = if lsm.is_active() {
+        serde_json::json!({
+            "layer": "lsm",
+            "state": "full",
+            "actual": lsm.hooks,
+            "self_test": "denied",
+        })
+    } else {
+        serde_json::json!({ "layer": "lsm", "state": "absent", "why": lsm.why })
+    };
     let backstops = report.layers.iter().filter_map(|layer| serde_json::to_value(layer).ok());
     [hooks, lsm].into_iter().chain(backstops).collect()
 }

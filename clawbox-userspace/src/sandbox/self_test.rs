@@ -15,35 +15,39 @@ pub const NOT_ENFORCING: i32 = libc::ENOTRECOVERABLE;
 #[derive(Debug)]
 pub struct SelfTest {
     sockets: Vec<(UdpSocket, SockaddrStorage)>,
+    /// Whether files have to be refused too.
+    files: bool,
 }
 
 impl SelfTest {
-    /// Makes a socket for each address family that this host has.
+    /// Makes a socket for each address family that this host has. `files`: whether LSM programs
+    /// are in place.
     ///
     /// # Errors
     /// Not even IPv4 sockets can be made.
-    pub fn prepare() -> io::Result<Self> {
+    pub fn prepare(files: bool) -> io::Result<Self> {
         // Port 9 is discard; on loopback, should it get there after all.
         let v4 = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         let mut sockets = vec![(v4, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)).into())];
         if let Ok(v6) = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)) {
             sockets.push((v6, SocketAddr::from((Ipv6Addr::LOCALHOST, 9)).into()));
         }
-        Ok(Self { sockets })
+        Ok(Self { sockets, files })
     }
 
-    /// Tries connect and send on each socket, and to make a new one. For the forked child: makes
+    /// Tries connect and send on each socket, to make a new one, and to open a file. For the forked child: makes
     /// system calls and does not allocate.
     ///
     /// # Errors
-    /// [`NOT_ENFORCING`] if an attempt was not refused with `EPERM`.
+    /// [`NOT_ENFORCING`] if an attempt was not refused.
     pub fn run(&self) -> io::Result<()> {
         for (socket, address) in &self.sockets {
             let fd = socket.as_raw_fd();
             refused(nix::sys::socket::sendto(fd, b"", address, MsgFlags::empty()).map(drop))?;
             refused(nix::sys::socket::connect(fd, address))?;
         }
-        refused(make_socket())
+        refused(make_socket())?;
+        if self.files { refused(open_file()) } else { Ok(()) }
     }
 }
 
@@ -54,9 +58,17 @@ fn make_socket() -> nix::Result<()> {
     nix::errno::Errno::result(fd).map(drop)
 }
 
+/// The root directory, which everybody may open.
+fn open_file() -> nix::Result<()> {
+    // SAFETY: a constant path with its NUL; a descriptor that comes back, which it must not, is
+    // closed with the process that is about to fail.
+    let fd: RawFd = unsafe { libc::open(c"/".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    nix::errno::Errno::result(fd).map(drop)
+}
+
 fn refused(outcome: nix::Result<()>) -> io::Result<()> {
     match outcome {
-        Err(nix::errno::Errno::EPERM) => Ok(()),
+        Err(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES) => Ok(()),
         _ => Err(io::Error::from_raw_os_error(NOT_ENFORCING)),
     }
 }
@@ -67,7 +79,7 @@ mod tests {
 
     #[test]
     fn outside_a_sandbox_the_test_says_that_nothing_is_enforced() {
-        let error = SelfTest::prepare().unwrap().run().unwrap_err();
+        let error = SelfTest::prepare(false).unwrap().run().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(NOT_ENFORCING));
     }
 }

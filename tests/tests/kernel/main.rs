@@ -11,6 +11,7 @@ mod audit;
 mod backstops;
 mod bad_input;
 mod egress;
+mod files;
 mod identity;
 mod lifecycle;
 mod listen;

@@ -45,6 +45,7 @@ impl Scene {
                include_workdir: true\n  \
                read_only: [/usr, /lib, /lib64, /bin, /etc, /proc, {bin}]\n  \
                read_write: [/dev/null]\n\
+             execution: {{ from_writable: allow }}\n\
              {rest}\n",
             bin = self.world.bin().display()
         )

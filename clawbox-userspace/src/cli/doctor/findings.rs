@@ -235,24 +235,27 @@ fn process(kernel: &Kernel) -> Finding {
 
 fn bpf_lsm(kernel: &Kernel) -> Finding {
     let active = |modules: &Vec<String>| modules.iter().any(|name| name == "bpf");
-    let (has, gaps) = match &kernel.security_modules {
-        Answer::Yes(modules) if active(modules) => ("active in this kernel", vec![]),
-        Answer::Yes(_) => (
-            "not active in this kernel",
+    let (state, found, gaps) = match (&kernel.security_modules, &kernel.bpf_lsm_refusal) {
+        (Answer::Yes(modules), None) if active(modules) => {
+            (State::Ready, "files, execution and other processes by binary", vec![])
+        }
+        (Answer::Yes(modules), Some(why)) if active(modules) => (
+            State::Missing,
+            "files are Landlock's alone",
+            vec![gap(why.as_str(), "ask whoever runs this kernel to let BPF LSM programs load")],
+        ),
+        (Answer::Yes(_), _) => (
+            State::Missing,
+            "files are Landlock's alone",
             vec![gap("`bpf` is not among the active modules", boot_with(kernel, "bpf"))],
         ),
-        Answer::No(why) | Answer::Unknown(why) => (
-            "unknown whether active",
-            vec![gap(why, "mount -t securityfs securityfs /sys/kernel/security")],
+        (Answer::No(why) | Answer::Unknown(why), _) => (
+            State::Missing,
+            "unknown whether this kernel runs BPF LSM programs",
+            vec![gap(why.as_str(), "mount -t securityfs securityfs /sys/kernel/security")],
         ),
     };
-    Finding {
-        layer: "bpf lsm",
-        state: State::Unused,
-        required: false,
-        found: format!("not used by this build, files are Landlock's alone; {has}"),
-        gaps,
-    }
+    Finding { layer: "bpf lsm", state, required: false, found: found.to_owned(), gaps }
 }
 
 fn pinning(kernel: &Kernel) -> Finding {
@@ -263,8 +266,9 @@ fn pinning(kernel: &Kernel) -> Finding {
             ("no BPF file system".to_owned(), vec![gap(what, "mount -t bpf bpf /sys/fs/bpf")])
         }
     };
-    let found = format!("not used by this build, enforcement ends with `clawbox run`; {found}");
-    Finding { layer: "pinning", state: State::Unused, required: false, found, gaps }
+    let state = if gaps.is_empty() { State::Ready } else { State::Partial };
+    let found = format!("enforcement outlives a killed clawbox; {found}");
+    Finding { layer: "pinning", state, required: false, found, gaps }
 }
 
 /// The boot parameter that adds a security module to those that are active.

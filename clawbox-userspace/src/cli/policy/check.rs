@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::host_facts::gather;
 use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
 use crate::compile::compile;
+use crate::kernel::lsm;
 use crate::policy::enforceability::{Part, Report, Status, assess};
 use crate::policy::{Diagnostic, Kind, Loaded, Severity, load_any};
 
@@ -86,7 +87,8 @@ fn check(file: &Path, presets: &[PathBuf]) -> FileReport {
     let name = file.display().to_string();
     match compiled {
         Ok(loaded) => {
-            let report = assess(&loaded, &gather(&loaded.policy));
+            let report =
+                assess(&loaded, &gather(&loaded.policy, lsm::refusal_when_tried().is_none()));
             loads(name, loaded, report)
         }
         Err(diagnostics) => FileReport {

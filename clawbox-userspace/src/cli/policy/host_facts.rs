@@ -15,15 +15,15 @@ use crate::policy::enforceability::HostFacts;
 /// Directory entries that a glob may look at, so that `/**/x` ends.
 const MOST_ENTRIES: usize = 50_000;
 
-/// Gathers the facts about what a policy names.
-pub(in crate::cli) fn gather(policy: &Policy) -> HostFacts {
+/// Gathers the facts about what a policy names; whether BPF LSM programs run here takes so long to
+/// find out for certain that the caller decides how.
+pub(in crate::cli) fn gather(policy: &Policy, bpf_lsm: bool) -> HostFacts {
     let kernel = Kernel::probe();
-    let modules = kernel.security_modules.yes();
     let abi = kernel.landlock_abi.yes().copied().unwrap_or(0);
     HostFacts {
         cgroup_hooks: kernel.cgroup2.yes().is_some()
             && kernel.version().is_some_and(|version| version >= (6, 1)),
-        bpf_lsm: modules.is_some_and(|modules| modules.iter().any(|module| module == "bpf")),
+        bpf_lsm,
         landlock_abi: u32::try_from(abi).unwrap_or(0),
         accounts: accounts(policy),
         owners: owners(policy),

@@ -1,10 +1,11 @@
-//! Files: what Landlock holds, and what only BPF LSM programs could.
+//! Files: what BPF LSM programs hold, and what is left of it where there is Landlock alone.
 
 use std::path::Path;
 
 use super::{HostFacts, Layer, Report, Status, account_number};
+use crate::compile::files::name_anywhere;
 use crate::policy::diagnostic::{Diagnostic, Origin};
-use crate::policy::model::{Located, Policy};
+use crate::policy::model::{Execution, Located, Policy};
 use crate::policy::path::{DenyPattern, SandboxPath};
 
 /// First ABI that rules `truncate`.
@@ -27,20 +28,23 @@ pub(super) fn filesystem(report: &mut Report, policy: &Policy, facts: &HostFacts
         read_write(report, path, facts);
     }
     for deny in files.deny() {
-        denied(report, policy, deny);
+        denied(report, policy, deny, facts);
     }
     for (index, rule) in files.rules().iter().enumerate() {
-        report.add(
-            &rule.origin,
-            format!("filesystem_policy.rules[{index}]"),
-            Layer::Landlock,
-            Status::Denied,
-            Some(
-                "rules for single binaries need BPF LSM programs, which this build does not \
-                 have; the paths stay closed for all"
-                    .to_owned(),
-            ),
-        );
+        let part = format!("filesystem_policy.rules[{index}]");
+        if facts.bpf_lsm {
+            report.full(&rule.origin, part, Layer::LsmAndLandlock);
+        } else {
+            let detail = "rules for single binaries need BPF LSM programs, which this kernel does \
+                          not run; the paths stay closed for all";
+            report.add(
+                &rule.origin,
+                part,
+                Layer::Landlock,
+                Status::Denied,
+                Some(detail.to_owned()),
+            );
+        }
     }
     needed_to_start(report, policy, facts);
 }
@@ -56,6 +60,9 @@ fn read_only(report: &mut Report, policy: &Policy, path: &Located<SandboxPath>, 
         return report.not(&path.origin, part, NO_LANDLOCK);
     }
     missing(report, path, facts);
+    if facts.bpf_lsm {
+        return report.full(&path.origin, part, Layer::LsmAndLandlock);
+    }
     let writable = policy.filesystem.read_write();
     let parent = writable.iter().find(|parent| parent.value.covers(&path.value));
     if let Some(parent) = parent {
@@ -99,7 +106,8 @@ fn read_write(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFact
         return report.not(&path.origin, part, NO_LANDLOCK);
     }
     missing(report, path, facts);
-    report.full(&path.origin, part, Layer::Landlock);
+    let layer = if facts.bpf_lsm { Layer::LsmAndLandlock } else { Layer::Landlock };
+    report.full(&path.origin, part, layer);
 }
 
 fn missing(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFacts) {
@@ -112,8 +120,18 @@ fn missing(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFacts) 
     }
 }
 
-fn denied(report: &mut Report, policy: &Policy, deny: &Located<DenyPattern>) {
+fn denied(report: &mut Report, policy: &Policy, deny: &Located<DenyPattern>, facts: &HostFacts) {
     let part = format!("filesystem_policy.deny {}", deny.value);
+    if facts.bpf_lsm {
+        if matches!(&deny.value, DenyPattern::Path(_)) || name_anywhere(&deny.value).is_some() {
+            return report.full(&deny.origin, part, Layer::Lsm);
+        }
+        return report.not(
+            &deny.origin,
+            part,
+            "of globs this build rules only a whole name in any directory, `**/NAME`",
+        );
+    }
     let around = match &deny.value {
         DenyPattern::Glob(_) => allowed(policy).next(),
         DenyPattern::Path(path) => allowed(policy).find(|parent| parent.value.covers(path)),
@@ -150,5 +168,25 @@ fn needed_to_start(report: &mut Report, policy: &Policy, facts: &HostFacts) {
             format!("a dynamic program cannot start without {}", absent.join(", ")),
             "list them, or the directories they lie in, under `read_only`",
         ));
+    }
+}
+
+/// `execution`, and what holds when a policy does not have it.
+pub(super) fn execution(report: &mut Report, execution: &Located<Execution>, facts: &HostFacts) {
+    let part = "execution.from_writable";
+    if facts.bpf_lsm {
+        report.full(&execution.origin, part, Layer::Lsm);
+    } else {
+        report.not(
+            &execution.origin,
+            part,
+            "needs BPF LSM programs, which this kernel does not run; what may be read may be \
+             executed",
+        );
+    }
+    if execution.value.allow.is_some() {
+        let detail = "this build has no list of programs; what may be executed is what \
+                      `filesystem_policy` lets be read";
+        report.not(&execution.origin, "execution.allow", detail);
     }
 }

@@ -155,6 +155,38 @@ fn files_are_what_landlock_can_hold() {
 }
 
 #[test]
+fn files_are_what_bpf_lsm_programs_hold_where_the_kernel_runs_them() {
+    let able = HostFacts { bpf_lsm: true, ..machine() };
+    for (keys, part, status, says) in [
+        (
+            "read_only: [/data/ro], read_write: [/data]",
+            "filesystem_policy.read_only",
+            Status::Full,
+            "",
+        ),
+        ("read_write: [/data], deny: [/data/secret]", "filesystem_policy.deny", Status::Full, ""),
+        ("read_write: [/data], deny: [\"**/.env\"]", "filesystem_policy.deny", Status::Full, ""),
+        (
+            "read_write: [/data], deny: [\"**/*.pem\"]",
+            "filesystem_policy.deny",
+            Status::Not,
+            "NAME",
+        ),
+        (
+            "rules: [{ binaries: [{ path: /usr/bin/git }], read_only: [/etc] }]",
+            "filesystem_policy.rules[0]",
+            Status::Full,
+            "",
+        ),
+    ] {
+        check(&report(&files(keys), &able), part, status, says);
+    }
+    let execution = |keys: &str| report(&format!("version: 1\nexecution: {{ {keys} }}\n"), &able);
+    check(&execution("from_writable: deny"), "execution.from_writable", Status::Full, "");
+    check(&execution("allow: [/usr/bin/git]"), "execution.allow", Status::Not, "no list");
+}
+
+#[test]
 fn what_a_machine_lacks_is_said_of_the_parts_it_would_hold() {
     let usr = files("read_only: [/usr]");
     let ro = "filesystem_policy.read_only /usr";

@@ -4,7 +4,10 @@
 //! Everything is `inline(always)` and free of recursion and of unbounded loops, because each hook
 //! that calls it is verified with the call's whole body in it.
 
+pub mod file;
+
 use crate::address::{Address, DNS_PORT, Range, asker_of};
+use crate::file::{FileKey, FileRule, NameKey};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
     ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostIds, ListenerKey,
@@ -25,6 +28,10 @@ pub trait Lookup {
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds>;
     /// Whether a process of this sandbox listens there.
     fn listens(&self, key: &ListenerKey) -> bool;
+    /// The rule that stands at an object.
+    fn file(&self, key: &FileKey) -> Option<&FileRule>;
+    /// The rule that stands at a name.
+    fn name(&self, key: &NameKey) -> Option<&FileRule>;
 }
 
 /// Where a packet is to go, as the process asked.

@@ -1,0 +1,227 @@
+//! Files: the rule nearest to the object decides. Whoever asks goes up from the object, a
+//! directory at a time, and shows each step to a [`Search`].
+
+use super::{Decision, Lookup, allow, deny, placed};
+use crate::file::{
+    BY_BINARY, DENIED, EXECUTE, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READABLE, WRITABLE,
+    WRITE,
+};
+use crate::limits::{FILE_NAME, MASK_WORDS};
+use crate::rule::{EXECUTE_WRITABLE, NAMES_ANYWHERE, SandboxState};
+use crate::subject::{FileId, Standing, Subject};
+use crate::verdict::{Reason, Verdict};
+
+/// What the nearest rule with an opinion says.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opinion {
+    /// Nothing was found yet.
+    Unknown = 0,
+    /// Closed.
+    Denied = 1,
+    /// May be read and executed.
+    Readable = 2,
+    /// May be written too.
+    Writable = 3,
+}
+
+/// A step's name in its directory.
+pub type Name = [u8; FILE_NAME];
+
+/// The way up from an object, and what was found on it: kept as the numbers that were read, and
+/// judged afterwards. To the verifier a number from a map is one state, and an opinion would be
+/// one for each value, in every turn of the loop that goes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// Policy generation.
+    pub policy: u32,
+    /// [`SandboxState::flags`].
+    pub flags: u32,
+    /// Flags of the rule that ended the search; zero while none has.
+    pub rule: u64,
+    /// The subject's slots that the rule lets write; zero if none.
+    pub writers: u64,
+    /// The subject's slots that the rule lets read; zero if none.
+    pub readers: u64,
+}
+
+impl Search {
+    /// A search that has found nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(state: &SandboxState) -> Self {
+        let SandboxState { policy, flags, .. } = *state;
+        Self { policy, flags, rule: 0, writers: 0, readers: 0 }
+    }
+
+    /// Looks at an object on the way. `name` writes the name by which the way came into this
+    /// directory, and is asked only if names may have rules; false where there is none, as at the
+    /// first step, or where it is longer than a rule's can be. True where the search ends.
+    #[inline(always)]
+    pub fn step<L: Lookup>(
+        &mut self,
+        lookup: &L,
+        subject: &Subject,
+        object: FileId,
+        name: impl FnOnce(&mut Name) -> bool,
+    ) -> bool {
+        let rule = lookup.file(&FileKey { file: object, policy: self.policy, zero: 0 });
+        let here = rule.map_or(0, |rule| rule.flags & HAS_NAMES);
+        if here | (self.flags & NAMES_ANYWHERE) != 0 {
+            let (directory, policy) = (object, self.policy);
+            let mut key = NameKey { directory, policy, zero: 0, name: [0; FILE_NAME] };
+            if name(&mut key.name) {
+                if self.take(lookup.name(&key), subject) {
+                    return true;
+                }
+                key.directory = FileId::default();
+                if self.take(lookup.name(&key), subject) {
+                    return true;
+                }
+            }
+        }
+        self.take(rule, subject)
+    }
+
+    /// Takes a rule that has an opinion about a subject.
+    #[inline(always)]
+    fn take(&mut self, rule: Option<&FileRule>, subject: &Subject) -> bool {
+        let Some(rule) = rule else { return false };
+        let for_all = u64::from(rule.flags & (DENIED | READABLE | WRITABLE));
+        let (mut writers, mut readers) = (0, 0);
+        for word in 0..MASK_WORDS {
+            let (lineage, own) = (subject.lineage.words[word], subject.own.words[word]);
+            writers |= (lineage & rule.write_tree.words[word]) | (own & rule.write_own.words[word]);
+            readers |= (lineage & rule.read_tree.words[word]) | (own & rule.read_own.words[word]);
+        }
+        if for_all | writers | readers == 0 {
+            return false;
+        }
+        (self.rule, self.writers, self.readers) = (for_all, writers, readers);
+        true
+    }
+
+    /// What the rule that was found says: closed for all wins, then the most that it gives.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opinion(&self) -> Opinion {
+        if self.rule & DENIED as u64 != 0 {
+            Opinion::Denied
+        } else if (self.rule & WRITABLE as u64) | self.writers != 0 {
+            Opinion::Writable
+        } else if (self.rule & READABLE as u64) | self.readers != 0 {
+            Opinion::Readable
+        } else {
+            Opinion::Unknown
+        }
+    }
+}
+
+/// Who asks, for a search: the subject, or the decision that there is nothing to search for.
+///
+/// # Errors
+/// The decision.
+#[inline(always)]
+pub fn subject<'a, L: Lookup>(
+    lookup: &'a L,
+    standing: &Standing<'a>,
+) -> Result<(&'a Subject, &'a SandboxState), Decision> {
+    placed(lookup, standing)
+}
+
+/// May it be done, after what the search has found? `access` is bits of [`crate::file`].
+#[inline(always)]
+#[must_use]
+pub fn access(opinion: Opinion, access: u32, state: &SandboxState) -> Decision {
+    match opinion {
+        Opinion::Unknown => deny(Reason::UnknownFile, state),
+        Opinion::Denied => deny(Reason::ClosedFile, state),
+        Opinion::Readable if access & WRITE != 0 => deny(Reason::ReadOnly, state),
+        Opinion::Writable if access & EXECUTE != 0 && state.flags & EXECUTE_WRITABLE == 0 => {
+            deny(Reason::WritableProgram, state)
+        }
+        _ => allow(Reason::Rule, state),
+    }
+}
+
+/// May the entry of a directory be made, moved or removed? `directory` is what the search from the
+/// directory has found; `held` whether a rule stands at the entry itself.
+#[inline(always)]
+#[must_use]
+pub fn entry(directory: Opinion, held: bool, state: &SandboxState) -> Decision {
+    let decision = access(directory, WRITE, state);
+    if matches!(decision.verdict, Verdict::Allow) && held {
+        return deny(Reason::HeldEntry, state);
+    }
+    decision
+}
+
+/// Whether a rule keeps an entry where it is: one at its object, or one at its name. `name` writes
+/// the entry's name; false where it is longer than a rule's can be.
+#[inline(always)]
+pub fn is_held<L: Lookup>(
+    lookup: &L,
+    state: &SandboxState,
+    object: FileId,
+    directory: FileId,
+    name: impl FnOnce(&mut Name) -> bool,
+) -> bool {
+    const HOLDS: u32 = HELD | DENIED | READABLE | BY_BINARY;
+    let holds = |rule: Option<&FileRule>| rule.is_some_and(|rule| rule.flags & HOLDS != 0);
+    let policy = state.policy;
+    if holds(lookup.file(&FileKey { file: object, policy, zero: 0 })) {
+        return true;
+    }
+    let above = lookup.file(&FileKey { file: directory, policy, zero: 0 });
+    let here = above.is_some_and(|rule| rule.flags & HAS_NAMES != 0);
+    let anywhere = state.flags & NAMES_ANYWHERE != 0;
+    if !here && !anywhere {
+        return false;
+    }
+    let mut key = NameKey { directory, policy, zero: 0, name: [0; FILE_NAME] };
+    if !name(&mut key.name) {
+        return false;
+    }
+    if here && holds(lookup.name(&key)) {
+        return true;
+    }
+    key.directory = FileId::default();
+    anywhere && holds(lookup.name(&key))
+}
+
+/// What has no place in any directory, such as a pipe or a memfd: who has it was given it by its
+/// maker, but it is no program.
+#[inline(always)]
+#[must_use]
+pub fn placeless(access: u32, state: &SandboxState) -> Decision {
+    if access & EXECUTE != 0 {
+        return deny(Reason::WritableProgram, state);
+    }
+    allow(Reason::Rule, state)
+}
+
+/// A way up that was not followed to its end.
+#[inline(always)]
+#[must_use]
+pub fn too_deep(state: &SandboxState) -> Decision {
+    deny(Reason::TooDeep, state)
+}
+
+/// Another process: only one of the same sandbox may be touched.
+#[inline(always)]
+pub fn process<L: Lookup>(lookup: &L, standing: &Standing<'_>, other: Option<u32>) -> Decision {
+    match placed(lookup, standing) {
+        Err(decision) => decision,
+        Ok((subject, state)) if other == Some(subject.sandbox) => allow(Reason::Rule, state),
+        Ok((_, state)) => deny(Reason::OtherProcess, state),
+    }
+}
+
+/// What no sandbox may do, recorded only or not.
+#[inline(always)]
+pub fn privileged<L: Lookup>(lookup: &L, standing: &Standing<'_>) -> Decision {
+    match placed(lookup, standing) {
+        Err(decision) => decision,
+        Ok((_, state)) => deny(Reason::Privileged, state),
+    }
+}

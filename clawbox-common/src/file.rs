@@ -1,0 +1,70 @@
+//! What a policy says of files: keys and values of the maps, and the kinds of access.
+//! A rule stands at an object (device and inode) or at a name in a directory.
+
+use crate::limits::FILE_NAME;
+use crate::subject::{FileId, Mask};
+
+/// Reading, listing.
+pub const READ: u32 = 1;
+/// Everything that changes a file, a directory or what is known of it.
+pub const WRITE: u32 = 2;
+/// Starting it, or mapping it to be executed.
+pub const EXECUTE: u32 = 4;
+
+/// What a rule at an object is looked up by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileKey {
+    /// The object.
+    pub file: FileId,
+    /// Policy generation.
+    pub policy: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// What a rule at a name is looked up by: for objects that do not exist yet, or that another one
+/// takes the place of.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameKey {
+    /// The directory; all zero for a name that means every directory.
+    pub directory: FileId,
+    /// Policy generation.
+    pub policy: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// The name, filled up with zeros; one that does not fit has no rule.
+    pub name: [u8; FILE_NAME],
+}
+
+/// For every binary: closed.
+pub const DENIED: u32 = 1;
+/// For every binary: may be read and executed.
+pub const READABLE: u32 = 2;
+/// For every binary: may be written too.
+pub const WRITABLE: u32 = 4;
+/// Some binaries have rights of their own here: the sets are to be looked at.
+pub const BY_BINARY: u32 = 8;
+/// Names in this directory have rules of their own.
+pub const HAS_NAMES: u32 = 16;
+/// A rule lies below, so this entry must keep its name: it may not be moved, removed or replaced.
+pub const HELD: u32 = 32;
+
+/// What is allowed at an object and below it, until a nearer rule says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FileRule {
+    /// The bits above.
+    pub flags: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// Slots that may read if the subject or an ancestor of it is one of them.
+    pub read_tree: Mask,
+    /// Slots that may read only if the subject itself is one of them.
+    pub read_own: Mask,
+    /// As `read_tree`, to write.
+    pub write_tree: Mask,
+    /// As `read_own`, to write.
+    pub write_own: Mask,
+}

@@ -1,0 +1,266 @@
+//! Files: opening and receiving them, the entries of directories, and what is known of a file.
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use clawbox_common::{
+    decide::{Decision, file},
+    event::{Kind, Operation},
+    file::{EXECUTE, READ, WRITE},
+    subject::Standing,
+    verdict::Verdict,
+};
+
+use super::verdict::eacces;
+use crate::{
+    emit::{self, Deed},
+    kernel_read::{self, Kernel, Place, Untyped},
+    maps::KernelLookup,
+    search, subject,
+};
+
+/// # Safety
+/// Argument `n` of the hook is a pointer to a kernel structure.
+#[inline(always)]
+unsafe fn argument(ctx: &LsmContext, n: usize) -> Kernel {
+    // SAFETY: the caller's promise.
+    unsafe { Kernel::new(ctx.arg(n)) }
+}
+
+/// Judges a use of an object that is there, and reports a denial.
+#[inline(always)]
+pub fn object(operation: Operation, access: u32, place: Place) -> bool {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return true;
+    }
+    let decision = of_object(&standing, access, place);
+    report(&standing, &decision, operation, access, place);
+    decision.goes_on()
+}
+
+#[inline(always)]
+fn of_object(standing: &Standing<'_>, access: u32, place: Place) -> Decision {
+    let (subject, state) = match file::subject(&KernelLookup, standing) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
+    if kernel_read::is_placeless(place.dentry) {
+        return file::placeless(access, state);
+    }
+    let found = search::from(place, state, subject);
+    if found.whole { file::access(found.opinion, access, state) } else { file::too_deep(state) }
+}
+
+/// A change of a directory's entry: the directory is what is written.
+#[inline(always)]
+fn of_entry(standing: &Standing<'_>, place: Place) -> Decision {
+    let (subject, state) = match file::subject(&KernelLookup, standing) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
+    let directory = Place { dentry: kernel_read::parent(place.dentry), mount: place.mount };
+    let found = search::from(directory, state, subject);
+    if !found.whole {
+        return file::too_deep(state);
+    }
+    file::entry(found.opinion, search::is_held(place.dentry, state), state)
+}
+
+/// Judges a change of one entry, or of two that change together, and reports a denial.
+#[inline(always)]
+fn entry(operation: Operation, place: Place, other: Option<Place>) -> bool {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return true;
+    }
+    let (mut decision, mut at) = (of_entry(&standing, place), place);
+    if let Some(other) = other
+        && matches!(decision.verdict, Verdict::Allow)
+    {
+        (decision, at) = (of_entry(&standing, other), other);
+    }
+    report(&standing, &decision, operation, WRITE, at);
+    decision.goes_on()
+}
+
+#[inline(always)]
+fn report(
+    standing: &Standing<'_>,
+    decision: &Decision,
+    operation: Operation,
+    access: u32,
+    place: Place,
+) {
+    if !matches!(decision.verdict, Verdict::Allow) {
+        let object = kernel_read::identity(place.dentry);
+        let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
+        emit::denied(standing, decision, &deed, Some(place));
+    }
+}
+
+#[inline(always)]
+fn mode(reads: bool, writes: bool) -> u32 {
+    (if reads { READ } else { 0 }) | (if writes { WRITE } else { 0 })
+}
+
+/// `(file)`.
+#[lsm(hook = "file_open")]
+pub fn file_open(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a file.
+    let file = unsafe { argument(&ctx, 0) };
+    let (reads, writes, executes) = kernel_read::open_mode(file);
+    let place = Place::of_file(file);
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return 0;
+    }
+    // A layer of overlayfs, which the merged file was judged for.
+    if Untyped::mount_of(place.mount).is_internal_mount()
+        && !kernel_read::is_placeless(place.dentry)
+    {
+        return 0;
+    }
+    // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork was
+    // not seen, which has Landlock around it and gets an identity by this very exec.
+    if executes && matches!(standing, Standing::Unidentified) {
+        return 0;
+    }
+    eacces(object(Operation::Open, mode(reads || executes, writes), place))
+}
+
+/// `(file)`: from another process, by `SCM_RIGHTS` and the like.
+#[lsm(hook = "file_receive")]
+pub fn file_receive(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a file.
+    let file = unsafe { argument(&ctx, 0) };
+    let (reads, writes, _) = kernel_read::open_mode(file);
+    eacces(object(Operation::Receive, mode(reads, writes), Place::of_file(file)))
+}
+
+/// `(directory, dentry, …)`.
+macro_rules! entry_hook {
+    ($($hook:ident = $operation:ident)*) => {
+        $(
+            #[lsm]
+            pub fn $hook(ctx: LsmContext) -> i32 {
+                // SAFETY: the arguments are a path and a dentry.
+                let place = unsafe { Place::of_entry(argument(&ctx, 0), argument(&ctx, 1)) };
+                eacces(entry(Operation::$operation, place, None))
+            }
+        )*
+    };
+}
+
+entry_hook! {
+    path_mknod = Create
+    path_mkdir = MakeDirectory
+    path_symlink = MakeSymlink
+    path_unlink = Unlink
+    path_rmdir = RemoveDirectory
+}
+
+/// `(old_dentry, new_directory, new_dentry)`: what is linked can be changed by its new name, so it
+/// must be writable by the old one.
+#[lsm(hook = "path_link")]
+pub fn path_link(ctx: LsmContext) -> i32 {
+    // SAFETY: the arguments are a dentry, a path and a dentry.
+    let (old, directory, new) =
+        unsafe { (argument(&ctx, 0), argument(&ctx, 1), argument(&ctx, 2)) };
+    let new = Place::of_entry(directory, new);
+    // Both are on one mount: link(2) fails with EXDEV otherwise.
+    let old = Place { dentry: old, mount: new.mount };
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return 0;
+    }
+    let (mut decision, mut at) = (of_object(&standing, WRITE, old), old);
+    if matches!(decision.verdict, Verdict::Allow) {
+        (decision, at) = (of_entry(&standing, new), new);
+    }
+    report(&standing, &decision, Operation::Link, WRITE, at);
+    eacces(decision.goes_on())
+}
+
+/// `(old_directory, old_dentry, new_directory, new_dentry, …)`.
+#[lsm(hook = "path_rename")]
+pub fn path_rename(ctx: LsmContext) -> i32 {
+    // SAFETY: the arguments are a path, a dentry, a path and a dentry.
+    let (old, new) = unsafe {
+        (
+            Place::of_entry(argument(&ctx, 0), argument(&ctx, 1)),
+            Place::of_entry(argument(&ctx, 2), argument(&ctx, 3)),
+        )
+    };
+    eacces(entry(Operation::Rename, old, Some(new)))
+}
+
+/// `(path, …)`.
+macro_rules! path_hook {
+    ($($hook:ident = $operation:ident)*) => {
+        $(
+            #[lsm]
+            pub fn $hook(ctx: LsmContext) -> i32 {
+                // SAFETY: the argument is a path.
+                let place = unsafe { Place::of_path(argument(&ctx, 0)) };
+                eacces(object(Operation::$operation, WRITE, place))
+            }
+        )*
+    };
+}
+
+path_hook! {
+    path_truncate = Truncate
+    path_chmod = Chmod
+    path_chown = Chown
+}
+
+/// `(file)`: ftruncate, since 6.2; before, it came by `path_truncate`.
+#[lsm(hook = "file_truncate")]
+pub fn file_truncate(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a file.
+    let place = Place::of_file(unsafe { argument(&ctx, 0) });
+    eacces(object(Operation::Truncate, WRITE, place))
+}
+
+/// For hooks without a path. What overlayfs does to a layer was judged at the merged file.
+#[inline(always)]
+fn by_dentry(operation: Operation, dentry: Kernel) -> i32 {
+    if kernel_read::acts_for_another(kernel_read::current()) {
+        return 0;
+    }
+    eacces(object(operation, WRITE, Place::of_dentry(dentry)))
+}
+
+/// `(dentry, attributes)`, before 6.2.
+#[lsm(hook = "inode_setattr")]
+pub fn inode_setattr_2(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a dentry.
+    by_dentry(Operation::Attributes, unsafe { argument(&ctx, 0) })
+}
+
+/// `(idmap, dentry, attributes)`.
+#[lsm(hook = "inode_setattr")]
+pub fn inode_setattr_3(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a dentry.
+    by_dentry(Operation::Attributes, unsafe { argument(&ctx, 1) })
+}
+
+/// `(idmap, dentry, …)`.
+macro_rules! attribute_hook {
+    ($($hook:ident)*) => {
+        $(
+            #[lsm]
+            pub fn $hook(ctx: LsmContext) -> i32 {
+                // SAFETY: the argument is a dentry.
+                by_dentry(Operation::ExtendedAttribute, unsafe { argument(&ctx, 1) })
+            }
+        )*
+    };
+}
+
+attribute_hook! { inode_setxattr inode_removexattr inode_set_acl inode_remove_acl }
+
+/// Executable mappings and program starts, for `hooks/exec.rs`.
+#[inline(always)]
+pub fn execution(operation: Operation, file: Kernel) -> i32 {
+    eacces(object(operation, EXECUTE, Place::of_file(file)))
+}

@@ -1,0 +1,157 @@
+//! The way up from an object to the rule that decides: the filesystem's own directories by typed
+//! loads, then from mount to mount by checked reads.
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use clawbox_common::{
+    decide::file::{self, Name, Opinion, Search},
+    limits::FILE_DEPTH,
+    rule::SandboxState,
+    subject::{FileId, Subject},
+};
+use core::{ffi::c_void, ptr::read_volatile};
+
+use crate::{
+    kernel_read::{self, Kernel, Place, Untyped},
+    maps::KernelLookup,
+};
+
+/// How a way up ended.
+#[derive(Clone, Copy)]
+pub struct Found {
+    pub opinion: Opinion,
+    /// False where it was too long to be followed to its end.
+    pub whole: bool,
+}
+
+/// What the steps hand to one another, on the stack of who starts them. A loop in the program
+/// itself would be verified once for every step: 371,000 instructions for 64 of them.
+#[repr(C)]
+struct Way {
+    /// Typed as long as the way stays in its first filesystem; the verifier follows the type
+    /// through the context.
+    dentry: Kernel,
+    subject: *const Subject,
+    /// Where the way stands behind the first mount point, and the `struct mount` of that.
+    at: u64,
+    mount: u64,
+    /// The dentry that the way came from, in the same directory tree; at first the one where it
+    /// stands. Not zero: 6.1 verifies a callback once, with what the context holds at first, and
+    /// takes the branch for any other value of a known zero out of the program.
+    below: u64,
+    search: Search,
+    end: u32,
+}
+
+/// Not at an end yet.
+const ON: u32 = 0;
+/// A rule with an opinion was met.
+const MET: u32 = 1;
+/// There is nothing above.
+const TOP: u32 = 2;
+
+/// Looks for the nearest rule with an opinion about the subject, at the place or above it.
+#[inline(always)]
+pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
+    let mut way = Way {
+        dentry: place.dentry,
+        subject,
+        at: 0,
+        mount: 0,
+        below: place.dentry.address(),
+        search: Search::new(state),
+        end: ON,
+    };
+    climb(step_inside, &mut way);
+    // SAFETY: a field of a value of this frame; volatile, because the steps have written it.
+    if unsafe { read_volatile(&way.end) } == TOP && place.mount != 0 {
+        let mount = Untyped::mount_of(place.mount);
+        let outer = mount.mount_parent();
+        if outer != mount {
+            way.at = mount.mount_point().0;
+            way.mount = outer.0;
+            way.below = way.at;
+            way.end = ON;
+            climb(step_beyond, &mut way);
+        }
+    }
+    // SAFETY: as above.
+    let (search, end) = unsafe { (read_volatile(&way.search), read_volatile(&way.end)) };
+    Found { opinion: search.opinion(), whole: end != ON }
+}
+
+#[inline(always)]
+fn climb(step: extern "C" fn(u64, *mut Way) -> i64, way: &mut Way) {
+    // SAFETY: the callback takes an index and this context, which outlives the call.
+    unsafe {
+        bpf_loop(FILE_DEPTH as u32, step as *mut c_void, (&raw mut *way).cast(), 0);
+    }
+}
+
+/// Shows an object, and the name in it by which the way came, to the search. True where that ends
+/// it.
+#[inline(always)]
+fn show(way: &mut Way, at: u64, object: FileId) -> bool {
+    // SAFETY: a value of the identity table, which outlives the program that put it there.
+    let subject = unsafe { &*way.subject };
+    let below = way.below;
+    let name = |into: &mut Name| below != at && Untyped(below).name(&raw mut *into);
+    if way.search.step(&KernelLookup, subject, object, name) {
+        way.end = MET;
+        return true;
+    }
+    false
+}
+
+/// One step in the object's own filesystem, by typed loads; 1 ends the loop.
+#[inline(never)]
+extern "C" fn step_inside(_index: u64, way: *mut Way) -> i64 {
+    // SAFETY: `bpf_loop` hands over the context of `from`, which nobody else uses meanwhile.
+    let way = unsafe { &mut *way };
+    let dentry = way.dentry;
+    if show(way, dentry.address(), kernel_read::identity(dentry)) {
+        return 1;
+    }
+    let parent = kernel_read::parent(dentry);
+    if parent == dentry {
+        way.end = TOP;
+        return 1;
+    }
+    way.below = dentry.address();
+    way.dentry = parent;
+    0
+}
+
+/// One step behind a mount point, by checked reads.
+#[inline(never)]
+extern "C" fn step_beyond(_index: u64, way: *mut Way) -> i64 {
+    // SAFETY: as in `step_inside`.
+    let way = unsafe { &mut *way };
+    let dentry = Untyped(way.at);
+    if show(way, dentry.0, dentry.identity()) {
+        return 1;
+    }
+    let parent = dentry.parent();
+    if parent != dentry {
+        way.below = way.at;
+        way.at = parent.0;
+        return 0;
+    }
+    let mount = Untyped(way.mount);
+    let outer = mount.mount_parent();
+    if outer == mount || outer.0 == 0 {
+        way.end = TOP;
+        return 1;
+    }
+    way.at = mount.mount_point().0;
+    way.mount = outer.0;
+    way.below = way.at;
+    0
+}
+
+/// Whether a rule keeps an entry where it is.
+#[inline(always)]
+pub fn is_held(dentry: Kernel, state: &SandboxState) -> bool {
+    let directory = kernel_read::identity(kernel_read::parent(dentry));
+    let name = |into: &mut Name| Untyped(dentry.address()).name(&raw mut *into);
+    file::is_held(&KernelLookup, state, kernel_read::identity(dentry), directory, name)
+}

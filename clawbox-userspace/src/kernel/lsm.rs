@@ -1,0 +1,184 @@
+//! BPF LSM programs: which hooks this kernel has, in which form, and whether they are all in place.
+//! All or none: a set with a hole would be taken for the whole.
+
+use aya::programs::{Lsm, ProgramError};
+use aya::{Btf, Ebpf};
+use serde::Serialize;
+
+use super::btf::KernelTypes;
+use super::load::{AttachError, LoadError, NamedLink, attach};
+use super::probe::Kernel;
+
+/// A program and its hook.
+struct Hook {
+    program: &'static str,
+    hook: &'static str,
+    /// With how many arguments, where kernels differ.
+    arguments: Option<usize>,
+    /// What covers for it on a kernel that does not have it; without that, the kernel is too old.
+    covered: Option<&'static str>,
+}
+
+const fn hook(name: &'static str) -> Hook {
+    Hook { program: name, hook: name, arguments: None, covered: None }
+}
+
+const fn newer(name: &'static str, covered: &'static str) -> Hook {
+    Hook { covered: Some(covered), ..hook(name) }
+}
+
+const fn form(program: &'static str, hook: &'static str, arguments: usize) -> Hook {
+    Hook { program, hook, arguments: Some(arguments), covered: Some("another form of it") }
+}
+
+const HOOKS: &[Hook] = &[
+    hook("file_open"),
+    hook("file_receive"),
+    hook("path_mknod"),
+    hook("path_mkdir"),
+    hook("path_symlink"),
+    hook("path_unlink"),
+    hook("path_rmdir"),
+    hook("path_link"),
+    hook("path_rename"),
+    hook("path_truncate"),
+    newer("file_truncate", "path_truncate, which ftruncate came by before 6.2"),
+    hook("path_chmod"),
+    hook("path_chown"),
+    form("inode_setattr_2", "inode_setattr", 2),
+    form("inode_setattr_3", "inode_setattr", 3),
+    hook("inode_setxattr"),
+    hook("inode_removexattr"),
+    newer("inode_set_acl", "inode_setxattr, which ACLs came by before 6.2"),
+    newer("inode_remove_acl", "inode_removexattr, which ACLs came by before 6.2"),
+    hook("bprm_check_security"),
+    hook("mmap_file"),
+    hook("file_mprotect"),
+    hook("ptrace_access_check"),
+    hook("task_kill"),
+    hook("sb_mount"),
+    hook("sb_umount"),
+    hook("sb_remount"),
+    hook("sb_pivotroot"),
+    hook("move_mount"),
+    newer("userns_create", "seccomp"),
+    hook("bpf"),
+    hook("perf_event_open"),
+    hook("kernel_read_file"),
+    hook("kernel_load_data"),
+    newer("uring_override_creds", "seccomp"),
+    newer("uring_sqpoll", "seccomp"),
+    hook("path_chroot"),
+];
+
+/// Whether BPF LSM programs decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LsmState {
+    /// Hooks that are in place; none if the layer is absent.
+    pub hooks: Vec<&'static str>,
+    /// Why the layer is absent; empty if it is not.
+    pub why: String,
+}
+
+impl LsmState {
+    pub(super) fn absent(why: impl Into<String>) -> Self {
+        Self { hooks: Vec::new(), why: why.into() }
+    }
+
+    /// Whether files, execution and other processes are decided per binary.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.hooks.is_empty()
+    }
+}
+
+/// Why this kernel runs no BPF LSM programs, as far as one can tell without loading one. A program
+/// that is attached while `bpf` is not in the list is never run, and nobody says so.
+#[must_use]
+pub fn refusal() -> Option<String> {
+    match Kernel::probe().security_modules {
+        super::probe::Answer::Yes(modules) => {
+            (!modules.iter().any(|module| module == "bpf")).then(|| {
+                "`bpf` is not among the kernel's active security modules; `clawbox doctor` says \
+                 how to add it"
+                    .to_owned()
+            })
+        }
+        super::probe::Answer::No(why) | super::probe::Answer::Unknown(why) => Some(why),
+    }
+}
+
+/// As [`refusal`], but for root by trying: a kernel may have `bpf` in its list and still refuse.
+#[must_use]
+pub fn refusal_when_tried() -> Option<String> {
+    if let Some(why) = refusal() {
+        return Some(why);
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let types = Btf::from_sys_fs().ok()?;
+    let mut ebpf = aya::EbpfLoader::new().btf(Some(&types)).load(super::load::OBJECT).ok()?;
+    let program: &mut Lsm = ebpf.program_mut("path_chroot")?.try_into().ok()?;
+    match program.load("path_chroot", &types) {
+        // Without this kernel's offsets the verifier may refuse the program: that is another error.
+        Err(error) if is_forbidden(&error) => Some(refused("path_chroot", &error)),
+        _ => None,
+    }
+}
+
+fn is_forbidden(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { io_error, .. }
+        if io_error.raw_os_error() == Some(nix::libc::EPERM))
+}
+
+/// Attaches every hook, or none.
+///
+/// # Errors
+/// The object lacks a program.
+pub fn attach_all(
+    ebpf: &mut Ebpf,
+    types: &Btf,
+    kernel: &KernelTypes,
+) -> Result<(Vec<NamedLink>, LsmState), LoadError> {
+    if let Some(why) = refusal() {
+        return Ok((Vec::new(), LsmState::absent(why)));
+    }
+    let (mut links, mut hooks) = (Vec::new(), Vec::new());
+    for Hook { program, hook, arguments, covered } in HOOKS {
+        let has = kernel.hook_arguments(hook);
+        if has.is_none() && covered.is_none() {
+            let why = format!("this kernel has no LSM hook `{hook}`");
+            return Ok((Vec::new(), LsmState::absent(why)));
+        }
+        if has.is_none() || arguments.is_some_and(|wanted| has != Some(wanted)) {
+            continue;
+        }
+        let since = std::time::Instant::now();
+        let attached = attach(ebpf, program, |program| {
+            let program: &mut Lsm = program.try_into()?;
+            program.load(hook, types)?;
+            let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+            tracing::debug!(hook, verified, micros = since.elapsed().as_micros() as u64, "loaded");
+            let id = program.attach()?;
+            Ok::<_, AttachError>(program.take_link(id)?.into())
+        });
+        match attached {
+            Ok(link) => links.push((*program, link)),
+            Err(LoadError::Program { source, .. }) => {
+                return Ok((Vec::new(), LsmState::absent(refused(hook, &source))));
+            }
+            Err(other) => return Err(other),
+        }
+        hooks.push(*hook);
+    }
+    Ok((links, LsmState { hooks, why: String::new() }))
+}
+
+fn refused(hook: &str, error: &ProgramError) -> String {
+    if is_forbidden(error) {
+        format!("the kernel refuses BPF LSM programs (`{hook}`: permission denied)")
+    } else {
+        format!("the kernel refused the program for `{hook}`: {error}")
+    }
+}
