@@ -225,3 +225,178 @@ pub fn privileged<L: Lookup>(lookup: &L, standing: &Standing<'_>) -> Decision {
         Ok((_, state)) => deny(Reason::Privileged, state),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::rule::{
+        AddressKey, HostIds, ListenerKey, RuleKey, RuleValue, SyntheticKey, SyntheticValue,
+    };
+    use crate::subject::Mask;
+
+    /// A policy as tables; its sandbox is 1 and its generation 7.
+    #[derive(Default)]
+    struct Tables {
+        files: BTreeMap<FileKey, FileRule>,
+        names: BTreeMap<NameKey, FileRule>,
+    }
+
+    impl Lookup for Tables {
+        fn sandbox(&self, _: u32) -> Option<&SandboxState> {
+            None
+        }
+        fn rule(&self, _: &RuleKey) -> Option<&RuleValue> {
+            None
+        }
+        fn synthetic(&self, _: &SyntheticKey) -> Option<&SyntheticValue> {
+            None
+        }
+        fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
+            None
+        }
+        fn listens(&self, _: &ListenerKey) -> bool {
+            false
+        }
+        fn file(&self, key: &FileKey) -> Option<&FileRule> {
+            self.files.get(key)
+        }
+        fn name(&self, key: &NameKey) -> Option<&FileRule> {
+            self.names.get(key)
+        }
+    }
+
+    const STATE: SandboxState = SandboxState {
+        policy: 7,
+        audit_only: 0,
+        resolver_v4: 0,
+        resolver_v6: 0,
+        flags: NAMES_ANYWHERE,
+    };
+
+    fn id(inode: u64) -> FileId {
+        FileId { inode, device: 1, zero: 0 }
+    }
+
+    fn name(text: &str) -> Name {
+        let mut name = [0; FILE_NAME];
+        name[..text.len()].copy_from_slice(text.as_bytes());
+        name
+    }
+
+    fn flags(flags: u32) -> FileRule {
+        FileRule { flags, ..FileRule::default() }
+    }
+
+    impl Tables {
+        fn at(mut self, inode: u64, rule: FileRule) -> Self {
+            self.files.insert(FileKey { file: id(inode), policy: 7, zero: 0 }, rule);
+            self
+        }
+
+        fn named(mut self, directory: u64, text: &str, rule: FileRule) -> Self {
+            let directory = if directory == 0 { FileId::default() } else { id(directory) };
+            let key = NameKey { directory, policy: 7, zero: 0, name: name(text) };
+            self.names.insert(key, rule);
+            self
+        }
+
+        /// Goes up from the first object; each has the name it is known by in the next.
+        fn up(&self, subject: &Subject, way: &[(u64, &str)]) -> Opinion {
+            let mut search = Search::new(&STATE);
+            let mut below: Option<&str> = None;
+            for (inode, text) in way {
+                let write = |into: &mut Name| match below {
+                    Some(text) => {
+                        *into = name(text);
+                        true
+                    }
+                    None => false,
+                };
+                if search.step(self, subject, id(*inode), write) {
+                    break;
+                }
+                below = Some(text);
+            }
+            search.opinion()
+        }
+    }
+
+    /// `/home/repo/.git/hooks/x`.
+    const WAY: [(u64, &str); 5] = [(5, "x"), (4, "hooks"), (3, ".git"), (2, "repo"), (1, "home")];
+
+    #[test]
+    fn the_rule_nearest_to_the_object_decides() {
+        let nobody = Subject::default();
+        let home = || Tables::default().at(1, flags(READABLE));
+        let repo = || home().at(2, flags(WRITABLE | HAS_NAMES));
+        for (tables, opinion) in [
+            (Tables::default(), Opinion::Unknown),
+            (home(), Opinion::Readable),
+            (repo(), Opinion::Writable),
+            (repo().at(4, flags(READABLE)), Opinion::Readable),
+            (repo().at(4, flags(READABLE | DENIED)), Opinion::Denied),
+            (repo().at(4, flags(HELD)), Opinion::Writable),
+            (repo().named(2, ".git", flags(DENIED)), Opinion::Denied),
+            (repo().named(2, "other", flags(DENIED)), Opinion::Writable),
+            (repo().named(0, "hooks", flags(DENIED)), Opinion::Denied),
+            (repo().named(0, "x", flags(DENIED)), Opinion::Denied),
+            (repo().at(5, flags(READABLE)).named(0, "x", flags(DENIED)), Opinion::Readable),
+        ] {
+            assert_eq!(tables.up(&nobody, &WAY), opinion, "{:?} {:?}", tables.files, tables.names);
+        }
+    }
+
+    #[test]
+    fn a_rule_for_binaries_has_no_opinion_about_others() {
+        let mut slot = Mask::EMPTY;
+        slot.insert(3);
+        let git = FileRule { flags: BY_BINARY, write_tree: slot, ..FileRule::default() };
+        let alone = FileRule { flags: BY_BINARY, read_own: slot, ..FileRule::default() };
+        let tables = Tables::default().at(1, flags(READABLE)).at(2, git).at(4, alone);
+        let itself = Subject { own: slot, lineage: slot, ..Subject::default() };
+        let child = Subject { lineage: slot, ..Subject::default() };
+        assert_eq!(tables.up(&itself, &WAY), Opinion::Readable);
+        assert_eq!(tables.up(&itself, &WAY[2..]), Opinion::Writable);
+        assert_eq!(tables.up(&child, &WAY), Opinion::Writable);
+        assert_eq!(tables.up(&Subject::default(), &WAY), Opinion::Readable);
+    }
+
+    #[test]
+    fn opinions_become_verdicts_by_what_was_asked() {
+        use crate::file::READ;
+        let executes = SandboxState { flags: EXECUTE_WRITABLE, ..STATE };
+        for (opinion, asked, state, reason) in [
+            (Opinion::Unknown, READ, STATE, Reason::UnknownFile),
+            (Opinion::Denied, READ, STATE, Reason::ClosedFile),
+            (Opinion::Readable, READ | EXECUTE, STATE, Reason::Rule),
+            (Opinion::Readable, READ | WRITE, STATE, Reason::ReadOnly),
+            (Opinion::Writable, READ | WRITE, STATE, Reason::Rule),
+            (Opinion::Writable, EXECUTE, STATE, Reason::WritableProgram),
+            (Opinion::Writable, EXECUTE, executes, Reason::Rule),
+        ] {
+            let decision = access(opinion, asked, &state);
+            assert_eq!(decision.reason, reason, "{opinion:?} {asked}");
+            assert_eq!(decision.verdict == Verdict::Allow, reason == Reason::Rule);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_a_rule_stands_at_or_below_keeps_its_name() {
+        let here = |tables: Tables| {
+            is_held(&tables, &STATE, id(5), id(4), |into| {
+                *into = name("x");
+                true
+            })
+        };
+        let directory = || Tables::default().at(4, flags(WRITABLE | HAS_NAMES));
+        assert!(!here(directory()) && !here(directory().at(5, flags(WRITABLE))));
+        for rule in [HELD, DENIED, READABLE, BY_BINARY] {
+            assert!(here(directory().at(5, flags(rule))));
+            assert!(here(directory().named(4, "x", flags(rule))));
+        }
+        assert!(here(directory().named(0, "x", flags(DENIED))));
+        assert!(!here(directory().named(4, "y", flags(DENIED))));
+    }
+}

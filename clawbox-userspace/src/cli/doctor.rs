@@ -82,7 +82,6 @@ fn write_text(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
             State::Partial => "partial",
             State::Missing if finding.required => "MISSING",
             State::Missing => "missing",
-            State::Unused => "unused",
         };
         writeln!(out, "{state:<8} {:<20} {}", finding.layer, finding.found)?;
         for gap in &finding.gaps {

@@ -43,8 +43,6 @@ pub enum State {
     Partial,
     /// None of it can.
     Missing,
-    /// This build does not use it.
-    Unused,
 }
 
 /// Something that is missing and how to get it.
@@ -299,6 +297,7 @@ mod tests {
             capabilities: Answer::Yes(u64::MAX),
             initial_user_namespace: Answer::Yes(()),
             security_modules: Answer::Yes(vec!["capability".to_owned(), "landlock".to_owned()]),
+            bpf_lsm_refusal: None,
             lockdown: Answer::Yes("none".to_owned()),
             cmpxchg16b: Answer::Yes(()),
             landlock_abi: Answer::Yes(6),
@@ -326,7 +325,7 @@ mod tests {
         assert_eq!(finding(&newest, "landlock").state, State::Ready);
         assert_eq!(finding(&newest, "landlock").found, "ABI 11, of which this build uses 10");
         let lsm = finding(&able(), "bpf lsm");
-        assert_eq!(lsm.state, State::Unused);
+        assert_eq!(lsm.state, State::Missing);
         assert!(lsm.gaps[0].fix.contains("lsm=landlock,bpf "), "{}", lsm.gaps[0].fix);
     }
 
