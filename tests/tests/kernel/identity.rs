@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData};
-use clawbox_common::subject::{Incarnation, Subject};
+use clawbox_common::subject::Subject;
 use clawbox_tests::clawbox::{Clawbox, cgroup_root};
 use clawbox_tests::network::SITE;
 use clawbox_tests::services::Service;
@@ -290,12 +290,8 @@ fn a_process_that_moves_to_another_cgroup_stays_under_its_policy() {
 /// is then in the table is written here: by hand, because no test can bring a preemption about.
 #[test]
 fn an_identity_of_another_process_or_of_the_program_before_is_nobodys() {
-    let changes: [(&str, fn(&mut Incarnation)); 3] = [
-        ("ok", |_| ()),
-        ("EPERM", |incarnation| incarnation.execs -= 1),
-        ("EPERM", |incarnation| incarnation.born += 1),
-    ];
-    for (outcome, change) in changes {
+    // Added to the count of execs and to the birth.
+    for (outcome, execs, born) in [("ok", 0, 0), ("EPERM", 1, 0), ("EPERM", 0, 1)] {
         let scene = Scene::new();
         let policy = scene.allowing_attack("{ host: v4.test, port: 7 }");
         let attack = scene.attack();
@@ -307,7 +303,8 @@ fn an_identity_of_another_process_or_of_the_program_before_is_nobodys() {
         let mut subjects: HashMap<_, u32, Subject> =
             HashMap::try_from(Map::HashMap(pinned)).unwrap();
         let (process, mut subject) = subjects.iter().next().unwrap().unwrap();
-        change(&mut subject.incarnation);
+        subject.incarnation.execs += execs;
+        subject.incarnation.born += born;
         subjects.insert(process, subject, 0).unwrap();
         running.say("go");
         let run = running.wait();
