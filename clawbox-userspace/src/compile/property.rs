@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use clawbox_common::decide::{Destination, egress};
 use clawbox_common::rule::{SyntheticKey, SyntheticValue, TCP, UDP};
-use clawbox_common::subject::{FileId, Mask, Standing, Subject};
+use clawbox_common::subject::{FileId, Incarnation, Mask, Standing, Subject};
 use clawbox_common::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
@@ -477,6 +477,7 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
         exe: FileId::default(),
         own: mask(image, &[asked.program]),
         lineage: mask(image, &up),
+        incarnation: Incarnation::default(),
     };
     let to = Destination { address, port: asked.port, transport: asked.transport, netns: 0 };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
