@@ -17,6 +17,7 @@ use crate::policy::enforceability::assess;
 use crate::policy::model::{Compatibility, Located, Mode};
 use crate::policy::{Diagnostic, Loaded, Policy, Severity};
 use crate::sandbox::child::{Invocation, status};
+use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::launch::{self, Identity};
 use crate::sandbox::run::{Outcome, Run, run};
 
@@ -61,6 +62,9 @@ pub struct RunCommand {
     /// Enforce, or only record what would be denied [default: the policy's]
     #[arg(long, value_enum)]
     mode: Option<ModeArgument>,
+    /// What of the host the command is to see, in place of one of its own; may be repeated
+    #[arg(long, value_enum, value_name = "PART,...", value_delimiter = ',')]
+    share: Vec<ShareArgument>,
     /// Name server to ask, in place of the host's; may be repeated
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = parse_server)]
     dns: Vec<SocketAddr>,
@@ -73,6 +77,35 @@ pub struct RunCommand {
 enum ModeArgument {
     Enforce,
     Audit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ShareArgument {
+    /// Process numbers and /proc
+    Pid,
+    /// Mounts, and with them /proc and /tmp
+    Mount,
+    /// System V and POSIX message IPC
+    Ipc,
+    /// Host name
+    Uts,
+    /// The root of control groups
+    Cgroup,
+    /// /tmp
+    Tmp,
+}
+
+impl From<ShareArgument> for Part {
+    fn from(argument: ShareArgument) -> Self {
+        match argument {
+            ShareArgument::Pid => Self::Pid,
+            ShareArgument::Mount => Self::Mount,
+            ShareArgument::Ipc => Self::Ipc,
+            ShareArgument::Uts => Self::Uts,
+            ShareArgument::Cgroup => Self::Cgroup,
+            ShareArgument::Tmp => Self::Tmp,
+        }
+    }
 }
 
 fn parse_server(text: &str) -> Result<SocketAddr, String> {
@@ -124,7 +157,11 @@ impl RunCommand {
             None => std::env::current_dir()
                 .context("the current directory is gone; name one with --workdir")?,
         };
-        let backstops = backstops(&loaded.policy, image.rules.keys(), &workdir, user.clone());
+        let shared = self.share.into_iter().map(Part::from).collect();
+        let backstops = launch::Request {
+            shared,
+            ..backstops(&loaded.policy, image.rules.keys(), &workdir, user.clone())
+        };
         Ok(Run {
             audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
             name,
@@ -245,7 +282,16 @@ fn backstops<'a>(
         port_ceiling: hard_requirement,
         user,
         hard_requirement,
+        shared: Vec::new(),
+        workdir: workdir.to_owned(),
+        needed: named_programs(policy),
     }
+}
+
+/// The programs that rules name by their whole path.
+fn named_programs(policy: &Policy) -> Vec<PathBuf> {
+    let binaries = policy.network.iter().flat_map(|network| &network.binaries);
+    binaries.filter_map(|binary| binary.pattern.exact().map(Path::to_owned)).collect()
 }
 
 /// The trees a sandbox may read, as the paths that programs in them resolve to.
