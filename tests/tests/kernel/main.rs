@@ -15,4 +15,5 @@ mod identity;
 mod lifecycle;
 mod listen;
 mod names;
+mod namespaces;
 mod scene;
