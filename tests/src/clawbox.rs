@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::names::PORT;
 use crate::network::{NAMESERVER, World};
+use crate::refusal::{self, Refusal};
 
 /// No run of a test takes longer, not even on an emulated machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -57,6 +58,7 @@ pub struct Clawbox<'w> {
     trail: Option<PathBuf>,
     stdin: Option<Stdio>,
     lsm: bool,
+    refusals: Vec<Refusal>,
 }
 
 impl<'w> Clawbox<'w> {
@@ -82,7 +84,15 @@ impl<'w> Clawbox<'w> {
             trail: Some(unused(&world.private(), "trail.jsonl")),
             stdin: None,
             lsm: false,
+            refusals: Vec::new(),
         }
+    }
+
+    /// On a host that refuses clawbox a system call.
+    #[must_use]
+    pub fn refused(mut self, refusal: Refusal) -> Self {
+        self.refusals.push(refusal);
+        self
     }
 
     /// Another user; `None` is whom the policy says, or root.
@@ -163,6 +173,11 @@ impl<'w> Clawbox<'w> {
             clawbox.env_remove(foreign);
         }
         self.world.enter(&mut clawbox);
+        for refusal in &self.refusals {
+            let mut filter = refusal.filter();
+            // SAFETY: the closure makes one system call on a value that it owns.
+            unsafe { clawbox.pre_exec(move || refusal::apply(&mut filter)) };
+        }
         clawbox
     }
 
@@ -296,6 +311,15 @@ impl Running {
     #[must_use]
     pub fn remains(&self) -> Vec<PathBuf> {
         remains(&self.name, self.child.id(), &self.locks)
+    }
+
+    /// The sandbox's processes, by the host's numbers; none before it begins and after it ends.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        let run = format!("{}-{}", self.name, self.child.id());
+        let list = cgroup_root().join("clawbox").join(run).join("cgroup.procs");
+        let text = fs::read_to_string(list).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Where the run keeps its kernel objects from being removed.

@@ -12,4 +12,5 @@ pub mod clawbox;
 pub mod demo;
 pub mod names;
 pub mod network;
+pub mod refusal;
 pub mod services;

@@ -19,6 +19,7 @@ use crate::policy::enforceability::{HostFacts, assess};
 use crate::policy::model::{Compatibility, Located, Mode};
 use crate::policy::{Diagnostic, Loaded, Policy, Severity};
 use crate::sandbox::child::{Invocation, status};
+use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::launch::{self, Identity};
 use crate::sandbox::run::{LsmUse, Outcome, Run, run};
 
@@ -66,6 +67,9 @@ pub struct RunCommand {
     /// What to make of the kernel's BPF LSM, which decides files by binary
     #[arg(long, value_enum, default_value_t)]
     lsm: LsmUse,
+    /// What of the host the command is to see, in place of one of its own; may be repeated
+    #[arg(long, value_enum, value_name = "PART,...", value_delimiter = ',')]
+    share: Vec<ShareArgument>,
     /// Name server to ask, in place of the host's; may be repeated
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = parse_server)]
     dns: Vec<SocketAddr>,
@@ -78,6 +82,35 @@ pub struct RunCommand {
 enum ModeArgument {
     Enforce,
     Audit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ShareArgument {
+    /// Process numbers and /proc
+    Pid,
+    /// Mounts, and with them /proc and /tmp
+    Mount,
+    /// System V and POSIX message IPC
+    Ipc,
+    /// Host name
+    Uts,
+    /// The root of control groups
+    Cgroup,
+    /// /tmp
+    Tmp,
+}
+
+impl From<ShareArgument> for Part {
+    fn from(argument: ShareArgument) -> Self {
+        match argument {
+            ShareArgument::Pid => Self::Pid,
+            ShareArgument::Mount => Self::Mount,
+            ShareArgument::Ipc => Self::Ipc,
+            ShareArgument::Uts => Self::Uts,
+            ShareArgument::Cgroup => Self::Cgroup,
+            ShareArgument::Tmp => Self::Tmp,
+        }
+    }
 }
 
 fn parse_server(text: &str) -> Result<SocketAddr, String> {
@@ -129,12 +162,18 @@ impl RunCommand {
             None => std::env::current_dir()
                 .context("the current directory is gone; name one with --workdir")?,
         };
+        let shared = self.share.into_iter().map(Part::from).collect();
         let also_writable =
             if loaded.policy.filesystem.include_workdir() { vec![workdir.clone()] } else { vec![] };
         let needs_lsm = self.lsm != LsmUse::Off
             && lsm::refusal().is_none()
             && image.files.iter().any(|grant| grant.whom.is_some());
-        let backstops = backstops(&loaded.policy, &image, &also_writable, user.clone(), needs_lsm);
+        let backstops = launch::Request {
+            shared,
+            user: user.clone(),
+            workdir: workdir.clone(),
+            ..backstops(&loaded.policy, &image, &also_writable, needs_lsm)
+        };
         Ok(Run {
             audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
             name,
@@ -241,7 +280,6 @@ fn backstops(
     policy: &Policy,
     image: &MapImage,
     also_writable: &[PathBuf],
-    user: Option<Identity>,
     with_rules_for_binaries: bool,
 ) -> launch::Request {
     let paths = |wanted: Give| {
@@ -268,9 +306,16 @@ fn backstops(
         connect_ports,
         bind_ports,
         port_ceiling: hard_requirement,
-        user,
         hard_requirement,
+        needed: named_programs(policy),
+        ..launch::Request::default()
     }
+}
+
+/// The programs that rules name by their whole path.
+fn named_programs(policy: &Policy) -> Vec<PathBuf> {
+    let binaries = policy.network.iter().flat_map(|network| &network.binaries);
+    binaries.filter_map(|binary| binary.pattern.exact().map(Path::to_owned)).collect()
 }
 
 /// The trees a sandbox may read, as the paths that programs in them resolve to.

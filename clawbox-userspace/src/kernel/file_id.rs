@@ -56,6 +56,17 @@ impl Mounts {
         Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
     }
 
+    /// Adds the mounts of another process, which may have a mount namespace of its own: their
+    /// numbers are the kernel's, and other ones than here.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn add_those_of(&mut self, process: u32) -> io::Result<()> {
+        let text = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
+        self.devices.extend(Self::parse(&text).devices);
+        Ok(())
+    }
+
     /// `ID PARENT MAJOR:MINOR ROOT …`, see proc_pid_mountinfo(5).
     fn parse(text: &str) -> Self {
         let devices = text

@@ -9,6 +9,7 @@ use nix::libc;
 use serde::Serialize;
 
 use crate::sandbox::launch::landlock;
+use crate::sandbox::launch::namespaces::Part;
 
 /// An answer that can say that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,8 +68,8 @@ pub struct Kernel {
     pub landlock_abi: Answer<i32>,
     /// seccomp filters that answer with an errno.
     pub seccomp: Answer<()>,
-    /// IPC namespaces.
-    pub ipc_namespaces: Answer<()>,
+    /// Every kind of namespace that a sandbox gets.
+    pub namespaces: Answer<()>,
 }
 
 /// The part that only system calls can tell.
@@ -105,9 +106,15 @@ impl Kernel {
             cmpxchg16b: host.text("proc/cpuinfo").and(|text| cmpxchg16b(&text)),
             landlock_abi: calls.landlock_abi,
             seccomp: calls.seccomp,
-            ipc_namespaces: host
-                .exists("proc/self/ns/ipc", "the kernel was built without IPC namespaces")
-                .map(drop),
+            namespaces: Part::ALL
+                .into_iter()
+                .filter_map(Part::kernel_name)
+                .map(|kind| {
+                    let absent = format!("the kernel was built without {kind} namespaces");
+                    host.exists(&format!("proc/self/ns/{kind}"), &absent).map(drop)
+                })
+                .find(|answer| answer.yes().is_none())
+                .unwrap_or(Answer::Yes(())),
         }
     }
 

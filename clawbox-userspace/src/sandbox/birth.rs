@@ -8,6 +8,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
 use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
@@ -59,16 +60,47 @@ pub fn is_single_threaded() -> bool {
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
-/// Runs a command in a child that is born inside a cgroup, as [`Command::spawn`] would outside.
-/// Only for a process with one thread.
+/// Lets children of the calling thread be born in a new pid namespace, the first of them as its
+/// process 1, until it is dropped. For where [`spawn_in`] cannot be had.
+#[derive(Debug)]
+pub struct NewPidNamespace {
+    own: fs::File,
+}
+
+impl NewPidNamespace {
+    /// From now on.
+    ///
+    /// # Errors
+    /// The kernel or the host's limits do not allow it.
+    pub fn for_children() -> io::Result<Self> {
+        let own = fs::File::open("/proc/thread-self/ns/pid")?;
+        unshare(CloneFlags::CLONE_NEWPID)?;
+        Ok(Self { own })
+    }
+}
+
+impl Drop for NewPidNamespace {
+    fn drop(&mut self) {
+        if let Err(errno) = setns(&self.own, CloneFlags::CLONE_NEWPID) {
+            tracing::error!("clawbox cannot start further processes: {errno}");
+        }
+    }
+}
+
+/// Runs a command in a child that is born inside a cgroup, as [`Command::spawn`] would outside, and
+/// on demand as process 1 of a new pid namespace. Only for a process with one thread.
 ///
 /// # Errors
 /// As [`Command::spawn`]; `None` where the kernel, or a container's filter in front of it, does not
 /// know the system call.
-pub fn spawn_in(cgroup: BorrowedFd<'_>, command: &mut Command) -> io::Result<Option<Process>> {
+pub fn spawn_in(
+    cgroup: BorrowedFd<'_>,
+    new_pid_namespace: bool,
+    command: &mut Command,
+) -> io::Result<Option<Process>> {
     let (mut errors, mut report) = io::pipe()?;
     let mut how = libc::clone_args {
-        flags: CLONE_INTO_CGROUP,
+        flags: CLONE_INTO_CGROUP | if new_pid_namespace { libc::CLONE_NEWPID as u64 } else { 0 },
         exit_signal: libc::SIGCHLD as u64,
         cgroup: cgroup.as_raw_fd() as u64,
         // SAFETY: all zero is what the kernel takes for "not given".

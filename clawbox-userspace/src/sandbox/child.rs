@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::Pid;
 
-use super::birth::{self, Process};
+use super::birth::{self, NewPidNamespace, Process};
 use super::cgroup::{Cgroup, CgroupError};
-use super::launch::{Identity, LaunchError, Prepared};
+use super::launch::{BackstopReport, Identity, LaunchError, Prepared};
 use super::self_test::{NOT_ENFORCING, SelfTest};
 use super::watch;
 
@@ -49,6 +49,12 @@ pub enum SpawnError {
     /// A backstop or the exec itself failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// There is no pid namespace to be had.
+    #[error(
+        "cannot make a pid namespace: {0}; check that user.max_pid_namespaces is not reached, or \
+         run with --share pid"
+    )]
+    PidNamespace(#[source] io::Error),
     /// There is no such command.
     #[error("`{0}`: no such command; name one that is in PATH, or give its path")]
     NotFound(String),
@@ -93,17 +99,18 @@ pub struct Invocation {
 /// It did not start; no process is left.
 pub fn spawn(
     invocation: &Invocation,
+    path: &Path,
     cgroup: &Cgroup,
     backstops: Prepared,
     judges_files: bool,
+    report: &mut BackstopReport,
 ) -> Result<Process, SpawnError> {
     let Some((program, arguments)) = invocation.command.split_first() else {
         return Err(SpawnError::NotFound(String::new()));
     };
-    check_workdir(&invocation.workdir)?;
     let self_test = SelfTest::prepare(judges_files).map_err(SpawnError::SelfTest)?;
     let procs = cgroup.procs()?;
-    let mut command = Command::new(find(invocation, program)?);
+    let mut command = Command::new(path);
     command
         .arg0(program)
         .args(arguments)
@@ -127,21 +134,36 @@ pub fn spawn(
                 (&procs).write_all(b"0")?;
             }
             self_test.run()?;
-            watch::receive_signals()?;
-            entering.enter()
+            entering.enter()?;
+            watch::receive_signals()
         });
     }
-    start(&mut command, &cgroup.directory()?, &is_inside).map_err(|error| {
-        match error.raw_os_error() {
-            Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
-            _ => match backstops.explain(error) {
-                LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
-                    SpawnError::NotFound(program.to_string_lossy().into_owned())
-                }
-                other => SpawnError::Launch(other),
-            },
-        }
-    })
+    let new_pid_namespace = backstops.needs_pid_namespace();
+    let directory = cgroup.directory()?;
+    let process = start(&mut command, &directory, new_pid_namespace, &is_inside)?;
+    let process = process.map_err(|error| match error.raw_os_error() {
+        Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
+        _ => match backstops.explain(error) {
+            LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
+                SpawnError::NotFound(program.to_string_lossy().into_owned())
+            }
+            other => SpawnError::Launch(other),
+        },
+    })?;
+    backstops.correct(report);
+    Ok(process)
+}
+
+/// The program that an invocation means.
+///
+/// # Errors
+/// It, or the directory to start in, is not there.
+pub fn find_program(invocation: &Invocation) -> Result<PathBuf, SpawnError> {
+    check_workdir(&invocation.workdir)?;
+    match invocation.command.first() {
+        Some(program) => find(invocation, program),
+        None => Err(SpawnError::NotFound(String::new())),
+    }
 }
 
 /// Finds the program as execvp(3) would, but here, where a directory of PATH that the sandbox may
@@ -176,16 +198,30 @@ fn is_program(path: &Path) -> bool {
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-/// Starts a command inside a cgroup; where that cannot be, starts it outside and tells it so.
-fn start(command: &mut Command, cgroup: &File, is_inside: &AtomicBool) -> io::Result<Process> {
-    if birth::is_single_threaded()
-        && let Some(process) = birth::spawn_in(cgroup.as_fd(), command)?
-    {
-        return Ok(process);
+/// Starts a command inside a cgroup; where that cannot be, starts it outside and tells it so. The
+/// inner error is the child's own.
+fn start(
+    command: &mut Command,
+    cgroup: &File,
+    new_pid_namespace: bool,
+    is_inside: &AtomicBool,
+) -> Result<io::Result<Process>, SpawnError> {
+    if birth::is_single_threaded() {
+        match birth::spawn_in(cgroup.as_fd(), new_pid_namespace, command) {
+            Ok(Some(process)) => return Ok(Ok(process)),
+            Ok(None) => {}
+            // The limit of namespaces is the only way to this error.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => {
+                return Err(SpawnError::PidNamespace(error));
+            }
+            Err(error) => return Ok(Err(error)),
+        }
     }
     is_inside.store(false, Ordering::Relaxed);
-    let child = command.spawn()?;
-    Ok(Process::new(Pid::from_raw(child.id().cast_signed())))
+    let apart = new_pid_namespace.then(NewPidNamespace::for_children).transpose();
+    let _apart = apart.map_err(SpawnError::PidNamespace)?;
+    let child = command.spawn().map(|child| Pid::from_raw(child.id().cast_signed()));
+    Ok(child.map(Process::new))
 }
 
 /// Named before the fork, where the error would be taken for one of exec.

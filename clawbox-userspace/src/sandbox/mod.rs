@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod child;
 pub mod identities;
 pub mod in_force;
+pub mod init;
 pub mod launch;
 pub mod monitor;
 pub mod objects;

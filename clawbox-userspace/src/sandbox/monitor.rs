@@ -67,7 +67,7 @@ pub struct Monitor {
     meaning: Box<dyn Meaning>,
     /// The trail.
     pub trail: Trail,
-    /// Before its exec, the first process is clawbox itself doing the self-test.
+    /// Before the first exec, the first process is clawbox itself doing the self-test.
     launching: Option<u32>,
     undecodable: u64,
 }
@@ -164,13 +164,11 @@ fn is_self_test(launching: &mut Option<u32>, event: &Event) -> bool {
         Event::Exec(decoded, event) => (&event.header, decoded),
         Event::File(decoded, _, event) => (&event.header, decoded),
     };
-    if header.tgid != pid {
-        return false;
-    }
+    // With a pid namespace the first process never executes anything: its child does.
     if decoded.kind == Kind::Exec {
         *launching = None;
     }
-    decoded.reason == Reason::NoIdentity
+    header.tgid == pid && decoded.reason == Reason::NoIdentity
 }
 
 /// The process that asked, which the kernel has put into the question's source address.

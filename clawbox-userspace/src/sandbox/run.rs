@@ -15,7 +15,7 @@ use super::monitor::{Monitor, Questions};
 use super::objects::Objects;
 use super::run_lock::{self, RunLock, RunLockError};
 use super::strays::{self, Remnants, StraysError};
-use super::watch::{self, HeldSignals};
+use super::watch::{self, Foreground, HeldSignals};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail, TrailError};
@@ -207,7 +207,7 @@ impl Drop for Steps {
 ///
 /// # Errors
 /// The command did not start; nothing stays behind.
-pub fn run(run: Run) -> Result<Outcome, RunError> {
+pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let mut steps = Steps { since: Instant::now() };
     let root = cgroup::hierarchy_root()?;
     run_lock::remove_stale(&root);
@@ -215,13 +215,17 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let upstream =
         if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
     let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
-    let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+    let program = child::find_program(&run.invocation)?;
+    run.backstops.needed.push(program.clone());
+    let mut mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
     let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
-    let identities = Identities::find(SANDBOX, &mounts, patterns, &run.backstops.read_write);
+    let identities = Identities::find(SANDBOX, &mounts, patterns, &run.backstops.writable());
     identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+    // The rule stands at the directory that the private one is mounted on.
+    run.also_writable.extend(run.backstops.own_tmp());
     let objects = Objects::find(&run.image, &mounts, &run.also_writable);
     objects.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
-    let (backstops, report) = launch::prepare(&run.backstops)?;
+    let (backstops, mut report) = launch::prepare(&run.backstops)?;
     report.skipped_paths.iter().for_each(|skipped| {
         tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
     });
@@ -229,6 +233,7 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let held = HeldSignals::hold().map_err(system("hold signals back"))?;
     let lock = RunLock::take(&run.name)?;
     steps.done("prepared");
+    let _terminal = Foreground::find();
     let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
     let found = Found { identities: &identities, objects: &objects };
     let enforcer = install(&mut installed, &root, &run, &found, &sockets, &mut steps)?;
@@ -252,7 +257,8 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let remnants = Remnants::of(name, skipped_exits)?;
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
     let started = SystemTime::now();
-    let child = child::spawn(&run.invocation, cgroup, backstops, lsm.is_active())?;
+    let judges = lsm.is_active();
+    let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)?;
     steps.done("started");
     trail
         .add(Draft { time: Some(started), ..boundary(&run, "start", layers(&lsm, &report), None) });
@@ -260,12 +266,15 @@ pub fn run(run: Run) -> Result<Outcome, RunError> {
     let questions = Arc::new(Questions::default());
     let resolver = Resolver::new(SANDBOX, in_force.clone(), table, questions.clone(), upstream);
     in_force.know_names(resolver.names());
+    let first_process = child.pid().as_raw().cast_unsigned();
+    if let Err(error) = mounts.add_those_of(first_process) {
+        tracing::debug!("programs are named by the host's mounts alone: {error}");
+    }
     let programs = Programs::new(mounts, identities.paths.iter().cloned());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let first_process = child.pid().as_raw().cast_unsigned();
     let (ended, mut monitor) = runtime.block_on(async {
         let meaning = Box::new(EventMeaning(in_force));
         let monitor =

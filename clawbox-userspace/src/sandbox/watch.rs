@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
-use nix::unistd::{Pid, getpgrp, tcgetpgrp};
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -20,7 +20,7 @@ use crate::dns::{Resolver, ResolverSockets};
 const LOSSES: Duration = Duration::from_secs(1);
 
 /// Signals that are meant for the command.
-const FORWARDED: [Signal; 6] = [
+pub(super) const FORWARDED: [Signal; 6] = [
     Signal::SIGINT,
     Signal::SIGQUIT,
     Signal::SIGTERM,
@@ -61,6 +61,36 @@ impl Drop for HeldSignals {
     fn drop(&mut self) {
         if let Err(error) = self.0.thread_unblock() {
             tracing::warn!("signals stay blocked: {error}");
+        }
+    }
+}
+
+/// Gives the terminal back when dropped. In a pid namespace a shell that has taken the foreground
+/// cannot do it itself: the group that had it before has no number there.
+#[derive(Debug)]
+pub struct Foreground(bool);
+
+impl Foreground {
+    /// Remembers whether the terminal is this process's.
+    #[must_use]
+    pub fn find() -> Self {
+        Self(tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground == getpgrp()))
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        // Only from those who are no more: somebody else may have taken it meanwhile.
+        let is_nobodys = |group: Pid| kill(Pid::from_raw(-group.as_raw()), None).is_err();
+        if !self.0 || !tcgetpgrp(io::stdin()).is_ok_and(is_nobodys) {
+            return;
+        }
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTTOU);
+        // Who is not in the foreground may take it only without being stopped for it.
+        let taken = set.thread_block().and_then(|()| tcsetpgrp(io::stdin(), getpgrp()));
+        if let Err(error) = taken.and_then(|()| set.thread_unblock()) {
+            tracing::debug!("the terminal stays without a foreground: {error}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clawbox_tests::clawbox::Clawbox;
@@ -117,15 +117,14 @@ fn signals_to_clawbox_reach_the_command() {
     assert_eq!(running.wait().status, 143);
 }
 
-/// A terminal whose foreground is the run's process group.
-fn on_terminal(scene: &Scene, command: &[&str]) -> (std::process::Child, std::fs::File) {
+/// A terminal whose foreground is the command's process group.
+pub fn on_terminal(mut command: Command) -> (std::process::Child, std::fs::File) {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
-    let mut clawbox = Clawbox::new(&scene.world, &scene.policy("")).command(command);
-    clawbox.stdin(end(&terminal.slave)).stdout(end(&terminal.slave)).stderr(end(&terminal.slave));
+    command.stdin(end(&terminal.slave)).stdout(end(&terminal.slave)).stderr(end(&terminal.slave));
     // SAFETY: two system calls without pointers to anything that could go away.
     unsafe {
-        clawbox.pre_exec(|| {
+        command.pre_exec(|| {
             nix::unistd::setsid()?;
             let stdin = std::io::stdin();
             nix::errno::Errno::result(nix::libc::ioctl(
@@ -136,11 +135,11 @@ fn on_terminal(scene: &Scene, command: &[&str]) -> (std::process::Child, std::fs
             Ok(())
         });
     }
-    (clawbox.spawn().unwrap(), std::fs::File::from(terminal.master))
+    (command.spawn().unwrap(), std::fs::File::from(terminal.master))
 }
 
 /// Reads the terminal until a text appears.
-fn until(terminal: &mut std::fs::File, seen: &mut String, text: &str) {
+pub fn until(terminal: &mut std::fs::File, seen: &mut String, text: &str) {
     let mut buffer = [0; 512];
     while !seen.contains(text) {
         let mut readable = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
@@ -155,7 +154,9 @@ fn until(terminal: &mut std::fs::File, seen: &mut String, text: &str) {
 fn what_is_typed_at_a_terminal_reaches_the_command_once() {
     let scene = Scene::new();
     let script = "trap 'echo interrupt' INT; echo ready; while ! read line; do :; done; echo got $line; exit 4";
-    let (mut clawbox, mut terminal) = on_terminal(&scene, &["/bin/bash", "-c", script]);
+    let on =
+        |words: &[&str]| on_terminal(Clawbox::new(&scene.world, &scene.policy("")).command(words));
+    let (mut clawbox, mut terminal) = on(&["/bin/bash", "-c", script]);
     let mut seen = String::new();
     // With the end of the line, which the terminal's own echo could otherwise come before.
     until(&mut terminal, &mut seen, "ready\r\n");
@@ -165,8 +166,7 @@ fn what_is_typed_at_a_terminal_reaches_the_command_once() {
     until(&mut terminal, &mut seen, "got word");
     assert_eq!(clawbox.wait().unwrap().code(), Some(4));
     assert_eq!(seen.matches("interrupt").count(), 1, "{seen}");
-    let (mut clawbox, mut terminal) =
-        on_terminal(&scene, &["/bin/sh", "-c", "echo ready; exec cat"]);
+    let (mut clawbox, mut terminal) = on(&["/bin/sh", "-c", "echo ready; exec cat"]);
     let mut seen = String::new();
     until(&mut terminal, &mut seen, "ready\r\n");
     terminal.write_all(b"echo\n").unwrap();
@@ -242,7 +242,9 @@ impl<'s> Stray<'s> {
             "({attack} as-daemon {leave} line connect={SITE}:7 <fifo >told 2>&1 &); \
              while ! grep -q outcome told; do :; done; echo left"
         );
-        let clawbox = Clawbox::new(&scene.world, &policy).user(None);
+        // In a cgroup namespace of its own some hosts (nsdelegate) would not let it leave; in a pid
+        // namespace it would end with the command, whatever clawbox does.
+        let clawbox = Clawbox::new(&scene.world, &policy).user(None).argument("--share=cgroup,pid");
         Self { clawbox, script, told, held, fifo }
     }
 

@@ -16,4 +16,5 @@ mod identity;
 mod lifecycle;
 mod listen;
 mod names;
+mod namespaces;
 mod scene;

@@ -70,6 +70,7 @@ pub fn diagnose(kernel: &Kernel) -> Diagnosis {
         landlock(kernel),
         seccomp(kernel),
         process(kernel),
+        namespaces(kernel),
         bpf_lsm(kernel),
         pinning(kernel),
     ];
@@ -217,18 +218,30 @@ fn process(kernel: &Kernel) -> Finding {
             "run clawbox as root",
         ));
     }
-    if let Some(why) = kernel.ipc_namespaces.why() {
-        let what = format!("sandboxes of one user share System V memory: {why}");
-        gaps.push(gap(what, "boot a kernel with CONFIG_IPC_NS=y"));
-    } else if kernel.has(Capability::SysAdmin) == Some(false) {
+    let state = if gaps.is_empty() { State::Ready } else { State::Partial };
+    let found = "no capabilities, no_new_privs, own user".to_owned();
+    Finding { layer: "process", state, required: false, found, gaps }
+}
+
+fn namespaces(kernel: &Kernel) -> Finding {
+    let mut gaps = Vec::new();
+    if let Some(why) = kernel.namespaces.why() {
+        let fix = "boot a kernel with CONFIG_PID_NS, CONFIG_IPC_NS, CONFIG_UTS_NS and \
+                   CONFIG_CGROUPS (every Debian kernel has them)";
+        gaps.push(gap(why, fix));
+    }
+    if kernel.has(Capability::SysAdmin) == Some(false) {
         gaps.push(gap(
-            "without CAP_SYS_ADMIN sandboxes of one user share System V memory",
+            "without CAP_SYS_ADMIN a sandbox sees the host's processes, mounts and /tmp, and those \
+             of one user share System V memory",
             "run clawbox as root",
         ));
     }
     let state = if gaps.is_empty() { State::Ready } else { State::Partial };
-    let found = "no capabilities, no_new_privs, own user, private IPC".to_owned();
-    Finding { layer: "process", state, required: false, found, gaps }
+    let found = "own pid, mount, IPC, UTS and cgroup namespaces, own /proc and /tmp; whether the \
+                 host allows the mounts is seen when a run starts"
+        .to_owned();
+    Finding { layer: "namespaces", state, required: false, found, gaps }
 }
 
 fn bpf_lsm(kernel: &Kernel) -> Finding {
@@ -302,7 +315,7 @@ mod tests {
             cmpxchg16b: Answer::Yes(()),
             landlock_abi: Answer::Yes(6),
             seccomp: Answer::Yes(()),
-            ipc_namespaces: Answer::Yes(()),
+            namespaces: Answer::Yes(()),
         }
     }
 
@@ -361,9 +374,9 @@ mod tests {
     fn what_run_can_do_without_only_makes_it_partial() {
         let old_cpu = Kernel { cmpxchg16b: no(), ..able() };
         assert!(diagnose(&old_cpu).ready, "6.12 does not need cmpxchg16b");
-        let without = Kernel { bpffs: no(), ipc_namespaces: no(), ..able() };
+        let without = Kernel { bpffs: no(), namespaces: no(), ..able() };
         assert!(diagnose(&without).ready);
-        assert_eq!(finding(&without, "process").state, State::Partial);
+        assert_eq!(finding(&without, "namespaces").state, State::Partial);
         let unknown = Kernel { security_modules: Answer::Unknown("cannot read".into()), ..able() };
         assert!(finding(&unknown, "bpf lsm").gaps[0].fix.contains("securityfs"));
     }
@@ -375,6 +388,6 @@ mod tests {
         let mask = bits(&[Bpf, Perfmon, NetAdmin, Setuid, Setgid, Setpcap]);
         let kernel = Kernel { capabilities: Answer::Yes(mask), ..able() };
         assert_eq!(finding(&kernel, "privileges").state, State::Ready);
-        assert_eq!(finding(&kernel, "process").state, State::Partial);
+        assert_eq!(finding(&kernel, "namespaces").state, State::Partial);
     }
 }

@@ -87,7 +87,7 @@ fn read_only(report: &mut Report, policy: &Policy, path: &Located<SandboxPath>, 
         open.push("mode, owner, times and attributes (the sandbox's user owns the path)");
     }
     if open.is_empty() {
-        return report.full(&path.origin, part, Layer::Landlock);
+        return report.add(&path.origin, part, Layer::Landlock, Status::Full, whose(path));
     }
     report.add(
         &path.origin,
@@ -107,7 +107,20 @@ fn read_write(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFact
     }
     missing(report, path, facts);
     let layer = if facts.bpf_lsm { Layer::LsmAndLandlock } else { Layer::Landlock };
-    report.full(&path.origin, part, layer);
+    report.add(&path.origin, part, layer, Status::Full, whose(path));
+}
+
+/// A sandbox has a `/proc` of its own, and a `/tmp` too unless the policy lists the host's.
+fn whose(path: &Located<SandboxPath>) -> Option<String> {
+    let path = path.value.as_path();
+    if path.starts_with("/proc") {
+        let what = "the sandbox's own, with its own processes; `run --share pid` shows the host's";
+        return Some(what.to_owned());
+    }
+    let lists_tmp = path.starts_with("/tmp") || Path::new("/tmp").starts_with(path);
+    lists_tmp.then(|| {
+        "lists the host's /tmp; without such a path the sandbox has a private, empty one".to_owned()
+    })
 }
 
 fn missing(report: &mut Report, path: &Located<SandboxPath>, facts: &HostFacts) {

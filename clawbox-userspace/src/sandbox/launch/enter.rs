@@ -6,6 +6,8 @@ use nix::libc::{self, c_long, gid_t, uid_t};
 use seccompiler::BpfProgramRef;
 
 use super::capabilities;
+use super::namespaces::Namespaces;
+use crate::sandbox::init;
 
 /// The steps, in their order; each needs what the ones after it take away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +16,14 @@ pub(super) enum Step {
     InheritedFiles,
     CoreLimit,
     PrivateIpc,
+    PrivateUts,
+    PrivateCgroup,
+    PrivateMounts,
+    Propagation,
+    OwnProc,
+    OwnTmp,
+    Workdir,
+    LateRules,
     Securebits,
     BoundingSet,
     Groups,
@@ -24,13 +34,22 @@ pub(super) enum Step {
     NoNewPrivileges,
     Landlock,
     Seccomp,
+    Init,
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 22] = [
         Self::InheritedFiles,
         Self::CoreLimit,
         Self::PrivateIpc,
+        Self::PrivateUts,
+        Self::PrivateCgroup,
+        Self::PrivateMounts,
+        Self::Propagation,
+        Self::OwnProc,
+        Self::OwnTmp,
+        Self::Workdir,
+        Self::LateRules,
         Self::Securebits,
         Self::BoundingSet,
         Self::Groups,
@@ -41,6 +60,7 @@ impl Step {
         Self::NoNewPrivileges,
         Self::Landlock,
         Self::Seccomp,
+        Self::Init,
     ];
 
     pub(super) fn from_byte(byte: u8) -> Option<Self> {
@@ -54,7 +74,42 @@ impl Step {
             Self::CoreLimit => ("set the core file limit to 0", "check the container's seccomp"),
             Self::PrivateIpc => (
                 "make a private IPC namespace",
-                "check that user.max_ipc_namespaces is not reached",
+                "check that user.max_ipc_namespaces is not reached, or run with --share ipc",
+            ),
+            Self::PrivateUts => (
+                "make a UTS namespace of its own",
+                "check that user.max_uts_namespaces is not reached, or run with --share uts",
+            ),
+            Self::PrivateCgroup => (
+                "make a cgroup namespace of its own",
+                "check that user.max_cgroup_namespaces is not reached, or run with --share cgroup",
+            ),
+            Self::PrivateMounts => (
+                "make a mount namespace of its own",
+                "check that user.max_mnt_namespaces is not reached, or run with --share mount",
+            ),
+            Self::Propagation => (
+                "part its mounts from the host's",
+                "check the host's security modules, or run with --share mount",
+            ),
+            Self::OwnProc => (
+                "mount a /proc of its own",
+                "check the host's security modules, set `landlock.compatibility: best_effort`, or \
+                 run with --share pid",
+            ),
+            Self::OwnTmp => (
+                "mount a /tmp of its own",
+                "check the host's security modules, set `landlock.compatibility: best_effort`, or \
+                 run with --share tmp",
+            ),
+            Self::Workdir => (
+                "enter the directory to start in",
+                "name one with --workdir that is still there below the sandbox's own mounts",
+            ),
+            Self::LateRules => (
+                "add the Landlock rules for its own /proc and /tmp",
+                "take paths that only the host's /proc has out of filesystem_policy, or set \
+                 `landlock.compatibility: best_effort`",
             ),
             Self::Securebits => ("lock the securebits", "run clawbox as root"),
             Self::BoundingSet => ("empty the capability bounding set", "run clawbox as root"),
@@ -75,6 +130,10 @@ impl Step {
                 "check that no more than 15 Landlock sandboxes are already nested",
             ),
             Self::Seccomp => ("apply the seccomp filter", "check the container's seccomp"),
+            Self::Init => (
+                "start the command beside its process 1",
+                "check that the user's process limit is not reached, or run with --share pid",
+            ),
         }
     }
 }
@@ -82,8 +141,8 @@ impl Step {
 /// Everything that the steps need, as plain numbers and ready-made buffers.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Whether CAP_SYS_ADMIN is there to make an IPC namespace.
-    pub(super) private_ipc: bool,
+    /// What of the host it does not see.
+    pub(super) namespaces: Namespaces,
     /// Whether CAP_SETPCAP is there to empty the bounding set.
     pub(super) drop_bounding_set: bool,
     /// Whom to become.
@@ -92,6 +151,8 @@ pub(super) struct Plan {
     pub(super) ceiling: super::landlock::Ceiling,
     /// The seccomp filter.
     pub(super) filter: seccompiler::BpfProgram,
+    /// For process 1, on top of the other.
+    pub(super) init_filter: seccompiler::BpfProgram,
 }
 
 /// Numeric credentials.
@@ -102,15 +163,17 @@ pub(super) struct Credentials {
     pub(super) groups: Vec<gid_t>,
 }
 
-/// Goes through all steps; on failure says which one and the errno.
-pub(super) fn run(plan: &Plan) -> Result<(), (Step, Errno)> {
+/// Goes through all steps; on failure says which one and the errno. What can be gone without is
+/// told as it happens, with a number: the errno, or for a rule its position.
+///
+/// With a pid namespace the caller is process 1 of it: it stays behind, and what returns is its
+/// child.
+pub(super) fn run(plan: &Plan, went_without: &dyn Fn(Step, u8)) -> Result<(), (Step, Errno)> {
     let at = |step: Step| move |errno: Errno| (step, errno);
     hide_inherited_files().map_err(at(Step::InheritedFiles))?;
     forbid_core_files().map_err(at(Step::CoreLimit))?;
-    if plan.private_ipc {
-        // Without it sandboxes of one user share System V memory and message queues.
-        call2(libc::SYS_unshare, libc::CLONE_NEWIPC.into(), 0).map_err(at(Step::PrivateIpc))?;
-    }
+    let own_tmp = plan.namespaces.make(went_without)?;
+    plan.ceiling.add_late(own_tmp, went_without).map_err(at(Step::LateRules))?;
     if plan.drop_bounding_set {
         capabilities::lock_securebits().map_err(at(Step::Securebits))?;
         capabilities::empty_bounding_set().map_err(at(Step::BoundingSet))?;
@@ -125,7 +188,11 @@ pub(super) fn run(plan: &Plan) -> Result<(), (Step, Errno)> {
     check(plan).map_err(at(Step::Check))?;
     capabilities::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::NoNewPrivileges))?;
     restrict(&plan.ceiling).map_err(at(Step::Landlock))?;
-    filter(&plan.filter).map_err(at(Step::Seccomp))
+    filter(&plan.filter).map_err(at(Step::Seccomp))?;
+    if plan.namespaces.pid {
+        init::start(&plan.init_filter).map_err(at(Step::Init))?;
+    }
+    Ok(())
 }
 
 /// Marks everything but stdin, stdout and stderr to be closed by exec.

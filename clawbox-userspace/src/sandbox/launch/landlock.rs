@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -11,9 +11,13 @@ use landlock::{
     PathFd, PathFdError, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
     Scope,
 };
+use nix::errno::Errno;
 use nix::libc;
 
-use super::report::{Layer, SkippedPath};
+use super::enter::Step;
+use super::late_rules::LateRule;
+use super::namespaces::{Namespaces, PROC, TMP};
+use super::report::{Layer, RULE_FOR_EVERY_PATH, SOME_SKIPPED, SkippedPath};
 use super::{LaunchError, Request};
 
 /// Every DNS question leaves for this port: the kernel hooks send it to clawbox's resolver, but
@@ -55,6 +59,35 @@ pub(super) struct Ceiling {
     pub(super) ruleset: OwnedFd,
     /// Flags for landlock_restrict_self(2).
     pub(super) flags: u32,
+    /// Rules for paths in the sandbox's own `/proc`.
+    pub(super) in_proc: Vec<LateRule>,
+    /// The rule that opens the sandbox's own `/tmp`.
+    in_tmp: Option<LateRule>,
+    /// A path that the sandbox's own `/proc` does not have is an error, not a lack to report.
+    required: bool,
+}
+
+impl Ceiling {
+    /// Adds the rules for what has been mounted since the ruleset was built. Only an own `/tmp` is
+    /// opened: the policy says nothing of it, so the host's stays closed. For the forked child:
+    /// system calls only.
+    pub(super) fn add_late(
+        &self,
+        own_tmp: bool,
+        went_without: &dyn Fn(Step, u8),
+    ) -> Result<(), Errno> {
+        for (position, rule) in self.in_proc.iter().enumerate() {
+            match rule.add(self.ruleset.as_fd()) {
+                Err(errno) if self.required => return Err(errno),
+                Err(_) => went_without(Step::LateRules, u8::try_from(position).unwrap_or(u8::MAX)),
+                Ok(()) => {}
+            }
+        }
+        match self.in_tmp.as_ref().filter(|_| own_tmp) {
+            Some(rule) => rule.add(self.ruleset.as_fd()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The outcome of building it.
@@ -100,25 +133,34 @@ pub fn explain_absence(error: &io::Error) -> (&'static str, &'static str) {
 }
 
 /// Builds the ruleset for `request`.
-pub(super) fn build(request: &Request) -> Result<Built, LaunchError> {
+pub(super) fn build(request: &Request, namespaces: &Namespaces) -> Result<Built, LaunchError> {
     let version = kernel_abi().map_err(|error| {
         let (why, fix) = explain_absence(&error);
         LaunchError::NoFilesystemLayer { why, fix }
     })?;
-    build_for(request, version)
+    build_for(request, namespaces, version)
 }
 
-fn build_for(request: &Request, version: i32) -> Result<Built, LaunchError> {
+fn build_for(
+    request: &Request,
+    namespaces: &Namespaces,
+    version: i32,
+) -> Result<Built, LaunchError> {
     let abi = ABI::from(version);
     let mut ruleset = create(abi, request.port_ceiling)?;
-    let mut skipped = Vec::new();
+    let (mut skipped, mut in_proc) = (Vec::new(), Vec::new());
     let accesses = [
         (&request.read_only, AccessFs::from_read(abi)),
         (&request.read_write, AccessFs::from_all(abi)),
     ];
     for (paths, access) in accesses {
         for path in paths {
-            ruleset = add_path(ruleset, path, access, abi, &mut skipped)?;
+            let resolved = fs::canonicalize(path);
+            if namespaces.proc && resolved.is_ok_and(|resolved| resolved.starts_with(PROC)) {
+                in_proc.extend(late_rule(path, access, abi));
+            } else {
+                ruleset = add_path(ruleset, path, access, abi, &mut skipped)?;
+            }
         }
     }
     if request.port_ceiling {
@@ -133,7 +175,10 @@ fn build_for(request: &Request, version: i32) -> Result<Built, LaunchError> {
         });
     };
     let flags = if version >= since::LOG { LOG_AFTER_EXEC } else { 0 };
-    let ceiling = Ceiling { ruleset, flags };
+    let in_tmp = namespaces.tmp.as_ref();
+    let in_tmp = in_tmp.and_then(|_| late_rule(Path::new(TMP), AccessFs::from_all(abi), abi));
+    let required = request.hard_requirement;
+    let ceiling = Ceiling { ruleset, flags, in_proc, in_tmp, required };
     Ok(Built { ceiling, abi: version, layers, skipped, islands })
 }
 
@@ -149,6 +194,10 @@ fn create(abi: ABI, ports: bool) -> Result<RulesetCreated, RulesetError> {
         ruleset = ruleset.scope(Scope::from_all(abi))?;
     }
     ruleset.create()
+}
+
+fn late_rule(path: &Path, access: BitFlags<AccessFs>, abi: ABI) -> Option<LateRule> {
+    LateRule::new(path, access.bits(), (access & AccessFs::from_file(abi)).bits())
 }
 
 fn add_path(
@@ -228,8 +277,8 @@ fn layers(abi: i32, skipped: &[SkippedPath], islands: &[PathBuf], ports: bool) -
     ]);
     let mut why = if abi < since::IOCTL { needs(since::IOCTL) } else { String::new() };
     if !skipped.is_empty() {
-        requested.push("a rule for every path");
-        why = join(why, "some paths do not exist (skipped_paths)");
+        requested.push(RULE_FOR_EVERY_PATH);
+        why = join(why, SOME_SKIPPED);
     }
     if !islands.is_empty() {
         requested.push("read-only inside read-write");
@@ -289,6 +338,7 @@ fn join(first: String, second: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::LayerState::{Absent, Full, Partial};
+    use super::super::namespaces;
     use super::*;
 
     #[test]
@@ -321,8 +371,9 @@ mod tests {
             bind_ports: vec![0, 8080],
             ..Request::default()
         };
+        let (namespaces, _) = namespaces::plan(&request, true);
         for abi in 1..=kernel_abi().unwrap() {
-            let built = build_for(&request, abi).unwrap();
+            let built = build_for(&request, &namespaces, abi).unwrap();
             assert!(built.skipped.is_empty(), "ABI {abi}: {:?}", built.skipped);
             assert_eq!(built.ceiling.flags != 0, abi >= since::LOG);
         }

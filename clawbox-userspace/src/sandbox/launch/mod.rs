@@ -5,6 +5,8 @@ mod capabilities;
 mod enter;
 pub mod identity;
 pub mod landlock;
+mod late_rules;
+pub mod namespaces;
 pub mod report;
 mod seccomp;
 pub mod syscalls;
@@ -12,12 +14,13 @@ pub mod syscalls;
 mod tests;
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::unistd::Uid;
 
 use enter::{Credentials, Plan, Step};
 pub use identity::{Identity, IdentityError};
+use namespaces::Part;
 pub use report::{BackstopReport, Layer, LayerState, SkippedPath};
 
 /// What the backstops have to hold.
@@ -39,6 +42,25 @@ pub struct Request {
     pub user: Option<Identity>,
     /// Refuse, rather than report, what cannot be applied.
     pub hard_requirement: bool,
+    /// What the sandbox does not get one of its own of.
+    pub shared: Vec<namespaces::Part>,
+    /// Directory that the command starts in; empty keeps the caller's.
+    pub workdir: PathBuf,
+    /// Files that must be where they are on the host though the policy lists no tree with them:
+    /// the command, and the programs that rules name.
+    pub needed: Vec<PathBuf>,
+}
+
+impl Request {
+    /// The trees that the sandbox may write: those of the policy, and a `/tmp` of its own.
+    pub fn writable(&self) -> Vec<PathBuf> {
+        self.read_write.iter().cloned().chain(self.own_tmp()).collect()
+    }
+
+    /// Where the sandbox has a `/tmp` of its own, if it does.
+    pub fn own_tmp(&self) -> Option<PathBuf> {
+        namespaces::host_tmp(self).is_none().then(|| namespaces::TMP.into())
+    }
 }
 
 /// Why the backstops cannot be applied.
@@ -132,33 +154,40 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub struct Prepared {
     plan: Plan,
-    /// The child writes the number of the step that failed; the parent reads it.
+    /// The child writes two bytes for each step that failed, see [`WENT_WITHOUT`]; the parent
+    /// reads them.
     failed: (io::PipeReader, io::PipeWriter),
 }
+
+/// In the first byte, beside the step's number: it could be gone without, and the second byte says
+/// why. Else nothing was started.
+const WENT_WITHOUT: u8 = 0x80;
 
 /// Does everything that may fail, allocate or open a path, so that the child need not.
 pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchError> {
     let held = capabilities::effective().map_err(io::Error::from)?;
     let has = |capability: u32| held & (1 << capability) != 0;
-    let built = landlock::build(request)?;
+    let (namespaces, mut layers) = namespaces::plan(request, has(capabilities::SYS_ADMIN));
+    let built = landlock::build(request, &namespaces)?;
     if let (true, Some(skipped)) = (request.hard_requirement, built.skipped.first()) {
         let SkippedPath { path, why } = skipped.clone();
         return Err(LaunchError::MissingPath { path, why });
     }
     let user = credentials(request, has(capabilities::SETUID) && has(capabilities::SETGID))?;
-    let private_ipc = has(capabilities::SYS_ADMIN) && Path::new("/proc/self/ns/ipc").exists();
     let drop_bounding_set = has(capabilities::SETPCAP);
-    let mut layers = process_layers(request, private_ipc, drop_bounding_set);
+    layers.splice(0..0, process_layers(request, drop_bounding_set));
     layers.extend(built.layers);
     layers.push(seccomp_layer());
     if request.hard_requirement {
-        refuse_incomplete(&layers)?;
+        refuse_incomplete(request, &layers)?;
     }
     let failed = io::pipe()?;
     nix::fcntl::fcntl(&failed.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
         .map_err(io::Error::from)?;
     let filter = seccomp::compile()?;
-    let plan = Plan { private_ipc, drop_bounding_set, user, ceiling: built.ceiling, filter };
+    let init_filter = seccomp::compile_for_init()?;
+    let ceiling = built.ceiling;
+    let plan = Plan { namespaces, drop_bounding_set, user, ceiling, filter, init_filter };
     let report = BackstopReport {
         landlock_abi: built.abi,
         landlock_abi_used: built.abi.min(landlock::NEWEST_ABI),
@@ -176,20 +205,55 @@ impl Prepared {
     ///
     /// Async-signal-safe: it makes system calls and does not allocate.
     pub fn enter(&self) -> io::Result<()> {
-        enter::run(&self.plan).map_err(|(step, errno)| {
-            // The pipe is empty but for bytes of earlier failures: this cannot block.
-            let _ = (&self.failed.1).write(&[step as u8]);
+        // The pipe is empty but for bytes of earlier failures: this cannot block.
+        let tell = |what: u8, why: u8| drop((&self.failed.1).write(&[what, why]));
+        let went_without = |step: Step, why: u8| tell(step as u8 | WENT_WITHOUT, why);
+        enter::run(&self.plan, &went_without).map_err(|(step, errno)| {
+            tell(step as u8, errno as u8);
             io::Error::from_raw_os_error(errno as i32)
         })
     }
 
+    /// Whether [`Prepared::enter`] must be called by process 1 of a new pid namespace.
+    pub fn needs_pid_namespace(&self) -> bool {
+        self.plan.namespaces.pid
+    }
+
+    /// What the child said, oldest first.
+    fn told(&self) -> impl Iterator<Item = [u8; 2]> + '_ {
+        std::iter::from_fn(|| {
+            let mut bytes = [0; 2];
+            (&self.failed.0).read_exact(&mut bytes).is_ok().then_some(bytes)
+        })
+    }
+
+    /// Takes out of the report what the child, which now runs, went without.
+    pub fn correct(&self, report: &mut BackstopReport) {
+        for [what, why] in self.told().filter(|[what, _]| what & WENT_WITHOUT != 0) {
+            let refused = || {
+                let errno = nix::errno::Errno::from_raw(why.into());
+                format!("the host refuses to mount it: {}", errno.desc())
+            };
+            match Step::from_byte(what & !WENT_WITHOUT) {
+                Some(Step::OwnProc) => {
+                    report.lost(Part::Pid.layer(), namespaces::OWN_PROC, &refused());
+                }
+                Some(Step::OwnTmp) => {
+                    report.lost(Part::Tmp.layer(), Part::Tmp.gives(), &refused());
+                }
+                Some(Step::LateRules) => {
+                    let rule = self.plan.ceiling.in_proc.get(usize::from(why));
+                    let path = rule.map(|rule| rule.path().to_owned()).unwrap_or_default();
+                    report.skipped(path, "the sandbox's own /proc does not have it");
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Turns the error of a spawn whose child called [`Prepared::enter`] into what happened.
     pub fn explain(&self, error: io::Error) -> LaunchError {
-        let mut byte = [0];
-        let step = match (&self.failed.0).read(&mut byte) {
-            Ok(1) => Step::from_byte(byte[0]),
-            _ => None,
-        };
+        let step = self.told().find_map(|[what, _]| Step::from_byte(what));
         match step.map(Step::describe) {
             Some((step, fix)) => LaunchError::Step { step, fix, source: error },
             None => LaunchError::Exec(error),
@@ -213,7 +277,7 @@ fn credentials(request: &Request, may_change: bool) -> Result<Option<Credentials
     }
 }
 
-fn process_layers(request: &Request, private_ipc: bool, bounding_set: bool) -> Vec<Layer> {
+fn process_layers(request: &Request, bounding_set: bool) -> Vec<Layer> {
     let given = |on: bool, what: &'static str| if on { vec![what] } else { Vec::new() };
     let sets = "permitted, effective, inheritable and ambient sets empty";
     let bound = "bounding set empty and securebits locked";
@@ -222,15 +286,8 @@ fn process_layers(request: &Request, private_ipc: bool, bounding_set: bool) -> V
     let unprivileged = "an unprivileged user";
     let dropped = request.user.is_some() || !Uid::effective().is_root();
     let process = vec!["no_new_privs", "no core files", "inherited files closed"];
-    let ipc = "private System V and POSIX message IPC";
     vec![
         Layer::new("process", process.clone(), process, ""),
-        Layer::new(
-            "ipc",
-            vec![ipc],
-            given(private_ipc, ipc),
-            "clawbox lacks CAP_SYS_ADMIN, or the kernel has no IPC namespaces",
-        ),
         Layer::new("capabilities", vec![sets, bound], capabilities, "clawbox lacks CAP_SETPCAP"),
         Layer::new(
             "user",
@@ -248,13 +305,22 @@ fn seccomp_layer() -> Layer {
 
 /// The layers that `hard_requirement` needs whole: those behind a promise of the base language.
 /// The others say in the report what they lack.
-const HARD: [&str; 5] =
-    ["ipc", "capabilities", "landlock.files", "landlock.tcp_ports", "landlock.scopes"];
+const HARD: [&str; 9] = [
+    "namespaces.pid",
+    "namespaces.mount",
+    "namespaces.ipc",
+    "namespaces.uts",
+    "namespaces.cgroup",
+    "capabilities",
+    "landlock.files",
+    "landlock.tcp_ports",
+    "landlock.scopes",
+];
 
-fn refuse_incomplete(layers: &[Layer]) -> Result<(), LaunchError> {
-    let lacking =
-        layers.iter().find(|layer| layer.state != LayerState::Full && HARD.contains(&layer.layer));
-    match lacking {
+fn refuse_incomplete(request: &Request, layers: &[Layer]) -> Result<(), LaunchError> {
+    let lacks = |layer: &&Layer| layer.state != LayerState::Full && HARD.contains(&layer.layer);
+    let waived = |layer: &&Layer| namespaces::is_waived(request, layer.layer);
+    match layers.iter().filter(lacks).find(|layer| !waived(layer)) {
         None => Ok(()),
         Some(layer) => Err(LaunchError::NotFull {
             layer: layer.layer,

@@ -25,7 +25,30 @@ impl BackstopReport {
     pub fn incomplete(&self) -> impl Iterator<Item = &Layer> {
         self.layers.iter().filter(|layer| layer.state != LayerState::Full)
     }
+
+    /// The host refused the child what the launch had counted on.
+    pub(super) fn lost(&mut self, layer: &str, what: &'static str, why: &str) {
+        for layer in self.layers.iter_mut().filter(|found| found.layer == layer) {
+            layer.lose(what, why);
+        }
+    }
+
+    /// A path is not there in the sandbox.
+    pub(super) fn skipped(&mut self, path: PathBuf, why: &str) {
+        for files in self.layers.iter_mut().filter(|layer| layer.layer == "landlock.files") {
+            if !files.requested.contains(&RULE_FOR_EVERY_PATH) {
+                files.requested.push(RULE_FOR_EVERY_PATH);
+            }
+            files.lose(RULE_FOR_EVERY_PATH, SOME_SKIPPED);
+        }
+        self.skipped_paths.push(SkippedPath { path, why: why.to_owned() });
+    }
 }
+
+/// What [`BackstopReport::skipped_paths`] takes from `landlock.files`.
+pub(super) const RULE_FOR_EVERY_PATH: &str = "a rule for every path";
+/// And why.
+pub(super) const SOME_SKIPPED: &str = "some paths do not exist (skipped_paths)";
 
 /// One backstop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -59,6 +82,14 @@ impl Layer {
         };
         let why = if state == LayerState::Full { String::new() } else { why.into() };
         Self { layer, requested, actual, state, why }
+    }
+
+    /// Takes back, after the fact, what could not be given.
+    fn lose(&mut self, what: &'static str, why: &str) {
+        let (requested, mut actual) = (self.requested.clone(), self.actual.clone());
+        actual.retain(|given| *given != what);
+        let why = if self.why.is_empty() { why.to_owned() } else { format!("{}; {why}", self.why) };
+        *self = Self::new(self.layer, requested, actual, why);
     }
 
     /// What was asked and not given.

@@ -9,6 +9,7 @@ use seccompiler::{
 };
 
 use super::syscalls::{Condition, Denial, Test, When, denials};
+use crate::sandbox::init::CALLS;
 
 /// Numbers from here on are x32 calls: x86_64's architecture tag, other numbers. A filter that
 /// compares numbers for equality lets every one of them pass.
@@ -54,6 +55,17 @@ pub(super) fn compile() -> Result<BpfProgram, BackendError> {
         program.extend_from_slice(&part[ARCHITECTURE_CHECK..]);
     }
     Ok(program)
+}
+
+/// Builds the filter of process 1: what it does not need ends it, and the sandbox with it.
+pub(super) fn compile_for_init() -> Result<BpfProgram, BackendError> {
+    SeccompFilter::new(
+        CALLS.into_iter().map(|number| (number, Vec::new())).collect(),
+        SeccompAction::KillProcess,
+        SeccompAction::Allow,
+        TargetArch::try_from(std::env::consts::ARCH)?,
+    )?
+    .try_into()
 }
 
 fn refuse_x32() -> [sock_filter; 3] {
@@ -169,6 +181,17 @@ mod tests {
         }
         const I386: u32 = 0x4000_0003;
         assert_eq!(verdict(&program, I386, 20, [0; 6]), KILL_PROCESS);
+    }
+
+    #[test]
+    fn process_1_is_left_its_own_calls_and_none_besides() {
+        let program = compile_for_init().unwrap();
+        for number in 0..1024 {
+            let want = if CALLS.contains(&number) { ALLOW } else { KILL_PROCESS };
+            assert_eq!(verdict(&program, NATIVE, number as u32, [0; 6]), want, "{number}");
+        }
+        let x32 = X32_SYSCALL_BIT | CALLS[0] as u32;
+        assert_eq!(verdict(&program, NATIVE, x32, [0; 6]), KILL_PROCESS);
     }
 
     const ALLOW: u32 = 0x7fff_0000;

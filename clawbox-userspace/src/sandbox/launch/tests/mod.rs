@@ -100,6 +100,8 @@ fn everyday(more: &[&Path]) -> Request {
         read_only: read_only.iter().map(PathBuf::from).filter(|path| path.exists()).collect(),
         read_write,
         user: Some(nobody()),
+        // The tests' children are in no pid namespace; whole sandboxes are tested elsewhere.
+        shared: vec![Part::Pid, Part::Mount, Part::Uts, Part::Cgroup, Part::Tmp],
         ..Request::default()
     }
 }
