@@ -45,20 +45,30 @@ pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
-    let written = child.stdout.take().map(pass_through).unwrap_or_default();
+    let written = child.stdout.take().map(|stdout| pass_through(stdout, None)).unwrap_or_default();
     let status = child.wait().with_context(|| format!("cannot wait for `{}`", shown(command)))?;
     Ok((status, written))
 }
 
-/// Copies a child's output to ours as it comes; returns all of it.
-pub fn pass_through(mut from: ChildStdout) -> String {
+/// Copies a child's output to ours as it comes; returns all of it. With a label it goes line by
+/// line, each with the label in front, so that several may write at once.
+pub fn pass_through(mut from: ChildStdout, label: Option<&str>) -> String {
     let mut all = Vec::new();
     let mut chunk = [0; 4096];
+    let mut told = 0;
     let mut to = io::stdout();
     while let Ok(length @ 1..) = from.read(&mut chunk) {
         all.extend_from_slice(&chunk[..length]);
         // With nobody left to read it, the child still goes on to its status.
-        let _ = to.write_all(&chunk[..length]).and_then(|()| to.flush());
+        let Some(label) = label else {
+            let _ = to.write_all(&chunk[..length]).and_then(|()| to.flush());
+            continue;
+        };
+        while let Some(end) = all[told..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&all[told..told + end]);
+            let _ = writeln!(to, "{label:>6} | {}", line.trim_end());
+            told += end + 1;
+        }
     }
     String::from_utf8_lossy(&all).into_owned()
 }

@@ -341,7 +341,8 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     if !has_lsm(&scene) {
         return;
     }
-    // As root, so that only the hooks and the empty capabilities stand in the way.
+    // As root and with the host's processes in sight, so that only the hooks and the empty
+    // capabilities stand in the way.
     let host = std::process::id();
     let tries = [
         ("environment", format!("read('/proc/{host}/environ')")),
@@ -358,6 +359,7 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     let tries: Vec<(&str, &str)> =
         tries.iter().map(|(name, code)| (*name, code.as_str())).collect();
     let clawbox = Clawbox::new(&scene.world, &scene.policy("")).user(None).with_lsm();
+    let clawbox = clawbox.argument("--share").argument("pid");
     let mut running = clawbox.spawn(&[PYTHON, "-c", ATTACKER]);
     for (name, code) in &tries {
         running.say(&format!("{name}: {code}"));

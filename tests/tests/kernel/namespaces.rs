@@ -214,7 +214,7 @@ fn a_private_tmp_is_empty_writable_and_gone_with_the_run() {
     );
     let command = ["/bin/sh", "-c", &script];
     let clawbox = |policy: &str| Clawbox::new(&scene.world, policy).workdir(Path::new("/usr"));
-    let run = clawbox(FAR_FROM_TMP).run(&command);
+    let run = clawbox(FAR_FROM_TMP).with_lsm().run(&command);
     let said: Vec<&str> = run.stdout.lines().collect();
     assert_eq!(said[..2], ["own", &format!("1777 {NOBODY}")], "{run:?}");
     // The host's may be a mount too, beneath it.

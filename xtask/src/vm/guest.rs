@@ -92,8 +92,8 @@ pub fn write_image(
     guest: &Guest,
 ) -> Result<PathBuf> {
     remove_abandoned(directory);
-    // By process: two VMs may be started at once.
-    let image = directory.join(format!("image-{}.cpio", std::process::id()));
+    // By process and kernel: two VMs may be started at once.
+    let image = directory.join(format!("image-{}.{}.cpio", std::process::id(), kernel.name));
     let top = image.with_extension("top");
     write_top(&top, kernel, guest)?;
     let join = || -> io::Result<()> {

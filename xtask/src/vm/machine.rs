@@ -30,6 +30,8 @@ pub struct Limits {
     pub memory_mib: u32,
     /// From start to the command's end.
     pub time: Duration,
+    /// What to put before each line of output, if it is not the only machine.
+    pub label: Option<&'static str>,
 }
 
 /// What the guest's command did.
@@ -79,7 +81,7 @@ fn run_once(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<End> {
         .spawn()
         .context("cannot start `qemu-system-x86_64`; `cargo xtask setup --for test` installs it")?;
     let stdout = child.stdout.take().context("QEMU has no output")?;
-    let reader = thread::spawn(move || process::pass_through(stdout));
+    let reader = thread::spawn(move || process::pass_through(stdout, limits.label));
     let waited = wait(&mut child, &report, limits.time);
     let output = reader.join().unwrap_or_default();
     let text = fs::read_to_string(&report).unwrap_or_default();

@@ -67,7 +67,8 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     if clawbox.exists() {
         guest.copies.push(Copy { from: clawbox, to: PathBuf::from(CLAWBOX) });
     }
-    let limits = Limits { memory_mib: args.memory, time: Duration::from_secs(args.timeout) };
+    let limits =
+        Limits { memory_mib: args.memory, time: Duration::from_secs(args.timeout), label: None };
     let outcome = boot(workspace, args.kernel, &guest, limits)?;
     Ok(ExitCode::from(outcome.status))
 }
