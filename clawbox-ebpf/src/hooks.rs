@@ -3,6 +3,7 @@
 mod address;
 mod exec;
 mod file;
+mod listen;
 mod peer;
 mod privilege;
 mod socket;

@@ -21,6 +21,7 @@ offsets! {
     OFF_FILE_DENTRY OFF_DENTRY_INODE OFF_INODE_SB OFF_INODE_INO OFF_SB_DEV
     OFF_FILE_MNT OFF_FILE_MODE OFF_FILE_FLAGS OFF_PATH_MNT OFF_PATH_DENTRY OFF_DENTRY_PARENT
     OFF_DENTRY_NAME OFF_SB_FLAGS OFF_MOUNT_MNT OFF_MOUNT_PARENT OFF_MOUNT_POINT OFF_MOUNT_NS
+    OFF_SOCKET_SOCK OFF_SOCK_FAMILY OFF_SOCK_PORT
     OFF_VMA_FILE OFF_TASK_CRED OFF_TASK_REAL_CRED
     OFF_TASK_REAL_PARENT OFF_TASK_LEADER OFF_TASK_BORN OFF_TASK_EXECS
 }
@@ -313,6 +314,20 @@ pub fn open_mode(file: Kernel) -> (bool, bool, bool) {
 #[inline(always)]
 pub fn bprm_file(bprm: Kernel) -> Kernel {
     bprm.pointer(&OFF_BPRM_FILE)
+}
+
+/// `AF_INET`, `AF_INET6`.
+const INTERNET: [u16; 2] = [2, 10];
+
+/// Whether an internet socket has no local port yet (`skc_num`).
+#[inline(always)]
+pub fn is_unbound(socket: Kernel) -> bool {
+    let sock = socket.pointer(&OFF_SOCKET_SOCK);
+    if sock.is_null() {
+        return false;
+    }
+    let (family, port): (u16, u16) = (sock.field(&OFF_SOCK_FAMILY), sock.field(&OFF_SOCK_PORT));
+    (family == INTERNET[0] || family == INTERNET[1]) && port == 0
 }
 
 /// The file behind a mapping; null for anonymous memory.

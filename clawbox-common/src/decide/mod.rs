@@ -333,6 +333,16 @@ pub fn bind<L: Lookup>(lookup: &L, standing: &Standing<'_>, local: &Destination)
     }
 }
 
+/// May this subject listen on a socket that it has not bound, at a port of the kernel's choice? A
+/// policy names the ports that may be listened on.
+#[inline(always)]
+pub fn listen_unbound<L: Lookup>(lookup: &L, standing: &Standing<'_>) -> Decision {
+    match placed(lookup, standing) {
+        Err(decision) => decision,
+        Ok((_, state)) => deny(Reason::ListenNotAllowed, state),
+    }
+}
+
 /// Socket types and protocols, `include/uapi/linux/in.h` and `net.h`.
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;

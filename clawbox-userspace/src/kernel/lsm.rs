@@ -54,6 +54,7 @@ const HOOKS: &[Hook] = &[
     hook("bprm_check_security"),
     hook("mmap_file"),
     hook("file_mprotect"),
+    hook("socket_listen"),
     hook("ptrace_access_check"),
     hook("task_kill"),
     hook("sb_mount"),

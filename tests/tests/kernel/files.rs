@@ -66,22 +66,6 @@ fn attempts(
     (outcomes, run)
 }
 
-/// Whether this kernel runs BPF LSM programs. In the VMs it must; where it does not, a run that
-/// requires them is refused.
-fn has_lsm(scene: &Scene) -> bool {
-    if std::env::var_os("CLAWBOX_TESTS_LSM").is_some() {
-        return true;
-    }
-    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).with_lsm();
-    let run = clawbox.argument("--lsm").argument("require").run(&["/bin/true"]);
-    if run.status == 125 {
-        assert!(run.stderr.contains("no BPF LSM programs"), "{}", run.stderr);
-        return false;
-    }
-    assert_eq!(run.status, 0, "{}", run.stderr);
-    true
-}
-
 /// Asserts each outcome: `EACCES` where `closed` says so.
 #[track_caller]
 fn expect(outcomes: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
@@ -151,7 +135,7 @@ fn owned_by_sandbox(path: &Path) {
 #[test]
 fn islands_in_a_writable_tree_hold_against_every_way_to_change_them() {
     let scene = Scene::new();
-    if !has_lsm(&scene) {
+    if !scene.has_lsm() {
         return;
     }
     let root = tree(&scene);
@@ -260,10 +244,67 @@ fn islands_in_a_writable_tree_hold_against_every_way_to_change_them() {
     assert!(denials.iter().any(|(action, reason, _)| (*action, *reason) == ("mkdir", "too-deep")));
 }
 
+/// The kernel opens the layers in the sandbox's name, and they are in no rule.
+#[test]
+fn on_overlayfs_the_merged_tree_is_judged_and_its_layers_are_not() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let base = std::fs::canonicalize(scene.world.private()).unwrap();
+    for directory in ["lower/island", "upper", "index", "merged"] {
+        std::fs::create_dir_all(base.join(directory)).unwrap();
+    }
+    std::fs::write(base.join("lower/file"), "below").unwrap();
+    std::fs::write(base.join("lower/island/file"), "below").unwrap();
+    open_to_all(&base);
+    owned_by_sandbox(&base.join("lower"));
+    owned_by_sandbox(&base.join("upper"));
+    let at = |name: &str| base.join(name).display().to_string();
+    let options =
+        format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("upper"), at("index"));
+    let merged = base.join("merged");
+    let flags = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("overlay"), &merged, Some("overlay"), flags, Some(options.as_str()))
+        .unwrap();
+    let policy = scene.policy("").replace(
+        "read_write: [/dev/null]",
+        &format!("read_write: [/dev/null, {m}]\n  deny: [{m}/closed]", m = merged.display()),
+    );
+    let policy = policy.replace("/proc, ", &format!("/proc, {}/island, ", merged.display()));
+    let go = format!("os.chdir('{}'); read('file')", merged.display());
+    let tries = [
+        ("read", go.as_str()),
+        ("copy-up", "open('file', 'a').write(' and above')"),
+        ("create", "open('new', 'w').write('new')"),
+        ("rename", "os.rename('new', 'newer')"),
+        ("mode", "os.chmod('newer', 0o600); os.utime('newer', (0, 0))"),
+        ("remove", "os.unlink('newer')"),
+        ("island-read", "read('island/file')"),
+        ("island-write", "write('island/file')"),
+        ("island-times", "os.utime('island/file', (0, 0))"),
+        ("closed", "os.mkdir('closed')"),
+        ("layer", &format!("read('{}')", at("lower/file"))),
+    ];
+    let (outcomes, run) = attempts(&scene, &policy, &tries);
+    nix::mount::umount(&merged).unwrap();
+    let denied = ["island-write", "island-times", "closed", "layer"];
+    let expected: Vec<(&str, &str)> = tries
+        .iter()
+        .map(|(name, _)| (*name, if denied.contains(name) { "EACCES" } else { "ok" }))
+        .collect();
+    assert_eq!(
+        outcomes,
+        expected.into_iter().map(|(n, o)| (n.to_owned(), o.to_owned())).collect(),
+        "{run:?}"
+    );
+    assert_eq!(std::fs::read_to_string(base.join("upper/file")).unwrap(), "below and above");
+}
+
 #[test]
 fn what_the_sandbox_may_write_it_may_not_execute() {
     let scene = Scene::new();
-    if !has_lsm(&scene) {
+    if !scene.has_lsm() {
         return;
     }
     let work = std::fs::canonicalize(scene.world.work()).unwrap();
@@ -303,7 +344,7 @@ fn what_the_sandbox_may_write_it_may_not_execute() {
 #[test]
 fn a_rule_for_one_binary_opens_a_path_to_it_and_to_nobody_else() {
     let scene = Scene::new();
-    if !has_lsm(&scene) {
+    if !scene.has_lsm() {
         return;
     }
     let private = std::fs::canonicalize(scene.world.work()).unwrap().parent().unwrap().join("data");
@@ -338,7 +379,7 @@ fn a_rule_for_one_binary_opens_a_path_to_it_and_to_nobody_else() {
 #[test]
 fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     let scene = Scene::new();
-    if !has_lsm(&scene) {
+    if !scene.has_lsm() {
         return;
     }
     // As root and with the host's processes in sight, so that only the hooks and the empty

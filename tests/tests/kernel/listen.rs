@@ -155,9 +155,13 @@ fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
 }
 
 #[test]
-#[ignore = "hole: listen(2) without bind(2) passes no cgroup hook; needs the LSM's socket_listen"]
-fn a_listener_that_was_never_bound_is_refused() {
+fn a_listener_that_was_never_bound_is_refused_where_the_kernel_has_bpf_lsm() {
     let scene = Scene::new();
-    let account = scene.attack_with(&scene.policy(""), &["listen-unbound="]);
+    if !scene.has_lsm() {
+        return;
+    }
+    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).with_lsm();
+    let account = Account::of(clawbox.run(&[scene.attack().as_str(), "listen-unbound="]));
     account.expect(&[("listen-unbound=", "EPERM")]);
+    assert_eq!(account.denials(), [("bind", "listen-not-allowed")]);
 }

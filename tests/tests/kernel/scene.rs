@@ -87,6 +87,22 @@ impl Scene {
         Account::of(Clawbox::new(&self.world, policy).run(&["/bin/sh", "-c", script]))
     }
 
+    /// Whether this kernel runs BPF LSM programs. In the VMs it must; where it does not, a run that
+    /// requires them is refused.
+    pub fn has_lsm(&self) -> bool {
+        if std::env::var_os("CLAWBOX_TESTS_LSM").is_some() {
+            return true;
+        }
+        let clawbox = Clawbox::new(&self.world, &self.policy("")).with_lsm();
+        let run = clawbox.argument("--lsm").argument("require").run(&["/bin/true"]);
+        if run.status == 125 {
+            assert!(run.stderr.contains("no BPF LSM programs"), "{}", run.stderr);
+            return false;
+        }
+        assert_eq!(run.status, 0, "{}", run.stderr);
+        true
+    }
+
     /// What arrived on the far side from anybody but clawbox's own questions to the name server.
     pub fn arrived(&self) -> Vec<Packet> {
         let server = IpAddr::from(NAMESERVER);
