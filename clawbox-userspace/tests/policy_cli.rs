@@ -104,6 +104,33 @@ fn explain_gives_the_verdict_and_the_rule() {
 }
 
 #[test]
+fn explain_decides_about_files_as_the_kernel_does_from_this_host_s_objects() {
+    let files = Files::new();
+    let policy = files.write(
+        "p.yaml",
+        "version: 1\nfilesystem_policy:\n  read_only: [/usr]\n  read_write: [/var]\n  \
+         deny: [/var/no/such, \"**/.env\"]\n  \
+         rules: [{ binaries: [{ path: /usr/bin/git }], read_only: [/etc] }]\n",
+    );
+    for (binary, path, access, code, says) in [
+        ("/usr/bin/cat", "/usr/bin/../lib", "read", 0, "the rule at /usr decides"),
+        ("/usr/bin/cat", "/usr/lib", "write", 1, "deny: read-only"),
+        ("/usr/bin/cat", "/var/new", "write", 0, "the rule at /var decides"),
+        ("/usr/bin/cat", "/var/new", "execute", 1, "deny: writable-program"),
+        ("/usr/bin/cat", "/var/no/such/thing", "read", 1, "deny: closed-file"),
+        ("/usr/bin/cat", "/var/a/.env", "read", 1, "deny: closed-file"),
+        ("/usr/bin/cat", "/etc/passwd", "read", 1, "deny: unknown-file"),
+        ("/usr/bin/git", "/etc/passwd", "read", 0, "the rule at /etc decides"),
+    ] {
+        let command = ["explain", &policy, "--binary", binary, "--path", path, "--access", access];
+        let output = clawbox(&command);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{path} {access}: {text}");
+        assert!(text.contains(says), "{path} {access}: {text}");
+    }
+}
+
+#[test]
 fn explain_says_that_a_rule_is_there_but_denied_entirely() {
     let files = Files::new();
     let narrow = NETWORK.replace("port: 443", "port: 443, access: read-only");

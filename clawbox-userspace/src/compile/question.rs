@@ -83,7 +83,7 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
             hand_out(&mut lookup, rule.hosts())
         }
     };
-    let subject = subject(image, question);
+    let subject = subject(image, &question.binary, &question.ancestors);
     let to =
         Destination { address, port: question.port.get(), transport: question.transport, netns: 0 };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
@@ -117,10 +117,12 @@ fn hand_out(lookup: &mut ImageLookup<'_>, hosts: HostIds) -> Address {
     address
 }
 
-fn subject(image: &MapImage, question: &Question) -> Subject {
-    let own = image.slots_of(&question.binary);
+/// Who a program is under a policy, with the programs further up.
+#[must_use]
+pub fn subject(image: &MapImage, binary: &Path, ancestors: &[PathBuf]) -> Subject {
+    let own = image.slots_of(binary);
     let mut lineage = own;
-    for ancestor in &question.ancestors {
+    for ancestor in ancestors {
         lineage.extend(&image.slots_of(ancestor));
     }
     Subject { sandbox: SANDBOX, own, lineage, ..Subject::default() }

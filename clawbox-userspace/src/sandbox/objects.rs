@@ -7,11 +7,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use clawbox_common::decide::Lookup;
+use clawbox_common::decide::file::{Opinion, Search};
 use clawbox_common::file::{
     BY_BINARY, DENIED, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READABLE, WRITABLE,
 };
 use clawbox_common::limits::FILE_NAME;
-use clawbox_common::subject::FileId;
+use clawbox_common::rule::{
+    AddressKey, HostIds, ListenerKey, RuleKey, RuleValue, SandboxState, SyntheticKey,
+    SyntheticValue,
+};
+use clawbox_common::subject::{FileId, Subject};
 
 use crate::compile::MapImage;
 use crate::compile::files::{FileGrant, Give};
@@ -53,6 +59,39 @@ impl Objects {
             }
         }
         found
+    }
+
+    /// What the kernel programs would find on their way up from a path, by the same steps, and the
+    /// path at which they would find it. A path that does not exist is asked for as if it were made
+    /// now.
+    #[must_use]
+    pub fn search(
+        &self,
+        state: &SandboxState,
+        subject: &Subject,
+        mounts: &Mounts,
+        path: &Path,
+    ) -> (Opinion, Option<PathBuf>) {
+        let (existing, missing) = split(path);
+        let mut whole = std::fs::canonicalize(existing).unwrap_or_else(|_| existing.to_owned());
+        whole.extend(missing);
+        let mut search = Search::new(state);
+        let mut below: Option<&OsStr> = None;
+        for at in whole.ancestors() {
+            let object = mounts.hold(at).map(|held| held.id).unwrap_or_default();
+            let name = |into: &mut [u8; FILE_NAME]| match below.and_then(fitting) {
+                Some(name) => {
+                    *into = name;
+                    true
+                }
+                None => false,
+            };
+            if search.step(self, subject, object, name) {
+                return (search.opinion(), Some(at.to_owned()));
+            }
+            below = at.file_name();
+        }
+        (search.opinion(), None)
     }
 
     fn add(&mut self, mounts: &Mounts, path: &Path, rule: &FileRule, give: Give) {
@@ -138,12 +177,49 @@ impl Objects {
     }
 
     fn name_key(&self, directory: FileId, name: &OsStr) -> Option<NameKey> {
-        let bytes = name.as_bytes();
-        let mut key = NameKey { directory, policy: self.generation, zero: 0, name: [0; FILE_NAME] };
-        // One byte stays zero: the kernel says of a name that fills the buffer that it is cut.
-        (bytes.len() < FILE_NAME - 1).then(|| key.name[..bytes.len()].copy_from_slice(bytes))?;
-        Some(key)
+        let name = fitting(name)?;
+        Some(NameKey { directory, policy: self.generation, zero: 0, name })
     }
+}
+
+/// Of the tables only those of files: a search asks for no others.
+impl Lookup for Objects {
+    fn file(&self, key: &FileKey) -> Option<&FileRule> {
+        self.files.get(key)
+    }
+
+    fn name(&self, key: &NameKey) -> Option<&FileRule> {
+        self.names.get(key)
+    }
+
+    fn sandbox(&self, _: u32) -> Option<&SandboxState> {
+        None
+    }
+
+    fn rule(&self, _: &RuleKey) -> Option<&RuleValue> {
+        None
+    }
+
+    fn synthetic(&self, _: &SyntheticKey) -> Option<&SyntheticValue> {
+        None
+    }
+
+    fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
+        None
+    }
+
+    fn listens(&self, _: &ListenerKey) -> bool {
+        false
+    }
+}
+
+/// A name as a key has it. `None` where it does not fit.
+fn fitting(name: &OsStr) -> Option<[u8; FILE_NAME]> {
+    let bytes = name.as_bytes();
+    let mut fitting = [0; FILE_NAME];
+    // One byte stays zero: the kernel says of a name that fills the buffer that it is cut.
+    (bytes.len() < FILE_NAME - 1).then(|| fitting[..bytes.len()].copy_from_slice(bytes))?;
+    Some(fitting)
 }
 
 fn too_long(what: &str) -> String {

@@ -4,19 +4,25 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use clawbox_common::decide::file::access;
+use clawbox_common::file::{EXECUTE, READ, WRITE};
 use clawbox_common::verdict::Verdict;
 use serde::Serialize;
 
 use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
-use crate::compile::compile;
-use crate::compile::question::{Answer, Question, Target, answer};
+use crate::compile::question::{Answer, Question, Target, answer, subject};
+use crate::compile::{MapImage, compile};
+use crate::kernel::file_id::Mounts;
+use crate::kernel::lsm;
 use crate::policy::load_any;
+use crate::sandbox::objects::Objects;
 
-/// Explain what a policy says about one connection
+/// Explain what a policy says about one connection or one file
 ///
 /// Prints the verdict, its reason and the rule that decided, as the kernel would: the same code
 /// runs on the same records.
@@ -27,23 +33,30 @@ Exit status: 0 allow; 1 deny; 2 the policy does not load.
 Examples:
   clawbox policy explain policy.yaml --binary /usr/bin/curl --host api.example.com --port 443
   clawbox policy explain policy.yaml --binary /usr/lib/git-core/git-remote-https \\
-      --ancestor /usr/bin/git --host git.example.com --port 443")]
+      --ancestor /usr/bin/git --host git.example.com --port 443
+  clawbox policy explain policy.yaml --binary /usr/bin/git --path /home/dev/.ssh/id --access read")]
 pub(super) struct Explain {
     /// Policy, preset or blueprint
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Program that connects
+    /// Program that connects, or uses the file
     #[arg(long, value_name = "PATH")]
     binary: PathBuf,
     /// Program that started it, directly or further up; may be repeated
     #[arg(long, value_name = "PATH")]
     ancestor: Vec<PathBuf>,
     /// Name or address it connects to
-    #[arg(long, value_name = "HOST")]
-    host: String,
+    #[arg(long, value_name = "HOST", requires = "port", required_unless_present = "path")]
+    host: Option<String>,
     /// Port it connects to
-    #[arg(long, value_name = "PORT")]
-    port: NonZeroU16,
+    #[arg(long, value_name = "PORT", requires = "host")]
+    port: Option<NonZeroU16>,
+    /// File or directory it uses, in place of --host and --port; looked up on this host
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["host", "port"])]
+    path: Option<PathBuf>,
+    /// What it does with the file
+    #[arg(long, value_enum, default_value_t, requires = "path")]
+    access: Access,
     /// Transport
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
@@ -60,6 +73,14 @@ enum Transport {
     #[default]
     Tcp,
     Udp,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Access {
+    #[default]
+    Read,
+    Write,
+    Execute,
 }
 
 /// What is printed.
@@ -94,22 +115,53 @@ impl Explain {
                 return Ok(ExitCode::from(DOES_NOT_LOAD));
             }
         };
-        let question = Question {
-            binary: self.binary.clone(),
-            ancestors: self.ancestor.clone(),
-            target: target(&self.host),
-            port: self.port,
-            transport: match self.transport {
-                Transport::Tcp => clawbox_common::rule::TCP,
-                Transport::Udp => clawbox_common::rule::UDP,
-            },
+        let answer = match (&self.path, &self.host, self.port) {
+            (Some(path), ..) => self.file(&image, path)?,
+            (None, Some(host), Some(port)) => {
+                let question = Question {
+                    binary: self.binary.clone(),
+                    ancestors: self.ancestor.clone(),
+                    target: target(host),
+                    port,
+                    transport: match self.transport {
+                        Transport::Tcp => clawbox_common::rule::TCP,
+                        Transport::Udp => clawbox_common::rule::UDP,
+                    },
+                };
+                answer(&image, &question)
+            }
+            _ => bail!("name --host and --port, or --path"),
         };
-        let answer = answer(&image, &question);
         self.print(&answer)?;
         Ok(match answer.verdict {
             Verdict::Allow => ExitCode::SUCCESS,
             Verdict::Deny => ExitCode::from(1),
         })
+    }
+
+    /// What BPF LSM programs decide about a file, by their own steps from this host's objects.
+    fn file<'a>(&self, image: &'a MapImage, path: &Path) -> anyhow::Result<Answer<'a>> {
+        let path = std::path::absolute(path)?;
+        let mounts = Mounts::read().context("cannot read /proc/self/mountinfo")?;
+        let objects = Objects::find(image, &mounts, &[]);
+        let state = image.state(0, 0);
+        let subject = subject(image, &self.binary, &self.ancestor);
+        let (opinion, at) = objects.search(&state, &subject, &mounts, &path);
+        let asked = match self.access {
+            Access::Read => READ,
+            Access::Write => WRITE,
+            Access::Execute => EXECUTE,
+        };
+        let decision = access(opinion, asked, &state);
+        let mut remarks: Vec<String> = at
+            .map(|at| format!("filesystem_policy: the rule at {} decides", at.display()))
+            .into_iter()
+            .collect();
+        if let Some(why) = lsm::refusal_when_tried() {
+            remarks.push(format!("by Landlock alone here, which knows no islands: {why}"));
+        }
+        let (verdict, reason) = (decision.verdict, decision.reason);
+        Ok(Answer { verdict, reason, rule: None, remarks })
     }
 
     fn print(&self, answer: &Answer<'_>) -> anyhow::Result<()> {
