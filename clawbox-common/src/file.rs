@@ -50,6 +50,9 @@ pub const BY_BINARY: u32 = 8;
 pub const HAS_NAMES: u32 = 16;
 /// A rule lies below, so this entry must keep its name: it may not be moved, removed or replaced.
 pub const HELD: u32 = 32;
+/// Some binary may write here. Not an opinion, but what any of the sandbox can write none of it may
+/// execute, also where it is told by a rule above.
+pub const WRITTEN_BY_SOME: u32 = 64;
 
 /// What is allowed at an object and below it, until a nearer rule says otherwise.
 #[repr(C)]

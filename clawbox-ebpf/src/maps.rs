@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use clawbox_common::{
-    decide::Lookup,
+    decide::{Files, Lookup},
     file::{FileKey, FileRule, NameKey},
     limits,
     rule::{
@@ -120,6 +120,13 @@ impl Lookup for KernelLookup {
     }
 
     #[inline(always)]
+    fn listens(&self, key: &ListenerKey) -> bool {
+        LISTENERS.get_ptr(key).is_some()
+    }
+}
+
+impl Files for KernelLookup {
+    #[inline(always)]
     fn file(&self, key: &FileKey) -> Option<&FileRule> {
         // SAFETY: as for `rule`.
         unsafe { FILES.get(key) }
@@ -129,10 +136,5 @@ impl Lookup for KernelLookup {
     fn name(&self, key: &NameKey) -> Option<&FileRule> {
         // SAFETY: as for `rule`.
         unsafe { NAMES.get(key) }
-    }
-
-    #[inline(always)]
-    fn listens(&self, key: &ListenerKey) -> bool {
-        LISTENERS.get_ptr(key).is_some()
     }
 }

@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use clawbox_common::{
-    decide::file::{self, Name, Opinion, Search},
+    decide::file::{self, Name, Search},
     limits::FILE_DEPTH,
     rule::SandboxState,
     subject::{FileId, Subject},
@@ -18,7 +18,7 @@ use crate::{
 /// How a way up ended.
 #[derive(Clone, Copy)]
 pub struct Found {
-    pub opinion: Opinion,
+    pub search: Search,
     /// False where it was too long to be followed to its end.
     pub whole: bool,
 }
@@ -76,7 +76,7 @@ pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
     }
     // SAFETY: as above.
     let (search, end) = unsafe { (read_volatile(&way.search), read_volatile(&way.end)) };
-    Found { opinion: search.opinion(), whole: end != ON }
+    Found { search, whole: end != ON }
 }
 
 #[inline(always)]

@@ -1,10 +1,10 @@
 //! Files: the rule nearest to the object decides. Whoever asks goes up from the object, a
 //! directory at a time, and shows each step to a [`Search`].
 
-use super::{Decision, Lookup, allow, deny, placed};
+use super::{Decision, Files, Lookup, allow, deny, placed};
 use crate::file::{
     BY_BINARY, DENIED, EXECUTE, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READABLE, WRITABLE,
-    WRITE,
+    WRITE, WRITTEN_BY_SOME,
 };
 use crate::limits::{FILE_NAME, MASK_WORDS};
 use crate::rule::{EXECUTE_WRITABLE, NAMES_ANYWHERE, SandboxState};
@@ -39,6 +39,8 @@ pub struct Search {
     pub flags: u32,
     /// Flags of the rule that ended the search; zero while none has.
     pub rule: u64,
+    /// [`WRITTEN_BY_SOME`] of every rule on the way.
+    pub shared: u64,
     /// The subject's slots that the rule lets write; zero if none.
     pub writers: u64,
     /// The subject's slots that the rule lets read; zero if none.
@@ -51,14 +53,14 @@ impl Search {
     #[must_use]
     pub const fn new(state: &SandboxState) -> Self {
         let SandboxState { policy, flags, .. } = *state;
-        Self { policy, flags, rule: 0, writers: 0, readers: 0 }
+        Self { policy, flags, rule: 0, shared: 0, writers: 0, readers: 0 }
     }
 
     /// Looks at an object on the way. `name` writes the name by which the way came into this
     /// directory, and is asked only if names may have rules; false where there is none, as at the
     /// first step, or where it is longer than a rule's can be. True where the search ends.
     #[inline(always)]
-    pub fn step<L: Lookup>(
+    pub fn step<L: Files>(
         &mut self,
         lookup: &L,
         subject: &Subject,
@@ -87,6 +89,7 @@ impl Search {
     #[inline(always)]
     fn take(&mut self, rule: Option<&FileRule>, subject: &Subject) -> bool {
         let Some(rule) = rule else { return false };
+        self.shared |= u64::from(rule.flags & WRITTEN_BY_SOME);
         let for_all = u64::from(rule.flags & (DENIED | READABLE | WRITABLE));
         let (mut writers, mut readers) = (0, 0);
         for word in 0..MASK_WORDS {
@@ -99,6 +102,13 @@ impl Search {
         }
         (self.rule, self.writers, self.readers) = (for_all, writers, readers);
         true
+    }
+
+    /// Whether anybody of the sandbox may write what was searched for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_written(&self) -> bool {
+        self.shared != 0 || matches!(self.opinion(), Opinion::Writable)
     }
 
     /// What the rule that was found says: closed for all wins, then the most that it gives.
@@ -132,12 +142,16 @@ pub fn subject<'a, L: Lookup>(
 /// May it be done, after what the search has found? `access` is bits of [`crate::file`].
 #[inline(always)]
 #[must_use]
-pub fn access(opinion: Opinion, access: u32, state: &SandboxState) -> Decision {
+pub fn access(search: &Search, access: u32, state: &SandboxState) -> Decision {
+    let opinion = search.opinion();
     match opinion {
         Opinion::Unknown => deny(Reason::UnknownFile, state),
         Opinion::Denied => deny(Reason::ClosedFile, state),
         Opinion::Readable if access & WRITE != 0 => deny(Reason::ReadOnly, state),
-        Opinion::Writable if access & EXECUTE != 0 && state.flags & EXECUTE_WRITABLE == 0 => {
+        _ if access & EXECUTE != 0
+            && state.flags & EXECUTE_WRITABLE == 0
+            && search.is_written() =>
+        {
             deny(Reason::WritableProgram, state)
         }
         _ => allow(Reason::Rule, state),
@@ -148,7 +162,7 @@ pub fn access(opinion: Opinion, access: u32, state: &SandboxState) -> Decision {
 /// directory has found; `held` whether a rule stands at the entry itself.
 #[inline(always)]
 #[must_use]
-pub fn entry(directory: Opinion, held: bool, state: &SandboxState) -> Decision {
+pub fn entry(directory: &Search, held: bool, state: &SandboxState) -> Decision {
     let decision = access(directory, WRITE, state);
     if matches!(decision.verdict, Verdict::Allow) && held {
         return deny(Reason::HeldEntry, state);
@@ -159,7 +173,7 @@ pub fn entry(directory: Opinion, held: bool, state: &SandboxState) -> Decision {
 /// Whether a rule keeps an entry where it is: one at its object, or one at its name. `name` writes
 /// the entry's name; false where it is longer than a rule's can be.
 #[inline(always)]
-pub fn is_held<L: Lookup>(
+pub fn is_held<L: Files>(
     lookup: &L,
     state: &SandboxState,
     object: FileId,
@@ -231,9 +245,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::rule::{
-        AddressKey, HostIds, ListenerKey, RuleKey, RuleValue, SyntheticKey, SyntheticValue,
-    };
     use crate::subject::Mask;
 
     /// A policy as tables; its sandbox is 1 and its generation 7.
@@ -243,22 +254,7 @@ mod tests {
         names: BTreeMap<NameKey, FileRule>,
     }
 
-    impl Lookup for Tables {
-        fn sandbox(&self, _: u32) -> Option<&SandboxState> {
-            None
-        }
-        fn rule(&self, _: &RuleKey) -> Option<&RuleValue> {
-            None
-        }
-        fn synthetic(&self, _: &SyntheticKey) -> Option<&SyntheticValue> {
-            None
-        }
-        fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
-            None
-        }
-        fn listens(&self, _: &ListenerKey) -> bool {
-            false
-        }
+    impl Files for Tables {
         fn file(&self, key: &FileKey) -> Option<&FileRule> {
             self.files.get(key)
         }
@@ -304,6 +300,10 @@ mod tests {
 
         /// Goes up from the first object; each has the name it is known by in the next.
         fn up(&self, subject: &Subject, way: &[(u64, &str)]) -> Opinion {
+            self.search(subject, way).opinion()
+        }
+
+        fn search(&self, subject: &Subject, way: &[(u64, &str)]) -> Search {
             let mut search = Search::new(&STATE);
             let mut below: Option<&str> = None;
             for (inode, text) in way {
@@ -319,7 +319,7 @@ mod tests {
                 }
                 below = Some(text);
             }
-            search.opinion()
+            search
         }
     }
 
@@ -367,19 +367,35 @@ mod tests {
     fn opinions_become_verdicts_by_what_was_asked() {
         use crate::file::READ;
         let executes = SandboxState { flags: EXECUTE_WRITABLE, ..STATE };
-        for (opinion, asked, state, reason) in [
-            (Opinion::Unknown, READ, STATE, Reason::UnknownFile),
-            (Opinion::Denied, READ, STATE, Reason::ClosedFile),
-            (Opinion::Readable, READ | EXECUTE, STATE, Reason::Rule),
-            (Opinion::Readable, READ | WRITE, STATE, Reason::ReadOnly),
-            (Opinion::Writable, READ | WRITE, STATE, Reason::Rule),
-            (Opinion::Writable, EXECUTE, STATE, Reason::WritableProgram),
-            (Opinion::Writable, EXECUTE, executes, Reason::Rule),
+        for (rule, asked, state, reason) in [
+            (0, READ, STATE, Reason::UnknownFile),
+            (DENIED, READ, STATE, Reason::ClosedFile),
+            (READABLE, READ | EXECUTE, STATE, Reason::Rule),
+            (READABLE, READ | WRITE, STATE, Reason::ReadOnly),
+            (WRITABLE, READ | WRITE, STATE, Reason::Rule),
+            (WRITABLE, EXECUTE, STATE, Reason::WritableProgram),
+            (WRITABLE, EXECUTE, executes, Reason::Rule),
         ] {
-            let decision = access(opinion, asked, &state);
-            assert_eq!(decision.reason, reason, "{opinion:?} {asked}");
+            let found = Search { rule: u64::from(rule), ..Search::new(&state) };
+            let decision = access(&found, asked, &state);
+            assert_eq!(decision.reason, reason, "{rule} {asked}");
             assert_eq!(decision.verdict == Verdict::Allow, reason == Reason::Rule);
         }
+    }
+
+    #[test]
+    fn what_one_binary_may_write_no_other_may_execute() {
+        let mut slot = Mask::EMPTY;
+        slot.insert(3);
+        let flags_of_writer = BY_BINARY | WRITTEN_BY_SOME;
+        let tee = FileRule { flags: flags_of_writer, write_tree: slot, ..FileRule::default() };
+        let tables = Tables::default().at(1, flags(READABLE)).at(2, tee);
+        let nobody = Subject::default();
+        let below = tables.search(&nobody, &WAY);
+        assert_eq!(below.opinion(), Opinion::Readable);
+        assert_eq!(access(&below, EXECUTE, &STATE).reason, Reason::WritableProgram);
+        let above = tables.search(&nobody, &WAY[4..]);
+        assert_eq!(access(&above, EXECUTE, &STATE).reason, Reason::Rule);
     }
 
     #[test]

@@ -28,6 +28,10 @@ pub trait Lookup {
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds>;
     /// Whether a process of this sandbox listens there.
     fn listens(&self, key: &ListenerKey) -> bool;
+}
+
+/// The tables that a search for a file's rule reads; `None` as in [`Lookup`].
+pub trait Files {
     /// The rule that stands at an object.
     fn file(&self, key: &FileKey) -> Option<&FileRule>;
     /// The rule that stands at a name.

@@ -47,7 +47,7 @@ fn of_object(standing: &Standing<'_>, access: u32, place: Place) -> Decision {
         return file::placeless(access, state);
     }
     let found = search::from(place, state, subject);
-    if found.whole { file::access(found.opinion, access, state) } else { file::too_deep(state) }
+    if found.whole { file::access(&found.search, access, state) } else { file::too_deep(state) }
 }
 
 /// A change of a directory's entry: the directory is what is written.
@@ -62,7 +62,7 @@ fn of_entry(standing: &Standing<'_>, place: Place) -> Decision {
     if !found.whole {
         return file::too_deep(state);
     }
-    file::entry(found.opinion, search::is_held(place.dentry, state), state)
+    file::entry(&found.search, search::is_held(place.dentry, state), state)
 }
 
 /// Judges a change of one entry, or of two that change together, and reports a denial.

@@ -69,7 +69,7 @@ pub struct RunCommand {
     lsm: LsmUse,
     /// What of the host the command is to see, in place of one of its own; may be repeated
     #[arg(long, value_enum, value_name = "PART,...", value_delimiter = ',')]
-    share: Vec<ShareArgument>,
+    share: Vec<Part>,
     /// Name server to ask, in place of the host's; may be repeated
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = parse_server)]
     dns: Vec<SocketAddr>,
@@ -82,35 +82,6 @@ pub struct RunCommand {
 enum ModeArgument {
     Enforce,
     Audit,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ShareArgument {
-    /// Process numbers and /proc
-    Pid,
-    /// Mounts, and with them /proc and /tmp
-    Mount,
-    /// System V and POSIX message IPC
-    Ipc,
-    /// Host name
-    Uts,
-    /// The root of control groups
-    Cgroup,
-    /// /tmp
-    Tmp,
-}
-
-impl From<ShareArgument> for Part {
-    fn from(argument: ShareArgument) -> Self {
-        match argument {
-            ShareArgument::Pid => Self::Pid,
-            ShareArgument::Mount => Self::Mount,
-            ShareArgument::Ipc => Self::Ipc,
-            ShareArgument::Uts => Self::Uts,
-            ShareArgument::Cgroup => Self::Cgroup,
-            ShareArgument::Tmp => Self::Tmp,
-        }
-    }
 }
 
 fn parse_server(text: &str) -> Result<SocketAddr, String> {
@@ -162,14 +133,13 @@ impl RunCommand {
             None => std::env::current_dir()
                 .context("the current directory is gone; name one with --workdir")?,
         };
-        let shared = self.share.into_iter().map(Part::from).collect();
         let also_writable =
             if loaded.policy.filesystem.include_workdir() { vec![workdir.clone()] } else { vec![] };
         let needs_lsm = self.lsm != LsmUse::Off
             && lsm::refusal().is_none()
             && image.files.iter().any(|grant| grant.whom.is_some());
         let backstops = launch::Request {
-            shared,
+            shared: self.share,
             user: user.clone(),
             workdir: workdir.clone(),
             ..backstops(&loaded.policy, &image, &also_writable, needs_lsm)

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clawbox_common::address::Address;
 use clawbox_common::decide::Lookup;
-use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, AddressKey, HostIds, ListenerKey, RuleKey, RuleValue, SandboxState,
     SyntheticKey, SyntheticValue,
@@ -61,15 +60,6 @@ impl Lookup for ImageLookup<'_> {
                 AddressKey { address: masked(key.address, bits - ADDRESS_KEY_HEAD), ..*key };
             self.image.addresses.get(&(prefix, bits))
         })
-    }
-
-    /// Objects and names are a host's: a policy alone has none.
-    fn file(&self, _: &FileKey) -> Option<&FileRule> {
-        None
-    }
-
-    fn name(&self, _: &NameKey) -> Option<&FileRule> {
-        None
     }
 
     fn listens(&self, key: &ListenerKey) -> bool {

@@ -55,9 +55,17 @@ impl Enforcer {
     ) -> Result<Self, EnforcerError> {
         let Programs { ebpf, links, lsm } = Programs::load(cgroup_root, place, sizes, with_lsm)?;
         let pins = PinnedLinks::pin(run, links)?;
-        if let Some(subjects) = ebpf.map(SUBJECTS) {
-            let path = pins.directory().join(SUBJECTS);
-            subjects.pin(path).map_err(|source| PinLinksError::Pin { what: SUBJECTS, source })?;
+        let path = pins.directory().join(SUBJECTS);
+        let pinned = match ebpf.map(SUBJECTS) {
+            Some(map) => {
+                map.pin(path).map_err(|source| PinLinksError::Pin { what: SUBJECTS, source }.into())
+            }
+            None => Err(LoadError::Absent { kind: "map", name: SUBJECTS }.into()),
+        };
+        if let Err(error) = pinned {
+            // Without it nobody could end who has left the cgroup. The links go too, best effort.
+            let _ = pins.remove();
+            return Err(error);
         }
         Ok(Self { ebpf, pins, lsm })
     }

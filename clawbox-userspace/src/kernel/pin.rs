@@ -62,8 +62,11 @@ impl PinnedLinks {
             .map_err(|source| PinLinksError::Directory { path: directory.clone(), source })?;
         let pinned = Self { directory };
         for (program, link) in links {
-            link.pin(pinned.directory.join(program))
-                .map_err(|source| PinLinksError::Pin { what: program, source })?;
+            if let Err(source) = link.pin(pinned.directory.join(program)) {
+                // No process is held by them yet.
+                let _ = pinned.remove();
+                return Err(PinLinksError::Pin { what: program, source });
+            }
         }
         Ok(pinned)
     }

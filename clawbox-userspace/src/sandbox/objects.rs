@@ -7,16 +7,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use clawbox_common::decide::Lookup;
-use clawbox_common::decide::file::{Opinion, Search};
+use clawbox_common::decide::Files;
+use clawbox_common::decide::file::Search;
 use clawbox_common::file::{
     BY_BINARY, DENIED, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READABLE, WRITABLE,
+    WRITTEN_BY_SOME,
 };
 use clawbox_common::limits::FILE_NAME;
-use clawbox_common::rule::{
-    AddressKey, HostIds, ListenerKey, RuleKey, RuleValue, SandboxState, SyntheticKey,
-    SyntheticValue,
-};
+use clawbox_common::rule::SandboxState;
 use clawbox_common::subject::{FileId, Subject};
 
 use crate::compile::MapImage;
@@ -32,6 +30,8 @@ pub struct Objects {
     pub names: BTreeMap<NameKey, FileRule>,
     /// Paths without an object, and what that means for them.
     pub problems: Vec<String>,
+    /// What the policy closes and no rule could be made for: it would stay open.
+    pub unclosed: Vec<String>,
     /// While these are open no other object can get one of the inode numbers.
     held: Vec<OwnedFd>,
     generation: u32,
@@ -55,7 +55,7 @@ impl Objects {
                     let rule = found.names.entry(key).or_default();
                     rule.flags |= DENIED;
                 }
-                None => found.problems.push(too_long(name)),
+                None => found.unclosed.push(too_long(name)),
             }
         }
         found
@@ -71,7 +71,7 @@ impl Objects {
         subject: &Subject,
         mounts: &Mounts,
         path: &Path,
-    ) -> (Opinion, Option<PathBuf>) {
+    ) -> (Search, Option<PathBuf>) {
         let (existing, missing) = split(path);
         let mut whole = std::fs::canonicalize(existing).unwrap_or_else(|_| existing.to_owned());
         whole.extend(missing);
@@ -87,25 +87,26 @@ impl Objects {
                 None => false,
             };
             if search.step(self, subject, object, name) {
-                return (search.opinion(), Some(at.to_owned()));
+                return (search, Some(at.to_owned()));
             }
             below = at.file_name();
         }
-        (search.opinion(), None)
+        (search, None)
     }
 
     fn add(&mut self, mounts: &Mounts, path: &Path, rule: &FileRule, give: Give) {
         // The object's own path: rules stand where symlinks lead.
         let (existing, missing) = split(path);
         let Ok(existing) = std::fs::canonicalize(existing) else {
-            return self.problems.push(format!("`{}` cannot be looked at", path.display()));
+            return self.fail(give, format!("`{}` cannot be looked at", path.display()));
         };
         let Some(first_missing) = missing.first() else {
             let result = self.at_object(mounts, &existing, rule).and_then(|()| {
-                if give == Give::Writing { Ok(()) } else { self.at_name(mounts, &existing, rule) }
+                let by_object = give == Give::Writing;
+                if by_object { Ok(()) } else { self.at_name(mounts, &existing, rule, give) }
             });
             if let Err(error) = result {
-                self.problems.push(format!("`{}` has no rule: {error}", path.display()));
+                self.fail(give, format!("`{}` has no rule: {error}", path.display()));
             }
             return;
         };
@@ -125,9 +126,14 @@ impl Objects {
                 first.display()
             ));
         }
-        if let Err(error) = self.at_name(mounts, &first, rule) {
-            self.problems.push(format!("`{}` has no rule: {error}", path.display()));
+        if let Err(error) = self.at_name(mounts, &first, rule, give) {
+            self.fail(give, format!("`{}` has no rule: {error}", path.display()));
         }
+    }
+
+    fn fail(&mut self, give: Give, what: String) {
+        let closes = give == Give::Nothing;
+        (if closes { &mut self.unclosed } else { &mut self.problems }).push(what);
     }
 
     fn object(&mut self, mounts: &Mounts, path: &Path) -> Result<FileId, FileIdError> {
@@ -154,6 +160,7 @@ impl Objects {
         mounts: &Mounts,
         path: &Path,
         rule: &FileRule,
+        give: Give,
     ) -> Result<(), FileIdError> {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(());
@@ -161,7 +168,7 @@ impl Objects {
         let id = self.object(mounts, directory)?;
         match self.name_key(id, name) {
             Some(key) => merge(self.names.entry(key).or_default(), rule),
-            None => self.problems.push(too_long(&path.display().to_string())),
+            None => self.fail(give, too_long(&path.display().to_string())),
         }
         self.rule_at(id).flags |= HAS_NAMES;
         for above in directory.ancestors() {
@@ -182,34 +189,13 @@ impl Objects {
     }
 }
 
-/// Of the tables only those of files: a search asks for no others.
-impl Lookup for Objects {
+impl Files for Objects {
     fn file(&self, key: &FileKey) -> Option<&FileRule> {
         self.files.get(key)
     }
 
     fn name(&self, key: &NameKey) -> Option<&FileRule> {
         self.names.get(key)
-    }
-
-    fn sandbox(&self, _: u32) -> Option<&SandboxState> {
-        None
-    }
-
-    fn rule(&self, _: &RuleKey) -> Option<&RuleValue> {
-        None
-    }
-
-    fn synthetic(&self, _: &SyntheticKey) -> Option<&SyntheticValue> {
-        None
-    }
-
-    fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
-        None
-    }
-
-    fn listens(&self, _: &ListenerKey) -> bool {
-        false
     }
 }
 
@@ -248,6 +234,7 @@ fn rule_of(grant: &FileGrant) -> FileRule {
         (Some((tree, own)), give) => {
             rule.flags = BY_BINARY;
             let writes = give == Give::Writing;
+            rule.flags |= if writes { WRITTEN_BY_SOME } else { 0 };
             (*(if writes { &mut rule.write_tree } else { &mut rule.read_tree })) = tree;
             (*(if writes { &mut rule.write_own } else { &mut rule.read_own })) = own;
         }

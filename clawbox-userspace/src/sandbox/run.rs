@@ -94,6 +94,9 @@ pub enum RunError {
     /// See the source.
     #[error("cannot set up name resolution: {0}; name a server with --dns ADDRESS")]
     Upstream(#[from] UpstreamError),
+    /// A `deny` that would close nothing.
+    #[error("`filesystem_policy.deny` cannot be held: {0}; close a directory around it instead")]
+    Unclosed(String),
     /// The policy cannot be enforced without BPF LSM.
     #[error(
         "no BPF LSM programs: {why}; `--lsm require` and `filesystem_policy.rules` need them. Run \
@@ -225,6 +228,9 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     run.also_writable.extend(run.backstops.own_tmp());
     let objects = Objects::find(&run.image, &mounts, &run.also_writable);
     objects.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+    if !objects.unclosed.is_empty() {
+        return Err(RunError::Unclosed(objects.unclosed.join("; ")));
+    }
     let (backstops, mut report) = launch::prepare(&run.backstops)?;
     report.skipped_paths.iter().for_each(|skipped| {
         tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);

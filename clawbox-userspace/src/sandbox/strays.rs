@@ -131,8 +131,13 @@ impl Stray {
         };
         let stray = Self { process, fd };
         // The descriptor is the process's from before the look: it is the one that is looked at.
-        let is_it = started(process) == Some(incarnation.born / STAT_UNIT);
-        Ok((is_it && !stray.ends(Duration::ZERO)?).then_some(stray))
+        match started(process) {
+            _ if stray.ends(Duration::ZERO)? => Ok(None),
+            Some(when) => Ok((when == incarnation.born / STAT_UNIT).then_some(stray)),
+            None if stray.ends(Duration::ZERO)? => Ok(None),
+            // Not to be taken for gone.
+            None => Err(failed(Errno::ACCESS)),
+        }
     }
 
     fn kill(&self) -> Result<(), StraysError> {

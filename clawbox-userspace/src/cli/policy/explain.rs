@@ -146,13 +146,13 @@ impl Explain {
         let objects = Objects::find(image, &mounts, &[]);
         let state = image.state(0, 0);
         let subject = subject(image, &self.binary, &self.ancestor);
-        let (opinion, at) = objects.search(&state, &subject, &mounts, &path);
+        let (search, at) = objects.search(&state, &subject, &mounts, &path);
         let asked = match self.access {
             Access::Read => READ,
             Access::Write => WRITE,
             Access::Execute => EXECUTE,
         };
-        let decision = access(opinion, asked, &state);
+        let decision = access(&search, asked, &state);
         let mut remarks: Vec<String> = at
             .map(|at| format!("filesystem_policy: the rule at {} decides", at.display()))
             .into_iter()

@@ -20,19 +20,19 @@ pub(super) const PROC: &str = "/proc";
 pub(super) const TMP: &str = "/tmp";
 
 /// A part of the host that a sandbox gets one of its own of, unless it is shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
-    /// Process numbers, and with own mounts `/proc`.
+    /// Process numbers and /proc
     Pid,
-    /// Mounts.
+    /// Mounts, and with them /proc and /tmp
     Mount,
-    /// System V memory and semaphores, POSIX message queues.
+    /// System V and POSIX message IPC
     Ipc,
-    /// Host name.
+    /// Host name
     Uts,
-    /// The root of the control groups in `/proc/PID/cgroup`.
+    /// The root of control groups
     Cgroup,
-    /// `/tmp`.
+    /// /tmp
     Tmp,
 }
 
