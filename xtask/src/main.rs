@@ -1,6 +1,7 @@
 //! clawbox's own tasks: `cargo xtask --help`.
 //! One file per command; each says what it runs, and every error names what to do about it.
 
+mod apt;
 mod bench;
 mod build;
 mod demo;

@@ -1,12 +1,15 @@
 //! The distribution's packages that building, testing and measuring need.
 //! Looked for by the program or file each brings, so any way of having it will do.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
+use crate::apt::{Apt, Installed, Suites};
 use crate::process;
+use crate::workspace::Workspace;
 
 /// A distribution package and how to see that what it brings is there.
 pub struct Package {
@@ -48,11 +51,11 @@ pub const VM: &[Package] = &[
 pub const BENCH: &[Package] = &[program("bubblewrap", "bwrap")];
 
 /// Installs those of `packages` that are missing; returns the names of what it installed.
-pub fn ensure(packages: &[&Package]) -> Result<Vec<&'static str>> {
+pub fn ensure(workspace: &Workspace, packages: &[&Package]) -> Result<Vec<&'static str>> {
     let missing: Vec<&str> =
         packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect();
     if !missing.is_empty() {
-        install(&missing)?;
+        install(workspace, &missing)?;
     }
     if let Some(still) = packages.iter().find(|package| !package.is_there()) {
         bail!("package {} is installed, but what it brings is not on PATH", still.name);
@@ -60,8 +63,10 @@ pub fn ensure(packages: &[&Package]) -> Result<Vec<&'static str>> {
     Ok(missing)
 }
 
-/// `apt-get install` without removing anything the machine's owner has chosen.
-pub fn install(names: &[&str]) -> Result<()> {
+/// `apt-get install` without removing anything the machine's owner has chosen. What conflicts with
+/// that in the machine's own release is taken from the release's backports, where they have it: a
+/// machine with a part of QEMU from there cannot have the rest from elsewhere.
+pub fn install(workspace: &Workspace, names: &[&str]) -> Result<()> {
     let remedy = format!("apt-get install {}", names.join(" "));
     if process::find_program("apt-get").is_none() {
         bail!("missing: {}; install these with this distribution's own tool", names.join(", "));
@@ -80,10 +85,34 @@ pub fn install(names: &[&str]) -> Result<()> {
             .args(names)
             .env("DEBIAN_FRONTEND", "noninteractive"),
     );
-    if let Err(error) = installed {
-        bail!("{error:#}\nrun `{remedy}` by hand to see what stands in the way");
+    let Err(error) = installed else { return Ok(()) };
+    println!("setup: they do not fit to what is installed; trying this release's backports");
+    if let Err(other) = install_from_backports(workspace, names) {
+        bail!(
+            "{error:#}\nfrom backports: {other:#}\n\
+             run `{remedy}` by hand to see what stands in the way"
+        );
     }
     Ok(())
+}
+
+fn install_from_backports(workspace: &Workspace, names: &[&str]) -> Result<()> {
+    let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let Some(release) = codename(&release) else {
+        bail!("/etc/os-release names no VERSION_CODENAME, so there are no backports to look in");
+    };
+    let backports = format!("{release}-backports");
+    let suites = Suites {
+        main: vec![release.to_owned(), backports.clone()],
+        security: format!("{release}-security"),
+    };
+    let directory = workspace.root().join("target/apt");
+    Apt::update(directory, &suites, Installed::Here)?.install(names, &backports)
+}
+
+fn codename(os_release: &str) -> Option<&str> {
+    let value = os_release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    Some(value.trim_matches('"')).filter(|name| !name.is_empty())
 }
 
 impl Package {
@@ -92,5 +121,17 @@ impl Package {
             Brings::Program(name) => process::find_program(name).is_some(),
             Brings::File(path) => Path::new(path).exists(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_known_by_its_codename() {
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=bookworm\n"), Some("bookworm"));
+        assert_eq!(codename("VERSION_CODENAME=\"trixie\"\n"), Some("trixie"));
+        assert_eq!(codename("ID=debian\nVERSION_CODENAME=\n"), None);
     }
 }

@@ -43,7 +43,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 /// Sets up for `purpose`; silent where there is nothing to do. The report is in the toolchain.
 pub fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<Toolchain> {
     let wanted = packages_for(purpose);
-    let installed = packages::ensure(&wanted)?;
+    let installed = packages::ensure(workspace, &wanted)?;
     let mut toolchain = Toolchain::ensure(workspace)?;
     if !wanted.is_empty() {
         toolchain.report.push(match installed.as_slice() {

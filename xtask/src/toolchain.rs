@@ -43,7 +43,7 @@ impl Toolchain {
         let rustc = match find_rustc()? {
             Some(rustc) => rustc,
             None => {
-                install_rustc()?;
+                install_rustc(workspace)?;
                 report.push("compiler: installed rustc-web and rust-web-src".to_owned());
                 find_rustc()?.ok_or_else(|| anyhow!(no_compiler()))?
             }
@@ -135,11 +135,11 @@ fn parse_versions(text: &str) -> Option<((u32, u32), u32)> {
     Some((version, llvm))
 }
 
-fn install_rustc() -> Result<()> {
+fn install_rustc(workspace: &Workspace) -> Result<()> {
     if process::find_program("apt-get").is_none() || !process::is_root() {
         bail!(no_compiler());
     }
-    packages::install(&["rustc-web", "rust-web-src"]).context(no_compiler())
+    packages::install(workspace, &["rustc-web", "rust-web-src"]).context(no_compiler())
 }
 
 fn no_compiler() -> String {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use super::apt::Apt;
 use super::modules;
+use crate::apt::{Apt, Installed, Suites};
 use crate::workspace::Workspace;
 
 /// A line of kernels.
@@ -59,6 +59,12 @@ impl Kernel {
     }
 }
 
+/// Where Debian's kernels for its own releases and their backports are.
+fn suites() -> Suites {
+    let main = ["bookworm", "bookworm-backports", "trixie-backports"];
+    Suites { main: main.map(str::to_owned).to_vec(), security: "bookworm-security".to_owned() }
+}
+
 /// The kernel's files; fetches them where they are not there yet.
 pub fn ensure(workspace: &Workspace, kernel: Kernel) -> Result<KernelFiles> {
     let directory = workspace.root().join("target/vm/kernels").join(kernel.name());
@@ -81,7 +87,7 @@ pub fn ensure(workspace: &Workspace, kernel: Kernel) -> Result<KernelFiles> {
 
 fn fetch(workspace: &Workspace, kernel: Kernel, directory: &Path) -> Result<()> {
     println!("vm: fetching kernel {} (once)", kernel.name());
-    let apt = Apt::update(workspace.root().join("target/vm/apt"))?;
+    let apt = Apt::update(workspace.root().join("target/vm/apt"), &suites(), Installed::Nothing)?;
     let offered = apt.search("^linux-.*-cloud-amd64(-unsigned)?$")?;
     let packages = choose(kernel, &offered)?;
     let unpacked = directory.join("unpacked");

@@ -1,7 +1,6 @@
 //! `cargo xtask vm`: one command on a Debian kernel of choice, under QEMU, as root.
 //! The guest runs this machine's own programs from memory; nothing it does can reach the host.
 
-mod apt;
 mod archive;
 mod guest;
 mod kernel;

@@ -1,5 +1,5 @@
-//! Fetches packages of other Debian releases without touching this machine's apt.
-//! Uses a state directory of its own; mirrors are those this machine already uses.
+//! Packages of releases that this machine's apt is not set up for, without touching its settings.
+//! Lists are kept in a directory of their own; mirrors are those this machine already uses.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,18 +11,33 @@ use anyhow::{Context, Result, bail};
 use crate::process;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Where Debian's kernels for its own releases and their backports are.
-const SUITES: [&str; 3] = ["bookworm", "bookworm-backports", "trixie-backports"];
-const SECURITY_SUITE: &str = "bookworm-security";
 
-/// An apt with its own sources and state.
+/// The suites to read.
+pub struct Suites {
+    /// Of the main archive.
+    pub main: Vec<String>,
+    /// Of the security archive, where this machine uses one.
+    pub security: String,
+}
+
+/// Whose list of installed packages counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// None are: packages are only fetched.
+    Nothing,
+    /// This machine's, for installing on it.
+    Here,
+}
+
+/// An apt with its own sources and lists.
 pub struct Apt {
     directory: PathBuf,
+    installed: Installed,
 }
 
 impl Apt {
     /// Makes the state in `directory` and reads the mirrors' package lists into it.
-    pub fn update(directory: PathBuf) -> Result<Self> {
+    pub fn update(directory: PathBuf, suites: &Suites, installed: Installed) -> Result<Self> {
         for part in ["state/lists/partial", "cache/archives/partial"] {
             let path = directory.join(part);
             fs::create_dir_all(&path)
@@ -36,15 +51,15 @@ impl Apt {
             format,
             "Identifier: Packages",
         ]))?;
-        let Some(sources) = sources(&known) else {
+        let Some(sources) = sources(&known, suites) else {
             bail!(
-                "no Debian mirror among apt's sources, and the test kernels are Debian's; \
+                "no Debian mirror among apt's sources; \
                  add Debian's `main` to /etc/apt/sources.list.d"
             );
         };
         let list = directory.join("sources.list");
         fs::write(&list, sources).with_context(|| format!("cannot write `{}`", list.display()))?;
-        let apt = Self { directory };
+        let apt = Self { directory, installed };
         process::output(apt.command("apt-get").args(["-qq", "update"]))
             .context("cannot read the Debian mirror's package lists; is the network there?")?;
         Ok(apt)
@@ -75,6 +90,15 @@ impl Apt {
         Ok(())
     }
 
+    /// Installs packages and what they need from `suite`, and removes none.
+    pub fn install(&self, names: &[&str], suite: &str) -> Result<()> {
+        let mut command = self.command("apt-get");
+        command.args(["-qq", "-y", "--no-install-recommends", "--no-remove", "-t", suite]);
+        command.arg("install").args(names).env("DEBIAN_FRONTEND", "noninteractive");
+        process::output(&mut command)?;
+        Ok(())
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let mut set = |name: &str, value: &str| {
@@ -83,11 +107,14 @@ impl Apt {
         let path = |name: &str| self.directory.join(name).display().to_string();
         set("Dir::Etc::sourcelist", &path("sources.list"));
         set("Dir::Etc::sourceparts", "/dev/null");
-        set("Dir::State", &path("state"));
-        set("Dir::State::status", "/dev/null");
+        set("Dir::State::lists", &path("state/lists"));
         set("Dir::Cache", &path("cache"));
-        set("APT::Architecture", "amd64");
-        set("APT::Architectures", "amd64");
+        if self.installed == Installed::Nothing {
+            set("Dir::State", &path("state"));
+            set("Dir::State::status", "/dev/null");
+            set("APT::Architecture", "amd64");
+            set("APT::Architectures", "amd64");
+        }
         set("Acquire::Languages", "none");
         // apt's own unprivileged user cannot write below a checkout in root's home.
         set("APT::Sandbox::User", "root");
@@ -96,7 +123,7 @@ impl Apt {
 }
 
 /// The sources list for `known`, lines of `component|release|origin|uri`.
-fn sources(known: &str) -> Option<String> {
+fn sources(known: &str, suites: &Suites) -> Option<String> {
     // By whether the line is a security archive's; the first of apt's own order wins, unless a
     // later one says that it is Debian's (the origin is known only once apt has been updated).
     let mut mirrors: BTreeMap<bool, (bool, &str)> = BTreeMap::new();
@@ -118,9 +145,9 @@ fn sources(known: &str) -> Option<String> {
     }
     let (_, main) = mirrors.get(&false)?;
     let line = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
-    let mut list: String = SUITES.map(|suite| line(main, suite)).concat();
+    let mut list: String = suites.main.iter().map(|suite| line(main, suite)).collect();
     if let Some((_, security)) = mirrors.get(&true) {
-        list.push_str(&line(security, SECURITY_SUITE));
+        list.push_str(&line(security, &suites.security));
     }
     Some(list)
 }
@@ -129,14 +156,21 @@ fn sources(known: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn suites() -> Suites {
+        Suites {
+            main: vec!["bookworm".to_owned(), "trixie-backports".to_owned()],
+            security: "bookworm-security".to_owned(),
+        }
+    }
+
     #[test]
     fn mirrors_are_the_machines_own() {
         let known = "stable|bookworm|Docker|https://example.org/docker/\n\
                      main|bookworm|Debian|http://mirror.example/debian/\n\
                      main|bookworm-updates|Debian|http://mirror.example/debian/\n\
                      main|bookworm-security|Debian|http://mirror.example/debian-security/\n";
-        let list = sources(known).unwrap();
-        assert_eq!(list.lines().count(), 4);
+        let list = sources(known, &suites()).unwrap();
+        assert_eq!(list.lines().count(), 3);
         assert!(list.contains("http://mirror.example/debian/ trixie-backports main"));
         assert!(list.contains("http://mirror.example/debian-security/ bookworm-security main"));
         assert!(!list.contains("docker"));
@@ -146,11 +180,15 @@ mod tests {
     fn an_origin_that_says_debian_wins_over_an_unknown_one() {
         let known = "main|stable|$(ORIGIN)|http://vendor.example/\n\
                      main|bookworm|Debian|http://mirror.example/debian/\n";
-        assert!(sources(known).unwrap().contains("http://mirror.example/debian/ bookworm main"));
+        assert!(
+            sources(known, &suites())
+                .unwrap()
+                .contains("http://mirror.example/debian/ bookworm main")
+        );
     }
 
     #[test]
     fn another_distribution_has_no_debian_mirror() {
-        assert_eq!(sources("main|noble|Ubuntu|http://mirror.example/ubuntu/\n"), None);
+        assert_eq!(sources("main|noble|Ubuntu|http://mirror.example/ubuntu/\n", &suites()), None);
     }
 }
