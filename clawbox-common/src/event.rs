@@ -197,6 +197,10 @@ operations! {
     IoUring = 25, "io-uring";
     /// `chroot`.
     Chroot = 26, "chroot";
+    /// A file that was open already was read.
+    Read = 40, "read";
+    /// A file that was open already was written.
+    Write = 41, "write";
 }
 
 /// A denied use of a file, a process or the kernel.

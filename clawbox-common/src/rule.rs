@@ -56,12 +56,15 @@ pub struct HostIds {
     pub ids: [HostId; PATTERNS_PER_HOST],
 }
 
-/// A synthetic address of one sandbox.
+/// A synthetic address of one sandbox, under one policy: those of the next are all there before it
+/// is in force.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SyntheticKey {
     /// Sandbox it was handed out to.
     pub sandbox: u32,
+    /// Policy generation.
+    pub policy: u32,
     /// The address the client was given.
     pub address: Address,
 }
@@ -74,8 +77,6 @@ pub struct SyntheticValue {
     pub real: Address,
     /// The policy's host patterns that the name matches.
     pub hosts: HostIds,
-    /// The policy generation that the patterns belong to; another generation means deny.
-    pub policy: u32,
     /// The name's number in the agent's table, for the audit trail.
     pub name: u32,
 }
@@ -120,7 +121,7 @@ pub struct SandboxState {
     pub resolver_v4: u16,
     /// Port of the resolver on ::1, host byte order; zero is none.
     pub resolver_v6: u16,
-    /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`].
+    /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`FILES_BY_BINARY`].
     pub flags: u32,
 }
 
@@ -128,6 +129,9 @@ pub struct SandboxState {
 pub const NAMES_ANYWHERE: u32 = 1;
 /// What the sandbox may write, it may execute too.
 pub const EXECUTE_WRITABLE: u32 = 2;
+
+/// The policy has file rules for single binaries.
+pub const FILES_BY_BINARY: u32 = 4;
 
 /// A file that a policy names as a binary.
 #[repr(C)]

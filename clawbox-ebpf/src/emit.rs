@@ -94,6 +94,7 @@ pub fn network(
     };
     let mut event = NetworkEvent {
         header: head,
+        policy: decision.policy,
         host: decision.host,
         matched: decision.matched,
         matched_word: decision.matched_word,

@@ -4,6 +4,7 @@ mod address;
 mod exec;
 mod file;
 mod listen;
+mod open_file;
 mod peer;
 mod privilege;
 mod socket;

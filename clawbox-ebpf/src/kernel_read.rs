@@ -18,11 +18,12 @@ macro_rules! offsets {
 offsets! {
     OFF_TASK_TGID OFF_TASK_SIGNAL OFF_SIGNAL_LIVE
     OFF_BPRM_FILE OFF_BPRM_FILENAME OFF_BPRM_INTERP
+    OFF_FILE_INODE OFF_INODE_NLINK OFF_INODE_MODE OFF_DENTRY_FLAGS
     OFF_FILE_DENTRY OFF_DENTRY_INODE OFF_INODE_SB OFF_INODE_INO OFF_SB_DEV
     OFF_FILE_MNT OFF_FILE_MODE OFF_FILE_FLAGS OFF_PATH_MNT OFF_PATH_DENTRY OFF_DENTRY_PARENT
     OFF_DENTRY_NAME OFF_SB_FLAGS OFF_MOUNT_MNT OFF_MOUNT_PARENT OFF_MOUNT_POINT OFF_MOUNT_NS
     OFF_SOCKET_SOCK OFF_SOCK_FAMILY OFF_SOCK_PORT
-    OFF_VMA_FILE OFF_TASK_CRED OFF_TASK_REAL_CRED
+    OFF_VMA_FILE OFF_VMA_FLAGS OFF_TASK_CRED OFF_TASK_REAL_CRED
     OFF_TASK_REAL_PARENT OFF_TASK_LEADER OFF_TASK_BORN OFF_TASK_EXECS
 }
 
@@ -213,6 +214,11 @@ impl Kernel {
     }
 
     #[inline(always)]
+    pub fn for_helpers(self) -> *mut core::ffi::c_void {
+        self.0.cast_mut().cast()
+    }
+
+    #[inline(always)]
     pub fn is_null(self) -> bool {
         self.0.is_null()
     }
@@ -235,6 +241,21 @@ impl Untyped {
                 (&raw mut value).cast(),
                 size_of::<T>() as u32,
                 from as *const core::ffi::c_void,
+            );
+        }
+        value
+    }
+
+    /// A word right here.
+    #[inline(always)]
+    fn count(self) -> u32 {
+        let mut value = 0_u32;
+        // SAFETY: `value` is a whole word; the helper checks the source.
+        unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut value).cast(),
+                size_of::<u32>() as u32,
+                self.0 as *const core::ffi::c_void,
             );
         }
         value
@@ -311,6 +332,67 @@ pub fn open_mode(file: Kernel) -> (bool, bool, bool) {
     (mode & FMODE_READ != 0, mode & FMODE_WRITE != 0, flags & FMODE_EXEC != 0)
 }
 
+/// Where the kernel counts what happens to its trees: `rename_lock` and `mount_lock`, both
+/// `seqlock_t`, whose count comes first. Zero where the agent could not find them.
+#[unsafe(no_mangle)]
+static RENAME_LOCK: u64 = 0;
+#[unsafe(no_mangle)]
+static MOUNT_LOCK: u64 = 0;
+
+/// How often a dentry was moved, and a mount tree changed; odd while that is being done.
+#[inline(always)]
+pub fn tree_changes() -> Option<(u32, u32)> {
+    // SAFETY: references to initialised statics; volatile as in `constant`.
+    let (renames, mounts) = unsafe { (read_volatile(&RENAME_LOCK), read_volatile(&MOUNT_LOCK)) };
+    if renames == 0 || mounts == 0 {
+        return None;
+    }
+    Some((Untyped(renames).count(), Untyped(mounts).count()))
+}
+
+/// The inode of an open file, of the filesystem by which it was opened.
+#[inline(always)]
+pub fn inode_of(file: Kernel) -> Kernel {
+    file.pointer(&OFF_FILE_INODE)
+}
+
+/// The address of the `struct vfsmount` by which a file was opened.
+#[inline(always)]
+pub fn mount_of(file: Kernel) -> u64 {
+    file.field(&OFF_FILE_MNT)
+}
+
+/// `S_IFMT`, `S_IFDIR`, uapi/linux/stat.h.
+const S_IFMT: u16 = 0o170_000;
+const S_IFDIR: u16 = 0o040_000;
+/// `DCACHE_OP_REVALIDATE`, linux/dcache.h: somebody else may move it, another machine for instance.
+const MOVED_BY_OTHERS: u32 = 1 << 2;
+
+/// Whether an open file's object has this one path below its mount, and the kernel knows when it
+/// moves. A directory has one; another object, if it has one name.
+#[inline(always)]
+pub fn has_one_path(file: Kernel) -> bool {
+    let inode = inode_of(file);
+    let flags: u32 = file.pointer(&OFF_FILE_DENTRY).field(&OFF_DENTRY_FLAGS);
+    if flags & MOVED_BY_OTHERS != 0 {
+        return false;
+    }
+    let mode: u16 = inode.field(&OFF_INODE_MODE);
+    let names: u32 = inode.field(&OFF_INODE_NLINK);
+    mode & S_IFMT == S_IFDIR || names == 1
+}
+
+/// Whether an object would keep a name if it lost one.
+#[inline(always)]
+pub fn has_several_names(dentry: Kernel) -> bool {
+    let inode = dentry.pointer(&OFF_DENTRY_INODE);
+    if inode.0.is_null() {
+        return false;
+    }
+    let names: u32 = inode.field(&OFF_INODE_NLINK);
+    names > 1
+}
+
 #[inline(always)]
 pub fn bprm_file(bprm: Kernel) -> Kernel {
     bprm.pointer(&OFF_BPRM_FILE)
@@ -328,6 +410,16 @@ pub fn is_unbound(socket: Kernel) -> bool {
     }
     let (family, port): (u16, u16) = (sock.field(&OFF_SOCK_FAMILY), sock.field(&OFF_SOCK_PORT));
     (family == INTERNET[0] || family == INTERNET[1]) && port == 0
+}
+
+/// `VM_SHARED`, linux/mm.h.
+const VM_SHARED: u64 = 8;
+
+/// Whether what is written to a mapping reaches its file.
+#[inline(always)]
+pub fn is_shared(vma: Kernel) -> bool {
+    let flags: u64 = vma.field(&OFF_VMA_FLAGS);
+    flags & VM_SHARED != 0
 }
 
 /// The file behind a mapping; null for anonymous memory.

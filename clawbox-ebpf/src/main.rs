@@ -5,6 +5,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "BPF has no stable way to add atomically to a map value")]
 
+mod allowed;
 mod emit;
 mod hooks;
 mod kernel_read;

@@ -27,7 +27,8 @@ pub static SANDBOX_STATES: HashMap<u32, SandboxState> =
     HashMap::with_max_entries(limits::SANDBOXES, 0);
 
 #[map]
-pub static RULES: HashMap<RuleKey, RuleValue> = HashMap::with_max_entries(limits::RULES, 0);
+pub static RULES: HashMap<RuleKey, RuleValue> =
+    HashMap::with_max_entries(limits::RULES, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static ADDRESSES: LpmTrie<AddressKey, HostIds> =
@@ -38,10 +39,12 @@ pub static SYNTHETIC: HashMap<SyntheticKey, SyntheticValue> =
     HashMap::with_max_entries(limits::SYNTHETICS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static BINARIES: HashMap<BinaryKey, Mask> = HashMap::with_max_entries(limits::BINARIES, 0);
+pub static BINARIES: HashMap<BinaryKey, Mask> =
+    HashMap::with_max_entries(limits::BINARIES, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static SCRIPTS: HashMap<ScriptKey, Mask> = HashMap::with_max_entries(limits::SCRIPTS, 0);
+pub static SCRIPTS: HashMap<ScriptKey, Mask> =
+    HashMap::with_max_entries(limits::SCRIPTS, BPF_F_NO_PREALLOC);
 
 /// Rules at objects. Not preallocated: most sandboxes have few.
 #[map]

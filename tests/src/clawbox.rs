@@ -307,6 +307,12 @@ impl Running {
         self.trail.as_deref().map(read_trail).unwrap_or_default()
     }
 
+    /// The run's own name.
+    #[must_use]
+    pub fn run(&self) -> String {
+        format!("{}-{}", self.name, self.child.id())
+    }
+
     /// What the run has put into the system and is still there.
     #[must_use]
     pub fn remains(&self) -> Vec<PathBuf> {
@@ -316,8 +322,7 @@ impl Running {
     /// The sandbox's processes, by the host's numbers; none before it begins and after it ends.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
-        let run = format!("{}-{}", self.name, self.child.id());
-        let list = cgroup_root().join("clawbox").join(run).join("cgroup.procs");
+        let list = cgroup_root().join("clawbox").join(self.run()).join("cgroup.procs");
         let text = fs::read_to_string(list).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }

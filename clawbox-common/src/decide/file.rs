@@ -3,8 +3,8 @@
 
 use super::{Decision, Files, Lookup, allow, deny, placed};
 use crate::file::{
-    BY_BINARY, DENIED, EXECUTE, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READABLE, WRITABLE,
-    WRITE, WRITTEN_BY_SOME,
+    BY_BINARY, DENIED, EXECUTE, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READ, READABLE,
+    WRITABLE, WRITE, WRITTEN_BY_SOME,
 };
 use crate::limits::{FILE_NAME, MASK_WORDS};
 use crate::rule::{EXECUTE_WRITABLE, NAMES_ANYWHERE, SandboxState};
@@ -156,6 +156,26 @@ pub fn access(search: &Search, access: u32, state: &SandboxState) -> Decision {
         }
         _ => allow(Reason::Rule, state),
     }
+}
+
+/// What a search that allows something allows in all: bits of [`crate::file`].
+#[inline(always)]
+#[must_use]
+pub fn all_allowed(search: &Search, state: &SandboxState) -> u32 {
+    let mut allowed = 0;
+    for bit in [READ, WRITE, EXECUTE] {
+        if matches!(access(search, bit, state).verdict, Verdict::Allow) {
+            allowed |= bit;
+        }
+    }
+    allowed
+}
+
+/// What was found to be allowed before, by the same rules.
+#[inline(always)]
+#[must_use]
+pub fn remembered(state: &SandboxState) -> Decision {
+    allow(Reason::Rule, state)
 }
 
 /// May the entry of a directory be made, moved or removed? `directory` is what the search from the

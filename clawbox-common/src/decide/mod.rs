@@ -76,6 +76,8 @@ pub struct Decision {
     pub reason: Reason,
     /// 1: the sandbox only records, so the operation goes on whatever the verdict is.
     pub audit_only: u32,
+    /// The policy generation that decided; zero if none did.
+    pub policy: u32,
     /// What to do to it if it goes on.
     pub route: Route,
     /// Where [`Route::Real`] leads; zero for the others.
@@ -93,11 +95,12 @@ pub struct Decision {
 
 impl Decision {
     #[inline(always)]
-    const fn new(verdict: Verdict, reason: Reason, audit_only: u32) -> Self {
+    const fn new(verdict: Verdict, reason: Reason, audit_only: u32, policy: u32) -> Self {
         Self {
             verdict,
             reason,
             audit_only,
+            policy,
             route: Route::Direct,
             target: Address { words: [0; 4] },
             host: 0,
@@ -116,11 +119,11 @@ impl Decision {
 }
 
 const fn allow(reason: Reason, state: &SandboxState) -> Decision {
-    Decision::new(Verdict::Allow, reason, state.audit_only)
+    Decision::new(Verdict::Allow, reason, state.audit_only, state.policy)
 }
 
 const fn deny(reason: Reason, state: &SandboxState) -> Decision {
-    Decision::new(Verdict::Deny, reason, state.audit_only)
+    Decision::new(Verdict::Deny, reason, state.audit_only, state.policy)
 }
 
 /// The subject and the state of its sandbox, or the decision that their absence makes.
@@ -130,11 +133,11 @@ fn placed<'a, L: Lookup>(
     standing: &Standing<'a>,
 ) -> Result<(&'a Subject, &'a SandboxState), Decision> {
     match standing {
-        Standing::Outside => Err(Decision::new(Verdict::Allow, Reason::Outside, 0)),
-        Standing::Unidentified => Err(Decision::new(Verdict::Deny, Reason::NoIdentity, 0)),
+        Standing::Outside => Err(Decision::new(Verdict::Allow, Reason::Outside, 0, 0)),
+        Standing::Unidentified => Err(Decision::new(Verdict::Deny, Reason::NoIdentity, 0, 0)),
         Standing::Subject(subject) => match lookup.sandbox(subject.sandbox) {
             Some(state) if state.policy != 0 => Ok((subject, state)),
-            _ => Err(Decision::new(Verdict::Deny, Reason::NoPolicy, 0)),
+            _ => Err(Decision::new(Verdict::Deny, Reason::NoPolicy, 0, 0)),
         },
     }
 }
@@ -172,13 +175,11 @@ fn named<L: Lookup>(
     state: &SandboxState,
     to: &Destination,
 ) -> Decision {
-    let key = SyntheticKey { sandbox: subject.sandbox, address: to.address };
+    let (sandbox, policy) = (subject.sandbox, state.policy);
+    let key = SyntheticKey { sandbox, policy, address: to.address };
     let Some(target) = lookup.synthetic(&key) else {
         return deny(Reason::StaleName, state);
     };
-    if target.policy != state.policy {
-        return deny(Reason::StaleName, state);
-    }
     let decision = ruled(lookup, subject, state, to, &target.hosts);
     Decision { route: Route::Real, target: target.real, name: target.name, ..decision }
 }

@@ -11,6 +11,7 @@ use clawbox_common::{
 
 use super::verdict::eacces;
 use crate::{
+    allowed,
     emit::{self, Deed},
     kernel_read::{self, Kernel, Place, Untyped},
     maps::KernelLookup,
@@ -48,6 +49,53 @@ fn of_object(standing: &Standing<'_>, access: u32, place: Place) -> Decision {
     }
     let found = search::from(place, state, subject);
     if found.whole { file::access(&found.search, access, state) } else { file::too_deep(state) }
+}
+
+/// Judges a use of an open file, and reports a denial. What was allowed a moment ago is allowed
+/// without going up.
+#[inline(always)]
+pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return true;
+    }
+    let place = Place::of_file(file);
+    let decision = of_file(&standing, access, file, place);
+    report(&standing, &decision, operation, access, place);
+    decision.goes_on()
+}
+
+#[inline(always)]
+fn of_file(standing: &Standing<'_>, access: u32, file: Kernel, place: Place) -> Decision {
+    let (subject, state) = match file::subject(&KernelLookup, standing) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
+    let now = allowed::moment();
+    if let Some(now) = now
+        && allowed::has(file, access, state, subject, now)
+    {
+        return file::remembered(state);
+    }
+    if kernel_read::is_placeless(place.dentry) {
+        return file::placeless(access, state);
+    }
+    // A layer of overlayfs, which the merged file was judged for. Not what is executed: that is the
+    // merged file, and other internal mounts hold memfds.
+    if access & EXECUTE == 0 && Untyped::mount_of(place.mount).is_internal_mount() {
+        return file::remembered(state);
+    }
+    let found = search::from(place, state, subject);
+    if !found.whole {
+        return file::too_deep(state);
+    }
+    let decision = file::access(&found.search, access, state);
+    if let Some(now) = now
+        && matches!(decision.verdict, Verdict::Allow)
+    {
+        allowed::keep(file, file::all_allowed(&found.search, state), state, subject, now);
+    }
+    decision
 }
 
 /// A change of a directory's entry: the directory is what is written.
@@ -108,23 +156,12 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a file.
     let file = unsafe { argument(&ctx, 0) };
     let (reads, writes, executes) = kernel_read::open_mode(file);
-    let place = Place::of_file(file);
-    let standing = subject::standing();
-    if matches!(standing, Standing::Outside) {
-        return 0;
-    }
-    // A layer of overlayfs, which the merged file was judged for.
-    if Untyped::mount_of(place.mount).is_internal_mount()
-        && !kernel_read::is_placeless(place.dentry)
-    {
-        return 0;
-    }
     // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork was
     // not seen, which has Landlock around it and gets an identity by this very exec.
-    if executes && matches!(standing, Standing::Unidentified) {
+    if executes && matches!(subject::standing(), Standing::Unidentified) {
         return 0;
     }
-    eacces(object(Operation::Open, mode(reads || executes, writes), place))
+    eacces(opened(Operation::Open, mode(reads || executes, writes), file))
 }
 
 /// `(file)`: from another process, by `SCM_RIGHTS` and the like.
@@ -156,6 +193,16 @@ entry_hook! {
     path_symlink = MakeSymlink
     path_unlink = Unlink
     path_rmdir = RemoveDirectory
+}
+
+/// `(directory, dentry)`: for everybody, because an allow is remembered with the object.
+#[lsm(hook = "inode_unlink")]
+pub fn inode_unlink(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a dentry.
+    if kernel_read::has_several_names(unsafe { argument(&ctx, 1) }) {
+        allowed::one_name_less();
+    }
+    0
 }
 
 /// `(old_dentry, new_directory, new_dentry)`: what is linked can be changed by its new name, so it
@@ -262,5 +309,5 @@ attribute_hook! { inode_setxattr inode_removexattr inode_set_acl inode_remove_ac
 /// Executable mappings and program starts, for `hooks/exec.rs`.
 #[inline(always)]
 pub fn execution(operation: Operation, file: Kernel) -> i32 {
-    eacces(object(operation, EXECUTE, Place::of_file(file)))
+    eacces(opened(operation, EXECUTE, file))
 }

@@ -38,6 +38,11 @@ impl Programs {
         }
     }
 
+    /// Learns the files that a policy names.
+    pub fn named(&mut self, known: &[(FileId, PathBuf)]) {
+        self.paths.extend(known.iter().cloned());
+    }
+
     /// Learns from a program start.
     pub fn started(&mut self, event: &TaskEvent) {
         let header = &event.header;

@@ -208,13 +208,17 @@ pub struct Gap {
     pub kind: String,
 }
 
-/// What a start or stop says of the sandbox.
+/// What a start, a stop or a change of policy says of the sandbox.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SandboxObject {
     /// The command.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub command: Vec<String>,
     /// Policy file.
     pub policy: String,
+    /// Number of the policy that came into force, where one did in place of another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
     /// `enforce` or `audit`.
     pub mode: String,
     /// Exit status at a stop.

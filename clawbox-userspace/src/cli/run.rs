@@ -18,6 +18,7 @@ use crate::kernel::lsm;
 use crate::policy::enforceability::{HostFacts, assess};
 use crate::policy::model::{Compatibility, Located, Mode};
 use crate::policy::{Diagnostic, Loaded, Policy, Severity};
+use crate::sandbox::change::accounts;
 use crate::sandbox::child::{Invocation, status};
 use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::launch::{self, Identity};
@@ -145,6 +146,8 @@ impl RunCommand {
             ..backstops(&loaded.policy, &image, &also_writable, needs_lsm)
         };
         Ok(Run {
+            mode: self.mode.map(|_| loaded.policy.mode.as_ref().map(|mode| mode.value)).flatten(),
+            accounts: accounts(&loaded.policy),
             audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
             name,
             policy: file.display().to_string(),

@@ -9,8 +9,8 @@ use std::num::NonZeroU16;
 use clawbox_common::address::Range;
 use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
-    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, EXECUTE_WRITABLE, HOST_LOOPBACK, HostId,
-    HostIds, NAMES_ANYWHERE, RuleKey, RuleValue, SandboxState, TCP,
+    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, EXECUTE_WRITABLE, FILES_BY_BINARY,
+    HOST_LOOPBACK, HostId, HostIds, NAMES_ANYWHERE, RuleKey, RuleValue, SandboxState, TCP,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
@@ -232,8 +232,15 @@ impl MapImage {
             resolver_v4,
             resolver_v6,
             flags: (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
-                | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 }),
+                | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
+                | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 }),
         }
+    }
+
+    /// Whether who asks for a file matters.
+    #[must_use]
+    pub fn has_files_by_binary(&self) -> bool {
+        self.files.iter().any(|grant| grant.whom.is_some())
     }
 
     /// What the policy says about a name; `None`: nothing, so it is not resolved.

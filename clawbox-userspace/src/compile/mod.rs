@@ -36,7 +36,23 @@ use image::{Admission, Who};
 /// What does not fit: binaries past the slots, rules past the table, more ranges around one
 /// address than a lookup can return.
 pub fn compile(policy: &Policy, generation: u32) -> Result<MapImage, Vec<Diagnostic>> {
+    compile_after(policy, generation, &[])
+}
+
+/// Compiles a policy for a sandbox that has run under others: `slots` are the binaries that those
+/// had named. Processes carry what they matched as slots, so a slot never gets another meaning
+/// while the sandbox lives.
+///
+/// # Errors
+///
+/// As [`compile`]; the slots of earlier policies count.
+pub fn compile_after(
+    policy: &Policy,
+    generation: u32,
+    slots: &[BinaryEntry],
+) -> Result<MapImage, Vec<Diagnostic>> {
     let mut builder = Builder::new(policy, generation);
+    builder.keep_slots(slots);
     if generation == 0 {
         builder.errors.push(Diagnostic::error(
             policy.origin.clone(),
@@ -76,6 +92,13 @@ impl Builder {
             first_over: None,
             full: false,
         }
+    }
+
+    fn keep_slots(&mut self, slots: &[BinaryEntry]) {
+        for (slot, entry) in slots.iter().enumerate() {
+            self.slots.insert(entry.pattern.as_str().to_owned(), slot);
+        }
+        self.image.binaries = slots.to_vec();
     }
 
     fn network_policy(&mut self, policy: &Policy, network: &NetworkPolicy) {

@@ -462,8 +462,8 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
             return (false, None);
         };
         address = wire("198.18.3.4".parse().unwrap());
-        let key = SyntheticKey { sandbox: 9, address };
-        let value = SyntheticValue { real: wire(real), hosts, policy: image.generation(), name: 1 };
+        let key = SyntheticKey { sandbox: 9, policy: image.generation(), address };
+        let value = SyntheticValue { real: wire(real), hosts, name: 1 };
         lookup.synthetics.insert(key, value);
         if asked.port == 53 {
             lookup.state.resolver_v4 = 0;

@@ -110,9 +110,8 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
 
 fn hand_out(lookup: &mut ImageLookup<'_>, hosts: HostIds) -> Address {
     let address = wire(SYNTHETIC);
-    let key = SyntheticKey { sandbox: SANDBOX, address };
-    let value =
-        SyntheticValue { real: wire(PUBLIC), hosts, policy: lookup.image.generation(), name: 1 };
+    let key = SyntheticKey { sandbox: SANDBOX, policy: lookup.image.generation(), address };
+    let value = SyntheticValue { real: wire(PUBLIC), hosts, name: 1 };
     lookup.synthetics.insert(key, value);
     address
 }

@@ -104,8 +104,9 @@ impl Resolver {
         Arc::clone(&self.names)
     }
 
-    /// Judges every address that is held again: call it when the policy has changed. Without
-    /// it, an address of an earlier generation is renewed when its name is next asked for.
+    /// Judges every address that is held again, for a policy that is about to come into force, and
+    /// publishes what it says beside what the one before said. Without it, an address of an earlier
+    /// generation is renewed when its name is next asked for.
     pub fn refresh(&self) {
         lock(&self.pool).refresh(|name, real| {
             let judged = self.judge(name).ok()?;
@@ -116,6 +117,11 @@ impl Resolver {
             };
             self.is_current(&judged).then_some(Grant { hosts, policy: judged.policy })
         });
+    }
+
+    /// Withdraws what an earlier policy said: call it when the next one is in force.
+    pub fn forget_outdated(&self) {
+        lock(&self.pool).forget_outdated();
     }
 
     /// Withdraws every address that is held: call it when the sandbox has ended.

@@ -62,6 +62,8 @@ pub(super) struct Pool {
     names: Arc<NameTable>,
     entries: HashMap<Destination, Entry>,
     taken: HashSet<IpAddr>,
+    /// What an earlier policy said of addresses that a later one has its own word on.
+    outdated: Vec<SyntheticKey>,
     last_v4: u32,
     last_v6: u32,
 }
@@ -74,6 +76,7 @@ impl Pool {
             names,
             entries: HashMap::new(),
             taken: HashSet::new(),
+            outdated: Vec::new(),
             last_v4: 0,
             last_v6: 0,
         }
@@ -165,6 +168,9 @@ impl Pool {
             if entry.grant != grant {
                 let (key, value) = record(self.sandbox, destination, synthetic, grant);
                 self.table.publish(&key, &value)?;
+                if entry.grant.policy != grant.policy {
+                    self.outdated.push(self::key(self.sandbox, entry.grant.policy, synthetic));
+                }
                 entry.grant = grant;
             }
             entry.expires = entry.expires.max(expires);
@@ -199,8 +205,18 @@ impl Pool {
         }
     }
 
+    /// Withdraws what no policy in force asks for any more.
+    pub(super) fn forget_outdated(&mut self) {
+        for key in std::mem::take(&mut self.outdated) {
+            if let Err(error) = self.table.withdraw(&key) {
+                warn!(%error, "synthetic address of an earlier policy not withdrawn");
+            }
+        }
+    }
+
     /// Withdraws what has expired and returns when something will next.
     pub(super) fn sweep(&mut self) -> Option<Instant> {
+        self.forget_outdated();
         let now = Instant::now();
         let mut next = None;
         let mut expired = Vec::new();
@@ -217,7 +233,8 @@ impl Pool {
         next
     }
 
-    /// Judges everything that is held again, for a policy that has changed.
+    /// Judges everything that is held again, for a policy that is to come into force. What the one
+    /// before said stays until [`Pool::forget_outdated`].
     pub(super) fn refresh(&mut self, mut judge: impl FnMut(&str, IpAddr) -> Option<Grant>) {
         let held: Vec<_> = self.entries.keys().copied().collect();
         for destination in held {
@@ -246,7 +263,7 @@ impl Pool {
         let Some(entry) = self.entries.remove(&destination) else {
             return;
         };
-        let key = key(self.sandbox, entry.synthetic);
+        let key = key(self.sandbox, entry.grant.policy, entry.synthetic);
         if let Err(error) = self.table.withdraw(&key) {
             warn!(%error, synthetic = %entry.synthetic, "synthetic address not withdrawn");
         }
@@ -255,8 +272,8 @@ impl Pool {
     }
 }
 
-fn key(sandbox: u32, synthetic: IpAddr) -> SyntheticKey {
-    SyntheticKey { sandbox, address: address_of(synthetic) }
+fn key(sandbox: u32, policy: u32, synthetic: IpAddr) -> SyntheticKey {
+    SyntheticKey { sandbox, policy, address: address_of(synthetic) }
 }
 
 fn record(
@@ -268,10 +285,9 @@ fn record(
     let value = SyntheticValue {
         real: address_of(destination.real),
         hosts: grant.hosts,
-        policy: grant.policy,
         name: destination.name,
     };
-    (key(sandbox, synthetic), value)
+    (key(sandbox, grant.policy, synthetic), value)
 }
 
 fn synthetic_v4(index: u32) -> IpAddr {

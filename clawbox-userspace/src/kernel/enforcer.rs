@@ -19,8 +19,9 @@ use clawbox_common::subject::{Incarnation, Mask, Subject};
 
 use super::load::{LoadError, Place, Programs, Sizes};
 use super::losses::{Losses, Skips};
-use super::lsm::LsmState;
+use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
+use crate::compile::MapImage;
 
 /// Why enforcement could not be put in place or changed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,16 @@ pub struct Enforcer {
     ebpf: Ebpf,
     pins: PinnedLinks,
     lsm: LsmState,
+    judges_open_files: bool,
+}
+
+/// The keys of one policy's entries in the maps.
+#[derive(Debug)]
+pub struct Generation {
+    rules: Vec<RuleKey>,
+    addresses: Vec<(AddressKey, u32)>,
+    files: Vec<FileKey>,
+    names: Vec<NameKey>,
 }
 
 impl Enforcer {
@@ -67,7 +78,7 @@ impl Enforcer {
             let _ = pins.remove();
             return Err(error);
         }
-        Ok(Self { ebpf, pins, lsm })
+        Ok(Self { ebpf, pins, lsm, judges_open_files: false })
     }
 
     /// Whether BPF LSM programs decide.
@@ -76,17 +87,69 @@ impl Enforcer {
         &self.lsm
     }
 
-    /// Writes the rules at objects and names, of a generation that nothing points at yet.
+    /// Writes a generation: the compiled rules, and those at objects and names. Nothing points at
+    /// it until a sandbox's state does.
     ///
     /// # Errors
-    /// A map is full.
-    pub fn write_files(
+    /// A map is full or gone; what was written is taken out again.
+    pub fn write_generation(
         &mut self,
+        image: &MapImage,
         files: &BTreeMap<FileKey, FileRule>,
         names: &BTreeMap<NameKey, FileRule>,
-    ) -> Result<(), LoadError> {
-        insert_all(&mut self.hash("FILES")?, "FILES", files)?;
-        insert_all(&mut self.hash("NAMES")?, "NAMES", names)
+    ) -> Result<Generation, LoadError> {
+        let generation = Generation {
+            rules: image.rules.keys().copied().collect(),
+            addresses: image.addresses.keys().copied().collect(),
+            files: files.keys().copied().collect(),
+            names: names.keys().copied().collect(),
+        };
+        let written = self.write_policy(&image.rules, &image.addresses).and_then(|()| {
+            insert_all(&mut self.hash("FILES")?, "FILES", files)?;
+            insert_all(&mut self.hash("NAMES")?, "NAMES", names)
+        });
+        match written {
+            Ok(()) => Ok(generation),
+            Err(error) => {
+                self.remove_generation(&generation);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes out a generation that no sandbox's state points at. What is not there is passed over.
+    pub fn remove_generation(&mut self, generation: &Generation) {
+        let Generation { rules, addresses, files, names } = generation;
+        // Each is best effort: an entry that stays is unreachable, and costs its room alone.
+        if let Ok(mut map) = self.hash::<RuleKey, RuleValue>("RULES") {
+            rules.iter().for_each(|key| drop(map.remove(key)));
+        }
+        if let Ok(mut map) = self.hash::<FileKey, FileRule>("FILES") {
+            files.iter().for_each(|key| drop(map.remove(key)));
+        }
+        if let Ok(mut map) = self.hash::<NameKey, FileRule>("NAMES") {
+            names.iter().for_each(|key| drop(map.remove(key)));
+        }
+        if let Ok(mut trie) = self.trie() {
+            addresses.iter().for_each(|(key, bits)| drop(trie.remove(&Key::new(*bits, *key))));
+        }
+    }
+
+    /// From now on a use of a file that is open already is judged by the policy in force: reading,
+    /// writing, mapping. Until a policy changes, what was opened was judged when it was, and
+    /// nobody pays for asking again. Without BPF LSM programs nothing can be judged.
+    ///
+    /// # Errors
+    /// The kernel refuses the programs.
+    pub fn judge_open_files(&mut self) -> Result<(), LoadError> {
+        if !self.lsm.is_active() || self.judges_open_files {
+            return Ok(());
+        }
+        for (program, link) in lsm::attach_for_open_files(&mut self.ebpf)? {
+            self.pins.add(program, link).map_err(|error| LoadError::Pin(Box::new(error)))?;
+        }
+        self.judges_open_files = true;
+        Ok(())
     }
 
     fn map<T, E>(&mut self, name: &'static str) -> Result<T, LoadError>
@@ -106,24 +169,23 @@ impl Enforcer {
         HashMap::try_from(map).map_err(|source| LoadError::Map { name, source })
     }
 
-    /// Writes the rules of a generation. Nothing points at it until a sandbox's state does.
-    ///
-    /// # Errors
-    /// A map is full or gone; what was written is unreachable.
-    pub fn write_policy(
+    fn trie(&mut self) -> Result<LpmTrie<&mut MapData, AddressKey, HostIds>, LoadError> {
+        let name = "ADDRESSES";
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
+        LpmTrie::try_from(map).map_err(|source| LoadError::Map { name, source })
+    }
+
+    fn write_policy(
         &mut self,
         rules: &BTreeMap<RuleKey, RuleValue>,
         addresses: &BTreeMap<(AddressKey, u32), HostIds>,
     ) -> Result<(), LoadError> {
         let mut map = self.hash("RULES")?;
         insert_all(&mut map, "RULES", rules)?;
-        let name = "ADDRESSES";
-        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
-        let mut trie: LpmTrie<_, AddressKey, HostIds> =
-            LpmTrie::try_from(map).map_err(|source| LoadError::Map { name, source })?;
+        let mut trie = self.trie()?;
         for ((key, bits), hosts) in addresses {
             trie.insert(&Key::new(*bits, *key), *hosts, 0)
-                .map_err(|source| LoadError::Map { name, source })?;
+                .map_err(|source| LoadError::Map { name: "ADDRESSES", source })?;
         }
         Ok(())
     }

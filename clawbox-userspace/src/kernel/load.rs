@@ -12,8 +12,12 @@ use aya::programs::{
 };
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 
+use clawbox_common::limits;
+
 use super::btf::{BtfError, KernelTypes, VMLINUX};
 use super::lsm::{self, LsmState};
+use super::pin::PinLinksError;
+use super::symbols;
 
 /// The object, carried in the agent. Aligned, because the ELF reader casts headers in place.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CLAWBOX_BPF_OBJECT"));
@@ -37,6 +41,10 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_SB_DEV", "super_block", "s_dev"),
     ("OFF_SB_FLAGS", "super_block", "s_flags"),
     ("OFF_FILE_MNT", "file", "f_path.mnt"),
+    ("OFF_FILE_INODE", "file", "f_inode"),
+    ("OFF_INODE_NLINK", "inode", "i_nlink"),
+    ("OFF_INODE_MODE", "inode", "i_mode"),
+    ("OFF_DENTRY_FLAGS", "dentry", "d_flags"),
     ("OFF_FILE_MODE", "file", "f_mode"),
     ("OFF_FILE_FLAGS", "file", "f_flags"),
     ("OFF_PATH_MNT", "path", "mnt"),
@@ -51,6 +59,7 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_SOCK_FAMILY", "sock", "__sk_common.skc_family"),
     ("OFF_SOCK_PORT", "sock", "__sk_common.skc_num"),
     ("OFF_VMA_FILE", "vm_area_struct", "vm_file"),
+    ("OFF_VMA_FLAGS", "vm_area_struct", "vm_flags"),
     ("OFF_TASK_CRED", "task_struct", "cred"),
     ("OFF_TASK_REAL_CRED", "task_struct", "real_cred"),
 ];
@@ -122,6 +131,9 @@ pub enum LoadError {
         /// Its name.
         name: &'static str,
     },
+    /// A program is attached but would end with this process.
+    #[error(transparent)]
+    Pin(Box<PinLinksError>),
     /// A map operation failed.
     #[error("cannot write map `{name}`: {source}")]
     Map {
@@ -163,6 +175,15 @@ pub struct Sizes {
     pub names: u32,
     /// Sandboxes.
     pub sandboxes: u32,
+}
+
+/// Entries that come with any policy that takes the place of the first one.
+const GROWTH: u32 = 2048;
+
+/// Room for three policies of a size: the one in force, the next, and the one that programs may
+/// still be reading; and for some growth. Entries take memory when they are made.
+fn room(entries: u32, bound: u32) -> u32 {
+    entries.saturating_mul(3).saturating_add(GROWTH).min(bound.max(entries))
 }
 
 /// Where in the hierarchy sandboxes' cgroups are.
@@ -207,19 +228,23 @@ impl Programs {
         for (name, value) in &offsets {
             loader.override_global(name, value, true);
         }
+        let trees = if with_lsm { symbols::tree_counts() } else { None };
+        let (renames, mounts) = trees.unwrap_or_default();
+        loader.override_global("RENAME_LOCK", &renames, true);
+        loader.override_global("MOUNT_LOCK", &mounts, true);
         loader.override_global("SANDBOX_LEVEL", &place.level, true);
         loader.override_global("SANDBOX_PARENT", &place.parent, true);
         for (name, entries) in [
-            ("RULES", sizes.rules),
-            ("ADDRESSES", sizes.addresses),
-            ("BINARIES", sizes.binaries),
-            ("SCRIPTS", sizes.scripts),
-            ("FILES", sizes.files),
-            ("NAMES", sizes.names),
-            ("CGROUPS", sizes.sandboxes),
-            ("SANDBOX_STATES", sizes.sandboxes),
+            ("RULES", room(sizes.rules, limits::RULES)),
+            ("ADDRESSES", room(sizes.addresses, limits::ADDRESSES)),
+            ("BINARIES", room(sizes.binaries, limits::BINARIES)),
+            ("SCRIPTS", room(sizes.scripts, limits::SCRIPTS)),
+            ("FILES", room(sizes.files, limits::FILES)),
+            ("NAMES", room(sizes.names, limits::NAMES)),
+            ("CGROUPS", sizes.sandboxes.max(1)),
+            ("SANDBOX_STATES", sizes.sandboxes.max(1)),
         ] {
-            loader.map_max_entries(name, entries.max(1));
+            loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
         #[cfg(feature = "debug-log")]

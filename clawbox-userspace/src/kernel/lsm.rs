@@ -70,6 +70,7 @@ const HOOKS: &[Hook] = &[
     newer("uring_override_creds", "seccomp"),
     newer("uring_sqpoll", "seccomp"),
     hook("path_chroot"),
+    hook("inode_unlink"),
 ];
 
 /// Whether BPF LSM programs decide.
@@ -174,6 +175,31 @@ pub fn attach_all(
         hooks.push(*hook);
     }
     Ok((links, LsmState { hooks, why: String::new() }))
+}
+
+/// Programs that judge the use of files that are open already, with their hooks.
+const OPEN_FILES: &[(&str, &str)] = &[
+    ("file_permission", "file_permission"),
+    ("mmap_file_again", "mmap_file"),
+    ("file_mprotect_again", "file_mprotect"),
+];
+
+/// Attaches the programs that are needed from the first change of a policy on. All or none.
+///
+/// # Errors
+/// The kernel refuses one, though it has taken those of [`attach_all`].
+pub(super) fn attach_for_open_files(ebpf: &mut Ebpf) -> Result<Vec<NamedLink>, LoadError> {
+    let types = Btf::from_sys_fs()?;
+    let attached = OPEN_FILES.iter().map(|&(program, hook)| {
+        let link = attach(ebpf, program, |program| {
+            let program: &mut Lsm = program.try_into()?;
+            program.load(hook, &types)?;
+            let id = program.attach()?;
+            Ok::<_, AttachError>(program.take_link(id)?.into())
+        })?;
+        Ok((program, link))
+    });
+    attached.collect()
 }
 
 fn refused(hook: &str, error: &ProgramError) -> String {

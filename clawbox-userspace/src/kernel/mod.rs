@@ -8,3 +8,4 @@ pub mod losses;
 pub mod lsm;
 pub mod pin;
 pub mod probe;
+pub mod symbols;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use aya::pin::PinError;
 
+use aya::programs::links::FdLink;
+
 use super::load::NamedLink;
 
 /// Where bpffs is on every distribution that mounts it.
@@ -69,6 +71,15 @@ impl PinnedLinks {
             }
         }
         Ok(pinned)
+    }
+
+    /// Pins one more link under its program's name.
+    ///
+    /// # Errors
+    /// bpffs refuses; the link ends.
+    pub fn add(&self, program: &'static str, link: FdLink) -> Result<(), PinLinksError> {
+        let pinned = link.pin(self.directory.join(program));
+        pinned.map(drop).map_err(|source| PinLinksError::Pin { what: program, source })
     }
 
     /// Where they are.

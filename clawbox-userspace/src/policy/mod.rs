@@ -75,17 +75,27 @@ enum Document {
 ///
 /// Every mistake in the files, or that the first one is not a policy.
 pub fn load(policy: &Path, presets: &[PathBuf]) -> Result<Loaded, Vec<Diagnostic>> {
-    let loaded = load_any(policy, presets)?;
-    let what = match loaded.kind {
-        Kind::Policy => return Ok(loaded),
-        Kind::Preset => "a preset, which is a fragment",
-        Kind::Blueprint => "a blueprint, of which only the additions are a policy",
-    };
-    Err(vec![Diagnostic::error(
-        loaded.policy.origin,
-        format!("the file is {what}"),
-        "write a policy with `version: 1` and give this file with --preset",
-    )])
+    load_any(policy, presets)?.enforceable()
+}
+
+impl Loaded {
+    /// The same, if the first file is a policy.
+    ///
+    /// # Errors
+    ///
+    /// That it is none.
+    pub fn enforceable(self) -> Result<Self, Vec<Diagnostic>> {
+        let what = match self.kind {
+            Kind::Policy => return Ok(self),
+            Kind::Preset => "a preset, which is a fragment",
+            Kind::Blueprint => "a blueprint, of which only the additions are a policy",
+        };
+        Err(vec![Diagnostic::error(
+            self.policy.origin,
+            format!("the file is {what}"),
+            "write a policy with `version: 1` and give this file with --preset",
+        )])
+    }
 }
 
 /// Loads a file of any kind to be looked at.
@@ -94,6 +104,18 @@ pub fn load(policy: &Path, presets: &[PathBuf]) -> Result<Loaded, Vec<Diagnostic
 ///
 /// Every mistake in the files.
 pub fn load_any(first: &Path, presets: &[PathBuf]) -> Result<Loaded, Vec<Diagnostic>> {
+    load_texts(&read_texts(first, presets)?)
+}
+
+/// Reads a policy and its presets, as names and texts.
+///
+/// # Errors
+///
+/// Each file that cannot be read.
+pub fn read_texts(
+    first: &Path,
+    presets: &[PathBuf],
+) -> Result<Vec<(Arc<str>, String)>, Vec<Diagnostic>> {
     let mut texts = Vec::with_capacity(presets.len() + 1);
     let mut unreadable = Vec::new();
     for path in std::iter::once(first).chain(presets.iter().map(PathBuf::as_path)) {
@@ -102,10 +124,7 @@ pub fn load_any(first: &Path, presets: &[PathBuf]) -> Result<Loaded, Vec<Diagnos
             Err(diagnostic) => unreadable.push(diagnostic),
         }
     }
-    if !unreadable.is_empty() {
-        return Err(unreadable);
-    }
-    load_texts(&texts)
+    if unreadable.is_empty() { Ok(texts) } else { Err(unreadable) }
 }
 
 /// Loads a policy from its text.
@@ -117,8 +136,12 @@ pub fn parse_str(name: &str, text: &str) -> Result<Loaded, Vec<Diagnostic>> {
     load_texts(&[(name.into(), text.to_owned())])
 }
 
-/// The first file and its presets, as names and texts.
-fn load_texts(texts: &[(Arc<str>, String)]) -> Result<Loaded, Vec<Diagnostic>> {
+/// Loads the first file and its presets, given as names and texts.
+///
+/// # Errors
+///
+/// Every mistake in the texts.
+pub fn load_texts(texts: &[(Arc<str>, String)]) -> Result<Loaded, Vec<Diagnostic>> {
     let mut documents = Vec::with_capacity(texts.len());
     let mut errors = Vec::new();
     for (file, text) in texts {

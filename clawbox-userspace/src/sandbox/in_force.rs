@@ -1,8 +1,9 @@
 //! The policy in force as the rest of the agent asks it: which names it allows, and what the
-//! numbers in events stand for.
+//! numbers in events stand for. It can be replaced while a sandbox runs.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use clawbox_common::event::NetworkEvent;
 use clawbox_common::rule::HostIds;
@@ -13,10 +14,14 @@ use crate::audit::record::Rule;
 use crate::compile::MapImage;
 use crate::dns::{NameDecision, NamePolicy, NameTable};
 
+/// Policies that are remembered after they were replaced: events of theirs may still be on the way.
+const REMEMBERED: usize = 8;
+
 /// A compiled policy and the names that its resolver has handed addresses out for.
 #[derive(Debug)]
 pub struct PolicyInForce {
-    image: MapImage,
+    /// The policy in force first, then those before it. Never empty.
+    images: RwLock<VecDeque<Arc<MapImage>>>,
     names: OnceLock<Arc<NameTable>>,
 }
 
@@ -24,13 +29,36 @@ impl PolicyInForce {
     /// Puts a compiled policy behind the questions.
     #[must_use]
     pub fn new(image: MapImage) -> Arc<Self> {
-        Arc::new(Self { image, names: OnceLock::new() })
+        let images = RwLock::new(VecDeque::from([Arc::new(image)]));
+        Arc::new(Self { images, names: OnceLock::new() })
     }
 
     /// The compiled policy.
     #[must_use]
-    pub fn image(&self) -> &MapImage {
-        &self.image
+    pub fn image(&self) -> Arc<MapImage> {
+        Arc::clone(&self.images.read().unwrap_or_else(PoisonError::into_inner)[0])
+    }
+
+    /// Replaces the policy. From here on names are judged by the new one; what the kernel decides
+    /// changes with the sandbox's state.
+    pub fn replace(&self, image: MapImage) {
+        let mut images = self.images.write().unwrap_or_else(PoisonError::into_inner);
+        images.push_front(Arc::new(image));
+        images.truncate(REMEMBERED);
+    }
+
+    /// Takes back a replacement that the kernel was not given.
+    pub fn restore(&self) {
+        let mut images = self.images.write().unwrap_or_else(PoisonError::into_inner);
+        if images.len() > 1 {
+            images.pop_front();
+        }
+    }
+
+    /// The policy that an event was decided by.
+    fn of_generation(&self, generation: u32) -> Option<Arc<MapImage>> {
+        let images = self.images.read().unwrap_or_else(PoisonError::into_inner);
+        images.iter().find(|image| image.generation() == generation).cloned()
     }
 
     /// Tells whose names the numbers in events are. The resolver asks this policy, so it comes
@@ -42,7 +70,7 @@ impl PolicyInForce {
 
 impl NamePolicy for PolicyInForce {
     fn name(&self, name: &str) -> NameDecision {
-        match self.image.name(name) {
+        match self.image().name(name) {
             Ok(Some(_)) => NameDecision::Allowed,
             Ok(None) => NameDecision::Denied(Reason::UnknownName),
             Err(_) => NameDecision::Denied(Reason::TableFull),
@@ -50,24 +78,25 @@ impl NamePolicy for PolicyInForce {
     }
 
     fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds> {
-        self.image.name(name).ok()??.hosts_for(address)
+        self.image().name(name).ok()??.hosts_for(address)
     }
 
     fn generation(&self) -> u32 {
-        self.image.generation()
+        self.image().generation()
     }
 
     fn audit_only(&self) -> bool {
-        self.image.audit_only()
+        self.image().audit_only()
     }
 }
 
-/// What an event's numbers stand for under this policy.
+/// What an event's numbers stand for under the policy that decided it.
 pub struct EventMeaning(pub Arc<PolicyInForce>);
 
 impl Meaning for EventMeaning {
     fn rule(&self, event: &NetworkEvent) -> Option<Rule> {
-        let found = self.0.image.attribute(
+        let image = self.0.of_generation(event.policy)?;
+        let found = image.attribute(
             event.host,
             event.port,
             event.transport,

@@ -1,8 +1,11 @@
 //! Sandboxes: a cgroup, what its processes get before they start, and their end.
 
 pub mod birth;
+pub mod ceiling;
 pub mod cgroup;
+pub mod change;
 pub mod child;
+pub mod control;
 pub mod identities;
 pub mod in_force;
 pub mod init;

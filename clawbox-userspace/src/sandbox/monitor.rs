@@ -11,9 +11,11 @@ use clawbox_common::event::Kind;
 use clawbox_common::verdict::{Reason, Verdict};
 use tokio::io::unix::AsyncFd;
 
+use super::change::Change;
+use super::control::Answer;
 use crate::audit::kernel_event::{self, Meaning};
 use crate::audit::programs::Programs;
-use crate::audit::record::{Class, Object, Question, Subject};
+use crate::audit::record::{Class, Object, Question, SandboxObject, Subject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
 use crate::dns::{Observer, QuestionEvent};
 use crate::events::Event;
@@ -141,6 +143,35 @@ impl Monitor {
             self.trail.gap("dns", waiting.lost);
         }
         read
+    }
+
+    /// Records that a policy was replaced, or was to be, and learns the programs it names.
+    pub fn policy_changed(&mut self, change: &Change, audit_only: bool) {
+        self.programs.named(&change.programs);
+        let (reason, generation) = match &change.answer {
+            Answer::Changed { generation, .. } => ("changed", Some(*generation)),
+            Answer::Refused { .. } => ("refused", None),
+            Answer::DoesNotLoad { .. } => ("does-not-load", None),
+        };
+        self.trail.add(Draft {
+            time: None,
+            class: Class::Sandbox,
+            action: "policy",
+            verdict: VerdictName::None,
+            reason,
+            let_through: false,
+            rule: None,
+            subject: None,
+            object: Object::Sandbox(Box::new(SandboxObject {
+                command: Vec::new(),
+                policy: change.policy.clone(),
+                generation,
+                mode: (if audit_only { "audit" } else { "enforce" }).to_owned(),
+                status: None,
+                layers: Vec::new(),
+            })),
+        });
+        self.trail.flush();
     }
 
     /// Records what the kernel could not deliver.

@@ -72,9 +72,7 @@ impl Objects {
         mounts: &Mounts,
         path: &Path,
     ) -> (Search, Option<PathBuf>) {
-        let (existing, missing) = split(path);
-        let mut whole = std::fs::canonicalize(existing).unwrap_or_else(|_| existing.to_owned());
-        whole.extend(missing);
+        let whole = resolved(path);
         let mut search = Search::new(state);
         let mut below: Option<&OsStr> = None;
         for at in whole.ancestors() {
@@ -210,6 +208,14 @@ fn fitting(name: &OsStr) -> Option<[u8; FILE_NAME]> {
 
 fn too_long(what: &str) -> String {
     format!("`{what}`: its name is longer than {} bytes and has no rule", FILE_NAME - 2)
+}
+
+/// A path without symlinks, as far as it exists.
+pub fn resolved(path: &Path) -> PathBuf {
+    let (existing, missing) = split(path);
+    let mut whole = std::fs::canonicalize(existing).unwrap_or_else(|_| existing.to_owned());
+    whole.extend(missing);
+    whole
 }
 
 /// What exists of a path, and the names of what does not.

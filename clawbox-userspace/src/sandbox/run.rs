@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::ceiling::Ceiling;
 use super::cgroup::{self, Cgroup, CgroupError};
+use super::change::{LivePolicy, Settled};
 use super::child::{self, Invocation, SpawnError, status};
+use super::control;
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::launch::{self, BackstopReport, LaunchError};
@@ -15,19 +18,20 @@ use super::monitor::{Monitor, Questions};
 use super::objects::Objects;
 use super::run_lock::{self, RunLock, RunLockError};
 use super::strays::{self, Remnants, StraysError};
-use super::watch::{self, Foreground, HeldSignals};
+use super::watch::{self, Foreground, HeldSignals, Served};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail, TrailError};
 use crate::compile::MapImage;
 use crate::dns::{Resolver, ResolverSockets, Upstream, UpstreamError};
-use crate::kernel::enforcer::{Enforcer, EnforcerError};
+use crate::kernel::enforcer::{Enforcer, EnforcerError, Generation};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::{LoadError, Place, Sizes};
 use crate::kernel::lsm::LsmState;
+use crate::policy::model::Mode;
 
 /// The only sandbox of an embedded run.
-const SANDBOX: u32 = 1;
+pub const SANDBOX: u32 = 1;
 
 /// What is to be made of BPF LSM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -59,6 +63,10 @@ pub struct Run {
     pub needs_lsm: bool,
     /// What the backstops have to hold.
     pub backstops: launch::Request,
+    /// `--mode`, which also stands over policies that come later.
+    pub mode: Option<Mode>,
+    /// `run_as_user` and `run_as_group` of the policy.
+    pub accounts: [Option<String>; 2],
     /// The command.
     pub invocation: Invocation,
     /// Where the audit trail goes.
@@ -242,7 +250,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let _terminal = Foreground::find();
     let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
     let found = Found { identities: &identities, objects: &objects };
-    let enforcer = install(&mut installed, &root, &run, &found, &sockets, &mut steps)?;
+    let (enforcer, written) = install(&mut installed, &root, &run, &found, &sockets, &mut steps)?;
     let lsm = enforcer.lsm().clone();
     if !lsm.is_active() {
         if run.lsm == LsmUse::Auto {
@@ -259,9 +267,11 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     trim_heap();
     steps.done("placed");
 
-    let name = installed.lock.as_ref().map(RunLock::name).unwrap_or_default();
-    let remnants = Remnants::of(name, skipped_exits)?;
+    let name = installed.lock.as_ref().map(RunLock::name).unwrap_or_default().to_owned();
+    let remnants = Remnants::of(&name, skipped_exits)?;
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
+    // Before the command: who hears from it may ask for a change at once.
+    let control = control::bind(&name).map_err(system("make the control socket"))?;
     let started = SystemTime::now();
     let judges = lsm.is_active();
     let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)?;
@@ -270,7 +280,8 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         .add(Draft { time: Some(started), ..boundary(&run, "start", layers(&lsm, &report), None) });
     let in_force = PolicyInForce::new(run.image.clone());
     let questions = Arc::new(Questions::default());
-    let resolver = Resolver::new(SANDBOX, in_force.clone(), table, questions.clone(), upstream);
+    let resolver =
+        Arc::new(Resolver::new(SANDBOX, in_force.clone(), table, questions.clone(), upstream));
     in_force.know_names(resolver.names());
     let first_process = child.pid().as_raw().cast_unsigned();
     if let Err(error) = mounts.add_those_of(first_process) {
@@ -281,15 +292,32 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
+    let Some(enforcer) = &mut installed.enforcer else {
+        return Err(CgroupError::NotMounted.into());
+    };
+    let mut live = LivePolicy {
+        ceiling: ceiling(&run, &report, judges),
+        settled: settled(&run),
+        in_force: in_force.clone(),
+        resolver: resolver.clone(),
+        ports: ports(&sockets),
+        held: vec![(identities, objects)],
+        outgoing: None,
+        enforcer,
+        written,
+    };
     let (ended, mut monitor) = runtime.block_on(async {
         let meaning = Box::new(EventMeaning(in_force));
         let monitor =
             Monitor::new(ring, losses, questions, programs, meaning, trail, first_process)
                 .map_err(system("poll the event ring"))?;
-        watch::until_exit(child, monitor, resolver, sockets, remnants, held)
+        let served = Served { resolver, sockets, run: &name, control };
+        watch::until_exit(child, monitor, served, &mut live, remnants, held)
             .await
             .map_err(system("wait"))
     })?;
+    // The descriptors stay until the last process has gone.
+    let _held = live.held;
     steps.done("ended");
     // Whatever the command left running ends here, and is recorded up to its end.
     let status = child::code(ended);
@@ -300,6 +328,28 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     monitor.trail.flush();
     steps.done("recorded");
     Ok(Outcome { status, denied: monitor.trail.denied() })
+}
+
+/// What the launch has not given and no later policy can.
+fn ceiling(run: &Run, report: &BackstopReport, judges_files: bool) -> Ceiling {
+    let skipped: Vec<PathBuf> =
+        report.skipped_paths.iter().map(|skipped| skipped.path.clone()).collect();
+    Ceiling::new(&run.backstops, &skipped, judges_files)
+}
+
+fn settled(run: &Run) -> Settled {
+    Settled {
+        mode: run.mode,
+        accounts: run.accounts.clone(),
+        workdir: run.invocation.workdir.clone(),
+        always_writable: run.backstops.own_tmp().into_iter().collect(),
+        ever_writable: run.backstops.writable(),
+    }
+}
+
+fn ports(sockets: &ResolverSockets) -> (u16, u16) {
+    let (v4, v6) = sockets.ports();
+    (v4, v6.unwrap_or(0))
 }
 
 /// What a policy names, as it is on this host.
@@ -316,7 +366,7 @@ fn install<'a>(
     found: &Found<'_>,
     sockets: &ResolverSockets,
     steps: &mut Steps,
-) -> Result<&'a mut Enforcer, RunError> {
+) -> Result<(&'a mut Enforcer, Generation), RunError> {
     let name = installed.lock.as_ref().map(|lock| lock.name().to_owned()).unwrap_or_default();
     let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let sizes = Sizes {
@@ -339,13 +389,13 @@ fn install<'a>(
         run.lsm != LsmUse::Off,
     )?);
     steps.done("loaded");
-    enforcer.write_policy(&run.image.rules, &run.image.addresses)?;
+    let objects = found.objects;
+    let written = enforcer.write_generation(&run.image, &objects.files, &objects.names)?;
     enforcer.write_identities(&found.identities.binaries, &found.identities.scripts)?;
-    enforcer.write_files(&found.objects.files, &found.objects.names)?;
-    let (v4, v6) = sockets.ports();
-    enforcer.set_state(SANDBOX, &run.image.state(v4, v6.unwrap_or(0)))?;
+    let (v4, v6) = ports(sockets);
+    enforcer.set_state(SANDBOX, &run.image.state(v4, v6))?;
     enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
-    Ok(enforcer)
+    Ok((enforcer, written))
 }
 
 /// The record of a sandbox's start or stop.
@@ -373,6 +423,7 @@ fn boundary(
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect(),
             policy: run.policy.clone(),
+            generation: None,
             mode: mode.to_owned(),
             status: status.map(i32::from),
             layers,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::cgroup::{self, Cgroup};
-use super::strays;
+use super::{control, strays};
 use crate::kernel::pin;
 
 /// Where locks live. Gone after a reboot, as cgroups and pins are.
@@ -64,6 +64,7 @@ impl RunLock {
 
     /// Unregisters. Call it last: what is still there afterwards nobody will look for.
     pub fn release(self) {
+        remove_socket(&self.name);
         if let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("cannot remove `{}`: {error}", self.path.display());
         }
@@ -106,6 +107,17 @@ pub fn remove_stale(cgroup_root: &Path) {
     }
 }
 
+/// A run that ended before it listened has none.
+fn remove_socket(run: &str) {
+    let path = control::path_of(run);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("cannot remove `{}`: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
 fn remove_remains(cgroup_root: &Path, name: &str) -> Result<(), Box<dyn std::error::Error>> {
     let path = cgroup_root.join(cgroup::PARENT).join(name);
     if path.exists() {
@@ -113,5 +125,6 @@ fn remove_remains(cgroup_root: &Path, name: &str) -> Result<(), Box<dyn std::err
     }
     strays::end(name)?;
     pin::remove(&pin::directory_of(name))?;
+    remove_socket(name);
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! pass signals on, until its first process ends.
 
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,9 +10,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::birth::Process;
+use super::change::LivePolicy;
+use super::control::{self, Answer, Request};
 use super::monitor::{Monitor, TICK};
 use super::strays::Remnants;
 use crate::dns::{Resolver, ResolverSockets};
@@ -95,6 +99,18 @@ impl Drop for Foreground {
     }
 }
 
+/// What is served while a sandbox runs.
+pub struct Served<'a> {
+    /// Its names.
+    pub resolver: Arc<Resolver>,
+    /// Where they are asked for.
+    pub sockets: ResolverSockets,
+    /// The run.
+    pub run: &'a str,
+    /// Its control socket.
+    pub control: UnixListener,
+}
+
 /// Serves a sandbox until its first process ends. Gives that process's status and the monitor,
 /// which has not been drained since.
 ///
@@ -103,15 +119,17 @@ impl Drop for Foreground {
 pub async fn until_exit(
     mut child: Process,
     mut monitor: Monitor,
-    resolver: Resolver,
-    sockets: ResolverSockets,
+    served: Served<'_>,
+    policy: &mut LivePolicy<'_>,
     mut remnants: Remnants,
     held: HeldSignals,
 ) -> io::Result<(ExitStatus, Monitor)> {
     let mut ended = signal(SignalKind::child())?;
     let mut signals = Forwarded::listen()?;
     drop(held);
-    let serving = tokio::spawn(Arc::new(resolver).serve(sockets));
+    let Served { resolver, sockets, run, control } = served;
+    let serving = tokio::spawn(resolver.serve(sockets));
+    let mut asked = control::listen(run, control)?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looked = Instant::now();
@@ -125,6 +143,11 @@ pub async fn until_exit(
             _ = tick.tick() => monitor.drain(),
             () = monitor.filled() => monitor.drain(),
             received = signals.next() => pass_on(process, received),
+            Some((request, answer)) = asked.recv() => {
+                // What was decided before is written down under the policy that decided it.
+                monitor.drain();
+                change(&mut monitor, policy, request, answer);
+            }
         }
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
@@ -139,6 +162,19 @@ pub async fn until_exit(
     };
     serving.abort();
     Ok((status, monitor))
+}
+
+/// Changes the policy, writes it down, answers.
+fn change(
+    monitor: &mut Monitor,
+    policy: &mut LivePolicy<'_>,
+    request: Request,
+    answer: oneshot::Sender<Answer>,
+) {
+    let change = policy.answer(request);
+    monitor.policy_changed(&change, policy.in_force.image().audit_only());
+    // Who asked may have gone; the record says what was done.
+    let _ = answer.send(change.answer);
 }
 
 /// What a terminal's foreground group has got from the terminal itself is not sent a second time.

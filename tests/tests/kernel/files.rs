@@ -9,7 +9,7 @@ use clawbox_tests::clawbox::{Clawbox, Finished};
 use crate::scene::Scene;
 
 /// Tries one thing a line: a name, and a Python expression or statement.
-const ATTACKER: &str = r#"
+pub const ATTACKER: &str = r#"
 import ctypes, errno, mmap, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *words):
@@ -42,7 +42,7 @@ for line in sys.stdin:
         print(name, errno.errorcode[error.errno], flush=True)
 "#;
 
-const PYTHON: &str = "/usr/bin/python3";
+pub const PYTHON: &str = "/usr/bin/python3";
 
 /// Runs what is to be tried in a sandbox and gives the outcomes by name, and the run.
 fn attempts(

@@ -15,6 +15,8 @@ mod files;
 mod identity;
 mod lifecycle;
 mod listen;
+mod live;
 mod names;
 mod namespaces;
+mod remembered;
 mod scene;

@@ -1,9 +1,10 @@
-//! `clawbox policy`: look at policies without enforcing them.
+//! `clawbox policy`: look at policies without enforcing them, and give a running sandbox another.
 
 mod check;
 mod explain;
 pub(super) mod host_facts;
 mod schema;
+mod set;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ enum Verb {
     Check(check::Check),
     Explain(explain::Explain),
     Schema(schema::Schema),
+    Set(set::Set),
 }
 
 /// A policy that does not load.
@@ -42,6 +44,7 @@ impl PolicyCommand {
             Verb::Check(check) => check.run(),
             Verb::Explain(explain) => explain.run(),
             Verb::Schema(schema) => schema.run(),
+            Verb::Set(set) => set.run(),
         }
     }
 }

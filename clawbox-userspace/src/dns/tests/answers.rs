@@ -23,7 +23,6 @@ async fn an_allowed_name_gets_a_synthetic_address_of_either_family() {
         let value = world.table.real(synthetic).expect("published");
         assert_eq!(value.real, address_of(ip(real)));
         assert_eq!(value.hosts, rule(5).hosts);
-        assert_eq!(value.policy, 1);
         let name = world.resolver.names().name_of(value.name);
         assert_eq!(name.as_deref(), Some("api.test"));
         let event = world.event();

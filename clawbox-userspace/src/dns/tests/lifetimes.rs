@@ -98,8 +98,7 @@ async fn a_new_policy_renews_addresses_on_the_next_question() {
     world.policy.generation.store(2, Ordering::SeqCst);
     let again = addresses(&world.ask("api.test", RecordType::A).await);
     assert_eq!(first, again);
-    let value = world.table.real(again[0]).unwrap();
-    assert_eq!((value.policy, value.hosts), (2, rule(9).hosts));
+    assert_eq!(world.table.under(2, again[0]).unwrap().hosts, rule(9).hosts);
 }
 
 #[tokio::test]
@@ -119,10 +118,16 @@ async fn refresh_renews_what_is_still_allowed_and_withdraws_the_rest() {
     world.allow("inner.test", rule(4));
     world.policy.generation.store(2, Ordering::SeqCst);
     world.resolver.refresh();
-    let kept = world.table.real(held["kept.test"]).unwrap();
-    assert_eq!((kept.policy, kept.hosts), (2, rule(3).hosts));
-    assert_eq!(world.table.real(held["gone.test"]), None);
-    assert_eq!(world.table.real(held["inner.test"]), None);
+    let kept = |policy| world.table.under(policy, held["kept.test"]).map(|value| value.hosts);
+    assert_eq!((kept(1), kept(2)), (Some(rule(1).hosts), Some(rule(3).hosts)));
+    for name in ["gone.test", "inner.test"] {
+        assert_eq!(
+            (world.table.under(1, held[name]), world.table.under(2, held[name])),
+            (None, None)
+        );
+    }
+    world.resolver.forget_outdated();
+    assert_eq!((kept(1), kept(2)), (None, Some(rule(3).hosts)));
     world.resolver.clear();
     assert_eq!(world.table.len(), 0);
 }

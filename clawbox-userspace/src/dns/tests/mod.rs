@@ -119,9 +119,14 @@ impl SyntheticTable for FakeTable {
 }
 
 impl FakeTable {
-    fn real(&self, synthetic: IpAddr) -> Option<SyntheticValue> {
-        let key = SyntheticKey { sandbox: SANDBOX, address: address_of(synthetic) };
+    /// What a policy generation says of an address.
+    fn under(&self, policy: u32, synthetic: IpAddr) -> Option<SyntheticValue> {
+        let key = SyntheticKey { sandbox: SANDBOX, policy, address: address_of(synthetic) };
         lock(&self.entries).get(&key).copied()
+    }
+
+    fn real(&self, synthetic: IpAddr) -> Option<SyntheticValue> {
+        self.under(1, synthetic)
     }
 
     fn len(&self) -> usize {

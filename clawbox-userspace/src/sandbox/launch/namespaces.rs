@@ -17,7 +17,7 @@ use super::report::Layer;
 pub(super) const PROC: &str = "/proc";
 
 /// Where programs put what they do not want to keep.
-pub(super) const TMP: &str = "/tmp";
+pub const TMP: &str = "/tmp";
 
 /// A part of the host that a sandbox gets one of its own of, unless it is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -74,6 +74,13 @@ fn perform(name: &str, argument: &str) -> anyhow::Result<Result<Value>> {
             HELD.lock().unwrap_or_else(PoisonError::into_inner).retain(is_kept);
             Ok(Value::Null)
         }
+        "connect-name" => {
+            let (name, port) = argument.split_once(':').context("a name and a port")?;
+            let found = resolve(name)?;
+            let ip: std::net::IpAddr = found[0].as_str().context("no address")?.parse()?;
+            let to = std::net::SocketAddr::new(ip, port.parse()?);
+            dial::by("connect", to).context("no way to connect")?
+        }
         "line" => Ok(process::line()?.into()),
         "io-uring" => io_uring(),
         "write" => {

@@ -1,0 +1,191 @@
+//! Changes the policy of a running sandbox: all of the new one is written beside the old, then one
+//! write puts it in force. What cannot change while it runs is refused, part by part.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clawbox_common::subject::FileId;
+
+use super::ceiling::Ceiling;
+use super::control::{Answer, Request, Text};
+use super::identities::Identities;
+use super::in_force::PolicyInForce;
+use super::objects::Objects;
+use super::run::SANDBOX;
+use crate::compile::{MapImage, compile_after};
+use crate::dns::Resolver;
+use crate::kernel::enforcer::{Enforcer, Generation};
+use crate::kernel::file_id::Mounts;
+use crate::policy::model::{Located, Mode, Policy};
+use crate::policy::{Diagnostic, Severity, load_texts};
+
+/// What a start has settled, whatever the policies after it say.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// `--mode`, which stands over every policy's own.
+    pub mode: Option<Mode>,
+    /// `run_as_user` and `run_as_group` of the first policy.
+    pub accounts: [Option<String>; 2],
+    /// The directory that `include_workdir` means.
+    pub workdir: PathBuf,
+    /// Trees that are writable under every policy: a `/tmp` of the sandbox's own.
+    pub always_writable: Vec<PathBuf>,
+    /// Every tree that the sandbox could write when it was started.
+    pub ever_writable: Vec<PathBuf>,
+}
+
+/// The accounts of a policy, as a start settles them.
+#[must_use]
+pub fn accounts(policy: &Policy) -> [Option<String>; 2] {
+    [&policy.process.user, &policy.process.group]
+        .map(|account| account.as_ref().map(|account| account.value.to_string()))
+}
+
+/// A running sandbox's policy, and what it takes to replace it.
+pub struct LivePolicy<'a> {
+    /// The kernel side.
+    pub enforcer: &'a mut Enforcer,
+    /// What names and events are judged by.
+    pub in_force: Arc<PolicyInForce>,
+    /// Holds the synthetic addresses.
+    pub resolver: Arc<Resolver>,
+    /// Its ports.
+    pub ports: (u16, u16),
+    /// What the launch did not give.
+    pub ceiling: Ceiling,
+    /// What the launch settled.
+    pub settled: Settled,
+    /// Descriptors that keep the inode numbers of every policy so far from being given out again.
+    pub held: Vec<(Identities, Objects)>,
+    /// The maps' entries of the policy in force.
+    pub written: Generation,
+    /// Those of the one before, which a program that began under it may still read.
+    pub outgoing: Option<Generation>,
+}
+
+/// A change that was made, for the trail.
+pub struct Change {
+    /// The answer for who asked.
+    pub answer: Answer,
+    /// Programs that the new policy names.
+    pub programs: Vec<(FileId, PathBuf)>,
+    /// The policy's file; empty if it cannot be known.
+    pub policy: String,
+}
+
+impl LivePolicy<'_> {
+    /// Does what is asked. Whatever goes wrong leaves the old policy in force.
+    pub fn answer(&mut self, request: Request) -> Change {
+        let Request::SetPolicy(texts) = request;
+        let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
+        match self.set(texts) {
+            Ok((answer, programs)) => Change { answer, programs, policy },
+            Err(answer) => Change { answer, programs: Vec::new(), policy },
+        }
+    }
+
+    fn set(&mut self, texts: Vec<Text>) -> Result<(Answer, Vec<(FileId, PathBuf)>), Answer> {
+        let since = Instant::now();
+        let policy = self.load(texts)?;
+        let before = self.in_force.image();
+        let generation = before.generation() + 1;
+        let image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+        let mut writable = self.settled.always_writable.clone();
+        if policy.filesystem.include_workdir() {
+            writable.push(self.settled.workdir.clone());
+        }
+        self.refuse_what_needs_a_restart(&policy, &before, &image, &writable)?;
+        let mounts = Mounts::read()
+            .map_err(|error| refused(format!("cannot read /proc/self/mountinfo: {error}")))?;
+        let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+        let identities = Identities::find(SANDBOX, &mounts, patterns, &self.settled.ever_writable);
+        let objects = Objects::find(&image, &mounts, &writable);
+        if !objects.unclosed.is_empty() {
+            let why =
+                "`filesystem_policy.deny` cannot be held; close a directory around it instead";
+            return Err(Answer::Refused { why: why.to_owned(), parts: objects.unclosed });
+        }
+        let warnings = identities.problems.iter().chain(&objects.problems).cloned().collect();
+        let programs = identities.paths.clone();
+        self.put_in_force(image, &identities, &objects).map_err(|error| {
+            refused(format!("the kernel did not take the new policy, the old one stays: {error}"))
+        })?;
+        self.held.push((identities, objects));
+        let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok((Answer::Changed { generation, microseconds, warnings }, programs))
+    }
+
+    fn load(&self, texts: Vec<Text>) -> Result<Policy, Answer> {
+        let texts: Vec<_> = texts.into_iter().map(|text| (text.name.into(), text.text)).collect();
+        let loaded = load_texts(&texts).and_then(crate::policy::Loaded::enforceable);
+        let mut policy = loaded.map_err(mistakes)?.policy;
+        if let Some(mode) = self.settled.mode {
+            policy.mode = Some(Located { value: mode, origin: policy.origin.clone() });
+        }
+        Ok(policy)
+    }
+
+    fn refuse_what_needs_a_restart(
+        &self,
+        policy: &Policy,
+        before: &MapImage,
+        image: &MapImage,
+        writable: &[PathBuf],
+    ) -> Result<(), Answer> {
+        let mut parts = self.ceiling.beyond(before, image, writable);
+        if accounts(policy) != self.settled.accounts {
+            parts.push("process: a running sandbox keeps its user and group".to_owned());
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let why = "a part of the policy takes effect only when the sandbox is started again; \
+                   nothing was changed";
+        Err(Answer::Refused { why: why.to_owned(), parts })
+    }
+
+    /// New entries, new names, the switch; then what nobody reads any more goes.
+    fn put_in_force(
+        &mut self,
+        image: MapImage,
+        identities: &Identities,
+        objects: &Objects,
+    ) -> Result<(), crate::kernel::load::LoadError> {
+        if let Some(outgoing) = self.outgoing.take() {
+            self.enforcer.remove_generation(&outgoing);
+        }
+        let state = image.state(self.ports.0, self.ports.1);
+        let written = self.enforcer.write_generation(&image, &objects.files, &objects.names)?;
+        let switched = self
+            .enforcer
+            .write_identities(&identities.binaries, &identities.scripts)
+            .and_then(|()| self.enforcer.judge_open_files())
+            .and_then(|()| {
+                self.in_force.replace(image);
+                // From here on nothing is waited for, so no question is answered in between.
+                self.resolver.refresh();
+                self.enforcer.set_state(SANDBOX, &state)
+            });
+        if let Err(error) = switched {
+            if self.in_force.image().generation() == state.policy {
+                self.in_force.restore();
+                self.resolver.refresh();
+            }
+            self.enforcer.remove_generation(&written);
+            return Err(error);
+        }
+        self.resolver.forget_outdated();
+        self.outgoing = Some(std::mem::replace(&mut self.written, written));
+        Ok(())
+    }
+}
+
+fn refused(why: String) -> Answer {
+    Answer::Refused { why, parts: Vec::new() }
+}
+
+fn mistakes(diagnostics: Vec<Diagnostic>) -> Answer {
+    let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
+    Answer::DoesNotLoad { errors: errors.map(ToString::to_string).collect() }
+}

@@ -1,0 +1,294 @@
+//! The control socket of one run: root of the host asks for changes while the command runs.
+//! One question and one answer a connection, a JSON object a line each.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::{cgroup, run_lock};
+use crate::kernel::enforcer::Identified;
+
+/// The largest question: a policy and presets of 256 KiB each, escaped.
+const LARGEST: u64 = 16 << 20;
+/// How long a client may take to bring its question.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a change may take until the client gives up waiting.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Questions that wait while one is being answered.
+const WAITING: usize = 8;
+
+/// A file by name and content: what was checked is what is put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Text {
+    /// As diagnostics name it.
+    pub name: String,
+    /// What it holds.
+    pub text: String,
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Replace the policy: the first is the policy, the rest are presets.
+    SetPolicy(Vec<Text>),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub enum Answer {
+    /// The kernel decides by the new policy.
+    Changed {
+        /// Number of the policy in this run, from 1.
+        generation: u32,
+        /// From the question to the switch.
+        microseconds: u64,
+        /// What of the policy finds nothing on this host.
+        warnings: Vec<String>,
+    },
+    /// Nothing has changed.
+    Refused {
+        /// In one sentence.
+        why: String,
+        /// What stands in the way, part by part.
+        parts: Vec<String>,
+    },
+    /// The policy has mistakes; nothing has changed.
+    DoesNotLoad {
+        /// Each mistake with its place.
+        errors: Vec<String>,
+    },
+}
+
+/// A question, and where its answer goes.
+pub type Asked = (Request, oneshot::Sender<Answer>);
+
+/// The socket of a run.
+#[must_use]
+pub fn path_of(run: &str) -> PathBuf {
+    Path::new(run_lock::DIRECTORY).join(format!("{run}{SUFFIX}"))
+}
+
+/// What a run's socket ends with.
+pub const SUFFIX: &str = ".sock";
+
+/// Makes a run's socket. Who connects waits until [`listen`].
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn bind(run: &str) -> io::Result<std::os::unix::net::UnixListener> {
+    let path = path_of(run);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // In a directory that only root enters; the mode says the same once more.
+    let listener = std::os::unix::net::UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Listens for a run until the receiver is dropped. Call it inside the runtime.
+///
+/// # Errors
+/// The socket cannot be watched.
+pub fn listen(
+    run: &str,
+    listener: std::os::unix::net::UnixListener,
+) -> io::Result<mpsc::Receiver<Asked>> {
+    let listener = UnixListener::from_std(listener)?;
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let run = run.to_owned();
+    tokio::spawn(async move {
+        loop {
+            let stream = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = sender.closed() => return,
+            };
+            match stream {
+                Ok((stream, _)) => {
+                    tokio::spawn(serve(stream, run.clone(), sender.clone()));
+                }
+                // Such as a lack of descriptors: what lacks is not there at once either.
+                Err(error) => {
+                    tracing::warn!("the control socket: {error}");
+                    tokio::time::sleep(PATIENCE).await;
+                }
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+async fn serve(stream: tokio::net::UnixStream, run: String, sender: mpsc::Sender<Asked>) {
+    let outcome = timeout(ANSWER, exchange(stream, &run, sender)).await;
+    match outcome {
+        Ok(Err(error)) => tracing::debug!("a client of the control socket: {error}"),
+        Err(_) => tracing::debug!("a client of the control socket took too long"),
+        Ok(Ok(())) => {}
+    }
+}
+
+async fn exchange(
+    stream: tokio::net::UnixStream,
+    run: &str,
+    sender: mpsc::Sender<Asked>,
+) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
+    let (read, mut write) = stream.into_split();
+    let answer = if let Some(why) = stranger(peer.uid(), peer.pid(), run) {
+        Answer::Refused { why, parts: Vec::new() }
+    } else {
+        let mut line = String::new();
+        let mut read = tokio::io::BufReader::new(read).take(LARGEST);
+        timeout(PATIENCE, read.read_line(&mut line))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        match serde_json::from_str(&line) {
+            Ok(request) => {
+                let (answer, answered) = oneshot::channel();
+                let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+                sender.send((request, answer)).await.map_err(|_| gone())?;
+                answered.await.map_err(|_| gone())?
+            }
+            Err(error) => Answer::Refused {
+                why: format!("not a question of this version of clawbox: {error}"),
+                parts: Vec::new(),
+            },
+        }
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    write.write_all(&line).await
+}
+
+/// Why a peer may not ask. A process of a sandbox may not even as root.
+fn stranger(uid: u32, pid: Option<i32>, run: &str) -> Option<String> {
+    let Some(pid) = pid.and_then(|pid| u32::try_from(pid).ok()) else {
+        return Some("the kernel does not say who asks".to_owned());
+    };
+    if uid != 0 {
+        return Some("only root changes a policy".to_owned());
+    }
+    let in_cgroup = match std::fs::read_to_string(format!("/proc/{pid}/cgroup")) {
+        Ok(text) => text.lines().any(|line| {
+            line.strip_prefix("0::/").is_some_and(|path| path.starts_with(cgroup::PARENT))
+        }),
+        Err(_) => true,
+    };
+    let identified = match Identified::of_run(run).map(|found| found.map(|all| all.processes())) {
+        Ok(Some(Ok(processes))) => processes.iter().any(|(process, _)| *process == pid),
+        _ => true,
+    };
+    (in_cgroup || identified).then(|| "a sandbox has no say in its policy".to_owned())
+}
+
+/// Why a question had no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No run of that name.
+    #[error("no sandbox `{name}` is running here{}", list(.running))]
+    Unknown {
+        /// As asked.
+        name: String,
+        /// Those that are.
+        running: Vec<String>,
+    },
+    /// More than one run of that name.
+    #[error("`{name}` is the name of several sandboxes: {}; name one of them", runs.join(", "))]
+    Ambiguous {
+        /// As asked.
+        name: String,
+        /// Those that have it.
+        runs: Vec<String>,
+    },
+    /// The run does not answer.
+    #[error("`{}` does not answer: {source}; its clawbox may have been killed", path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!("; running: {}", names.join(", ")) }
+}
+
+/// Asks a run, by its own name or by its sandbox's, and waits for the answer.
+///
+/// # Errors
+/// There is no such run, or it does not answer.
+pub fn ask(name: &str, request: &Request) -> Result<Answer, AskError> {
+    let path = path_of(&find(name, &runs())?);
+    let silent = |source| AskError::Silent { path: path.clone(), source };
+    let answer = || -> io::Result<Answer> {
+        let mut stream = UnixStream::connect(&path)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        Ok(serde_json::from_str(&answer)?)
+    };
+    answer().map_err(silent)
+}
+
+/// The runs that have a control socket.
+fn runs() -> Vec<String> {
+    let entries = std::fs::read_dir(run_lock::DIRECTORY).into_iter().flatten().flatten();
+    let mut runs: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(SUFFIX).map(str::to_owned))
+        .collect();
+    runs.sort();
+    runs
+}
+
+fn find(name: &str, runs: &[String]) -> Result<String, AskError> {
+    if runs.iter().any(|run| run == name) {
+        return Ok(name.to_owned());
+    }
+    let of_sandbox = |run: &&String| run.rsplit_once('-').is_some_and(|(own, _)| own == name);
+    let found: Vec<String> = runs.iter().filter(of_sandbox).cloned().collect();
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(AskError::Unknown { name: name.to_owned(), running: runs.to_vec() }),
+        _ => Err(AskError::Ambiguous { name: name.to_owned(), runs: found }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_found_by_its_own_name_and_by_its_sandboxes_if_that_is_one() {
+        let runs = ["agent-12", "agent-7", "other-1-3"].map(str::to_owned);
+        assert_eq!(find("agent-7", &runs).unwrap(), "agent-7");
+        assert_eq!(find("other-1", &runs).unwrap(), "other-1-3");
+        assert!(matches!(find("agent", &runs), Err(AskError::Ambiguous { .. })));
+        let unknown = find("nobody", &runs).unwrap_err().to_string();
+        assert!(unknown.ends_with("running: agent-12, agent-7, other-1-3"), "{unknown}");
+    }
+
+    #[test]
+    fn only_root_outside_every_sandbox_may_ask() {
+        assert!(stranger(0, None, "x").is_some());
+        assert!(stranger(1000, Some(1), "x").unwrap().contains("only root"));
+        // A run whose identities cannot be read is not asked for anything.
+        assert!(stranger(0, Some(1), "no-such-run").unwrap().contains("no say"));
+    }
+}

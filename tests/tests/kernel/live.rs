@@ -1,0 +1,258 @@
+//! A policy changes while its sandbox runs: all of it at once, for files and connections that are
+//! there already too, and never beyond what the start gave.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use clawbox_tests::clawbox::{Clawbox, Running, program};
+use clawbox_tests::network::SITE;
+use serde_json::Value;
+
+use crate::files::{ATTACKER, PYTHON};
+use crate::scene::{ECHO, Scene};
+
+/// What `clawbox policy set` said of a policy, and its status.
+fn set(scene: &Scene, running: &Running, policy: &str) -> (Option<i32>, Value) {
+    let file = scene.world.private().join("next.yaml");
+    std::fs::write(&file, policy).unwrap();
+    let output = set_file(scene, &running.run(), &file);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let answer = serde_json::from_str(&said).unwrap_or_else(|error| {
+        panic!("{error}: {said}{}", String::from_utf8_lossy(&output.stderr))
+    });
+    (output.status.code(), answer)
+}
+
+fn set_file(scene: &Scene, run: &str, file: &Path) -> Output {
+    let mut command = Command::new(program());
+    command.args(["policy", "set", "--format", "json", run]).arg(file);
+    // Runs of a world are known in it alone.
+    scene.world.enter(&mut command);
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn changes(scene: &Scene, running: &Running, policy: &str) -> u64 {
+    let (status, answer) = set(scene, running, policy);
+    assert_eq!((status, &answer["outcome"]), (Some(0), &"changed".into()), "{answer}");
+    answer["generation"].as_u64().unwrap()
+}
+
+/// Has the sandboxed interpreter try something and gives the outcome.
+fn attempt(running: &mut Running, code: &str) -> String {
+    running.say(&format!("it: {code}"));
+    running.line().strip_prefix("it ").unwrap().to_owned()
+}
+
+fn tree_policy(scene: &Scene, tree: &str, extra: &str) -> String {
+    scene
+        .policy("")
+        .replace("[/dev/null]", &format!("[/dev/null, {tree}]"))
+        .replace("  include_workdir: true\n", &format!("  include_workdir: false\n{extra}"))
+}
+
+#[test]
+fn narrowing_reaches_files_that_are_open_and_widening_gives_them_back() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let tree = scene.world.work().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    let root = tree.display().to_string();
+    let wide = tree_policy(&scene, &root, "");
+    let closed = tree_policy(&scene, &root, &format!("  deny: [{root}/secret]\n"));
+    let mut running =
+        Clawbox::new(&scene.world, &wide).user(None).with_lsm().spawn(&[PYTHON, "-c", ATTACKER]);
+    let open = format!(
+        "os.chdir('{root}'); open('secret', 'w').write('x' * 5000); \
+         fd = os.open('secret', os.O_RDWR); shared = mmap.mmap(fd, 4096, prot=mmap.PROT_READ)"
+    );
+    assert_eq!(attempt(&mut running, &open), "ok");
+    let uses = [
+        "os.pread(fd, 1, 0)",
+        "os.pwrite(fd, b'y', 0)",
+        "mmap.mmap(fd, 4096)",
+        "os.sendfile(os.open('out', os.O_RDWR | os.O_CREAT), fd, 0, 1)",
+        "os.copy_file_range(fd, os.open('out', os.O_RDWR | os.O_CREAT), 1)",
+        "os.close(os.open('secret', os.O_RDONLY))",
+        "os.ftruncate(fd, 4096)",
+        "os.fchmod(fd, 0o600)",
+        "os.link('secret', 'other'); os.unlink('other')",
+        "read('/proc/self/fd/%d' % fd)",
+    ];
+    let protect = format!(
+        "import re; start = [int(line.split('-')[0], 16) for line in open('/proc/self/maps') \
+         if '{root}/secret' in line][0]; call(10, ctypes.c_void_p(start), 4096, 3); \
+         call(10, ctypes.c_void_p(start), 4096, 1)"
+    );
+    let outcomes = |running: &mut Running| -> Vec<String> {
+        uses.iter().chain([&protect.as_str()]).map(|code| attempt(running, code)).collect()
+    };
+    assert!(outcomes(&mut running).iter().all(|outcome| outcome == "ok"));
+    assert_eq!(changes(&scene, &running, &closed), 2);
+    let after = outcomes(&mut running);
+    assert!(after.iter().all(|outcome| outcome == "EACCES"), "{uses:?} {after:?}");
+    // What is not closed goes on, through a descriptor of before as well.
+    assert_eq!(attempt(&mut running, "write('out'); os.listdir('.')"), "ok");
+    assert_eq!(changes(&scene, &running, &wide), 3);
+    let again = outcomes(&mut running);
+    assert!(again.iter().all(|outcome| outcome == "ok"), "{uses:?} {again:?}");
+    let run = running.wait();
+    let changed: Vec<_> =
+        run.records("policy").iter().map(|record| record["object"]["generation"].clone()).collect();
+    assert_eq!(changed, [2, 3]);
+    for action in ["read", "write", "map", "open", "truncate"] {
+        let found = run.trail.iter().any(|record| {
+            record["action"] == action
+                && record["reason"] == "closed-file"
+                && record["object"]["path"] == format!("{root}/secret").as_str()
+        });
+        assert!(found, "no record of {action}: {:#?}", run.trail);
+    }
+}
+
+#[test]
+fn what_the_start_did_not_give_is_refused_path_by_path_and_nothing_changes() {
+    let scene = Scene::new();
+    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).with_lsm();
+    let mut running = clawbox.spawn(&["/bin/sh", "-c", "echo on; cat"]);
+    assert_eq!(running.line(), "on");
+    let more = scene.policy("").replace("/usr,", "/usr, /srv, /var/lib,");
+    let (status, answer) = set(&scene, &running, &more);
+    assert_eq!((status, &answer["outcome"]), (Some(1), &"refused".into()), "{answer}");
+    let parts: Vec<&str> =
+        answer["parts"].as_array().unwrap().iter().map(|part| part.as_str().unwrap()).collect();
+    if scene.has_lsm() {
+        assert!(parts[0].starts_with("/srv: it was not readable"), "{parts:?}");
+        assert!(parts[1].starts_with("/var/lib: "), "{parts:?}");
+    } else {
+        assert!(parts[0].starts_with("filesystem_policy: "), "{parts:?}");
+    }
+    let other = scene.policy("process: { run_as_user: daemon }");
+    let (status, answer) = set(&scene, &running, &other);
+    assert_eq!(
+        (status, answer["parts"][0].as_str().unwrap().split(':').next()),
+        (Some(1), Some("process"))
+    );
+    let (status, answer) = set(&scene, &running, "version: 1\nnetwork: {}\n");
+    assert_eq!((status, &answer["outcome"]), (Some(2), &"does-not-load".into()));
+    let run = running.wait();
+    let reasons: Vec<_> =
+        run.records("policy").iter().map(|record| record["reason"].clone()).collect();
+    assert_eq!(reasons, ["refused", "refused", "does-not-load"]);
+}
+
+#[test]
+fn a_rule_that_comes_admits_at_once_and_one_that_goes_admits_no_more() {
+    let scene = Scene::new();
+    let none = scene.policy("");
+    let both = scene.allowing_attack("{ host: api.test, port: 7 }, { host: v4.test, port: 7 }");
+    let one = scene.allowing_attack("{ host: api.test, port: 7 }");
+    let attack = scene.attack();
+    let steps = "resolve=v4.test line";
+    let script = format!("{attack} {steps}; while read a; do {attack} $a; done");
+    let mut running = Clawbox::new(&scene.world, &none).spawn(&["/bin/sh", "-c", &script]);
+    let outcome = |running: &mut Running, step: &str| -> (String, Value) {
+        running.say(step);
+        let said: Value = serde_json::from_str(&running.line()).unwrap();
+        (said["outcome"].as_str().unwrap().to_owned(), said["detail"].clone())
+    };
+    assert_eq!(serde_json::from_str::<Value>(&running.line()).unwrap()["outcome"], "failed");
+    running.say("");
+    running.line();
+    changes(&scene, &running, &both);
+    let (resolved, addresses) = outcome(&mut running, "resolve=v4.test");
+    assert_eq!(resolved, "ok");
+    let dial = format!("tcp={}:{ECHO}", addresses[0].as_str().unwrap());
+    assert_eq!(outcome(&mut running, &dial).0, "ok");
+    // An address from before the change is as good after it, while its name is allowed.
+    changes(&scene, &running, &both.replace("api.test", "other.test"));
+    assert_eq!(outcome(&mut running, &dial).0, "ok");
+    changes(&scene, &running, &one);
+    assert_eq!(outcome(&mut running, &dial).0, "EPERM");
+    assert_eq!(outcome(&mut running, "resolve=v4.test").0, "failed");
+    let run = running.wait();
+    let to_site = |record: &&Value| {
+        record["action"] == "connect"
+            && record["object"]["port"] == ECHO
+            && record["object"]["ip"] == SITE.to_string()
+    };
+    let verdicts: Vec<_> =
+        run.trail.iter().filter(to_site).map(|record| record["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["allow", "allow"], "{:#?}", run.trail);
+    let named =
+        run.trail.iter().filter(to_site).all(|record| {
+            record["object"]["host"] == "v4.test" && record["rule"]["host"] == "v4.test"
+        });
+    assert!(named, "{:#?}", run.trail);
+}
+
+#[test]
+fn no_decision_is_made_under_half_a_policy() {
+    const CHANGES: usize = 25;
+    let scene = Scene::new();
+    let policy = |name: &str| {
+        scene.allowing_attack(&format!(
+            "{{ host: {name}, port: 8 }}, {{ host: api.test, port: 7 }}, {{ host: a{name}, port: 9 }}"
+        ))
+    };
+    let attack = scene.attack();
+    let script = format!(
+        "echo begun; while [ ! -e stop ]; do {attack} resolve=api.test connect-name=api.test:7; done"
+    );
+    let mut running =
+        Clawbox::new(&scene.world, &policy("x.test")).spawn(&["/bin/sh", "-c", &script]);
+    assert_eq!(running.line(), "begun");
+    for number in 0..CHANGES {
+        changes(&scene, &running, &policy(&format!("n{number}.test")));
+    }
+    std::fs::write(scene.world.work().join("stop"), "").unwrap();
+    let run = running.wait();
+    let denied = run.denials();
+    assert!(denied.is_empty(), "{denied:#?}");
+    let connected =
+        run.records("connect").iter().filter(|record| record["object"]["port"] == ECHO).count();
+    assert!(connected > 0, "{:#?}", run.trail);
+    let failed: Vec<&str> =
+        run.stdout.lines().filter(|line| *line != "begun" && !line.contains("\"ok\"")).collect();
+    assert_eq!(failed, Vec::<&str>::new());
+}
+
+#[test]
+fn a_sandbox_has_no_say_in_its_own_policy_even_as_root() {
+    let scene = Scene::new();
+    let policy = scene.policy("").replace("[/dev/null]", "[/dev/null, /run/clawbox]");
+    let ask = "
+import os, socket, sys
+socket_ = socket.socket(socket.AF_UNIX)
+try:
+    socket_.connect('/run/clawbox/' + sys.stdin.readline().strip() + '.sock')
+    socket_.sendall(b'{}\\n')
+    print('said', socket_.makefile().readline())
+except OSError as error:
+    print('refused', error.errno)
+";
+    let mut running = Clawbox::new(&scene.world, &policy).user(None).spawn(&[PYTHON, "-c", ask]);
+    let run = running.run();
+    running.say(&run);
+    let said = running.line();
+    assert!(said.contains("no say") || said.starts_with("refused"), "{said}");
+    assert_eq!(running.wait().status, 0);
+}
+
+#[test]
+fn who_asks_for_a_sandbox_that_is_not_there_is_told_which_are() {
+    let scene = Scene::new();
+    let mut running =
+        Clawbox::new(&scene.world, &scene.policy("")).spawn(&["/bin/sh", "-c", "echo on; cat"]);
+    assert_eq!(running.line(), "on");
+    let file = scene.world.private().join("next.yaml");
+    std::fs::write(&file, scene.policy("")).unwrap();
+    let output = set_file(&scene, "no-such-sandbox", &file);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2));
+    let known = format!("no sandbox `no-such-sandbox` is running here; running: {}", running.run());
+    assert!(said.contains(&known), "{said}");
+    assert_eq!(running.wait().status, 0);
+}

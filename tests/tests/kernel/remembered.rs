@@ -1,0 +1,143 @@
+//! Allows are remembered with the object: none outlives the path for which it was found, whoever
+//! moves the object, and from wherever.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use clawbox_tests::clawbox::{Clawbox, Running};
+
+use crate::files::{ATTACKER, PYTHON};
+use crate::scene::Scene;
+
+struct Tree<'s> {
+    scene: &'s Scene,
+    root: String,
+    running: Running,
+}
+
+impl<'s> Tree<'s> {
+    /// A sandbox that may write a tree but for `closed` in it, and every `.env`.
+    fn new(scene: &'s Scene) -> Self {
+        let tree = scene.world.work().join("tree");
+        for directory in ["open/deep", "closed", "mnt"] {
+            fs::create_dir_all(tree.join(directory)).unwrap();
+        }
+        let root = tree.display().to_string();
+        let policy = scene
+            .policy("")
+            .replace("[/dev/null]", &format!("[/dev/null, {root}]"))
+            .replace("include_workdir: true", "include_workdir: false")
+            .replace(
+                "  read_write:",
+                &format!("  deny: [{root}/closed, \"**/.env\"]\n  read_write:"),
+            );
+        let clawbox = Clawbox::new(&scene.world, &policy).user(None).with_lsm();
+        let running = clawbox.argument("--share=mount").spawn(&[PYTHON, "-c", ATTACKER]);
+        Self { scene, root, running }
+    }
+
+    /// Opens a file below the tree, several times, and gives the outcome that all had.
+    #[track_caller]
+    fn reads(&mut self, path: &str) -> String {
+        let outcomes: Vec<String> = (0..3)
+            .map(|_| {
+                self.running.say(&format!("it: read('{}/{path}')", self.root));
+                self.running.line().strip_prefix("it ").unwrap().to_owned()
+            })
+            .collect();
+        assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{outcomes:?}");
+        outcomes[0].clone()
+    }
+
+    fn at(&self, path: &str) -> std::path::PathBuf {
+        Path::new(&self.root).join(path)
+    }
+
+    fn mount(&self, arguments: &[&str]) {
+        let mut command = Command::new("mount");
+        command.args(arguments);
+        self.scene.world.enter(&mut command);
+        assert!(command.status().unwrap().success(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn no_allow_is_remembered_for_another_path_than_it_was_found_for() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let mut tree = Tree::new(&scene);
+    for file in ["open/deep/file", "open/renamed", "open/linked", "open/two", "open/exchanged"] {
+        fs::write(tree.at(file), "text").unwrap();
+        assert_eq!(tree.reads(file), "ok", "{file}");
+    }
+    // A directory above it moves.
+    fs::rename(tree.at("open/deep"), tree.at("closed/deep")).unwrap();
+    assert_eq!(tree.reads("closed/deep/file"), "EACCES");
+    fs::rename(tree.at("closed/deep"), tree.at("open/deep")).unwrap();
+    assert_eq!(tree.reads("open/deep/file"), "ok");
+    // It gets another name itself.
+    fs::rename(tree.at("open/renamed"), tree.at("open/.env")).unwrap();
+    assert_eq!(tree.reads("open/.env"), "EACCES");
+    // It gets a second name, and loses the first.
+    fs::hard_link(tree.at("open/linked"), tree.at("closed/linked")).unwrap();
+    assert_eq!(tree.reads("open/linked"), "ok");
+    assert_eq!(tree.reads("closed/linked"), "EACCES");
+    fs::remove_file(tree.at("open/linked")).unwrap();
+    assert_eq!(tree.reads("closed/linked"), "EACCES");
+    // It loses a name because another object takes it.
+    fs::hard_link(tree.at("open/two"), tree.at("closed/two")).unwrap();
+    fs::write(tree.at("open/other"), "").unwrap();
+    fs::rename(tree.at("open/other"), tree.at("open/two")).unwrap();
+    assert_eq!(tree.reads("closed/two"), "EACCES");
+    assert_eq!(tree.reads("open/two"), "ok");
+}
+
+#[test]
+fn no_allow_is_remembered_over_a_change_of_the_mounts() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let mut tree = Tree::new(&scene);
+    let (open, closed) = (tree.at("mnt"), tree.at("closed/mnt"));
+    fs::create_dir(&closed).unwrap();
+    let (open, closed) = (open.display().to_string(), closed.display().to_string());
+    tree.mount(&["-t", "tmpfs", "none", &open]);
+    tree.running.say(&format!("it: os.close(os.open('{open}/file', os.O_CREAT | os.O_WRONLY))"));
+    assert_eq!(tree.running.line(), "it ok");
+    assert_eq!(tree.reads("mnt/file"), "ok");
+    tree.mount(&["--move", &open, &closed]);
+    assert_eq!(tree.reads("closed/mnt/file"), "EACCES");
+    tree.mount(&["--move", &closed, &open]);
+    assert_eq!(tree.reads("mnt/file"), "ok");
+    // The same file by another mount is another path.
+    tree.mount(&["--bind", &open, &closed]);
+    assert_eq!(tree.reads("mnt/file"), "ok");
+    assert_eq!(tree.reads("closed/mnt/file"), "EACCES");
+}
+
+#[test]
+fn what_one_binary_was_allowed_is_not_remembered_for_another() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let file = scene.world.work().join("secret");
+    fs::write(&file, "text").unwrap();
+    let path = file.display().to_string();
+    let (cat, head) = ("/usr/bin/cat", "/usr/bin/head");
+    let policy = scene.policy("").replace("include_workdir: true", "include_workdir: false").replace(
+        "  read_write:",
+        &format!(
+            "  rules: [{{ binaries: [{{ path: {cat}, match: self }}], read_only: [{path}] }}]\n  read_write:"
+        ),
+    );
+    let script = format!(
+        "for i in 1 2 3; do {cat} {path} >/dev/null && echo cat; {head} {path} >/dev/null || echo held; done"
+    );
+    let run = Clawbox::new(&scene.world, &policy).with_lsm().run(&["/bin/sh", "-c", &script]);
+    assert_eq!(run.stdout, "cat\nheld\n".repeat(3), "{}", run.stderr);
+}
