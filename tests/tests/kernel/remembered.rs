@@ -2,23 +2,26 @@
 //! moves the object, and from wherever.
 
 use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+
+use nix::sched::{CloneFlags, setns};
 
 use clawbox_tests::clawbox::{Clawbox, Running};
 
 use crate::files::{ATTACKER, PYTHON};
 use crate::scene::Scene;
 
-struct Tree<'s> {
-    scene: &'s Scene,
+struct Tree {
     root: String,
     running: Running,
 }
 
-impl<'s> Tree<'s> {
+impl Tree {
     /// A sandbox that may write a tree but for `closed` in it, and every `.env`.
-    fn new(scene: &'s Scene) -> Self {
+    fn new(scene: &Scene) -> Self {
         let tree = scene.world.work().join("tree");
         for directory in ["open/deep", "closed", "mnt"] {
             fs::create_dir_all(tree.join(directory)).unwrap();
@@ -34,7 +37,7 @@ impl<'s> Tree<'s> {
             );
         let clawbox = Clawbox::new(&scene.world, &policy).user(None).with_lsm();
         let running = clawbox.argument("--share=mount").spawn(&[PYTHON, "-c", ATTACKER]);
-        Self { scene, root, running }
+        Self { root, running }
     }
 
     /// Opens a file below the tree, several times, and gives the outcome that all had.
@@ -54,10 +57,15 @@ impl<'s> Tree<'s> {
         Path::new(&self.root).join(path)
     }
 
+    /// Changes the mounts that clawbox sees, and with it this sandbox, which shares them.
     fn mount(&self, arguments: &[&str]) {
+        let mounts = fs::File::open(format!("/proc/{}/ns/mnt", self.running.child.id())).unwrap();
         let mut command = Command::new("mount");
         command.args(arguments);
-        self.scene.world.enter(&mut command);
+        // SAFETY: the closure makes one system call on a descriptor that it owns.
+        unsafe {
+            command.pre_exec(move || Ok(setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?));
+        }
         assert!(command.status().unwrap().success(), "{arguments:?}");
     }
 }
