@@ -201,9 +201,11 @@ operations! {
     Read = 40, "read";
     /// A file that was open already was written.
     Write = 41, "write";
+    /// A program's first allowed use of anything in a directory: counted from here on.
+    Tally = 42, "summary";
 }
 
-/// A denied use of a file, a process or the kernel.
+/// A use of a file, a process or the kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileEvent {

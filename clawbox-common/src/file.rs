@@ -38,6 +38,36 @@ pub struct NameKey {
     pub name: [u8; FILE_NAME],
 }
 
+/// What allowed uses are counted by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TallyKey {
+    /// The program.
+    pub exe: FileId,
+    /// The directory of what was used.
+    pub directory: FileId,
+    /// The sandbox.
+    pub sandbox: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// How often something was allowed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// To be read.
+    pub reads: u64,
+    /// To be written or changed.
+    pub writes: u64,
+    /// To be executed.
+    pub executes: u64,
+    /// The first time, nanoseconds of `CLOCK_BOOTTIME`.
+    pub first: u64,
+    /// The last time.
+    pub last: u64,
+}
+
 /// For every binary: closed.
 pub const DENIED: u32 = 1;
 /// For every binary: may be read and executed.

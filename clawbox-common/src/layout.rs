@@ -5,7 +5,7 @@ use core::mem::{offset_of, size_of};
 
 use crate::address::Address;
 use crate::event::{FileEvent, Header, NetworkEvent, TaskEvent};
-use crate::file::{FileKey, FileRule, NameKey};
+use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey};
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, ListenerKey, LossKey,
     Rewritten, RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
@@ -43,6 +43,8 @@ packed! {
     FileKey = 24,
     NameKey = 88,
     FileRule = 136,
+    TallyKey = 40,
+    Tally = 40,
 }
 
 const _: () = assert!(offset_of!(NetworkEvent, asked) == size_of::<Header>());
@@ -63,6 +65,7 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod! {
+    Tally, TallyKey,
     Address, FileId, Mask, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
     AddressKey, SandboxState, BinaryKey, ScriptKey, ListenerKey, Rewritten, LossKey,
     FileKey, NameKey, FileRule,

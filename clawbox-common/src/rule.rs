@@ -121,7 +121,7 @@ pub struct SandboxState {
     pub resolver_v4: u16,
     /// Port of the resolver on ::1, host byte order; zero is none.
     pub resolver_v6: u16,
-    /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`FILES_BY_BINARY`].
+    /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`FILES_BY_BINARY`], [`TALLY_ALLOWS`], [`REPORT_ALLOWS`].
     pub flags: u32,
 }
 
@@ -132,6 +132,10 @@ pub const EXECUTE_WRITABLE: u32 = 2;
 
 /// The policy has file rules for single binaries.
 pub const FILES_BY_BINARY: u32 = 4;
+/// Allowed uses of files are counted.
+pub const TALLY_ALLOWS: u32 = 8;
+/// Each allowed use of a file is reported.
+pub const REPORT_ALLOWS: u32 = 16;
 
 /// A file that a policy names as a binary.
 #[repr(C)]

@@ -38,7 +38,7 @@ fn wake(record: usize) -> u64 {
 }
 
 #[inline(always)]
-fn lost(sandbox: u32, kind: Kind) {
+pub fn lost(sandbox: u32, kind: Kind) {
     let key = LossKey { sandbox, kind: kind as u32 };
     if let Some(count) = LOSSES.get_ptr_mut(key) {
         // SAFETY: an aligned u64 of a map value; the addition is atomic.
@@ -118,10 +118,9 @@ pub struct Deed {
     pub other: u32,
 }
 
-/// Reports a denial, with the names from the object upwards. What is allowed is not reported:
-/// there are too many opens for a record each.
+/// Reports a use, with the names from the object upwards.
 #[inline(always)]
-pub fn denied(standing: &Standing<'_>, decision: &Decision, deed: &Deed, at: Option<Place>) {
+pub fn used(standing: &Standing<'_>, decision: &Decision, deed: &Deed, at: Option<Place>) {
     let head = header(deed.kind, standing, decision);
     let Some(mut slot) = EVENTS.reserve::<FileEvent>(0) else {
         lost(head.sandbox, deed.kind);
@@ -158,7 +157,7 @@ struct Telling {
 /// be verified for each way through all its turns.
 #[inline(never)]
 extern "C" fn tell_name(_index: u64, telling: *mut Telling) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context of `denied`, and the record in it is reserved until
+    // SAFETY: `bpf_loop` hands over the context of `used`, and the record in it is reserved until
     // that returns.
     let (telling, event) = unsafe { (&mut *telling, (*telling).event) };
     let dentry = Untyped(telling.dentry);

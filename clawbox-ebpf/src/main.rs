@@ -12,6 +12,7 @@ mod kernel_read;
 mod maps;
 mod search;
 mod subject;
+mod tally;
 
 /// The helpers used here are open to GPL-compatible programs only.
 #[unsafe(no_mangle)]

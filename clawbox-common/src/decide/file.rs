@@ -178,6 +178,13 @@ pub fn remembered(state: &SandboxState) -> Decision {
     allow(Reason::Rule, state)
 }
 
+/// What another hook has judged, as the same use of another object.
+#[inline(always)]
+#[must_use]
+pub fn judged_elsewhere(state: &SandboxState) -> Decision {
+    Decision { flags: 0, ..allow(Reason::Rule, state) }
+}
+
 /// May the entry of a directory be made, moved or removed? `directory` is what the search from the
 /// directory has found; `held` whether a rule stands at the entry itself.
 #[inline(always)]
@@ -231,7 +238,8 @@ pub fn placeless(access: u32, state: &SandboxState) -> Decision {
     if access & EXECUTE != 0 {
         return deny(Reason::WritableProgram, state);
     }
-    allow(Reason::Rule, state)
+    // In no directory, so there is none to count it for.
+    judged_elsewhere(state)
 }
 
 /// A way up that was not followed to its end.

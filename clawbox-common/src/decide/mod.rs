@@ -78,6 +78,8 @@ pub struct Decision {
     pub audit_only: u32,
     /// The policy generation that decided; zero if none did.
     pub policy: u32,
+    /// [`SandboxState::flags`]; zero if no policy decided.
+    pub flags: u32,
     /// What to do to it if it goes on.
     pub route: Route,
     /// Where [`Route::Real`] leads; zero for the others.
@@ -95,12 +97,13 @@ pub struct Decision {
 
 impl Decision {
     #[inline(always)]
-    const fn new(verdict: Verdict, reason: Reason, audit_only: u32, policy: u32) -> Self {
+    const fn without_policy(verdict: Verdict, reason: Reason) -> Self {
         Self {
             verdict,
             reason,
-            audit_only,
-            policy,
+            audit_only: 0,
+            policy: 0,
+            flags: 0,
             route: Route::Direct,
             target: Address { words: [0; 4] },
             host: 0,
@@ -119,11 +122,17 @@ impl Decision {
 }
 
 const fn allow(reason: Reason, state: &SandboxState) -> Decision {
-    Decision::new(Verdict::Allow, reason, state.audit_only, state.policy)
+    by(state, Verdict::Allow, reason)
 }
 
 const fn deny(reason: Reason, state: &SandboxState) -> Decision {
-    Decision::new(Verdict::Deny, reason, state.audit_only, state.policy)
+    by(state, Verdict::Deny, reason)
+}
+
+#[inline(always)]
+const fn by(state: &SandboxState, verdict: Verdict, reason: Reason) -> Decision {
+    let SandboxState { policy, audit_only, flags, .. } = *state;
+    Decision { audit_only, policy, flags, ..Decision::without_policy(verdict, reason) }
 }
 
 /// The subject and the state of its sandbox, or the decision that their absence makes.
@@ -133,11 +142,11 @@ fn placed<'a, L: Lookup>(
     standing: &Standing<'a>,
 ) -> Result<(&'a Subject, &'a SandboxState), Decision> {
     match standing {
-        Standing::Outside => Err(Decision::new(Verdict::Allow, Reason::Outside, 0, 0)),
-        Standing::Unidentified => Err(Decision::new(Verdict::Deny, Reason::NoIdentity, 0, 0)),
+        Standing::Outside => Err(Decision::without_policy(Verdict::Allow, Reason::Outside)),
+        Standing::Unidentified => Err(Decision::without_policy(Verdict::Deny, Reason::NoIdentity)),
         Standing::Subject(subject) => match lookup.sandbox(subject.sandbox) {
             Some(state) if state.policy != 0 => Ok((subject, state)),
-            _ => Err(Decision::new(Verdict::Deny, Reason::NoPolicy, 0, 0)),
+            _ => Err(Decision::without_policy(Verdict::Deny, Reason::NoPolicy)),
         },
     }
 }

@@ -5,6 +5,7 @@ use clawbox_common::{
     decide::{Decision, file},
     event::{Kind, Operation},
     file::{EXECUTE, READ, WRITE},
+    rule::{REPORT_ALLOWS, TALLY_ALLOWS},
     subject::Standing,
     verdict::Verdict,
 };
@@ -16,6 +17,7 @@ use crate::{
     kernel_read::{self, Kernel, Place, Untyped},
     maps::KernelLookup,
     search, subject,
+    tally::{self, Counted},
 };
 
 /// # Safety
@@ -83,7 +85,7 @@ fn of_file(standing: &Standing<'_>, access: u32, file: Kernel, place: Place) -> 
     // A layer of overlayfs, which the merged file was judged for. Not what is executed: that is the
     // merged file, and other internal mounts hold memfds.
     if access & EXECUTE == 0 && Untyped::mount_of(place.mount).is_internal_mount() {
-        return file::remembered(state);
+        return file::judged_elsewhere(state);
     }
     let found = search::from(place, state, subject);
     if !found.whole {
@@ -130,6 +132,8 @@ fn entry(operation: Operation, place: Place, other: Option<Place>) -> bool {
     decision.goes_on()
 }
 
+/// Denials are reported one by one; what is allowed is counted, or reported too, as the sandbox's
+/// audit level wants it.
 #[inline(always)]
 fn report(
     standing: &Standing<'_>,
@@ -138,11 +142,23 @@ fn report(
     access: u32,
     place: Place,
 ) {
-    if !matches!(decision.verdict, Verdict::Allow) {
-        let object = kernel_read::identity(place.dentry);
-        let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
-        emit::denied(standing, decision, &deed, Some(place));
+    let (mut operation, mut at) = (operation, place);
+    if matches!(decision.verdict, Verdict::Allow) && decision.flags & REPORT_ALLOWS == 0 {
+        let Standing::Subject(subject) = standing else { return };
+        if decision.flags & TALLY_ALLOWS == 0 {
+            return;
+        }
+        at.dentry = kernel_read::parent(place.dentry);
+        operation = Operation::Tally;
+        match tally::add(subject, kernel_read::identity(at.dentry), access) {
+            Counted::Again => return,
+            Counted::Lost => return emit::lost(subject.sandbox, Kind::File),
+            Counted::First => {}
+        }
     }
+    let object = kernel_read::identity(at.dentry);
+    let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
+    emit::used(standing, decision, &deed, Some(at));
 }
 
 #[inline(always)]

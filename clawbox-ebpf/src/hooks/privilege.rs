@@ -40,7 +40,7 @@ fn process(operation: Operation, other: Kernel) -> i32 {
     let decision = file::process(&KernelLookup, &standing, theirs);
     if !matches!(decision.verdict, Verdict::Allow) {
         let deed = deed(operation, kernel_read::thread_group(other));
-        emit::denied(&standing, &decision, &deed, None);
+        emit::used(&standing, &decision, &deed, None);
     }
     eperm(decision.goes_on())
 }
@@ -68,7 +68,7 @@ fn privileged(operation: Operation) -> i32 {
         return 0;
     }
     let decision = file::privileged(&KernelLookup, &standing);
-    emit::denied(&standing, &decision, &deed(operation, 0), None);
+    emit::used(&standing, &decision, &deed(operation, 0), None);
     eperm(decision.goes_on())
 }
 

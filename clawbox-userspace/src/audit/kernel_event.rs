@@ -5,14 +5,15 @@ use std::time::SystemTime;
 
 use clawbox_common::address::Address;
 use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
-use clawbox_common::file::{EXECUTE, READ, WRITE};
+use clawbox_common::file::{EXECUTE, READ, Tally, TallyKey, WRITE};
 use clawbox_common::rule::{TCP, UDP};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 
 use super::programs::Programs;
 use super::record::{
-    Class, Endpoint, FileObject, Object, Privilege, Program, Rule, Socket, Subject,
+    Class, Endpoint, FileObject, Object, Privilege, Program, Rule, Socket, Subject, Summary,
+    VerdictName,
 };
 use super::trail::{Draft, wall_time};
 use crate::events::{Decoded, Event, exec_path, told_path};
@@ -119,6 +120,40 @@ fn file(decoded: Decoded, operation: Operation, event: &FileEvent, programs: &Pr
     };
     let action = operation.name();
     Draft { action, ..begun(decoded, &event.header, programs, class, object) }
+}
+
+/// The record of what a program was allowed in a directory.
+pub fn summary(
+    key: &TallyKey,
+    tally: &Tally,
+    directory: Option<&str>,
+    programs: &Programs,
+) -> Draft {
+    let at = |nanoseconds| {
+        let time = wall_time(nanoseconds).unwrap_or(SystemTime::UNIX_EPOCH);
+        humantime::format_rfc3339_micros(time).to_string()
+    };
+    Draft {
+        time: None,
+        class: Class::File,
+        action: Operation::Tally.name(),
+        verdict: VerdictName::Allow,
+        reason: Reason::Rule.name(),
+        let_through: false,
+        rule: None,
+        subject: None,
+        object: Object::Summary(Summary {
+            program: programs.path(key.exe).map(|path| path.to_string_lossy().into_owned()),
+            program_id: file_id(key.exe),
+            directory: directory.map(str::to_owned),
+            directory_id: file_id(key.directory),
+            reads: tally.reads,
+            writes: tally.writes,
+            executes: tally.executes,
+            first: at(tally.first),
+            last: at(tally.last),
+        }),
+    }
 }
 
 fn access(bits: u32) -> Vec<String> {

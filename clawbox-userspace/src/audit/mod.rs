@@ -4,3 +4,30 @@ pub mod kernel_event;
 pub mod programs;
 pub mod record;
 pub mod trail;
+
+use clawbox_common::rule::{REPORT_ALLOWS, TALLY_ALLOWS};
+
+/// How much of what is allowed goes into a trail. What is denied always does, and so does every
+/// connection, question and program start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum AuditLevel {
+    /// No allowed use of a file
+    Denials,
+    /// Allowed uses of files as counts, by program and directory
+    #[default]
+    Summary,
+    /// Each allowed use of a file
+    All,
+}
+
+impl AuditLevel {
+    /// What the kernel is told of it.
+    #[must_use]
+    pub const fn flags(self) -> u32 {
+        match self {
+            Self::Denials => 0,
+            Self::Summary => TALLY_ALLOWS,
+            Self::All => REPORT_ALLOWS,
+        }
+    }
+}

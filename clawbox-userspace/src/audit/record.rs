@@ -46,7 +46,7 @@ pub enum Class {
     Dns,
     /// A program start.
     Process,
-    /// A denied use of a file.
+    /// A denied use of a file, and counts of allowed ones.
     File,
     /// A denied use of another process, or of the kernel's own rights.
     Privilege,
@@ -123,13 +123,15 @@ pub enum Object {
     File(FileObject),
     /// Events that were not delivered.
     Gap(Gap),
+    /// Allowed uses of files, counted.
+    Summary(Summary),
     /// A sandbox.
     Sandbox(Box<SandboxObject>),
     /// Another process, or none.
     Privilege(Privilege),
 }
 
-/// A file that was refused.
+/// A file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileObject {
     /// Its path on the host; begins with `…/` where only the end of it is known.
@@ -138,6 +140,29 @@ pub struct FileObject {
     pub id: String,
     /// What was asked for: `read`, `write`, `execute`.
     pub access: Vec<String>,
+}
+
+/// What one program was allowed in one directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Summary {
+    /// Path of the program; `null` where it ended before its path could be read.
+    pub program: Option<String>,
+    /// Device and inode of the program.
+    pub program_id: String,
+    /// The directory's path on the host; `null` where the ring had no room to tell it.
+    pub directory: Option<String>,
+    /// Device and inode of the directory.
+    pub directory_id: String,
+    /// Opened or mapped to be read.
+    pub reads: u64,
+    /// Opened to be written, made, removed, renamed or changed otherwise.
+    pub writes: u64,
+    /// Started, or mapped to be executed.
+    pub executes: u64,
+    /// The first of the counted uses, or when the last count ended.
+    pub first: String,
+    /// The last of them.
+    pub last: String,
 }
 
 /// What was refused is the action itself.

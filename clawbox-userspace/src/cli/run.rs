@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use clawbox_common::rule::TCP;
 
 use super::policy::host_facts;
+use crate::audit::AuditLevel;
 use crate::compile::files::Give;
 use crate::compile::{MapImage, compile};
 use crate::dns::Upstream;
@@ -62,6 +63,9 @@ pub struct RunCommand {
     /// Where the audit trail goes; `-` is standard output [default: /var/log/clawbox/NAME.jsonl]
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
+    /// What of the allowed uses of files goes into the trail; denials always do
+    #[arg(long, value_enum, default_value_t)]
+    audit_level: AuditLevel,
     /// Enforce, or only record what would be denied [default: the policy's]
     #[arg(long, value_enum)]
     mode: Option<ModeArgument>,
@@ -149,6 +153,7 @@ impl RunCommand {
             mode: self.mode.map(|_| loaded.policy.mode.as_ref().map(|mode| mode.value)).flatten(),
             accounts: accounts(&loaded.policy),
             audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
+            audit_level: self.audit_level,
             name,
             policy: file.display().to_string(),
             image,

@@ -223,15 +223,17 @@ impl MapImage {
         self.audit_only
     }
 
-    /// The state of a sandbox under this policy, given the ports of its resolver.
+    /// The state of a sandbox under this policy, given the ports of its resolver and the flags that
+    /// its audit level means.
     #[must_use]
-    pub fn state(&self, resolver_v4: u16, resolver_v6: u16) -> SandboxState {
+    pub fn state(&self, (resolver_v4, resolver_v6): (u16, u16), audit: u32) -> SandboxState {
         SandboxState {
             policy: self.generation,
             audit_only: u32::from(self.audit_only),
             resolver_v4,
             resolver_v6,
-            flags: (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
+            flags: audit
+                | (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
                 | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
                 | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 }),
         }

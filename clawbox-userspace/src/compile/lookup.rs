@@ -34,7 +34,7 @@ impl<'a> ImageLookup<'a> {
         Self {
             image,
             sandbox,
-            state: image.state(53, 53),
+            state: image.state((53, 53), 0),
             synthetics: BTreeMap::new(),
             listeners: BTreeSet::new(),
         }

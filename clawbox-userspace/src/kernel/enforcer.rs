@@ -21,6 +21,7 @@ use super::load::{LoadError, Place, Programs, Sizes};
 use super::losses::{Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
+use super::tallies::Tallies;
 use crate::compile::MapImage;
 
 /// Why enforcement could not be put in place or changed.
@@ -251,6 +252,14 @@ impl Enforcer {
     pub fn take_losses(&mut self) -> Result<Losses, LoadError> {
         let skips = (Skips::of(&self.ebpf, "task_exec")?, Skips::of(&self.ebpf, "task_fork")?);
         Ok(Losses::new(self.map("LOSSES")?, self.map("LOSSES_UNATTRIBUTED")?, skips))
+    }
+
+    /// The counts of what was allowed. Can be taken once.
+    ///
+    /// # Errors
+    /// They were taken before.
+    pub fn take_tallies(&mut self) -> Result<Tallies, LoadError> {
+        Ok(Tallies::new(self.map("TALLIES")?))
     }
 
     /// Ends of processes that the kernel did not tell: their identities are still there.

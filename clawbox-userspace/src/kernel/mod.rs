@@ -9,3 +9,4 @@ pub mod lsm;
 pub mod pin;
 pub mod probe;
 pub mod symbols;
+pub mod tallies;

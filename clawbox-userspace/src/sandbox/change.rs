@@ -13,6 +13,7 @@ use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::objects::Objects;
 use super::run::SANDBOX;
+use crate::audit::AuditLevel;
 use crate::compile::{MapImage, compile_after};
 use crate::dns::Resolver;
 use crate::kernel::enforcer::{Enforcer, Generation};
@@ -25,6 +26,8 @@ use crate::policy::{Diagnostic, Severity, load_texts};
 pub struct Settled {
     /// `--mode`, which stands over every policy's own.
     pub mode: Option<Mode>,
+    /// What of the allowed goes into the trail.
+    pub audit: AuditLevel,
     /// `run_as_user` and `run_as_group` of the first policy.
     pub accounts: [Option<String>; 2],
     /// The directory that `include_workdir` means.
@@ -155,7 +158,7 @@ impl LivePolicy<'_> {
         if let Some(outgoing) = self.outgoing.take() {
             self.enforcer.remove_generation(&outgoing);
         }
-        let state = image.state(self.ports.0, self.ports.1);
+        let state = image.state(self.ports, self.settled.audit.flags());
         let written = self.enforcer.write_generation(&image, &objects.files, &objects.names)?;
         let switched = self
             .enforcer

@@ -1,13 +1,15 @@
 //! Reads what the kernel and the resolver report of one sandbox and writes it down in the order
 //! in which it happened. Woken by a fill level or a timer, never per event.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
 use clawbox_common::address::asker_of;
-use clawbox_common::event::Kind;
+use clawbox_common::event::{Kind, Operation};
+use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 use tokio::io::unix::AsyncFd;
 
@@ -18,8 +20,9 @@ use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, Question, SandboxObject, Subject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
 use crate::dns::{Observer, QuestionEvent};
-use crate::events::Event;
+use crate::events::{Event, told_path};
 use crate::kernel::losses::Losses;
+use crate::kernel::tallies::Tallies;
 
 /// How long an event waits at most before it is read.
 pub const TICK: Duration = Duration::from_millis(25);
@@ -59,13 +62,26 @@ impl Observer for Questions {
     }
 }
 
+/// What the kernel counts.
+pub struct Counts {
+    /// What it could not deliver.
+    pub losses: Losses,
+    /// What it allowed.
+    pub tallies: Tallies,
+}
+
+/// Directories whose paths are remembered at most; a count of another one tells device and inode.
+const DIRECTORIES: usize = 65_536;
+
 /// Everything that is read, and the trail it goes to.
 pub struct Monitor {
     /// The ring, pollable.
     ring: AsyncFd<RingBuf<MapData>>,
-    losses: Losses,
+    counts: Counts,
     questions: Arc<Questions>,
     programs: Programs,
+    /// Paths of directories that something was allowed in.
+    directories: HashMap<FileId, String>,
     meaning: Box<dyn Meaning>,
     /// The trail.
     pub trail: Trail,
@@ -81,7 +97,7 @@ impl Monitor {
     /// The ring cannot be polled.
     pub fn new(
         ring: RingBuf<MapData>,
-        losses: Losses,
+        counts: Counts,
         questions: Arc<Questions>,
         programs: Programs,
         meaning: Box<dyn Meaning>,
@@ -92,7 +108,17 @@ impl Monitor {
         // dropped, which `AsyncFd` does after taking it out of the poller.
         let ring = unsafe { AsyncFd::register(ring) }?;
         let launching = Some(first_process);
-        Ok(Self { ring, losses, questions, programs, meaning, trail, launching, undecodable: 0 })
+        Ok(Self {
+            ring,
+            counts,
+            questions,
+            programs,
+            directories: HashMap::new(),
+            meaning,
+            trail,
+            launching,
+            undecodable: 0,
+        })
     }
 
     /// Waits until the ring has crossed its fill level.
@@ -123,6 +149,11 @@ impl Monitor {
             read += 1;
             match Event::decode(&bytes) {
                 Ok(event) if is_self_test(&mut self.launching, &event) => {}
+                Ok(Event::File(_, Operation::Tally, event)) => {
+                    if self.directories.len() < DIRECTORIES {
+                        self.directories.insert(event.object, told_path(&event));
+                    }
+                }
                 Ok(event) => drafts.push(kernel_event::draft(
                     &event,
                     &mut self.programs,
@@ -174,9 +205,21 @@ impl Monitor {
         self.trail.flush();
     }
 
+    /// Records what was allowed since the last time, a line for each program and directory.
+    pub fn sum_up(&mut self) {
+        let news = match self.counts.tallies.since_last() {
+            Ok(news) => news,
+            Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
+        };
+        for (key, tally) in news {
+            let directory = self.directories.get(&key.directory).map(String::as_str);
+            self.trail.add(kernel_event::summary(&key, &tally, directory, &self.programs));
+        }
+    }
+
     /// Records what the kernel could not deliver.
     pub fn count_losses(&mut self) {
-        match self.losses.since_last() {
+        match self.counts.losses.since_last() {
             Ok(losses) => {
                 for loss in losses {
                     self.trail.gap(loss.kind, loss.count);

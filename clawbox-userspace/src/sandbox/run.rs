@@ -14,11 +14,12 @@ use super::control;
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::launch::{self, BackstopReport, LaunchError};
-use super::monitor::{Monitor, Questions};
+use super::monitor::{Counts, Monitor, Questions};
 use super::objects::Objects;
 use super::run_lock::{self, RunLock, RunLockError};
 use super::strays::{self, Remnants, StraysError};
 use super::watch::{self, Foreground, HeldSignals, Served};
+use crate::audit::AuditLevel;
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail, TrailError};
@@ -71,6 +72,8 @@ pub struct Run {
     pub invocation: Invocation,
     /// Where the audit trail goes.
     pub audit: PathBuf,
+    /// What of the allowed goes into it.
+    pub audit_level: AuditLevel,
     /// Name servers; the host's own if empty.
     pub dns: Vec<SocketAddr>,
 }
@@ -261,7 +264,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         }
     }
     let ring = enforcer.take_events()?;
-    let losses = enforcer.take_losses()?;
+    let counts = Counts { losses: enforcer.take_losses()?, tallies: enforcer.take_tallies()? };
     let skipped_exits = enforcer.skipped_exits()?;
     let table = Arc::new(enforcer.take_synthetics()?);
     trim_heap();
@@ -309,7 +312,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let (ended, mut monitor) = runtime.block_on(async {
         let meaning = Box::new(EventMeaning(in_force));
         let monitor =
-            Monitor::new(ring, losses, questions, programs, meaning, trail, first_process)
+            Monitor::new(ring, counts, questions, programs, meaning, trail, first_process)
                 .map_err(system("poll the event ring"))?;
         let served = Served { resolver, sockets, run: &name, control };
         watch::until_exit(child, monitor, served, &mut live, remnants, held)
@@ -324,6 +327,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     installed.end_processes()?;
     monitor.drain();
     monitor.count_losses();
+    monitor.sum_up();
     monitor.trail.add(boundary(&run, "stop", Vec::new(), Some(status)));
     monitor.trail.flush();
     steps.done("recorded");
@@ -340,6 +344,7 @@ fn ceiling(run: &Run, report: &BackstopReport, judges_files: bool) -> Ceiling {
 fn settled(run: &Run) -> Settled {
     Settled {
         mode: run.mode,
+        audit: run.audit_level,
         accounts: run.accounts.clone(),
         workdir: run.invocation.workdir.clone(),
         always_writable: run.backstops.own_tmp().into_iter().collect(),
@@ -392,8 +397,8 @@ fn install<'a>(
     let objects = found.objects;
     let written = enforcer.write_generation(&run.image, &objects.files, &objects.names)?;
     enforcer.write_identities(&found.identities.binaries, &found.identities.scripts)?;
-    let (v4, v6) = ports(sockets);
-    enforcer.set_state(SANDBOX, &run.image.state(v4, v6))?;
+    let state = run.image.state(ports(sockets), run.audit_level.flags());
+    enforcer.set_state(SANDBOX, &state)?;
     enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
     Ok((enforcer, written))
 }

@@ -23,6 +23,9 @@ use crate::dns::{Resolver, ResolverSockets};
 /// How often the kernel's loss counters are looked at.
 const LOSSES: Duration = Duration::from_secs(1);
 
+/// How often what was allowed is summed up.
+const SUMMARY: Duration = Duration::from_secs(60);
+
 /// Signals that are meant for the command.
 pub(super) const FORWARDED: [Signal; 6] = [
     Signal::SIGINT,
@@ -132,7 +135,7 @@ pub async fn until_exit(
     let mut asked = control::listen(run, control)?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looked = Instant::now();
+    let (mut looked, mut summed_up) = (Instant::now(), Instant::now());
     let process = child.pid();
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -152,6 +155,10 @@ pub async fn until_exit(
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             monitor.count_losses();
+            if summed_up.elapsed() >= SUMMARY {
+                summed_up = Instant::now();
+                monitor.sum_up();
+            }
             if let Err(error) = remnants.clear() {
                 tracing::warn!("identities of ended processes stay: {error}");
             }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use clawbox_tests::clawbox::Clawbox;
+use clawbox_tests::clawbox::{Clawbox, Finished};
 use clawbox_tests::network::{ELSEWHERE, SITE};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -153,4 +153,55 @@ fn a_flood_changes_no_verdict_and_every_loss_is_counted() {
         assert!(!stopped || lost > ATTEMPTS / 2, "the ring was never full: {lost} lost");
     }
     scene.nothing_arrived();
+}
+
+#[test]
+fn what_is_allowed_is_counted_exactly_or_told_one_by_one() {
+    const OPENS: u64 = 137;
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let directory = scene.world.work().join("counted");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("file"), "text").unwrap();
+    let path = directory.display().to_string();
+    let policy = scene.policy("").replace("[/dev/null]", &format!("[/dev/null, {path}]"));
+    let code = format!(
+        "import os\nfor i in range({OPENS}): os.close(os.open('{path}/file', os.O_RDONLY))\n\
+         os.close(os.open('{path}/new', os.O_WRONLY | os.O_CREAT))\nos.unlink('{path}/new')"
+    );
+    let run = |level: &str| {
+        Clawbox::new(&scene.world, &policy)
+            .user(None)
+            .with_lsm()
+            .argument(format!("--audit-level={level}"))
+            .run(&["/usr/bin/python3", "-c", &code])
+    };
+    let summary = run("summary");
+    assert_eq!(summary.status, 0, "{}", summary.stderr);
+    let counted: Vec<_> = summary
+        .records("summary")
+        .into_iter()
+        .filter(|record| record["object"]["directory"] == path.as_str())
+        .map(|record| &record["object"])
+        .collect();
+    assert_eq!(counted.len(), 1, "{counted:#?}");
+    assert!(counted[0]["program"].as_str().unwrap().contains("python3"), "{counted:#?}");
+    assert_eq!(counted[0]["reads"], OPENS);
+    // Made, opened to be written, removed.
+    assert_eq!(counted[0]["writes"], 3, "{counted:#?}");
+    assert!(counted[0]["first"].as_str().unwrap() <= counted[0]["last"].as_str().unwrap());
+    let all = run("all");
+    let opened = |run: &Finished, action: &str| {
+        let of_file = |record: &&serde_json::Value| {
+            record["verdict"] == "allow"
+                && record["object"]["path"].as_str().is_some_and(|at| at.starts_with(&path))
+        };
+        run.records(action).into_iter().filter(of_file).count() as u64
+    };
+    assert_eq!((opened(&all, "open"), opened(&all, "unlink")), (OPENS + 1, 1));
+    assert!(all.records("summary").is_empty());
+    let denials = run("denials");
+    assert_eq!((opened(&denials, "open"), denials.records("summary").len()), (0, 0));
 }

@@ -144,7 +144,7 @@ impl Explain {
         let path = std::path::absolute(path)?;
         let mounts = Mounts::read().context("cannot read /proc/self/mountinfo")?;
         let objects = Objects::find(image, &mounts, &[]);
-        let state = image.state(0, 0);
+        let state = image.state((0, 0), 0);
         let subject = subject(image, &self.binary, &self.ancestor);
         let (search, at) = objects.search(&state, &subject, &mounts, &path);
         let asked = match self.access {
