@@ -3,4 +3,5 @@
 pub mod kernel_event;
 pub mod programs;
 pub mod record;
+mod refused_call;
 pub mod trail;

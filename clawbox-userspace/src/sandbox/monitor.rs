@@ -121,7 +121,7 @@ impl Monitor {
             read += 1;
             match Event::decode(&bytes) {
                 Ok(event) if is_self_test(&mut self.launching, &event) => {}
-                Ok(event) => drafts.push(kernel_event::draft(
+                Ok(event) => drafts.extend(kernel_event::draft(
                     &event,
                     &mut self.programs,
                     self.meaning.as_ref(),
@@ -163,6 +163,7 @@ fn is_self_test(launching: &mut Option<u32>, event: &Event) -> bool {
         Event::Network(decoded, event) => (&event.header, decoded),
         Event::Exec(decoded, event) => (&event.header, decoded),
         Event::File(decoded, _, event) => (&event.header, decoded),
+        Event::Call(decoded, event) => (&event.header, decoded),
     };
     // With a pid namespace the first process never executes anything: its child does.
     if decoded.kind == Kind::Exec {

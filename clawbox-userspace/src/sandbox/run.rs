@@ -248,6 +248,9 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         if run.lsm == LsmUse::Auto {
             tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
         }
+        if let Some(why) = &lsm.unrecorded {
+            tracing::warn!("what the backstops refuse is not in the audit trail: {why}");
+        }
         if run.needs_lsm || run.lsm == LsmUse::Require {
             return Err(RunError::NeedsLsm { why: lsm.why });
         }
@@ -388,18 +391,8 @@ fn layers(lsm: &LsmState, report: &BackstopReport) -> Vec<serde_json::Value> {
         "state": "full",
         "self_test": "denied",
     });
-    let lsm = if lsm.is_active() {
-        serde_json::json!({
-            "layer": "lsm",
-            "state": "full",
-            "actual": lsm.hooks,
-            "self_test": "denied",
-        })
-    } else {
-        serde_json::json!({ "layer": "lsm", "state": "absent", "why": lsm.why })
-    };
     let backstops = report.layers.iter().filter_map(|layer| serde_json::to_value(layer).ok());
-    [hooks, lsm].into_iter().chain(backstops).collect()
+    [hooks].into_iter().chain(lsm.layers()).chain(backstops).collect()
 }
 
 /// Gives back what reading the kernel's types took: some 20 MiB for the rest of the run.
