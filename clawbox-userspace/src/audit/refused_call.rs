@@ -29,6 +29,9 @@ pub(super) fn draft(decoded: Decoded, event: &CallEvent, programs: &Programs) ->
     } else {
         let call = row(event.number, errno as i32)?;
         let object = object(call, event, errno);
+        if errno == Errno::EXDEV && is_between_filesystems(&object, programs) {
+            return None;
+        }
         let class = if call.access == Access::Process { Class::Privilege } else { Class::File };
         (class, action(call, event), decoded.reason, object)
     };
@@ -47,6 +50,17 @@ fn filtered(event: &CallEvent) -> Option<String> {
     let number = i64::from(event.number);
     let denial = syscalls::denials().find(|denial| denial.number == number)?;
     denial.refuses(&event.arguments).then(|| denial.name().to_owned())
+}
+
+/// The kernel's own `EXDEV`, which programs expect and go around by copying. Landlock's is for a
+/// move or a link that would gain rights.
+fn is_between_filesystems(object: &Object, programs: &Programs) -> bool {
+    match object {
+        Object::File(FileObject { path, other_path: Some(other), .. }) => {
+            programs.on_different_filesystems(path, other)
+        }
+        _ => false,
+    }
 }
 
 /// `unlinkat` removes directories too.

@@ -279,7 +279,10 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     if let Err(error) = mounts.add_those_of(first_process) {
         tracing::debug!("programs are named by the host's mounts alone: {error}");
     }
-    let programs = Programs::new(mounts, identities.paths.iter().cloned());
+    let mut programs = Programs::new(mounts, identities.paths.iter().cloned());
+    if let Err(error) = programs.see_from(first_process) {
+        tracing::debug!("the sandbox's files cannot be looked at: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -10,6 +10,7 @@
 mod audit;
 mod backstops;
 mod bad_input;
+mod coarse;
 mod egress;
 mod files;
 mod identity;
