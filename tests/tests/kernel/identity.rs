@@ -56,7 +56,9 @@ fn curl_reaches_what_its_rule_names_and_neither_its_copy_nor_python_does() {
         assert_eq!(record["object"]["host"], "v4.test");
         assert!(by_nobody(record), "{record}");
     }
-    assert_eq!(account.denials().len(), 2);
+    // curl also looks for its settings in the home directory, where it may not.
+    let denials = account.denials();
+    assert_eq!(denials.iter().filter(|(action, _)| *action == "connect").count(), 2);
 }
 
 #[test]

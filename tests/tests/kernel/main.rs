@@ -18,4 +18,5 @@ mod lifecycle;
 mod listen;
 mod names;
 mod namespaces;
+mod real_programs;
 mod scene;
