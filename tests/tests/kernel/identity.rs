@@ -84,7 +84,10 @@ fn a_binary_is_its_inode_under_whatever_name_it_is_started() {
     assert!(outcomes[6..].iter().all(|outcome| *outcome == "EPERM"), "{account:?}");
     assert_eq!(scene.echo.arrivals().len(), 3);
     account.record("connect", "other-binary", &copy, site());
-    assert!(account.denials().iter().all(|denial| *denial == ("connect", "other-binary")));
+    let denials = account.denials();
+    // curl's settings in the home directory are refused too, where BPF LSM does not tell them.
+    let mut connects = denials.iter().filter(|(action, _)| *action != "open");
+    assert!(connects.all(|denial| *denial == ("connect", "other-binary")), "{denials:?}");
 }
 
 #[test]
