@@ -55,7 +55,7 @@ fn secret(scene: &Scene) -> String {
 }
 
 /// Name, attempt, and of its record: action, access, path and second path. `~` is the working
-/// directory, and `$` one that is root's alone.
+/// directory, `$` one that is root's alone, and `!` one that may be read, on the same filesystem.
 type Attempt =
     (&'static str, &'static str, &'static str, &'static [&'static str], &'static str, &'static str);
 
@@ -92,8 +92,8 @@ const ON_FILES: &[Attempt] = &[
         "/usr/bin",
         "",
     ),
-    ("rename", "os.rename('/usr/bin/env', 'env')", "rename", &["write"], "/usr/bin/env", "~/env"),
-    ("link", "os.link('mine', '/usr/mine')", "link", &["write"], "~/mine", "/usr/mine"),
+    ("rename", "os.rename('!/attack', 'env')", "rename", &["write"], "!/attack", "~/env"),
+    ("link", "os.link('mine', '!/mine')", "link", &["write"], "~/mine", "!/mine"),
     ("symlink", "os.symlink('../etc', '/usr/soft')", "symlink", &["write"], "/usr/soft", "../etc"),
     ("truncate", "os.truncate('/usr/bin/env', 0)", "truncate", &["write"], "/usr/bin/env", ""),
     ("chmod", "os.chmod('/usr/bin/env', 0o777)", "chmod", &["write"], "/usr/bin/env", ""),
@@ -132,8 +132,10 @@ fn every_refused_use_of_a_file_is_recorded_with_what_was_asked_and_answered() {
     let home = std::fs::canonicalize(scene.world.work()).unwrap().display().to_string();
     let secret = secret(&scene);
     let closed = secret.strip_suffix("/secret").unwrap();
+    let bin = std::fs::canonicalize(scene.world.bin()).unwrap().display().to_string();
+    let place = |text: &str| text.replace('~', &home).replace('$', closed).replace('!', &bin);
     let mut tries = vec![("mine", "write('mine', os.O_CREAT)".to_owned())];
-    tries.extend(ON_FILES.iter().map(|attempt| (attempt.0, attempt.1.replace('$', closed))));
+    tries.extend(ON_FILES.iter().map(|attempt| (attempt.0, place(attempt.1))));
     let (outcomes, run) = attempts(Clawbox::new(&scene.world, &scene.policy("")), &tries);
     assert_eq!(outcome(&outcomes, "mine"), "ok");
     let denials = run.denials();
@@ -141,10 +143,10 @@ fn every_refused_use_of_a_file_is_recorded_with_what_was_asked_and_answered() {
         let errno = outcome(&outcomes, name);
         assert!(["EACCES", "EPERM"].contains(&errno), "{name}: {errno}");
         let mut object = json!({
-            "path": path.replace('~', &home).replace('$', closed), "id": "0:0:0", "access": access, "errno": errno,
+            "path": place(path), "id": "0:0:0", "access": access, "errno": errno,
         });
         if !other.is_empty() {
-            object["other_path"] = other.replace('~', &home).into();
+            object["other_path"] = place(other).into();
         }
         let is_it = |record: &&&Value| {
             record["class"] == "file"
