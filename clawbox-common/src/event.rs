@@ -1,7 +1,7 @@
 //! Records of the event ring: fixed-size, padding-free, decoded with checks and never transmuted.
 
 use crate::address::Address;
-use crate::limits::{FILE_NAME, SCRIPT_PATH, TOLD_NAMES};
+use crate::limits::{CALL_PATH, FILE_NAME, SCRIPT_PATH, TOLD_NAMES};
 use crate::subject::FileId;
 
 /// What an event is about.
@@ -22,6 +22,8 @@ pub enum Kind {
     File = 6,
     /// Another process, or the kernel's own rights, were to be used.
     Privilege = 7,
+    /// A system call came back refused.
+    Call = 8,
 }
 
 impl Kind {
@@ -34,6 +36,7 @@ impl Kind {
         Kind::Exec,
         Kind::File,
         Kind::Privilege,
+        Kind::Call,
     ];
 
     /// The name in audit records.
@@ -47,6 +50,7 @@ impl Kind {
             Kind::Exec => "exec",
             Kind::File => "file",
             Kind::Privilege => "privilege",
+            Kind::Call => "system-call",
         }
     }
 }
@@ -224,6 +228,75 @@ pub struct FileEvent {
     /// Names from the object upwards, each NUL-terminated; a longer one is cut. The root's is `/`:
     /// a path that does not end in it goes on above.
     pub names: [[u8; FILE_NAME]; TOLD_NAMES],
+}
+
+/// A path as the kernel spells it, name by name: what a [`FileEvent`] ends with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// See [`FileEvent::told`].
+    pub told: u32,
+    /// See [`FileEvent::names`].
+    pub names: [[u8; FILE_NAME]; TOLD_NAMES],
+}
+
+/// A refused system call, told when it returns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallEvent {
+    /// Common part.
+    pub header: Header,
+    /// Its arguments; the last one is replaced by what [`CallShape::inner`] points at.
+    pub arguments: [u64; 6],
+    /// Its number.
+    pub number: u32,
+    /// What it failed with, as a positive number.
+    pub errno: u32,
+    /// Bytes of `path` with its NUL; negative where it could not be read, zero where the call has
+    /// none.
+    pub path_length: i32,
+    /// The same of `other_path`.
+    pub other_length: i32,
+    /// Always zero.
+    pub zero: u32,
+    /// The directory that the first relative path starts from.
+    pub base: Told,
+    /// The path that the call is about.
+    pub path: [u8; CALL_PATH],
+    /// The second path of calls that have two.
+    pub other_path: [u8; CALL_PATH],
+}
+
+/// `EPERM`, as a bit of [`CallShape::errnos`].
+pub const CALL_EPERM: u8 = 1;
+/// `EACCES`.
+pub const CALL_EACCES: u8 = 2;
+/// `EXDEV`, which Landlock answers where a move or a link would gain rights.
+pub const CALL_EXDEV: u8 = 4;
+
+/// The working directory, in the place of an argument's number.
+pub const CALL_WORKDIR: u8 = 7;
+
+/// What the kernel program must know of a system call. Arguments count from 1; zero is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CallShape {
+    /// Which answers are told; zero for a call that nothing is told of.
+    pub errnos: u8,
+    /// The descriptor that `path` starts from, or [`CALL_WORKDIR`].
+    pub directory: u8,
+    /// The path.
+    pub path: u8,
+    /// As `directory`, of `other_path`; zero where that is told as it was given.
+    pub other_directory: u8,
+    /// The second path.
+    pub other_path: u8,
+    /// A pointer to 64 bits that are told in place of the last argument.
+    pub inner: u8,
+    /// Bytes in front of the path: it is a socket address's, and only Unix addresses are told.
+    pub skip: u8,
+    /// Always zero.
+    pub zero: u8,
 }
 
 /// A program start.

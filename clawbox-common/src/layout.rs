@@ -4,7 +4,7 @@
 use core::mem::{offset_of, size_of};
 
 use crate::address::Address;
-use crate::event::{FileEvent, Header, NetworkEvent, TaskEvent};
+use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey};
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, ListenerKey, LossKey,
@@ -40,6 +40,9 @@ packed! {
     NetworkEvent = 120,
     TaskEvent = 312,
     FileEvent = 1104,
+    Told = 1028,
+    CallEvent = 2168,
+    CallShape = 8,
     FileKey = 24,
     NameKey = 88,
     FileRule = 136,
@@ -48,6 +51,9 @@ packed! {
 }
 
 const _: () = assert!(offset_of!(NetworkEvent, asked) == size_of::<Header>());
+// A file's event ends with what is told of its path, so that one program writes both.
+const _: () = assert!(size_of::<FileEvent>() - offset_of!(FileEvent, told) == size_of::<Told>());
+const _: () = assert!(offset_of!(FileEvent, names) - offset_of!(FileEvent, told) == 4);
 const _: () = assert!(offset_of!(TaskEvent, path) == size_of::<Header>() + 8);
 const _: () = assert!(offset_of!(AddressKey, address) * 8 == ADDRESS_KEY_HEAD as usize);
 const _: () = assert!(size_of::<AddressKey>() * 8 == ADDRESS_KEY_BITS as usize);
@@ -68,5 +74,5 @@ pod! {
     Tally, TallyKey,
     Address, FileId, Mask, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
     AddressKey, SandboxState, BinaryKey, ScriptKey, ListenerKey, Rewritten, LossKey,
-    FileKey, NameKey, FileRule,
+    FileKey, NameKey, FileRule, CallShape,
 }

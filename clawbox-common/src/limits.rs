@@ -58,6 +58,12 @@ pub const FILE_DEPTH: usize = 64;
 /// Names of a path that a denial's record tells, from the object upwards.
 pub const TOLD_NAMES: usize = 16;
 
+/// Bytes of a path that a refused system call was given, with the terminating NUL.
+pub const CALL_PATH: usize = 512;
+
+/// Numbers of system calls that a table by number holds; x86-64 has none above 470 yet.
+pub const CALL_NUMBERS: u32 = 512;
+
 /// Bytes of the event ring. A core makes about 23,000 connections a second at most, so this holds
 /// more than 300 ms of the worst case; what does not fit is counted, not waited for.
 pub const EVENT_RING: u32 = 1 << 20;

@@ -125,4 +125,9 @@ reasons! {
     OtherProcess = 34, "other-process";
     /// Something that no sandbox may do.
     Privileged = 35, "privileged";
+    /// The kernel refused it beneath the hooks: a backstop (Landlock), or the file's own
+    /// permissions. Which of them cannot be told from a system call's answer.
+    Refused = 40, "refused";
+    /// A system call that the filter of every sandbox refuses.
+    SystemCall = 41, "system-call";
 }

@@ -10,7 +10,10 @@ use aya_ebpf::{
 };
 use clawbox_common::{
     decide::Decision,
-    event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent},
+    event::{
+        CALL_WORKDIR, CallEvent, CallShape, FileEvent, Header, Kind, NetworkEvent, Operation,
+        TaskEvent, Told,
+    },
     limits::{EVENT_WAKE, TOLD_NAMES},
     rule::LossKey,
     subject::{FileId, Standing},
@@ -20,7 +23,7 @@ use clawbox_common::{
 use core::ffi::c_void;
 
 use crate::{
-    kernel_read::{self, Kernel, Place, Untyped},
+    kernel_read::{self, Kernel, Place, Reached, Untyped},
     maps::{EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
     subject::Executed,
 };
@@ -137,17 +140,30 @@ pub fn used(standing: &Standing<'_>, decision: &Decision, deed: &Deed, at: Optio
         (*event).other = deed.other;
         (*event).told = 0;
         if let Some(place) = at {
-            let mut telling = Telling { event, dentry: place.dentry.address(), mount: place.mount };
-            bpf_loop(TOLD_NAMES as u32, tell_name as *mut c_void, (&raw mut telling).cast(), 0);
+            tell((&raw mut (*event).told).cast(), (place.dentry.address(), place.mount));
         }
     }
     slot.submit(wake(size_of::<FileEvent>()));
 }
 
+/// Tells the names from a dentry upwards.
+///
+/// # Safety
+/// `into` is in a reserved record.
+#[inline(always)]
+unsafe fn tell(into: *mut Told, (dentry, mount): Reached) {
+    let mut telling = Telling { into, dentry, mount };
+    // SAFETY: the callback takes an index and this context, which outlives the call, as the record
+    // does.
+    unsafe {
+        bpf_loop(TOLD_NAMES as u32, tell_name as *mut c_void, (&raw mut telling).cast(), 0);
+    }
+}
+
 /// Where the telling of a path is.
 #[repr(C)]
 struct Telling {
-    event: *mut FileEvent,
+    into: *mut Told,
     dentry: u64,
     /// `struct vfsmount`; zero where the hook knows none.
     mount: u64,
@@ -157,9 +173,9 @@ struct Telling {
 /// be verified for each way through all its turns.
 #[inline(never)]
 extern "C" fn tell_name(_index: u64, telling: *mut Telling) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context of `used`, and the record in it is reserved until
+    // SAFETY: `bpf_loop` hands over the context of `tell`, and the record in it is reserved until
     // that returns.
-    let (telling, event) = unsafe { (&mut *telling, (*telling).event) };
+    let (telling, event) = unsafe { (&mut *telling, (*telling).into) };
     let dentry = Untyped(telling.dentry);
     // SAFETY: as above.
     let told = unsafe { (*event).told };
@@ -187,6 +203,88 @@ extern "C" fn tell_name(_index: u64, telling: *mut Telling) -> i64 {
     telling.dentry = mount.mount_point().0;
     telling.mount = outer.vfsmount();
     0
+}
+
+/// A refused system call as its hook found it.
+pub struct Refused<'a> {
+    pub number: u32,
+    pub errno: u32,
+    pub arguments: [u64; 6],
+    pub shape: &'a CallShape,
+    pub task: Kernel,
+}
+
+/// `AT_FDCWD`, uapi/linux/fcntl.h.
+const AT_FDCWD: u32 = -100_i32 as u32;
+
+impl Refused<'_> {
+    /// An argument by its number from 1; none is zero. Not from the array: an index that the
+    /// verifier does not know would need it on the stack, byte for byte.
+    #[inline(always)]
+    fn argument(&self, number: u8) -> u64 {
+        match number {
+            1 => self.arguments[0],
+            2 => self.arguments[1],
+            3 => self.arguments[2],
+            4 => self.arguments[3],
+            5 => self.arguments[4],
+            _ => 0,
+        }
+    }
+
+    /// What a relative path starts from.
+    #[inline(always)]
+    fn base(&self, directory: u8) -> Reached {
+        let descriptor = self.argument(directory) as u32;
+        if directory == CALL_WORKDIR || descriptor == AT_FDCWD {
+            kernel_read::workdir(self.task)
+        } else {
+            kernel_read::descriptor(self.task, descriptor)
+        }
+    }
+}
+
+/// Reports a system call that the kernel has refused beneath the hooks.
+#[inline(always)]
+pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
+    let head = header(Kind::Call, standing, &Decision::refused());
+    let Some(mut slot) = EVENTS.reserve::<CallEvent>(0) else {
+        lost(head.sandbox, Kind::Call);
+        return;
+    };
+    let (event, shape) = (slot.as_mut_ptr(), refused.shape);
+    // SAFETY: a reserved record of this type, written field by field because it does not fit the
+    // stack. What is not written of paths and names is what the ring held before; readers stop at
+    // their lengths.
+    unsafe {
+        (*event).header = head;
+        (*event).arguments = refused.arguments;
+        (*event).number = refused.number;
+        (*event).errno = refused.errno;
+        (*event).path_length = 0;
+        (*event).other_length = 0;
+        (*event).zero = 0;
+        (*event).base.told = 0;
+        let mut directory = shape.directory;
+        if shape.path != 0 {
+            let from = refused.argument(shape.path).wrapping_add(u64::from(shape.skip));
+            (*event).path_length = kernel_read::user_string(from, &raw mut (*event).path);
+        }
+        if shape.other_path != 0 {
+            let from = refused.argument(shape.other_path);
+            (*event).other_length = kernel_read::user_string(from, &raw mut (*event).other_path);
+            if (*event).path_length > 1 && (*event).path[0] == b'/' {
+                directory = shape.other_directory;
+            }
+        }
+        if directory != 0 {
+            let reached = refused.base(directory);
+            if reached.0 != 0 {
+                tell(&raw mut (*event).base, reached);
+            }
+        }
+    }
+    slot.submit(wake(size_of::<CallEvent>()));
 }
 
 /// Reports a program start.

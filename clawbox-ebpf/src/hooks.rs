@@ -1,6 +1,7 @@
 //! The hooks, one file a family.
 
 mod address;
+mod call;
 mod exec;
 mod file;
 mod listen;

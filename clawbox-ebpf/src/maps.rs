@@ -5,10 +5,11 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use clawbox_common::{
     decide::{Files, Lookup},
+    event::CallShape,
     file::{FileKey, FileRule, NameKey},
     limits,
     rule::{
@@ -77,6 +78,10 @@ pub static REWRITTEN: SkStorage<Rewritten> = SkStorage::new();
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(limits::EVENT_RING, 0);
+
+/// System calls whose refusal is told, by number. Written before the program that reads it runs.
+#[map]
+pub static CALL_SHAPES: Array<CallShape> = Array::with_max_entries(limits::CALL_NUMBERS, 0);
 
 /// Events that found no room. The agent makes every key before a sandbox starts, so that counting
 /// never needs memory.

@@ -1,7 +1,10 @@
 //! Events as the kernel wrote them, decoded with checks: bytes that are not exactly a record of a
 //! known kind, verdict and reason are an error, never a guess.
 
-use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
+use clawbox_common::event::{
+    CallEvent, FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent,
+};
+use clawbox_common::limits::{FILE_NAME, TOLD_NAMES};
 use clawbox_common::verdict::{Reason, Verdict};
 
 /// A decoded event.
@@ -13,6 +16,8 @@ pub enum Event {
     Exec(Decoded, Box<TaskEvent>),
     /// A denied use of a file, a process or the kernel.
     File(Decoded, Operation, Box<FileEvent>),
+    /// A system call that came back refused.
+    Call(Decoded, Box<CallEvent>),
 }
 
 /// The numbers of a header as what they stand for.
@@ -67,6 +72,11 @@ impl Event {
                 let operation = Operation::try_from(event.operation).map_err(value)?;
                 Ok(Self::File(decoded(kind, &event.header)?, operation, Box::new(event)))
             }
+            Kind::Call => {
+                // SAFETY: `read` checks the size; every byte pattern is a `CallEvent`.
+                let event: CallEvent = unsafe { read(bytes) }?;
+                Ok(Self::Call(decoded(kind, &event.header)?, Box::new(event)))
+            }
             Kind::Connect | Kind::Send | Kind::Bind | Kind::Socket => {
                 // SAFETY: `read` checks the size; every byte pattern is a `NetworkEvent`.
                 let event: NetworkEvent = unsafe { read(bytes) }?;
@@ -82,6 +92,7 @@ impl Event {
             Self::Network(_, event) => &event.header,
             Self::Exec(_, event) => &event.header,
             Self::File(_, _, event) => &event.header,
+            Self::Call(_, event) => &event.header,
         }
     }
 }
@@ -113,12 +124,18 @@ pub fn exec_path(event: &TaskEvent) -> &[u8] {
     event.path.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// The path of a denied file as far as the kernel told it. One that goes on above begins with
-/// `…/`; bytes that are no text are replaced.
+/// The path of a denied file as far as the kernel told it.
 #[must_use]
 pub fn told_path(event: &FileEvent) -> String {
-    let told = usize::try_from(event.told).unwrap_or(0).min(event.names.len());
-    let names: Vec<_> = event.names[..told]
+    told_names(event.told, &event.names)
+}
+
+/// A path that the kernel told name by name, from below. One that goes on above begins with `…/`;
+/// bytes that are no text are replaced.
+#[must_use]
+pub fn told_names(told: u32, names: &[[u8; FILE_NAME]; TOLD_NAMES]) -> String {
+    let told = usize::try_from(told).unwrap_or(0).min(names.len());
+    let names: Vec<_> = names[..told]
         .iter()
         .map(|name| name.split(|byte| *byte == 0).next().unwrap_or_default())
         .map(String::from_utf8_lossy)

@@ -169,7 +169,8 @@ impl<'w> Clawbox<'w> {
         }
         clawbox.args(&self.arguments).arg("--").args(command);
         clawbox.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        for foreign in ["CLAWBOX_POLICY", "CLAWBOX_LOG"] {
+        // cargo leads the loader to its own libraries, which no policy opens.
+        for foreign in ["CLAWBOX_POLICY", "CLAWBOX_LOG", "LD_LIBRARY_PATH"] {
             clawbox.env_remove(foreign);
         }
         self.world.enter(&mut clawbox);

@@ -39,6 +39,16 @@ pub const DEMO: &[Package] = &[
     program("openssl", "openssl"),
 ];
 
+/// What the tests with real programs run: an agent's everyday tools, as the distribution has them.
+pub const REAL: &[Package] = &[
+    file("git", "/usr/bin/git"),
+    file("make", "/usr/bin/make"),
+    file("gcc", "/usr/bin/gcc"),
+    file("nodejs", "/usr/bin/node"),
+    file("npm", "/usr/bin/npm"),
+    file("python3-pip", "/usr/lib/python3/dist-packages/pip"),
+];
+
 /// What booting other kernels takes beyond that.
 pub const VM: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),

@@ -17,7 +17,7 @@ pub enum Purpose {
     Build,
     /// What the demo runs in its sandboxes.
     Demo,
-    /// The same, and what booting other kernels takes.
+    /// The same, real programs to run under policies, and what booting other kernels takes.
     Test,
     /// The same as for the demo, and the launcher we measure against.
     Bench,
@@ -58,9 +58,9 @@ fn packages_for(purpose: Purpose) -> Vec<&'static Package> {
     let groups: &[&'static [Package]] = match purpose {
         Purpose::Build => &[],
         Purpose::Demo => &[packages::DEMO],
-        Purpose::Test => &[packages::DEMO, packages::VM],
+        Purpose::Test => &[packages::DEMO, packages::REAL, packages::VM],
         Purpose::Bench => &[packages::DEMO, packages::BENCH],
-        Purpose::All => &[packages::DEMO, packages::VM, packages::BENCH],
+        Purpose::All => &[packages::DEMO, packages::REAL, packages::VM, packages::BENCH],
     };
     groups.iter().flat_map(|group| group.iter()).collect()
 }

@@ -113,6 +113,13 @@ impl Decision {
         }
     }
 
+    /// What the kernel has refused already, beneath the hooks; it went on for nobody.
+    #[inline(always)]
+    #[must_use]
+    pub const fn refused() -> Self {
+        Self::new(Verdict::Deny, Reason::Refused, 0)
+    }
+
     /// Whether the operation goes on.
     #[inline(always)]
     #[must_use]

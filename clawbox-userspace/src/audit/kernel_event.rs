@@ -15,6 +15,7 @@ use super::record::{
     Class, Endpoint, FileObject, Object, Privilege, Program, Rule, Socket, Subject, Summary,
     VerdictName,
 };
+use super::refused_call;
 use super::trail::{Draft, wall_time};
 use crate::events::{Decoded, Event, exec_path, told_path};
 
@@ -44,8 +45,10 @@ pub fn transport(number: u8) -> &'static str {
 
 /// The record of an event. Program starts are learnt from first, so that their own record and
 /// all later ones can name the program.
-pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> Draft {
-    match event {
+/// `None` for what turns out to be no denial.
+pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> Option<Draft> {
+    Some(match event {
+        Event::Call(decoded, event) => return refused_call::draft(*decoded, event, programs),
         Event::Exec(decoded, event) => {
             programs.started(event);
             exec(*decoded, event, programs)
@@ -57,7 +60,7 @@ pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> D
             }
             network(*decoded, event, programs, meaning)
         }
-    }
+    })
 }
 
 /// The process of a kernel event's header.
@@ -74,7 +77,7 @@ pub fn subject(header: &Header, programs: &Programs) -> Subject {
     }
 }
 
-fn begun(
+pub(super) fn begun(
     decoded: Decoded,
     header: &Header,
     programs: &Programs,
@@ -111,11 +114,13 @@ fn file(decoded: Decoded, operation: Operation, event: &FileEvent, programs: &Pr
         Kind::File => {
             let path = told_path(event);
             let access = access(event.access);
-            (Class::File, Object::File(FileObject { path, id: file_id(event.object), access }))
+            let id = file_id(event.object);
+            let object = FileObject { path, id, access, other_path: None, errno: None };
+            (Class::File, Object::File(object))
         }
         _ => {
             let other = (event.other != 0).then_some(event.other);
-            (Class::Privilege, Object::Privilege(Privilege { other_pid: other }))
+            (Class::Privilege, Object::Privilege(Privilege { other_pid: other, system_call: None }))
         }
     };
     let action = operation.name();
@@ -162,7 +167,7 @@ fn access(bits: u32) -> Vec<String> {
 }
 
 /// Device and inode, as the kernel sees them.
-fn file_id(file: FileId) -> String {
+pub(super) fn file_id(file: FileId) -> String {
     format!("{}:{}:{}", file.device >> 20, file.device & 0x000f_ffff, file.inode)
 }
 

@@ -3,6 +3,7 @@
 pub mod kernel_event;
 pub mod programs;
 pub mod record;
+mod refused_call;
 pub mod trail;
 
 use clawbox_common::rule::{REPORT_ALLOWS, TALLY_ALLOWS};

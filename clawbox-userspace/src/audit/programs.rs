@@ -2,7 +2,10 @@
 //! every hook; the names for people are kept here, and one that cannot be proven is not claimed.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clawbox_common::event::{Header, TaskEvent};
@@ -24,6 +27,15 @@ pub struct Programs {
     paths: HashMap<FileId, PathBuf>,
     scripts: HashMap<u32, String>,
     askers: HashMap<u32, Header>,
+    view: Option<View>,
+}
+
+/// The files of a sandbox as its processes see them, for as long as this is held.
+#[derive(Debug)]
+struct View {
+    root: File,
+    /// Without it what is mounted in the namespace would go with its last process.
+    _namespace: File,
 }
 
 impl Programs {
@@ -35,12 +47,35 @@ impl Programs {
             paths: known.into_iter().collect(),
             scripts: HashMap::new(),
             askers: HashMap::new(),
+            view: None,
         }
     }
 
     /// Learns the files that a policy names.
     pub fn named(&mut self, known: &[(FileId, PathBuf)]) {
         self.paths.extend(known.iter().cloned());
+    }
+
+    /// Looks at the sandbox's files through its first process from now on.
+    ///
+    /// # Errors
+    /// The process has ended, or `/proc` is not there.
+    pub fn see_from(&mut self, first_process: u32) -> io::Result<()> {
+        let open = |what| File::open(format!("/proc/{first_process}/{what}"));
+        self.view = Some(View { root: open("root")?, _namespace: open("ns/mnt")? });
+        Ok(())
+    }
+
+    /// Whether two entries are on different filesystems, as far as that can be seen.
+    #[must_use]
+    pub fn on_different_filesystems(&self, one: &str, other: &str) -> bool {
+        let Some(View { root, .. }) = &self.view else { return false };
+        let device = |entry: &str| {
+            let directory = Path::new(entry).parent().unwrap_or(Path::new("/")).display();
+            let path = format!("/proc/self/fd/{}{directory}", root.as_raw_fd());
+            fs::metadata(path).ok().map(|found| found.dev())
+        };
+        matches!((device(one), device(other)), (Some(one), Some(other)) if one != other)
     }
 
     /// Learns from a program start.

@@ -48,7 +48,7 @@ pub enum Class {
     Process,
     /// A denied use of a file, and counts of allowed ones.
     File,
-    /// A denied use of another process, or of the kernel's own rights.
+    /// A denied use of another process, of the kernel's own rights, or of a system call.
     Privilege,
     /// A sandbox's start and stop.
     Sandbox,
@@ -136,10 +136,18 @@ pub enum Object {
 pub struct FileObject {
     /// Its path on the host; begins with `…/` where only the end of it is known.
     pub path: String,
-    /// Device and inode, which is what the kernel decided by; zeros where it did not exist.
+    /// Device and inode, which is what the kernel decided by; zeros where it did not exist, or
+    /// where a system call was refused beneath the hooks, which tells the path alone.
     pub id: String,
     /// What was asked for: `read`, `write`, `execute`.
     pub access: Vec<String>,
+    /// The second path of a refused system call that has two: where it was to be moved or linked
+    /// to, or what a symbolic link was to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_path: Option<String>,
+    /// What a refused system call answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
 }
 
 /// What one program was allowed in one directory.
@@ -171,6 +179,9 @@ pub struct Privilege {
     /// The process that was meant, as the host sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_pid: Option<u32>,
+    /// The system call that the sandbox's filter refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_call: Option<String>,
 }
 
 /// A network endpoint.

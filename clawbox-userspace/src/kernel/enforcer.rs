@@ -17,6 +17,7 @@ use clawbox_common::rule::{
 };
 use clawbox_common::subject::{Incarnation, Mask, Subject};
 
+use super::calls;
 use super::load::{LoadError, Place, Programs, Sizes};
 use super::losses::{Losses, Skips};
 use super::lsm::{self, LsmState};
@@ -250,7 +251,13 @@ impl Enforcer {
     /// # Errors
     /// They were taken before.
     pub fn take_losses(&mut self) -> Result<Losses, LoadError> {
-        let skips = (Skips::of(&self.ebpf, "task_exec")?, Skips::of(&self.ebpf, "task_fork")?);
+        let mut skips = vec![
+            ("exec-hook", Skips::of(&self.ebpf, "task_exec")?),
+            ("fork-hook", Skips::of(&self.ebpf, "task_fork")?),
+        ];
+        if !self.lsm.is_active() && self.lsm.unrecorded.is_none() {
+            skips.push(("system-call-hook", Skips::of(&self.ebpf, calls::PROGRAM)?));
+        }
         Ok(Losses::new(self.map("LOSSES")?, self.map("LOSSES_UNATTRIBUTED")?, skips))
     }
 

@@ -15,6 +15,7 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 use clawbox_common::limits;
 
 use super::btf::{BtfError, KernelTypes, VMLINUX};
+use super::calls;
 use super::lsm::{self, LsmState};
 use super::pin::PinLinksError;
 use super::symbols;
@@ -62,6 +63,20 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_VMA_FLAGS", "vm_area_struct", "vm_flags"),
     ("OFF_TASK_CRED", "task_struct", "cred"),
     ("OFF_TASK_REAL_CRED", "task_struct", "real_cred"),
+    ("OFF_TASK_FS", "task_struct", "fs"),
+    ("OFF_FS_PWD_DENTRY", "fs_struct", "pwd.dentry"),
+    ("OFF_FS_PWD_MNT", "fs_struct", "pwd.mnt"),
+    ("OFF_TASK_FILES", "task_struct", "files"),
+    ("OFF_FILES_TABLE", "files_struct", "fdt"),
+    ("OFF_TABLE_SIZE", "fdtable", "max_fds"),
+    ("OFF_TABLE_FILES", "fdtable", "fd"),
+    ("OFF_REGS_NUMBER", "pt_regs", "orig_ax"),
+    ("OFF_REGS_1", "pt_regs", "di"),
+    ("OFF_REGS_2", "pt_regs", "si"),
+    ("OFF_REGS_3", "pt_regs", "dx"),
+    ("OFF_REGS_4", "pt_regs", "r10"),
+    ("OFF_REGS_5", "pt_regs", "r8"),
+    ("OFF_REGS_6", "pt_regs", "r9"),
 ];
 
 /// Tracing programs with their tracepoints, in the order in which they are attached: identities
@@ -259,12 +274,19 @@ impl Programs {
         for &name in SOCKETS {
             links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?));
         }
-        let (of_lsm, lsm) = if with_lsm {
+        let (of_lsm, mut lsm) = if with_lsm {
             lsm::attach_all(&mut ebpf, &types, &kernel)?
         } else {
             (Vec::new(), LsmState::absent("switched off by --lsm off"))
         };
         links.extend(of_lsm);
+        if !lsm.is_active() {
+            match calls::attach(&mut ebpf, |program| trace(program, calls::TRACEPOINT, &types)) {
+                Ok(link) => links.push(link),
+                // Enforcement does not depend on it; that the trail lacks something is said.
+                Err(error) => lsm.unrecorded = Some(error.to_string()),
+            }
+        }
         Ok(Self { ebpf, links, lsm })
     }
 }

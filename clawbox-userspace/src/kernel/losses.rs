@@ -16,8 +16,8 @@ use super::load::LoadError;
 pub struct Losses {
     counters: HashMap<MapData, LossKey, u64>,
     unattributed: PerCpuArray<MapData, u64>,
-    execs: Skips,
-    forks: Skips,
+    /// Hooks whose runs can be left out, with the kind in their gap records.
+    skips: Vec<(&'static str, Skips)>,
     seen: BTreeMap<LossKey, u64>,
     seen_unattributed: u64,
 }
@@ -48,9 +48,9 @@ impl Losses {
     pub(super) fn new(
         counters: HashMap<MapData, LossKey, u64>,
         unattributed: PerCpuArray<MapData, u64>,
-        (execs, forks): (Skips, Skips),
+        skips: Vec<(&'static str, Skips)>,
     ) -> Self {
-        Self { counters, unattributed, execs, forks, seen: BTreeMap::new(), seen_unattributed: 0 }
+        Self { counters, unattributed, skips, seen: BTreeMap::new(), seen_unattributed: 0 }
     }
 
     /// What was lost since the last call.
@@ -75,9 +75,10 @@ impl Losses {
             self.seen_unattributed = total;
         }
         // A skipped exec is unrecorded, and like a skipped fork it leaves a process that is denied.
-        for (kind, skips) in [("exec-hook", &mut self.execs), ("fork-hook", &mut self.forks)] {
+        for (kind, skips) in &mut self.skips {
             let count = skips.since_last()?;
             if count > 0 {
+                let kind = *kind;
                 losses.push(Loss { kind, sandbox: 0, count });
             }
         }

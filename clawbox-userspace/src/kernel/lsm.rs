@@ -4,6 +4,7 @@
 use aya::programs::{Lsm, ProgramError};
 use aya::{Btf, Ebpf};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::btf::KernelTypes;
 use super::load::{AttachError, LoadError, NamedLink, attach};
@@ -80,11 +81,45 @@ pub struct LsmState {
     pub hooks: Vec<&'static str>,
     /// Why the layer is absent; empty if it is not.
     pub why: String,
+    /// Why, where the layer is absent, what the backstops refuse is not recorded either.
+    pub unrecorded: Option<String>,
 }
+
+/// What is coarser where BPF LSM programs do not decide. One list for `doctor`, `policy check` and
+/// the first record of a run.
+pub const COARSER: &[&str] = &[
+    "every program of a sandbox may use the same files: `filesystem_policy.rules` stay closed for \
+     all",
+    "no islands: a closed or read-only path below a writable one stays writable",
+    "what a sandbox can write it can also execute, `execution.from_writable` notwithstanding",
+    "what a running sandbox may use of files can be narrowed or widened only by starting it again",
+    "refusals are recorded when the system call returns, with the path as the program gave it; \
+     whether Landlock or the file's own permissions refused cannot be told",
+];
 
 impl LsmState {
     pub(super) fn absent(why: impl Into<String>) -> Self {
-        Self { hooks: Vec::new(), why: why.into() }
+        Self { hooks: Vec::new(), why: why.into(), unrecorded: None }
+    }
+
+    /// What the first record of a run says of files: the layer that decides, or what is coarser
+    /// without it and who tells refusals then.
+    #[must_use]
+    pub fn layers(&self) -> Vec<Value> {
+        if self.is_active() {
+            return vec![json!({
+                "layer": "lsm",
+                "state": "full",
+                "actual": self.hooks,
+                "self_test": "denied",
+            })];
+        }
+        let refusals = match &self.unrecorded {
+            None => json!({ "layer": "refusals", "state": "full", "actual": "system-call exit" }),
+            Some(why) => json!({ "layer": "refusals", "state": "absent", "why": why }),
+        };
+        let lsm = json!({ "layer": "lsm", "state": "absent", "why": self.why, "coarser": COARSER });
+        vec![lsm, refusals]
     }
 
     /// Whether files, execution and other processes are decided per binary.
@@ -174,7 +209,7 @@ pub fn attach_all(
         }
         hooks.push(*hook);
     }
-    Ok((links, LsmState { hooks, why: String::new() }))
+    Ok((links, LsmState { hooks, why: String::new(), unrecorded: None }))
 }
 
 /// Programs that judge the use of files that are open already, with their hooks.

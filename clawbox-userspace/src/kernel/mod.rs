@@ -1,6 +1,8 @@
 //! The kernel side as the agent sees it: what the kernel can do, loading, and the maps.
 
+pub mod boot;
 pub mod btf;
+pub mod calls;
 pub mod enforcer;
 pub mod file_id;
 pub mod load;

@@ -154,7 +154,7 @@ impl Monitor {
                         self.directories.insert(event.object, told_path(&event));
                     }
                 }
-                Ok(event) => drafts.push(kernel_event::draft(
+                Ok(event) => drafts.extend(kernel_event::draft(
                     &event,
                     &mut self.programs,
                     self.meaning.as_ref(),
@@ -237,6 +237,7 @@ fn is_self_test(launching: &mut Option<u32>, event: &Event) -> bool {
         Event::Network(decoded, event) => (&event.header, decoded),
         Event::Exec(decoded, event) => (&event.header, decoded),
         Event::File(decoded, _, event) => (&event.header, decoded),
+        Event::Call(decoded, event) => (&event.header, decoded),
     };
     // With a pid namespace the first process never executes anything: its child does.
     if decoded.kind == Kind::Exec {

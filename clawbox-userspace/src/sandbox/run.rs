@@ -259,6 +259,9 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         if run.lsm == LsmUse::Auto {
             tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
         }
+        if let Some(why) = &lsm.unrecorded {
+            tracing::warn!("what the backstops refuse is not in the audit trail: {why}");
+        }
         if run.needs_lsm || run.lsm == LsmUse::Require {
             return Err(RunError::NeedsLsm { why: lsm.why });
         }
@@ -290,7 +293,10 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     if let Err(error) = mounts.add_those_of(first_process) {
         tracing::debug!("programs are named by the host's mounts alone: {error}");
     }
-    let programs = Programs::new(mounts, identities.paths.iter().cloned());
+    let mut programs = Programs::new(mounts, identities.paths.iter().cloned());
+    if let Err(error) = programs.see_from(first_process) {
+        tracing::debug!("the sandbox's files cannot be looked at: {error}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -444,18 +450,8 @@ fn layers(lsm: &LsmState, report: &BackstopReport) -> Vec<serde_json::Value> {
         "state": "full",
         "self_test": "denied",
     });
-    let lsm = if lsm.is_active() {
-        serde_json::json!({
-            "layer": "lsm",
-            "state": "full",
-            "actual": lsm.hooks,
-            "self_test": "denied",
-        })
-    } else {
-        serde_json::json!({ "layer": "lsm", "state": "absent", "why": lsm.why })
-    };
     let backstops = report.layers.iter().filter_map(|layer| serde_json::to_value(layer).ok());
-    [hooks, lsm].into_iter().chain(backstops).collect()
+    [hooks].into_iter().chain(lsm.layers()).chain(backstops).collect()
 }
 
 /// Gives back what reading the kernel's types took: some 20 MiB for the rest of the run.

@@ -110,7 +110,9 @@ fn counted(trail: &[Value]) -> (u64, u64) {
     let one_by_one = trail
         .iter()
         .filter(|record| record["action"] == "connect" && record["reason"] == "unknown-endpoint");
-    let lost = trail.iter().filter(|record| record["class"] == "gap");
+    let is_lost =
+        |record: &&Value| record["class"] == "gap" && record["object"]["kind"] == "connect";
+    let lost = trail.iter().filter(is_lost);
     let lost = lost.map(|record| record["object"]["count"].as_u64().unwrap());
     (one_by_one.count() as u64, lost.sum())
 }

@@ -56,7 +56,9 @@ fn curl_reaches_what_its_rule_names_and_neither_its_copy_nor_python_does() {
         assert_eq!(record["object"]["host"], "v4.test");
         assert!(by_nobody(record), "{record}");
     }
-    assert_eq!(account.denials().len(), 2);
+    // curl also looks for its settings in the home directory, where it may not.
+    let denials = account.denials();
+    assert_eq!(denials.iter().filter(|(action, _)| *action == "connect").count(), 2);
 }
 
 #[test]
@@ -82,7 +84,10 @@ fn a_binary_is_its_inode_under_whatever_name_it_is_started() {
     assert!(outcomes[6..].iter().all(|outcome| *outcome == "EPERM"), "{account:?}");
     assert_eq!(scene.echo.arrivals().len(), 3);
     account.record("connect", "other-binary", &copy, site());
-    assert!(account.denials().iter().all(|denial| *denial == ("connect", "other-binary")));
+    let denials = account.denials();
+    // Directories of PATH that are closed are refused too, where BPF LSM does not tell them.
+    let mut connects = denials.iter().filter(|(action, _)| *action == "connect");
+    assert!(connects.all(|denial| *denial == ("connect", "other-binary")), "{denials:?}");
 }
 
 #[test]

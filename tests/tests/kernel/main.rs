@@ -10,6 +10,7 @@
 mod audit;
 mod backstops;
 mod bad_input;
+mod coarse;
 mod egress;
 mod files;
 mod identity;
@@ -18,5 +19,6 @@ mod listen;
 mod live;
 mod names;
 mod namespaces;
+mod real_programs;
 mod remembered;
 mod scene;

@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 
+use crate::kernel::boot;
+use crate::kernel::lsm;
 use crate::kernel::probe::{Answer, Capability, Kernel};
 use crate::sandbox::launch::landlock::{NEWEST_ABI, since};
 use crate::sandbox::launch::syscalls;
@@ -31,6 +33,9 @@ pub struct Finding {
     pub found: String,
     /// What is missing.
     pub gaps: Vec<Gap>,
+    /// What holds less finely without it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub coarser: &'static [&'static str],
 }
 
 /// In one word, how a layer stands.
@@ -80,7 +85,7 @@ pub fn diagnose(kernel: &Kernel) -> Diagnosis {
 
 fn required(layer: &'static str, found: String, gaps: Vec<Gap>) -> Finding {
     let state = if gaps.is_empty() { State::Ready } else { State::Missing };
-    Finding { layer, state, required: true, found, gaps }
+    Finding { layer, state, required: true, found, gaps, coarser: &[] }
 }
 
 fn version(kernel: &Kernel) -> Finding {
@@ -193,7 +198,7 @@ fn landlock(kernel: &Kernel) -> Finding {
         })
         .collect();
     let state = if gaps.is_empty() { State::Ready } else { State::Partial };
-    Finding { layer, state, required: true, found, gaps }
+    Finding { layer, state, required: true, found, gaps, coarser: &[] }
 }
 
 fn seccomp(kernel: &Kernel) -> Finding {
@@ -220,7 +225,7 @@ fn process(kernel: &Kernel) -> Finding {
     }
     let state = if gaps.is_empty() { State::Ready } else { State::Partial };
     let found = "no capabilities, no_new_privs, own user".to_owned();
-    Finding { layer: "process", state, required: false, found, gaps }
+    Finding { layer: "process", state, required: false, found, gaps, coarser: &[] }
 }
 
 fn namespaces(kernel: &Kernel) -> Finding {
@@ -241,32 +246,37 @@ fn namespaces(kernel: &Kernel) -> Finding {
     let found = "own pid, mount, IPC, UTS and cgroup namespaces, own /proc and /tmp; whether the \
                  host allows the mounts is seen when a run starts"
         .to_owned();
-    Finding { layer: "namespaces", state, required: false, found, gaps }
+    Finding { layer: "namespaces", state, required: false, found, gaps, coarser: &[] }
 }
 
 fn bpf_lsm(kernel: &Kernel) -> Finding {
+    let layer = "bpf lsm";
     let active = |modules: &Vec<String>| modules.iter().any(|name| name == "bpf");
-    let (state, found, gaps) = match (&kernel.security_modules, &kernel.bpf_lsm_refusal) {
+    let missing = match (&kernel.security_modules, &kernel.bpf_lsm_refusal) {
         (Answer::Yes(modules), None) if active(modules) => {
-            (State::Ready, "files, execution and other processes by binary", vec![])
+            let found = "files, execution and other processes by binary".to_owned();
+            return Finding {
+                layer,
+                state: State::Ready,
+                required: false,
+                found,
+                gaps: vec![],
+                coarser: &[],
+            };
         }
-        (Answer::Yes(modules), Some(why)) if active(modules) => (
-            State::Missing,
-            "files are Landlock's alone",
-            vec![gap(why.as_str(), "ask whoever runs this kernel to let BPF LSM programs load")],
+        (Answer::Yes(modules), Some(why)) if active(modules) => {
+            gap(why.as_str(), "ask whoever runs this kernel to let BPF LSM programs load")
+        }
+        (Answer::Yes(_), _) => gap(
+            "`bpf` is not among the active modules",
+            format!("{}; `clawbox doctor --fix` has the steps", boot_with(kernel, "bpf")),
         ),
-        (Answer::Yes(_), _) => (
-            State::Missing,
-            "files are Landlock's alone",
-            vec![gap("`bpf` is not among the active modules", boot_with(kernel, "bpf"))],
-        ),
-        (Answer::No(why) | Answer::Unknown(why), _) => (
-            State::Missing,
-            "unknown whether this kernel runs BPF LSM programs",
-            vec![gap(why.as_str(), "mount -t securityfs securityfs /sys/kernel/security")],
-        ),
+        (Answer::No(why) | Answer::Unknown(why), _) => {
+            gap(why.as_str(), "mount -t securityfs securityfs /sys/kernel/security")
+        }
     };
-    Finding { layer: "bpf lsm", state, required: false, found: found.to_owned(), gaps }
+    let (found, gaps) = ("files are Landlock's alone".to_owned(), vec![missing]);
+    Finding { layer, state: State::Missing, required: false, found, gaps, coarser: lsm::COARSER }
 }
 
 fn pinning(kernel: &Kernel) -> Finding {
@@ -279,22 +289,16 @@ fn pinning(kernel: &Kernel) -> Finding {
     };
     let state = if gaps.is_empty() { State::Ready } else { State::Partial };
     let found = format!("enforcement outlives a killed clawbox; {found}");
-    Finding { layer: "pinning", state, required: false, found, gaps }
+    Finding { layer: "pinning", state, required: false, found, gaps, coarser: &[] }
 }
 
 /// The boot parameter that adds a security module to those that are active.
 fn boot_with(kernel: &Kernel, module: &str) -> String {
     let list = match &kernel.security_modules {
-        // `capability` is always there and is not named.
-        Answer::Yes(active) => {
-            let named = active.iter().map(String::as_str).filter(|name| *name != "capability");
-            named.chain([module]).collect::<Vec<_>>().join(",")
-        }
+        Answer::Yes(active) => boot::list_with(module, active),
         Answer::No(_) | Answer::Unknown(_) => format!("<the present list>,{module}"),
     };
-    format!(
-        "add lsm={list} to GRUB_CMDLINE_LINUX in /etc/default/grub, run update-grub, and reboot"
-    )
+    format!("boot with lsm={list} among the kernel's parameters")
 }
 
 #[cfg(test)]
@@ -340,6 +344,10 @@ mod tests {
         let lsm = finding(&able(), "bpf lsm");
         assert_eq!(lsm.state, State::Missing);
         assert!(lsm.gaps[0].fix.contains("lsm=landlock,bpf "), "{}", lsm.gaps[0].fix);
+        assert!(lsm.coarser.iter().any(|line| line.contains("no islands")), "{lsm:?}");
+        let with = Answer::Yes(vec!["landlock".to_owned(), "bpf".to_owned()]);
+        let ready = finding(&Kernel { security_modules: with, ..able() }, "bpf lsm");
+        assert_eq!((ready.state, ready.coarser), (State::Ready, &[][..]));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{HostFacts, Layer, Report, Status, account_number};
 use crate::compile::files::name_anywhere;
+use crate::kernel::lsm::COARSER;
 use crate::policy::diagnostic::{Diagnostic, Origin};
 use crate::policy::model::{Execution, Located, Policy};
 use crate::policy::path::{DenyPattern, SandboxPath};
@@ -45,6 +46,14 @@ pub(super) fn filesystem(report: &mut Report, policy: &Policy, facts: &HostFacts
                 Some(detail.to_owned()),
             );
         }
+    }
+    if !facts.bpf_lsm {
+        report.warnings.push(Diagnostic::warning(
+            policy.origin.clone(),
+            format!("this kernel runs no BPF LSM programs: {}", COARSER.join("; ")),
+            "run `clawbox doctor --fix`, which says how this host gets them, or arrange the policy \
+             so that nothing depends on it",
+        ));
     }
     needed_to_start(report, policy, facts);
 }

@@ -269,6 +269,7 @@ fn warnings_name_what_is_missing_on_this_machine() {
         (network("access: read-only"), Severity::Note, "read as `protocol: rest`"),
         (network("access: read-only"), Severity::Note, "the rules are enforced"),
         ("version: 1\nmode: audit\n".to_owned(), Severity::Warning, "only records it"),
+        (files("read_only: [/usr]"), Severity::Warning, "no BPF LSM programs: every program of"),
     ] {
         let report = report(&text, &machine());
         let found =
@@ -276,6 +277,6 @@ fn warnings_name_what_is_missing_on_this_machine() {
         assert!(report.warnings.iter().any(found), "{says}: {:#?}", report.warnings);
     }
     let quiet = format!("{}{}", files("read_only: [/usr]"), &network("")["version: 1\n".len()..]);
-    let report = report(&quiet, &machine());
+    let report = report(&quiet, &HostFacts { bpf_lsm: true, ..machine() });
     assert!(report.is_full() && report.warnings.is_empty(), "{report:#?}");
 }

@@ -150,8 +150,7 @@ mod tests {
                 continue;
             };
             for arguments in interesting(alternatives) {
-                let refused =
-                    alternatives.iter().any(|all| all.iter().all(|c| holds(c, arguments)));
+                let refused = denial.refuses(&arguments);
                 let want = if refused { RETURN_ERRNO | denial.errno as u32 } else { ALLOW };
                 let verdict = verdict(&program, NATIVE, denial.number as u32, arguments);
                 assert_eq!(verdict, want, "{} {arguments:x?}", denial.name());
@@ -197,15 +196,6 @@ mod tests {
     const ALLOW: u32 = 0x7fff_0000;
     const KILL_PROCESS: u32 = 0x8000_0000;
     const NATIVE: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
-
-    fn holds(condition: &Condition, arguments: [u64; 6]) -> bool {
-        let argument = arguments[usize::from(condition.argument)] as u32;
-        match condition.test {
-            Test::Is(value) => argument == value,
-            Test::Not(value) => argument != value,
-            Test::Bits { mask, value } => argument & mask == value,
-        }
-    }
 
     /// All combinations, over the arguments that a row looks at, of the values that it names,
     /// their neighbours, and every single bit.

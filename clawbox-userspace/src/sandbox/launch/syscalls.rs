@@ -23,6 +23,29 @@ impl Denial {
     pub fn name(&self) -> &'static str {
         self.symbol.strip_prefix("SYS_").unwrap_or(self.symbol)
     }
+
+    /// Whether the filter refuses a call with these arguments.
+    #[must_use]
+    pub fn refuses(&self, arguments: &[u64; 6]) -> bool {
+        match self.when {
+            When::Always => true,
+            When::Any(alternatives) => alternatives
+                .iter()
+                .any(|all| all.iter().all(|condition| condition.holds(arguments))),
+        }
+    }
+}
+
+impl Condition {
+    fn holds(&self, arguments: &[u64; 6]) -> bool {
+        // Arguments of 32 bits, as the filter compares them.
+        let argument = arguments.get(usize::from(self.argument)).map(|all| *all as u32);
+        argument.is_some_and(|argument| match self.test {
+            Test::Is(value) => argument == value,
+            Test::Not(value) => argument != value,
+            Test::Bits { mask, value } => argument & mask == value,
+        })
+    }
 }
 
 /// Which calls a row refuses.
