@@ -10,7 +10,7 @@ use clawbox_common::address::Range;
 use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, EXECUTE_WRITABLE, HOST_LOOPBACK, HostId,
-    HostIds, NAMES_ANYWHERE, RuleKey, RuleValue, SandboxState, TCP,
+    HostIds, LISTED_PROGRAMS, NAMES_ANYWHERE, PROGRAMS, RuleKey, RuleValue, SandboxState, TCP,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
@@ -232,8 +232,15 @@ impl MapImage {
             resolver_v4,
             resolver_v6,
             flags: (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
-                | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 }),
+                | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
+                | (if self.lists_programs() { LISTED_PROGRAMS } else { 0 }),
         }
+    }
+
+    /// Whether the policy lists the programs that may be started.
+    #[must_use]
+    pub fn lists_programs(&self) -> bool {
+        self.rules.contains_key(&RuleKey::programs(self.generation))
     }
 
     /// What the policy says about a name; `None`: nothing, so it is not resolved.
@@ -366,8 +373,11 @@ impl fmt::Display for MapImage {
             writeln!(f)?;
         }
         for (key, rule) in &self.rules {
-            let transport = if key.transport == TCP { "tcp" } else { "udp" };
-            write!(f, "rule {}:{}/{transport}", key.host, key.port)?;
+            match key.transport {
+                PROGRAMS => write!(f, "programs")?,
+                TCP => write!(f, "rule {}:{}/tcp", key.host, key.port)?,
+                _ => write!(f, "rule {}:{}/udp", key.host, key.port)?,
+            }
             for (name, mask) in [("tree", &rule.tree), ("self", &rule.own)] {
                 let slots: Vec<String> = slots(mask).map(|slot| slot.to_string()).collect();
                 if !slots.is_empty() {

@@ -51,6 +51,7 @@ const HOOKS: &[Hook] = &[
     hook("inode_removexattr"),
     newer("inode_set_acl", "inode_setxattr, which ACLs came by before 6.2"),
     newer("inode_remove_acl", "inode_removexattr, which ACLs came by before 6.2"),
+    hook("bprm_creds_for_exec"),
     hook("bprm_check_security"),
     hook("mmap_file"),
     hook("file_mprotect"),
@@ -69,7 +70,20 @@ const HOOKS: &[Hook] = &[
     hook("kernel_load_data"),
     newer("uring_override_creds", "seccomp"),
     newer("uring_sqpoll", "seccomp"),
+    newer("uring_cmd", "seccomp"),
+    newer("uring_allowed", "seccomp, and before 6.18 uring_sqpoll and uring_cmd"),
     hook("path_chroot"),
+    hook("unix_stream_connect"),
+    hook("unix_may_send"),
+    hook("task_setrlimit"),
+    hook("task_setnice"),
+    hook("task_setioprio"),
+    hook("task_setscheduler"),
+    hook("task_setpgid"),
+    hook("task_movememory"),
+    hook("task_prctl"),
+    newer("key_alloc", "seccomp; a kernel built without keys has none"),
+    newer("key_permission", "seccomp; a kernel built without keys has none"),
 ];
 
 /// Whether BPF LSM programs decide.

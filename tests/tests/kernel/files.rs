@@ -9,7 +9,7 @@ use clawbox_tests::clawbox::{Clawbox, Finished};
 use crate::scene::Scene;
 
 /// Tries one thing a line: a name, and a Python expression or statement.
-const ATTACKER: &str = r#"
+pub const ATTACKER: &str = r#"
 import ctypes, errno, mmap, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *words):
@@ -42,10 +42,10 @@ for line in sys.stdin:
         print(name, errno.errorcode[error.errno], flush=True)
 "#;
 
-const PYTHON: &str = "/usr/bin/python3";
+pub const PYTHON: &str = "/usr/bin/python3";
 
 /// Runs what is to be tried in a sandbox and gives the outcomes by name, and the run.
-fn attempts(
+pub fn attempts(
     scene: &Scene,
     policy: &str,
     tries: &[(&str, &str)],
@@ -77,7 +77,7 @@ fn expect(outcomes: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
 }
 
 /// Denials of files: action, reason and path.
-fn denials(run: &Finished) -> Vec<(&str, &str, &str)> {
+pub fn denials(run: &Finished) -> Vec<(&str, &str, &str)> {
     run.trail
         .iter()
         .filter(|record| record["verdict"] == "deny" && record["class"] == "file")
