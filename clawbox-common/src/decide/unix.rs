@@ -23,11 +23,7 @@ pub fn is_opened<L: Files>(
 
 /// May a socket without a path be reached? `theirs` is the sandbox that it was made in.
 #[inline(always)]
-pub fn nameless<L: Lookup>(
-    lookup: &L,
-    standing: &Standing<'_>,
-    theirs: Option<u32>,
-) -> Decision {
+pub fn nameless<L: Lookup>(lookup: &L, standing: &Standing<'_>, theirs: Option<u32>) -> Decision {
     match placed(lookup, standing) {
         Err(decision) => decision,
         Ok((subject, state)) if theirs == Some(subject.sandbox) => allow(Reason::Rule, state),

@@ -287,7 +287,8 @@ fn backstops(
 /// The programs that rules name by their whole path.
 fn named_programs(policy: &Policy) -> impl Iterator<Item = PathBuf> {
     let binaries = policy.network.iter().flat_map(|network| &network.binaries);
-    let listed = policy.execution.iter().flat_map(|execution| execution.value.allow.iter()).flatten();
+    let listed =
+        policy.execution.iter().flat_map(|execution| execution.value.allow.iter()).flatten();
     binaries
         .map(|binary| &binary.pattern)
         .chain(listed.map(|program| &program.value))

@@ -11,7 +11,7 @@ use super::child::{self, Invocation, SpawnError, status};
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::launch::{self, BackstopReport, LaunchError};
-use super::monitor::{Monitor, Questions};
+use super::monitor::{self, Monitor, Questions};
 use super::objects::Objects;
 use super::run_lock::{self, RunLock, RunLockError};
 use super::strays::{self, Remnants, StraysError};
@@ -252,7 +252,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
             return Err(RunError::NeedsLsm { why: lsm.why });
         }
     }
-    let ring = enforcer.take_events()?;
+    let mut ring = enforcer.take_events()?;
     let losses = enforcer.take_losses()?;
     let skipped_exits = enforcer.skipped_exits()?;
     let table = Arc::new(enforcer.take_synthetics()?);
@@ -264,7 +264,14 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
     let started = SystemTime::now();
     let judges = lsm.is_active();
-    let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)?;
+    let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)
+        .inspect_err(|_| {
+            // The kernel may have refused the start by the policy's word.
+            let meaning = EventMeaning(PolicyInForce::new(run.image.clone()));
+            let paths = identities.paths.iter().cloned();
+            let mut programs = Programs::new(Mounts::read().unwrap_or_default(), paths);
+            monitor::record_refusals(&mut ring, &mut programs, &meaning, &mut trail);
+        })?;
     steps.done("started");
     trail
         .add(Draft { time: Some(started), ..boundary(&run, "start", layers(&lsm, &report), None) });

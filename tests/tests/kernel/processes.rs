@@ -1,6 +1,9 @@
 //! What one process sets for another, and what only the kernel lends: by BPF LSM, behind seccomp.
 
+use std::os::unix::process::CommandExt;
+
 use clawbox_tests::clawbox::Clawbox;
+use clawbox_tests::network::NOBODY;
 
 use crate::files::{ATTACKER, PYTHON};
 use crate::scene::Scene;
@@ -11,9 +14,10 @@ fn what_one_process_sets_for_another_ends_at_the_sandbox() {
     if !scene.has_lsm() {
         return;
     }
-    // As root and with the host's processes in sight, so that only the hooks and the empty
-    // capabilities stand in the way. A process of the host that the test may lose.
-    let mut host = scene.world.command("/usr/bin/sleep").arg("600").spawn().unwrap();
+    // A process of the same user, and with the host's processes in sight: what is asked of the user
+    // and of capabilities lets all of it through.
+    let mut host = scene.world.command("/usr/bin/sleep");
+    let mut host = host.arg("600").uid(NOBODY).gid(NOBODY).spawn().unwrap();
     let pid = host.id();
     let child = "p = os.fork() or (os.read(r, 1), os._exit(0)); ";
     let tries = [
@@ -36,7 +40,7 @@ fn what_one_process_sets_for_another_ends_at_the_sandbox() {
         ("own-image", "call(157, 35, 13, os.open('/usr/bin/true', os.O_RDONLY), 0, 0)".to_owned(), "EPERM"),
         ("key", "call(248, ctypes.c_char_p(b'user'), ctypes.c_char_p(b'k'), ctypes.c_char_p(b'v'), 1, -3)".to_owned(), "EPERM"),
     ];
-    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).user(None).with_lsm();
+    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).with_lsm();
     let mut running = clawbox.argument("--share").argument("pid").spawn(&[PYTHON, "-c", ATTACKER]);
     for (name, code, _) in &tries {
         running.say(&format!("{name}: {code}"));

@@ -98,7 +98,10 @@ fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
         ("closed", calls("dial", "closed.stream")),
         ("closed-send", calls("send", "closed.datagram")),
         ("closed-tied", calls("tied", "closed.datagram")),
-        ("closed-by-symlink", format!("os.symlink('{}', 'soft'); dial('soft')", at("closed.stream"))),
+        (
+            "closed-by-symlink",
+            format!("os.symlink('{}', 'soft'); dial('soft')", at("closed.stream")),
+        ),
         ("opened", calls("dial", "opened.stream")),
         ("opened-send", calls("send", "opened.datagram")),
         ("opened-mode", format!("os.chmod('{}', 0)", at("opened.stream"))),
@@ -106,7 +109,10 @@ fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
         ("abstract", "dial('\\0outside.stream')".to_owned()),
         ("abstract-send", "send('\\0outside.datagram')".to_owned()),
         ("pair", "a, b = s.socketpair(); a.send(b'x'); b.recv(1)".to_owned()),
-        ("datagram-pair", "a, b = s.socketpair(U, s.SOCK_DGRAM); a.send(b'x'); b.recv(1)".to_owned()),
+        (
+            "datagram-pair",
+            "a, b = s.socketpair(U, s.SOCK_DGRAM); a.send(b'x'); b.recv(1)".to_owned(),
+        ),
         ("own", "l = s.socket(U); l.bind('own'); l.listen(); dial('own'); l.accept()".to_owned()),
         (
             "own-abstract",
@@ -114,7 +120,8 @@ fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
         ),
         (
             "own-datagram",
-            "l = s.socket(U, s.SOCK_DGRAM); l.bind('\\0'); send(l.getsockname()); l.recv(1)".to_owned(),
+            "l = s.socket(U, s.SOCK_DGRAM); l.bind('\\0'); send(l.getsockname()); l.recv(1)"
+                .to_owned(),
         ),
         (
             "child-to-parent",

@@ -17,8 +17,8 @@ use clawbox_common::verdict::Verdict;
 use serde::Serialize;
 
 use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
-use crate::compile::question::{Answer, Question, Target, answer, subject};
 use crate::compile::files::Give;
+use crate::compile::question::{Answer, Question, Target, answer, subject};
 use crate::compile::{ImageLookup, MapImage, compile};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::lsm;
@@ -161,7 +161,8 @@ impl Explain {
         let mut listed = None;
         if matches!(self.access, Access::Execute) && image.lists_programs() && allowed {
             decision = start(image, &mounts, &path);
-            let verb = if matches!(decision.verdict, Verdict::Allow) { "lists" } else { "does not list" };
+            let verb =
+                if matches!(decision.verdict, Verdict::Allow) { "lists" } else { "does not list" };
             listed = Some(format!("execution.allow: {verb} {}", path.display()));
         }
         let mut remarks: Vec<String> = at
