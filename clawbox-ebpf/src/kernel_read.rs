@@ -3,8 +3,8 @@
 //! constants before load; .rodata is frozen, so the verifier knows their values.
 
 use aya_ebpf::helpers::generated::{
-    bpf_bprm_opts_set, bpf_d_path, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
-    bpf_skc_to_unix_sock,
+    bpf_bprm_opts_set, bpf_d_path, bpf_get_current_task_btf, bpf_probe_read_kernel,
+    bpf_probe_read_kernel_str, bpf_skc_to_unix_sock,
 };
 use clawbox_common::{
     limits::{FILE_NAME, SCRIPT_PATH},
@@ -391,7 +391,8 @@ pub fn sock(socket: Kernel) -> Kernel {
 #[inline(always)]
 pub fn bound_path(sock: Kernel) -> Option<Place> {
     // SAFETY: the helper takes a socket of any family, and gives null for one of another.
-    let unix = Kernel(unsafe { bpf_skc_to_unix_sock(sock.0.cast_mut().cast()) }.cast_const().cast());
+    let unix =
+        Kernel(unsafe { bpf_skc_to_unix_sock(sock.0.cast_mut().cast()) }.cast_const().cast());
     if unix.is_null() {
         return None;
     }

@@ -97,7 +97,9 @@ fn remember_script(standing: &Standing<'_>, bprm: Kernel) {
     }
 }
 
-/// `(file, requested, protection, flags)`; without a file for anonymous memory.
+/// `(file, requested, protection, flags)`; without a file for anonymous memory. Writing by way of a
+/// shared mapping needs no verdict here or in `file_mprotect`: the kernel asks for a descriptor that
+/// was opened to be written, and that open was judged.
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a file or null.

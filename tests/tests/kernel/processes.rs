@@ -1,6 +1,7 @@
 //! What one process sets for another, and what only the kernel lends: by BPF LSM, behind seccomp.
 
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use clawbox_tests::clawbox::Clawbox;
 use clawbox_tests::network::NOBODY;
@@ -16,7 +17,7 @@ fn what_one_process_sets_for_another_ends_at_the_sandbox() {
     }
     // A process of the same user, and with the host's processes in sight: what is asked of the user
     // and of capabilities lets all of it through.
-    let mut host = scene.world.command("/usr/bin/sleep");
+    let mut host = Command::new("/usr/bin/sleep");
     let mut host = host.arg("600").uid(NOBODY).gid(NOBODY).spawn().unwrap();
     let pid = host.id();
     let child = "p = os.fork() or (os.read(r, 1), os._exit(0)); ";
