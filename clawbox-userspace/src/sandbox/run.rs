@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use aya::maps::{MapData, RingBuf};
+
 use super::cgroup::{self, Cgroup, CgroupError};
 use super::child::{self, Invocation, SpawnError, status};
 use super::identities::Identities;
@@ -265,13 +267,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let started = SystemTime::now();
     let judges = lsm.is_active();
     let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)
-        .inspect_err(|_| {
-            // The kernel may have refused the start by the policy's word.
-            let meaning = EventMeaning(PolicyInForce::new(run.image.clone()));
-            let paths = identities.paths.iter().cloned();
-            let mut programs = Programs::new(Mounts::read().unwrap_or_default(), paths);
-            monitor::record_refusals(&mut ring, &mut programs, &meaning, &mut trail);
-        })?;
+        .inspect_err(|_| told_refusals(&run, &identities, &mut ring, &mut trail))?;
     steps.done("started");
     trail
         .add(Draft { time: Some(started), ..boundary(&run, "start", layers(&lsm, &report), None) });
@@ -307,6 +303,19 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     monitor.trail.flush();
     steps.done("recorded");
     Ok(Outcome { status, denied: monitor.trail.denied() })
+}
+
+/// Records what the kernel refused a command's start for, by the policy's word.
+fn told_refusals(
+    run: &Run,
+    identities: &Identities,
+    ring: &mut RingBuf<MapData>,
+    trail: &mut Trail,
+) {
+    let meaning = EventMeaning(PolicyInForce::new(run.image.clone()));
+    let mounts = Mounts::read().unwrap_or_default();
+    let mut programs = Programs::new(mounts, identities.paths.iter().cloned());
+    monitor::record_refusals(ring, &mut programs, &meaning, trail);
 }
 
 /// What a policy names, as it is on this host.

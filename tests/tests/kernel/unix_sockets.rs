@@ -74,26 +74,11 @@ const HELPERS: &str = "import socket as s; U = s.AF_UNIX; \
     send = lambda p: s.socket(U, s.SOCK_DGRAM).sendto(b'x', p); \
     tied = lambda p: s.socket(U, s.SOCK_DGRAM).connect(p)";
 
-#[test]
-fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
-    let scene = Scene::new();
-    if !scene.has_lsm() {
-        return;
-    }
-    let run_directory = services(&scene);
-    let work = std::fs::canonicalize(scene.world.work()).unwrap();
-    let closed = Services::at(&run_directory, "closed");
-    let opened = Services::at(&run_directory, "opened");
-    let writable = Services::at(&work, "writable");
-    let outside = scene.world.inside(|| Services::abstract_ones("outside"));
+/// What is tried, by name.
+fn tries(run_directory: &Path) -> Vec<(&'static str, String)> {
     let at = |name: &str| run_directory.join(name).display().to_string();
-    let policy = scene.policy(&format!(
-        "unix_sockets: {{ allow: [{}, {}] }}",
-        at("opened.stream"),
-        at("opened.datagram")
-    ));
     let calls = |way: &str, name: &str| format!("{way}('{}')", at(name));
-    let tries = [
+    vec![
         ("setup", HELPERS.to_owned()),
         ("closed", calls("dial", "closed.stream")),
         ("closed-send", calls("send", "closed.datagram")),
@@ -129,7 +114,43 @@ fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
              p = os.fork() or (dial('\\0kin'), os._exit(0)); l.accept(); os.waitpid(p, 0)"
                 .to_owned(),
         ),
-    ];
+    ]
+}
+
+/// What the hooks refused is told, unless Landlock has refused it before.
+fn refusals_are_told(run: &Finished, run_directory: &Path) {
+    let denials = denials(run);
+    if !layer_is_full(run, "landlock.unix_sockets") {
+        for name in ["closed.stream", "closed.datagram"] {
+            let denial =
+                ("unix-socket", "read-only", run_directory.join(name).display().to_string());
+            assert!(denials.contains(&(denial.0, denial.1, &denial.2)), "{denial:?}: {denials:#?}");
+        }
+    }
+    if !layer_is_full(run, "landlock.scopes") {
+        assert!(denials.contains(&("unix-socket", "foreign-socket", "")), "{denials:#?}");
+    }
+}
+
+#[test]
+fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let run_directory = services(&scene);
+    let work = std::fs::canonicalize(scene.world.work()).unwrap();
+    let closed = Services::at(&run_directory, "closed");
+    let opened = Services::at(&run_directory, "opened");
+    let writable = Services::at(&work, "writable");
+    let outside = scene.world.inside(|| Services::abstract_ones("outside"));
+    let at = |name: &str| run_directory.join(name).display().to_string();
+    let policy = scene.policy(&format!(
+        "unix_sockets: {{ allow: [{}, {}] }}",
+        at("opened.stream"),
+        at("opened.datagram")
+    ));
+    let tries = tries(&run_directory);
     let tries: Vec<(&str, &str)> =
         tries.iter().map(|(name, code)| (*name, code.as_str())).collect();
     let (tried, run) = attempts(&scene, &policy, &tries);
@@ -145,16 +166,7 @@ fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
     assert_eq!(outside.arrivals(), (false, false));
     assert_eq!(opened.arrivals(), (true, true));
     assert_eq!(writable.arrivals(), (true, true));
-    let denials = denials(&run);
-    if !layer_is_full(&run, "landlock.unix_sockets") {
-        for name in ["closed.stream", "closed.datagram"] {
-            let denial = ("unix-socket", "read-only", at(name));
-            assert!(denials.contains(&(denial.0, denial.1, &denial.2)), "{denial:?}: {denials:#?}");
-        }
-    }
-    if !layer_is_full(&run, "landlock.scopes") {
-        assert!(denials.contains(&("unix-socket", "foreign-socket", "")), "{denials:#?}");
-    }
+    refusals_are_told(&run, &run_directory);
     // The test's own end of things works, so that what did not arrive was not let through.
     let mut own = std::os::unix::net::UnixStream::connect(at("closed.stream")).unwrap();
     own.write_all(b"x").unwrap();
