@@ -201,6 +201,18 @@ operations! {
     IoUring = 25, "io-uring";
     /// `chroot`.
     Chroot = 26, "chroot";
+    /// Another process's resource limits were to be set.
+    Limits = 27, "set-limits";
+    /// Another process's priority or scheduling was to be set.
+    Schedule = 28, "schedule";
+    /// Another process was to be moved to a process group.
+    ProcessGroup = 29, "process-group";
+    /// Another process's memory was to be moved to other nodes.
+    MoveMemory = 30, "move-memory";
+    /// What the kernel says of the process's memory, its program included, was to be rewritten.
+    ProcessImage = 31, "process-image";
+    /// A key of the kernel's keyrings.
+    Key = 32, "key";
     /// A file that was open already was read.
     Read = 40, "read";
     /// A file that was open already was written.

@@ -83,6 +83,9 @@ pub const HELD: u32 = 32;
 /// Some binary may write here. Not an opinion, but what any of the sandbox can write none of it may
 /// execute, also where it is told by a rule above.
 pub const WRITTEN_BY_SOME: u32 = 64;
+/// A Unix socket that is this very object may be reached, whatever rule is above. Not an opinion:
+/// as a file the socket is what the rules around it say.
+pub const REACHABLE: u32 = 128;
 
 /// What is allowed at an object and below it, until a nearer rule says otherwise.
 #[repr(C)]

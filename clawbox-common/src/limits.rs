@@ -37,6 +37,10 @@ pub const BINARIES: u32 = 65_536;
 /// Scripts named as binaries, over all sandboxes.
 pub const SCRIPTS: u32 = 8_192;
 
+/// Program starts under way at one time whose script is remembered; of the oldest beyond that it is
+/// forgotten, and the script is then known by its path alone.
+pub const SCRIPT_STARTS: u32 = 4_096;
+
 /// Ports that sandboxed processes have bound, over all sandboxes.
 pub const LISTENERS: u32 = 65_536;
 

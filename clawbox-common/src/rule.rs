@@ -10,6 +10,9 @@ pub const TCP: u8 = 1;
 /// Datagram over IP.
 pub const UDP: u8 = 2;
 
+/// In a [`RuleKey`] not a transport: the rule lists the programs that may be started.
+pub const PROGRAMS: u8 = 3;
+
 /// Number of a host pattern within a policy; zero is no pattern.
 pub type HostId = u32;
 
@@ -23,10 +26,19 @@ pub struct RuleKey {
     pub host: HostId,
     /// Port in host byte order.
     pub port: u16,
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`], [`UDP`] or [`PROGRAMS`].
     pub transport: u8,
     /// Always zero.
     pub zero: u8,
+}
+
+impl RuleKey {
+    /// The key of the list of programs that may be started.
+    #[inline(always)]
+    #[must_use]
+    pub const fn programs(policy: u32) -> Self {
+        Self { policy, host: 0, port: 0, transport: PROGRAMS, zero: 0 }
+    }
 }
 
 /// The rule admits every binary of the sandbox.
@@ -121,7 +133,8 @@ pub struct SandboxState {
     pub resolver_v4: u16,
     /// Port of the resolver on ::1, host byte order; zero is none.
     pub resolver_v6: u16,
-    /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`FILES_BY_BINARY`], [`TALLY_ALLOWS`], [`REPORT_ALLOWS`].
+    /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`LISTED_PROGRAMS`], [`FILES_BY_BINARY`],
+    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`].
     pub flags: u32,
 }
 
@@ -129,9 +142,11 @@ pub struct SandboxState {
 pub const NAMES_ANYWHERE: u32 = 1;
 /// What the sandbox may write, it may execute too.
 pub const EXECUTE_WRITABLE: u32 = 2;
+/// Only the programs under [`RuleKey::programs`] may be started.
+pub const LISTED_PROGRAMS: u32 = 4;
 
 /// The policy has file rules for single binaries.
-pub const FILES_BY_BINARY: u32 = 4;
+pub const FILES_BY_BINARY: u32 = 32;
 /// Allowed uses of files are counted.
 pub const TALLY_ALLOWS: u32 = 8;
 /// Each allowed use of a file is reported.

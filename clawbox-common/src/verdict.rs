@@ -125,6 +125,10 @@ reasons! {
     OtherProcess = 34, "other-process";
     /// Something that no sandbox may do.
     Privileged = 35, "privileged";
+    /// The policy lists the programs that may be started, and this file is none of them.
+    UnlistedProgram = 36, "unlisted-program";
+    /// A Unix socket without a path that was not made in this sandbox.
+    ForeignSocket = 37, "foreign-socket";
     /// The kernel refused it beneath the hooks: a backstop (Landlock), or the file's own
     /// permissions. Which of them cannot be told from a system call's answer.
     Refused = 40, "refused";

@@ -10,4 +10,5 @@ mod peer;
 mod privilege;
 mod socket;
 mod task;
+mod unix;
 mod verdict;

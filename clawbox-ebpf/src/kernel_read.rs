@@ -3,14 +3,14 @@
 //! constants before load; .rodata is frozen, so the verifier knows their values.
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
-    bpf_probe_read_user, bpf_probe_read_user_str,
+    bpf_bprm_opts_set, bpf_d_path, bpf_get_current_task_btf, bpf_probe_read_kernel,
+    bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_probe_read_user_str, bpf_skc_to_unix_sock,
 };
 use clawbox_common::{
     limits::{CALL_PATH, FILE_NAME, SCRIPT_PATH},
     subject::{FileId, Incarnation},
 };
-use core::ptr::read_volatile;
+use core::{hint::black_box, ptr::read_volatile};
 
 macro_rules! offsets {
     ($($name:ident)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
@@ -23,7 +23,8 @@ offsets! {
     OFF_FILE_DENTRY OFF_DENTRY_INODE OFF_INODE_SB OFF_INODE_INO OFF_SB_DEV
     OFF_FILE_MNT OFF_FILE_MODE OFF_FILE_FLAGS OFF_PATH_MNT OFF_PATH_DENTRY OFF_DENTRY_PARENT
     OFF_DENTRY_NAME OFF_SB_FLAGS OFF_MOUNT_MNT OFF_MOUNT_PARENT OFF_MOUNT_POINT OFF_MOUNT_NS
-    OFF_SOCKET_SOCK OFF_SOCK_FAMILY OFF_SOCK_PORT
+    OFF_SOCKET_SOCK OFF_SOCK_FAMILY OFF_SOCK_PORT OFF_SOCK_CGROUP OFF_UNIX_DENTRY OFF_UNIX_MNT
+    OFF_CGROUP_LEVEL OFF_CGROUP_ANCESTORS OFF_CGROUP_NODE OFF_NODE_ID OFF_FILE_PATH
     OFF_VMA_FILE OFF_VMA_FLAGS OFF_TASK_CRED OFF_TASK_REAL_CRED
     OFF_TASK_REAL_PARENT OFF_TASK_LEADER OFF_TASK_BORN OFF_TASK_EXECS
     OFF_TASK_FS OFF_FS_PWD_DENTRY OFF_FS_PWD_MNT
@@ -139,6 +140,54 @@ pub fn exec_path(bprm: Kernel, into: *mut [u8; SCRIPT_PATH]) -> bool {
         unsafe { bpf_probe_read_kernel_str(into.cast(), SCRIPT_PATH as u32, filename as *const _) };
     // The count includes the NUL; a full buffer may be a cut path.
     copied > 1 && copied < SCRIPT_PATH as i64
+}
+
+/// Words of a path.
+const PATH_WORDS: usize = SCRIPT_PATH / 8;
+
+/// Memory for comparing two paths, which do not fit the stack. Not a CPU's own: an LSM program can
+/// be preempted, and another task would run it on the same memory.
+#[repr(C)]
+pub struct Paths {
+    given: [u64; PATH_WORDS],
+    own: [u64; PATH_WORDS],
+    told: [u64; PATH_WORDS],
+}
+
+/// Whether the path that exec was given is the whole path of the file that it opened: absolute, by
+/// no symlink, by no descriptor.
+#[inline(always)]
+pub fn is_own_path(bprm: Kernel, file: Kernel, memory: *mut Paths) -> bool {
+    // SAFETY: the caller's memory is a whole `Paths`; words are written one by one, because the
+    // compiler's memset is no function here. The helpers write at most SCRIPT_PATH bytes, the path
+    // is a field of a typed file, and what is compared was zeroed before it was written.
+    unsafe {
+        let (given, own) = ((&raw mut (*memory).given), (&raw mut (*memory).own));
+        for word in 0..PATH_WORDS {
+            let word = black_box(word) % PATH_WORDS;
+            given.cast::<u64>().add(word).write_volatile(0);
+            own.cast::<u64>().add(word).write_volatile(0);
+        }
+        if !exec_path(bprm, given.cast()) {
+            return false;
+        }
+        let path = file.0.add(constant(&OFF_FILE_PATH) as usize);
+        let told = &raw mut (*memory).told;
+        if bpf_d_path(path.cast_mut().cast(), told.cast(), SCRIPT_PATH as u32) <= 0 {
+            return false;
+        }
+        // Behind its end the helper leaves what it worked with.
+        bpf_probe_read_kernel_str(own.cast(), SCRIPT_PATH as u32, told.cast());
+        for word in 0..PATH_WORDS {
+            // Opaque: unrolled, with what it holds of all words at once, it does not fit the stack.
+            let word = black_box(word) % PATH_WORDS;
+            let (one, other) = (given.cast::<u64>().add(word), own.cast::<u64>().add(word));
+            if one.read_volatile() != other.read_volatile() {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 /// The object of a dentry; zero for one that does not exist (yet).
@@ -424,6 +473,56 @@ const VM_SHARED: u64 = 8;
 pub fn is_shared(vma: Kernel) -> bool {
     let flags: u64 = vma.field(&OFF_VMA_FLAGS);
     flags & VM_SHARED != 0
+}
+
+/// The `struct sock` of a socket; null where it is being closed.
+#[inline(always)]
+pub fn sock(socket: Kernel) -> Kernel {
+    socket.pointer(&OFF_SOCKET_SOCK)
+}
+
+/// Where a Unix socket was bound; `None` for one without a path. Its dentry is typed like that of
+/// a file.
+#[inline(always)]
+pub fn bound_path(sock: Kernel) -> Option<Place> {
+    // SAFETY: the helper takes a socket of any family, and gives null for one of another.
+    let unix =
+        Kernel(unsafe { bpf_skc_to_unix_sock(sock.0.cast_mut().cast()) }.cast_const().cast());
+    if unix.is_null() {
+        return None;
+    }
+    let dentry = unix.pointer(&OFF_UNIX_DENTRY);
+    if dentry.is_null() {
+        return None;
+    }
+    Some(Place { dentry, mount: unix.field(&OFF_UNIX_MNT) })
+}
+
+/// The id of the cgroup that a socket was made in, or of the one above it at the level of the
+/// sandboxes'; zero where it was made above that level.
+#[inline(always)]
+pub fn birthplace(sock: Kernel) -> u64 {
+    let cgroup = Untyped(sock.field(&OFF_SOCK_CGROUP));
+    let level = constant(&SANDBOX_LEVEL);
+    let depth: u32 = cgroup.read(&OFF_CGROUP_LEVEL);
+    if depth < level {
+        return 0;
+    }
+    let ancestors = cgroup.0.wrapping_add(u64::from(level) * 8);
+    let ancestor = Untyped(Untyped(ancestors).read(&OFF_CGROUP_ANCESTORS));
+    Untyped(ancestor.read(&OFF_CGROUP_NODE)).read(&OFF_NODE_ID)
+}
+
+/// `BPF_F_BPRM_SECUREEXEC`: the program is started as one that gains rights by it (`AT_SECURE`), so
+/// that the loader takes no variable which would put other code into it.
+const SECURE_EXEC: u64 = 1;
+
+#[inline(always)]
+pub fn start_securely(bprm: Kernel) {
+    // SAFETY: an argument of a hook that this helper is for. It fails for unknown flags alone.
+    unsafe {
+        bpf_bprm_opts_set(bprm.0.cast_mut().cast(), SECURE_EXEC);
+    }
 }
 
 /// The file behind a mapping; null for anonymous memory.

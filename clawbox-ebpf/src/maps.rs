@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use clawbox_common::{
     decide::{Files, Lookup},
@@ -16,7 +16,7 @@ use clawbox_common::{
         AddressKey, BinaryKey, HostIds, ListenerKey, LossKey, Rewritten, RuleKey, RuleValue,
         SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
     },
-    subject::{Mask, Subject},
+    subject::{FileId, Mask, Subject},
 };
 
 /// cgroup id → sandbox, for tasks that have no identity yet.
@@ -46,6 +46,13 @@ pub static BINARIES: HashMap<BinaryKey, Mask> =
 #[map]
 pub static SCRIPTS: HashMap<ScriptKey, Mask> =
     HashMap::with_max_entries(limits::SCRIPTS, BPF_F_NO_PREALLOC);
+
+/// The named script that a start under way (its `linux_binprm`) was asked for. Every start that LSM
+/// programs see writes its own entry or removes what an earlier one left at its address, so what is
+/// found by the exec tracepoint is of that very start. Forgetting one only takes an identity.
+#[map]
+pub static SCRIPT_STARTS: LruHashMap<u64, FileId> =
+    LruHashMap::with_max_entries(limits::SCRIPT_STARTS, 0);
 
 /// Rules at objects. Not preallocated: most sandboxes have few.
 #[map]

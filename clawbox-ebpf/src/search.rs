@@ -3,7 +3,10 @@
 
 use aya_ebpf::helpers::generated::bpf_loop;
 use clawbox_common::{
-    decide::file::{self, Name, Search},
+    decide::{
+        file::{self, Name, Search},
+        unix,
+    },
     limits::FILE_DEPTH,
     rule::SandboxState,
     subject::{FileId, Subject},
@@ -177,4 +180,12 @@ pub fn is_held(dentry: Kernel, state: &SandboxState) -> bool {
     let directory = kernel_read::identity(kernel_read::parent(dentry));
     let name = |into: &mut Name| Untyped(dentry.address()).name(&raw mut *into);
     file::is_held(&KernelLookup, state, kernel_read::identity(dentry), directory, name)
+}
+
+/// Whether the policy opens a Unix socket by itself.
+#[inline(always)]
+pub fn is_opened(dentry: Kernel, state: &SandboxState) -> bool {
+    let directory = kernel_read::identity(kernel_read::parent(dentry));
+    let name = |into: &mut Name| Untyped(dentry.address()).name(&raw mut *into);
+    unix::is_opened(&KernelLookup, state, kernel_read::identity(dentry), directory, name)
 }

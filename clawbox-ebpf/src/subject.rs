@@ -15,7 +15,7 @@ use clawbox_common::{
 
 use crate::{
     kernel_read::{self, Kernel},
-    maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPTS, SUBJECTS},
+    maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPT_STARTS, SCRIPTS, SUBJECTS},
 };
 
 #[inline(always)]
@@ -75,15 +75,49 @@ pub fn sandbox_of_unidentified() -> Option<u32> {
     cgroup_sandbox()
 }
 
+/// The sandbox that a task is in, also where it is nobody in it: then by the identity of an
+/// earlier program, else by the cgroup.
+#[inline(always)]
+pub fn sandbox(standing: &Standing<'_>) -> Option<u32> {
+    match standing {
+        Standing::Outside => None,
+        Standing::Subject(subject) => Some(subject.sandbox),
+        Standing::Unidentified => sandbox_of(kernel_read::current()).or_else(cgroup_sandbox),
+    }
+}
+
+/// The sandbox whose cgroup this is.
+#[inline(always)]
+pub fn sandbox_of_cgroup(id: u64) -> Option<u32> {
+    // SAFETY: the agent adds and removes entries, never changes one.
+    unsafe { CGROUPS.get(id) }.copied()
+}
+
+/// The slots of a file that the policy names as a binary.
+#[inline(always)]
+pub fn named<'a>(file: FileId, sandbox: u32) -> Option<&'a Mask> {
+    // SAFETY: the agent adds and removes entries, never changes one; RCU keeps a removed one alive
+    // until this program ends.
+    unsafe { BINARIES.get(BinaryKey { file, sandbox, zero: 0 }) }
+}
+
 /// The slots of the files that this exec opened.
 #[inline(always)]
 fn matched(sandbox: u32, exe: FileId, script: Option<Kernel>) -> Mask {
     let mut own = Mask::EMPTY;
-    // SAFETY: the agent adds and removes entries, never changes one.
-    if let Some(mask) = unsafe { BINARIES.get(BinaryKey { file: exe, sandbox, zero: 0 }) } {
+    if let Some(mask) = named(exe, sandbox) {
         own.extend(mask);
     }
     let Some(bprm) = script else { return own };
+    // By its file, where LSM programs have seen it.
+    let start = bprm.address();
+    // SAFETY: only this start writes to the entry of its own address.
+    if let Some(file) = unsafe { SCRIPT_STARTS.get(start) }.copied() {
+        if let Some(mask) = named(file, sandbox) {
+            own.extend(mask);
+        }
+        let _ = SCRIPT_STARTS.remove(start);
+    }
     let Some(key) = SCRIPT_SCRATCH.get_ptr_mut(0) else { return own };
     // SAFETY: the scratch value is this CPU's, and tracepoint programs do not nest on a CPU.
     // Eight bytes at a time: the verifier counts a byte loop as 256 iterations.

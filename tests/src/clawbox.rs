@@ -192,8 +192,11 @@ impl<'w> Clawbox<'w> {
         let (lines, read) = mpsc::channel();
         let stdout = child.stdout.take().map(|stdout| collect(stdout, Some(lines)));
         let stderr = child.stderr.take().map(|stderr| collect(stderr, None));
+        let name = self.name.unwrap_or_else(|| name_of(command.first()));
+        let cgroup = cgroup_root().join("clawbox").join(format!("{name}-{}", child.id()));
         Running {
-            name: self.name.unwrap_or_else(|| name_of(command.first())),
+            name,
+            _sandbox: EndsSandbox(cgroup),
             stdin: child.stdin.take(),
             child,
             lines: read,
@@ -257,6 +260,18 @@ pub struct Running {
     stderr: Option<JoinHandle<String>>,
     trail: Option<PathBuf>,
     locks: PathBuf,
+    _sandbox: EndsSandbox,
+}
+
+/// Ends a run's sandbox when it is dropped: a test that fails must leave nothing running, and no
+/// later run of its world is there to clean up.
+struct EndsSandbox(PathBuf);
+
+impl Drop for EndsSandbox {
+    fn drop(&mut self) {
+        // It has ended already if its test went well.
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+    }
 }
 
 impl Running {

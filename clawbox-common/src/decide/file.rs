@@ -207,27 +207,39 @@ pub fn is_held<L: Files>(
     directory: FileId,
     name: impl FnOnce(&mut Name) -> bool,
 ) -> bool {
-    const HOLDS: u32 = HELD | DENIED | READABLE | BY_BINARY;
-    let holds = |rule: Option<&FileRule>| rule.is_some_and(|rule| rule.flags & HOLDS != 0);
+    flags_at(lookup, state, object, directory, name) & (HELD | DENIED | READABLE | BY_BINARY) != 0
+}
+
+/// The flags of all rules that stand at an entry itself; arguments as for [`is_held`].
+#[inline(always)]
+pub(super) fn flags_at<L: Files>(
+    lookup: &L,
+    state: &SandboxState,
+    object: FileId,
+    directory: FileId,
+    name: impl FnOnce(&mut Name) -> bool,
+) -> u32 {
+    let flags = |rule: Option<&FileRule>| rule.map_or(0, |rule| rule.flags);
     let policy = state.policy;
-    if holds(lookup.file(&FileKey { file: object, policy, zero: 0 })) {
-        return true;
-    }
+    let mut found = flags(lookup.file(&FileKey { file: object, policy, zero: 0 }));
     let above = lookup.file(&FileKey { file: directory, policy, zero: 0 });
     let here = above.is_some_and(|rule| rule.flags & HAS_NAMES != 0);
     let anywhere = state.flags & NAMES_ANYWHERE != 0;
     if !here && !anywhere {
-        return false;
+        return found;
     }
     let mut key = NameKey { directory, policy, zero: 0, name: [0; FILE_NAME] };
     if !name(&mut key.name) {
-        return false;
+        return found;
     }
-    if here && holds(lookup.name(&key)) {
-        return true;
+    if here {
+        found |= flags(lookup.name(&key));
     }
-    key.directory = FileId::default();
-    anywhere && holds(lookup.name(&key))
+    if anywhere {
+        key.directory = FileId::default();
+        found |= flags(lookup.name(&key));
+    }
+    found
 }
 
 /// What has no place in any directory, such as a pipe or a memfd: who has it was given it by its

@@ -4,7 +4,9 @@
 //! Everything is `inline(always)` and free of recursion and of unbounded loops, because each hook
 //! that calls it is verified with the call's whole body in it.
 
+pub mod execution;
 pub mod file;
+pub mod unix;
 
 use crate::address::{Address, DNS_PORT, Range, asker_of};
 use crate::file::{FileKey, FileRule, NameKey};
@@ -117,7 +119,7 @@ impl Decision {
     #[inline(always)]
     #[must_use]
     pub const fn refused() -> Self {
-        Self::new(Verdict::Deny, Reason::Refused, 0)
+        Self::without_policy(Verdict::Deny, Reason::Refused)
     }
 
     /// Whether the operation goes on.

@@ -1,12 +1,20 @@
 //! What is executed: program starts, and mappings that a loader makes by hand.
 
-use aya_ebpf::{macros::lsm, programs::LsmContext};
-use clawbox_common::{event::Operation, subject::Standing};
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, macros::lsm, programs::LsmContext};
+use clawbox_common::{
+    decide,
+    event::{Kind, Operation},
+    file::EXECUTE,
+    subject::Standing,
+    verdict::Verdict,
+};
 
-use super::file::execution;
+use super::{file::execution, verdict::eacces};
 use crate::{
-    kernel_read::{self, Kernel},
-    subject,
+    emit::{self, Deed},
+    kernel_read::{self, Kernel, Paths, Place},
+    maps::{EVENTS, KernelLookup, SCRIPT_STARTS},
+    search, subject,
 };
 
 /// `PROT_EXEC`, uapi/asm-generic/mman-common.h.
@@ -17,14 +25,81 @@ const PROT_EXEC: u64 = 4;
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a linux_binprm.
     let bprm = unsafe { Kernel::new(ctx.arg(0)) };
+    let standing = subject::standing();
+    let Some(sandbox) = subject::sandbox(&standing) else { return 0 };
+    let file = kernel_read::bprm_file(bprm);
+    let place = Place::of_file(file);
+    let object = kernel_read::identity(place.dentry);
+    let named = subject::named(object, sandbox);
+    if named.is_some() {
+        // What the policy trusts a program with is not for a library that its caller chose.
+        kernel_read::start_securely(bprm);
+    }
+    let decision = decide::execution::start(&KernelLookup, sandbox, named);
+    if !matches!(decision.verdict, Verdict::Allow) {
+        let (kind, operation) = (Kind::File, Operation::Start);
+        let deed = Deed { kind, operation, access: EXECUTE, object, other: 0 };
+        emit::used(&standing, &decision, &deed, Some(place));
+        return eacces(decision.goes_on());
+    }
     // Who has no identity gets one by this exec; see `file_open`.
-    if !matches!(subject::standing(), Standing::Subject(_)) {
+    if !matches!(standing, Standing::Subject(_)) {
         return 0;
     }
-    execution(Operation::Start, kernel_read::bprm_file(bprm))
+    execution(Operation::Start, file)
 }
 
-/// `(file, requested, protection, flags)`; without a file for anonymous memory.
+/// `(bprm)`: once, for the file that was asked for. Remembers it in case that it is a script: by the
+/// time the start is over, its interpreter has taken its place.
+///
+/// The interpreter opens the script again, by the path that exec was given. So the file says who the
+/// process is only where that path leads to it and to nothing else: it is the file's own, and nobody
+/// in the sandbox can change the directory. By another path (a symlink, a relative one) a process
+/// could exchange what is behind it once it has the identity.
+///
+/// A hook of its own: a second search does not fit the stack of `bprm_check_security`.
+#[lsm(hook = "bprm_creds_for_exec")]
+pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a linux_binprm.
+    let bprm = unsafe { Kernel::new(ctx.arg(0)) };
+    let standing = subject::standing();
+    if !matches!(standing, Standing::Outside) {
+        remember_script(&standing, bprm);
+    }
+    0
+}
+
+#[inline(always)]
+fn remember_script(standing: &Standing<'_>, bprm: Kernel) {
+    let start = bprm.address();
+    // What a start that failed has left at this address is not this one's.
+    let _ = SCRIPT_STARTS.remove(start);
+    let Ok((subject, state)) = decide::file::subject(&KernelLookup, standing) else { return };
+    let file = kernel_read::bprm_file(bprm);
+    let Place { dentry, mount } = Place::of_file(file);
+    let script = kernel_read::identity(dentry);
+    if subject::named(script, subject.sandbox).is_none() {
+        return;
+    }
+    let directory = kernel_read::parent(dentry);
+    if directory == dentry {
+        return;
+    }
+    let Some(mut memory) = EVENTS.reserve::<Paths>(0) else { return };
+    let is_own = kernel_read::is_own_path(bprm, file, memory.as_mut_ptr());
+    memory.discard(u64::from(BPF_RB_NO_WAKEUP));
+    if !is_own {
+        return;
+    }
+    let found = search::from(Place { dentry: directory, mount }, state, subject);
+    if found.whole && !found.search.is_written() {
+        let _ = SCRIPT_STARTS.insert(start, script, 0);
+    }
+}
+
+/// `(file, requested, protection, flags)`; without a file for anonymous memory. Writing by way of a
+/// shared mapping needs no verdict here or in `file_mprotect`: the kernel asks for a descriptor that
+/// was opened to be written, and that open was judged.
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a file or null.

@@ -23,12 +23,19 @@ fn deed(operation: Operation, other: u32) -> Deed {
 }
 
 #[inline(always)]
+fn is_self(task: Kernel) -> bool {
+    kernel_read::thread_group(task) == kernel_read::thread_group(kernel_read::current())
+}
+
+#[inline(always)]
 fn process(operation: Operation, other: Kernel) -> i32 {
     let standing = subject::standing();
-    let theirs = match standing {
-        Standing::Outside => return 0,
-        _ => subject::sandbox_of(other),
-    };
+    // What a process does to itself is its own affair; clawbox's child does some of it before it
+    // has an identity.
+    if matches!(standing, Standing::Outside) || is_self(other) {
+        return 0;
+    }
+    let theirs = subject::sandbox_of(other);
     // clawbox's own child passes signals on before it has an identity; afterwards this is a
     // process whose fork was not seen. Neither reaches beyond its sandbox.
     if matches!(standing, Standing::Unidentified)
@@ -57,6 +64,42 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
 pub fn task_kill(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a task.
     process(Operation::Signal, unsafe { Kernel::new(ctx.arg(0)) })
+}
+
+/// `(task, …)`: what one process sets for another.
+macro_rules! process_hook {
+    ($($hook:ident = $operation:ident)*) => {
+        $(
+            #[lsm]
+            pub fn $hook(ctx: LsmContext) -> i32 {
+                // SAFETY: the argument is a task.
+                process(Operation::$operation, unsafe { Kernel::new(ctx.arg(0)) })
+            }
+        )*
+    };
+}
+
+process_hook! {
+    task_setrlimit = Limits
+    task_setnice = Schedule
+    task_setioprio = Schedule
+    task_setscheduler = Schedule
+    task_setpgid = ProcessGroup
+    task_movememory = MoveMemory
+}
+
+/// `PR_SET_MM`, uapi/linux/prctl.h: among the rest, `/proc/PID/exe` can be made another file.
+const PR_SET_MM: i32 = 35;
+
+/// `(option, …)`. Zero lets the kernel go on: it then asks the hook's default, which knows no
+/// option.
+#[lsm(hook = "task_prctl")]
+pub fn task_prctl(ctx: LsmContext) -> i32 {
+    let option: i32 = ctx.arg(0);
+    if option != PR_SET_MM {
+        return 0;
+    }
+    privileged(Operation::ProcessImage)
 }
 
 /// What needs rights that no sandbox has. The sandbox's own set-up, which has no identity yet,
@@ -96,5 +139,9 @@ privilege_hook! {
     kernel_load_data = KernelImage
     uring_override_creds = IoUring
     uring_sqpoll = IoUring
+    uring_cmd = IoUring
+    uring_allowed = IoUring
+    key_alloc = Key
+    key_permission = Key
     path_chroot = Chroot
 }

@@ -278,6 +278,7 @@ fn backstops(
         .map(|listen| listen.value.ports().iter().map(|port| port.get()).collect())
         .unwrap_or_default();
     let hard_requirement = policy.compatibility == Compatibility::HardRequirement;
+    let unix_sockets = paths(Give::Reaching);
     launch::Request {
         read_only: paths(Give::Reading),
         read_write,
@@ -285,15 +286,21 @@ fn backstops(
         bind_ports,
         port_ceiling: hard_requirement,
         hard_requirement,
-        needed: named_programs(policy),
+        needed: named_programs(policy).chain(unix_sockets.iter().cloned()).collect(),
+        unix_sockets,
         ..launch::Request::default()
     }
 }
 
 /// The programs that rules name by their whole path.
-fn named_programs(policy: &Policy) -> Vec<PathBuf> {
+fn named_programs(policy: &Policy) -> impl Iterator<Item = PathBuf> {
     let binaries = policy.network.iter().flat_map(|network| &network.binaries);
-    binaries.filter_map(|binary| binary.pattern.exact().map(Path::to_owned)).collect()
+    let listed =
+        policy.execution.iter().flat_map(|execution| execution.value.allow.iter()).flatten();
+    binaries
+        .map(|binary| &binary.pattern)
+        .chain(listed.map(|program| &program.value))
+        .filter_map(|pattern| pattern.exact().map(Path::to_owned))
 }
 
 /// The trees a sandbox may read, as the paths that programs in them resolve to.

@@ -1,9 +1,11 @@
 //! `filesystem_policy` to grants: who may do what at a path and below it. Where the paths lead is
 //! found when a sandbox starts.
 
+use clawbox_common::rule::{ANYBODY, RuleKey, RuleValue};
 use clawbox_common::subject::Mask;
 
 use super::Builder;
+use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::model::{Binary, FromWritable, Located, Policy};
 use crate::policy::path::{DenyPattern, SandboxPath};
 
@@ -16,6 +18,8 @@ pub enum Give {
     Reading,
     /// To write too.
     Writing,
+    /// To connect and send to the Unix socket that this is. As a file it is not opened.
+    Reaching,
 }
 
 /// A path of the policy and what it gives.
@@ -59,10 +63,30 @@ impl Builder {
             self.grants(&rule.value.read_only, Give::Reading, whom);
             self.grants(&rule.value.read_write, Give::Writing, whom);
         }
-        self.image.execute_writable = policy
-            .execution
-            .as_ref()
-            .is_some_and(|execution| execution.value.from_writable == FromWritable::Allow);
+        for path in policy.unix_sockets.iter().flat_map(|sockets| &sockets.value) {
+            let (path, give) = (path.clone(), Give::Reaching);
+            self.image.files.push(FileGrant { path, give, whom: None });
+        }
+        let Some(execution) = &policy.execution else { return };
+        self.image.execute_writable = execution.value.from_writable == FromWritable::Allow;
+        if let Some(programs) = &execution.value.allow {
+            self.programs(programs);
+        }
+    }
+
+    /// The programs that may be started. An empty list is one too: nothing is started then.
+    fn programs(&mut self, programs: &[Located<BinaryPattern>]) {
+        let mut list = RuleValue::default();
+        for program in programs {
+            if program.value.is_anybody() {
+                list.flags |= ANYBODY;
+            } else {
+                let slot = self.slot(&program.value, &program.origin);
+                list.own.insert(slot);
+            }
+        }
+        let key = RuleKey::programs(self.image.generation());
+        self.image.rules.insert(key, list);
     }
 
     fn grants(&mut self, paths: &[Located<SandboxPath>], give: Give, whom: Option<(Mask, Mask)>) {

@@ -10,7 +10,8 @@ use clawbox_common::address::Range;
 use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, EXECUTE_WRITABLE, FILES_BY_BINARY,
-    HOST_LOOPBACK, HostId, HostIds, NAMES_ANYWHERE, RuleKey, RuleValue, SandboxState, TCP,
+    HOST_LOOPBACK, HostId, HostIds, LISTED_PROGRAMS, NAMES_ANYWHERE, PROGRAMS, RuleKey, RuleValue,
+    SandboxState, TCP,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
@@ -235,6 +236,7 @@ impl MapImage {
             flags: audit
                 | (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
                 | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
+                | (if self.lists_programs() { LISTED_PROGRAMS } else { 0 })
                 | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 }),
         }
     }
@@ -243,6 +245,12 @@ impl MapImage {
     #[must_use]
     pub fn has_files_by_binary(&self) -> bool {
         self.files.iter().any(|grant| grant.whom.is_some())
+    }
+
+    /// Whether the policy lists the programs that may be started.
+    #[must_use]
+    pub fn lists_programs(&self) -> bool {
+        self.rules.contains_key(&RuleKey::programs(self.generation))
     }
 
     /// What the policy says about a name; `None`: nothing, so it is not resolved.
@@ -375,8 +383,11 @@ impl fmt::Display for MapImage {
             writeln!(f)?;
         }
         for (key, rule) in &self.rules {
-            let transport = if key.transport == TCP { "tcp" } else { "udp" };
-            write!(f, "rule {}:{}/{transport}", key.host, key.port)?;
+            match key.transport {
+                PROGRAMS => write!(f, "programs")?,
+                TCP => write!(f, "rule {}:{}/tcp", key.host, key.port)?,
+                _ => write!(f, "rule {}:{}/udp", key.host, key.port)?,
+            }
             for (name, mask) in [("tree", &rule.tree), ("self", &rule.own)] {
                 let slots: Vec<String> = slots(mask).map(|slot| slot.to_string()).collect();
                 if !slots.is_empty() {

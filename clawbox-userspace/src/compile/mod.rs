@@ -24,6 +24,7 @@ pub use image::{BinaryEntry, MapImage, NameRule, Pattern, RuleRef, Skipped, TooM
 pub use lookup::ImageLookup;
 
 use crate::policy::address::wire;
+use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::diagnostic::{Diagnostic, Origin};
 use crate::policy::model::{Binary, Listen, Matching, Policy, Transport};
 use crate::policy::network::{Endpoint, Host, NetworkPolicy, Treatment};
@@ -138,14 +139,7 @@ impl Builder {
                 who.entries.push((None, binary.matching, text));
                 continue;
             }
-            let entries = &mut self.image.binaries;
-            let slot = *self.slots.entry(text.clone()).or_insert_with(|| {
-                if entries.len() == BINARY_SLOTS {
-                    self.first_over.get_or_insert(binary.origin.clone());
-                }
-                entries.push(BinaryEntry { pattern: binary.pattern.clone() });
-                entries.len() - 1
-            });
+            let slot = self.slot(&binary.pattern, &binary.origin);
             match binary.matching {
                 Matching::Tree => who.tree.insert(slot),
                 Matching::Own => who.own.insert(slot),
@@ -154,6 +148,18 @@ impl Builder {
         }
         self.image.who.push(who);
         self.image.who.len() - 1
+    }
+
+    /// The slot of a pattern, which all its entries share.
+    fn slot(&mut self, pattern: &BinaryPattern, origin: &Origin) -> usize {
+        let entries = &mut self.image.binaries;
+        *self.slots.entry(pattern.as_str().to_owned()).or_insert_with(|| {
+            if entries.len() == BINARY_SLOTS {
+                self.first_over.get_or_insert(origin.clone());
+            }
+            entries.push(BinaryEntry { pattern: pattern.clone() });
+            entries.len() - 1
+        })
     }
 
     fn endpoint(&mut self, network: &NetworkPolicy, endpoint: &Endpoint, who: usize) {

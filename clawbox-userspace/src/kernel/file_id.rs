@@ -42,7 +42,7 @@ pub struct HeldFile {
 }
 
 /// The devices behind this process's mounts, read once and used for many files.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Mounts {
     devices: HashMap<u64, u32>,
 }

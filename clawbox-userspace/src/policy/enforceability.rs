@@ -228,31 +228,13 @@ fn account_number(account: &Located<Account>, facts: &HostFacts) -> Option<u32> 
     }
 }
 
-/// First ABI that keeps abstract Unix sockets inside the sandbox.
-const LANDLOCK_SCOPES: u32 = 6;
-
 /// What clawbox adds to the base language, apart from files and the network.
 fn additions(report: &mut Report, policy: &Policy, facts: &HostFacts) {
     if let Some(execution) = &policy.execution {
         files::execution(report, execution, facts);
     }
     if let Some(sockets) = &policy.unix_sockets {
-        let part = "unix_sockets";
-        if facts.landlock_abi >= LANDLOCK_SCOPES {
-            let detail = "abstract sockets are kept inside the sandbox; sockets with a path are \
-                          not ruled by this build";
-            report.add(
-                &sockets.origin,
-                part,
-                Layer::Landlock,
-                Status::Partly,
-                Some(detail.to_owned()),
-            );
-        } else {
-            let detail = "needs BPF LSM programs, which this build does not have, and Landlock \
-                          here is too old to keep even abstract sockets inside";
-            report.not(&sockets.origin, part, detail);
-        }
+        files::unix_sockets(report, sockets, facts);
     }
     if let Some(limits) = &policy.limits {
         report.not(

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clawbox_common::rule::TCP;
 
-use super::launch::{self, namespaces};
+use super::launch::landlock::since;
+use super::launch::{self, BackstopReport, namespaces};
 use super::objects;
 use crate::compile::MapImage;
 use crate::compile::files::Give;
@@ -15,6 +16,8 @@ use crate::compile::files::Give;
 pub struct Ceiling {
     readable: Vec<PathBuf>,
     writable: Vec<PathBuf>,
+    /// Unix sockets; none counts as beyond where Landlock does not hold them.
+    sockets: Option<Vec<PathBuf>>,
     /// The sandbox's `/tmp` is its own, so no rule can be made for what is in it.
     own_tmp: Option<PathBuf>,
     /// TCP ports, where Landlock holds them.
@@ -24,9 +27,13 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The bounds of a launch. `skipped` are paths that could not be opened for Landlock.
+    /// The bounds of a launch and what it reported. Paths that could not be opened for Landlock are
+    /// beyond.
     #[must_use]
-    pub fn new(launched: &launch::Request, skipped: &[PathBuf], judges_files: bool) -> Self {
+    pub fn new(launched: &launch::Request, report: &BackstopReport, judges_files: bool) -> Self {
+        let skipped: Vec<&PathBuf> =
+            report.skipped_paths.iter().map(|skipped| &skipped.path).collect();
+        let holds_sockets = report.landlock_abi_used >= since::UNIX_SOCKETS;
         let opened = |trees: &[PathBuf]| -> Vec<PathBuf> {
             let opened = trees.iter().filter(|tree| !skipped.contains(tree));
             opened.map(|tree| objects::resolved(tree)).collect()
@@ -34,6 +41,7 @@ impl Ceiling {
         Self {
             readable: opened(&launched.read_only),
             writable: opened(&launched.read_write),
+            sockets: holds_sockets.then(|| opened(&launched.unix_sockets)),
             own_tmp: launched.own_tmp(),
             ports: launched.port_ceiling.then(|| launched.connect_ports.clone()),
             judges_files,
@@ -81,6 +89,10 @@ impl Ceiling {
             Give::Nothing => return None,
             Give::Reading => ("readable", below(&self.readable) || below(&self.writable)),
             Give::Writing => ("writable", below(&self.writable)),
+            Give::Reaching => (
+                "reachable",
+                self.sockets.as_ref().is_none_or(|sockets| below(sockets)) || below(&self.writable),
+            ),
         };
         (!is_within)
             .then(|| format!("{}: it was not {what} when the sandbox was started", path.display()))
@@ -97,6 +109,7 @@ fn files_differ(before: &MapImage, image: &MapImage) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::launch::SkippedPath;
 
     fn image(policy: &str) -> MapImage {
         let loaded = crate::policy::parse_str("p.yaml", policy).unwrap();
@@ -109,7 +122,15 @@ mod tests {
             read_write: vec!["/var".into()],
             ..launch::Request::default()
         };
-        Ceiling::new(&request, &["/no/such/tree".into()], judges_files)
+        let skipped = SkippedPath { path: "/no/such/tree".into(), why: "not there".to_owned() };
+        let report = BackstopReport {
+            landlock_abi: 3,
+            landlock_abi_used: 3,
+            layers: Vec::new(),
+            skipped_paths: vec![skipped],
+            writable_islands: Vec::new(),
+        };
+        Ceiling::new(&request, &report, judges_files)
     }
 
     fn files(read_only: &str, read_write: &str) -> MapImage {

@@ -230,6 +230,27 @@ impl Monitor {
     }
 }
 
+/// Records what kept the command from being started, when nothing will be watched: the denials that
+/// are not the launch's own.
+pub fn record_refusals(
+    ring: &mut RingBuf<MapData>,
+    programs: &mut Programs,
+    meaning: &dyn Meaning,
+    trail: &mut Trail,
+) {
+    while let Some(bytes) = ring.next() {
+        if let Ok(event @ Event::File(decoded, ..)) = Event::decode(&bytes)
+            && decoded.reason != Reason::NoIdentity
+            && decoded.verdict == Verdict::Deny
+        {
+            kernel_event::draft(&event, programs, meaning).into_iter().for_each(|draft| {
+                trail.add(draft);
+            });
+        }
+    }
+    trail.flush();
+}
+
 /// The denials of the self-test are the launch's own: they are told by the start record.
 fn is_self_test(launching: &mut Option<u32>, event: &Event) -> bool {
     let Some(pid) = *launching else { return false };

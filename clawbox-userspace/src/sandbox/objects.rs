@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clawbox_common::decide::Files;
 use clawbox_common::decide::file::Search;
 use clawbox_common::file::{
-    BY_BINARY, DENIED, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READABLE, WRITABLE,
+    BY_BINARY, DENIED, FileKey, FileRule, HAS_NAMES, HELD, NameKey, REACHABLE, READABLE, WRITABLE,
     WRITTEN_BY_SOME,
 };
 use clawbox_common::limits::FILE_NAME;
@@ -235,6 +235,7 @@ fn rule_of(grant: &FileGrant) -> FileRule {
     let mut rule = FileRule::default();
     match (grant.whom, grant.give) {
         (_, Give::Nothing) => rule.flags = DENIED,
+        (_, Give::Reaching) => rule.flags = REACHABLE,
         (None, Give::Reading) => rule.flags = READABLE,
         (None, Give::Writing) => rule.flags = WRITABLE,
         (Some((tree, own)), give) => {

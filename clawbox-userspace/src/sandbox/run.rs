@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use aya::maps::{MapData, RingBuf};
+
 use super::ceiling::Ceiling;
 use super::cgroup::{self, Cgroup, CgroupError};
 use super::change::{LivePolicy, Settled};
@@ -14,7 +16,7 @@ use super::control;
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::launch::{self, BackstopReport, LaunchError};
-use super::monitor::{Counts, Monitor, Questions};
+use super::monitor::{self, Counts, Monitor, Questions};
 use super::objects::Objects;
 use super::run_lock::{self, RunLock, RunLockError};
 use super::strays::{self, Remnants, StraysError};
@@ -266,7 +268,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
             return Err(RunError::NeedsLsm { why: lsm.why });
         }
     }
-    let ring = enforcer.take_events()?;
+    let mut ring = enforcer.take_events()?;
     let counts = Counts { losses: enforcer.take_losses()?, tallies: enforcer.take_tallies()? };
     let skipped_exits = enforcer.skipped_exits()?;
     let table = Arc::new(enforcer.take_synthetics()?);
@@ -280,7 +282,8 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let control = control::bind(&name).map_err(system("make the control socket"))?;
     let started = SystemTime::now();
     let judges = lsm.is_active();
-    let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)?;
+    let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)
+        .inspect_err(|_| told_refusals(&run, &identities, &mut ring, &mut trail))?;
     steps.done("started");
     trail
         .add(Draft { time: Some(started), ..boundary(&run, "start", layers(&lsm, &report), None) });
@@ -305,7 +308,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         return Err(CgroupError::NotMounted.into());
     };
     let mut live = LivePolicy {
-        ceiling: ceiling(&run, &report, judges),
+        ceiling: Ceiling::new(&run.backstops, &report, judges),
         settled: settled(&run),
         in_force: in_force.clone(),
         resolver: resolver.clone(),
@@ -340,13 +343,6 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     Ok(Outcome { status, denied: monitor.trail.denied() })
 }
 
-/// What the launch has not given and no later policy can.
-fn ceiling(run: &Run, report: &BackstopReport, judges_files: bool) -> Ceiling {
-    let skipped: Vec<PathBuf> =
-        report.skipped_paths.iter().map(|skipped| skipped.path.clone()).collect();
-    Ceiling::new(&run.backstops, &skipped, judges_files)
-}
-
 fn settled(run: &Run) -> Settled {
     Settled {
         mode: run.mode,
@@ -361,6 +357,19 @@ fn settled(run: &Run) -> Settled {
 fn ports(sockets: &ResolverSockets) -> (u16, u16) {
     let (v4, v6) = sockets.ports();
     (v4, v6.unwrap_or(0))
+}
+
+/// Records what the kernel refused a command's start for, by the policy's word.
+fn told_refusals(
+    run: &Run,
+    identities: &Identities,
+    ring: &mut RingBuf<MapData>,
+    trail: &mut Trail,
+) {
+    let meaning = EventMeaning(PolicyInForce::new(run.image.clone()));
+    let mounts = Mounts::read().unwrap_or_default();
+    let mut programs = Programs::new(mounts, identities.paths.iter().cloned());
+    monitor::record_refusals(ring, &mut programs, &meaning, trail);
 }
 
 /// What a policy names, as it is on this host.

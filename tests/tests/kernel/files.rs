@@ -45,7 +45,7 @@ for line in sys.stdin:
 pub const PYTHON: &str = "/usr/bin/python3";
 
 /// Runs what is to be tried in a sandbox and gives the outcomes by name, and the run.
-fn attempts(
+pub fn attempts(
     scene: &Scene,
     policy: &str,
     tries: &[(&str, &str)],
@@ -77,7 +77,7 @@ fn expect(outcomes: &BTreeMap<String, String>, expected: &[(&str, &str)]) {
 }
 
 /// Denials of files: action, reason and path.
-fn denials(run: &Finished) -> Vec<(&str, &str, &str)> {
+pub fn denials(run: &Finished) -> Vec<(&str, &str, &str)> {
     run.trail
         .iter()
         .filter(|record| record["verdict"] == "deny" && record["class"] == "file")

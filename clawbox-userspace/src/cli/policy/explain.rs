@@ -10,16 +10,20 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use clawbox_common::decide::file::access;
+use clawbox_common::decide::{Decision, execution};
 use clawbox_common::file::{EXECUTE, READ, WRITE};
+use clawbox_common::rule::BinaryKey;
 use clawbox_common::verdict::Verdict;
 use serde::Serialize;
 
 use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
+use crate::compile::files::Give;
 use crate::compile::question::{Answer, Question, Target, answer, subject};
-use crate::compile::{MapImage, compile};
+use crate::compile::{ImageLookup, MapImage, compile};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::lsm;
 use crate::policy::load_any;
+use crate::sandbox::identities::Identities;
 use crate::sandbox::objects::Objects;
 
 /// Explain what a policy says about one connection or one file
@@ -152,10 +156,19 @@ impl Explain {
             Access::Write => WRITE,
             Access::Execute => EXECUTE,
         };
-        let decision = access(&search, asked, &state);
+        let mut decision = access(&search, asked, &state);
+        let allowed = matches!(decision.verdict, Verdict::Allow);
+        let mut listed = None;
+        if matches!(self.access, Access::Execute) && image.lists_programs() && allowed {
+            decision = start(image, &mounts, &path);
+            let verb =
+                if matches!(decision.verdict, Verdict::Allow) { "lists" } else { "does not list" };
+            listed = Some(format!("execution.allow: {verb} {}", path.display()));
+        }
         let mut remarks: Vec<String> = at
             .map(|at| format!("filesystem_policy: the rule at {} decides", at.display()))
             .into_iter()
+            .chain(listed)
             .collect();
         if let Some(why) = lsm::refusal_when_tried() {
             remarks.push(format!("by Landlock alone here, which knows no islands: {why}"));
@@ -209,6 +222,22 @@ impl Explain {
         Ok(())
     }
 }
+
+/// Whether a file may be started where the policy lists programs, by what it is on this host: the
+/// same file by another name is listed too.
+fn start(image: &MapImage, mounts: &Mounts, path: &Path) -> Decision {
+    let written = image.files.iter().filter(|grant| grant.give == Give::Writing);
+    let writable: Vec<PathBuf> = written.map(|grant| grant.path.as_path().to_owned()).collect();
+    let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+    let identities = Identities::find(SANDBOX, mounts, patterns, &writable);
+    let slots = mounts.hold(path).ok().and_then(|held| {
+        identities.binaries.get(&BinaryKey { file: held.id, sandbox: SANDBOX, zero: 0 })
+    });
+    execution::start(&ImageLookup::new(image, SANDBOX), SANDBOX, slots)
+}
+
+/// The number of the sandbox that is explained.
+const SANDBOX: u32 = 1;
 
 /// `localhost` is a name that no resolver is asked for.
 fn target(host: &str) -> Target {

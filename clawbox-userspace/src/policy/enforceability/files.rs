@@ -11,6 +11,10 @@ use crate::policy::path::{DenyPattern, SandboxPath};
 
 /// First ABI that rules `truncate`.
 const TRUNCATE: u32 = 3;
+/// First ABI that keeps abstract Unix sockets inside the sandbox.
+const SCOPES: u32 = 6;
+/// First ABI that rules Unix sockets with a path.
+const UNIX_SOCKETS: u32 = 9;
 
 pub(super) fn filesystem(report: &mut Report, policy: &Policy, facts: &HostFacts) {
     let files = &policy.filesystem;
@@ -206,9 +210,46 @@ pub(super) fn execution(report: &mut Report, execution: &Located<Execution>, fac
              executed",
         );
     }
-    if execution.value.allow.is_some() {
-        let detail = "this build has no list of programs; what may be executed is what \
-                      `filesystem_policy` lets be read";
-        report.not(&execution.origin, "execution.allow", detail);
+    let Some(allow) = &execution.value.allow else { return };
+    let part = "execution.allow";
+    if facts.bpf_lsm {
+        report.full(&execution.origin, part, Layer::Lsm);
+    } else {
+        let detail = "needs BPF LSM programs, which this kernel does not run; what may be executed \
+                      is what `filesystem_policy` lets be read";
+        report.not(&execution.origin, part, detail);
     }
+    if allow.is_empty() {
+        report.warnings.push(Diagnostic::warning(
+            execution.origin.clone(),
+            "`execution.allow` lists no program, so nothing can be started, not even the command",
+            "list the command, and for scripts their interpreters too",
+        ));
+    }
+}
+
+/// `unix_sockets`, and what holds when a policy does not have it.
+pub(super) fn unix_sockets(
+    report: &mut Report,
+    sockets: &Located<Vec<SandboxPath>>,
+    facts: &HostFacts,
+) {
+    let part = "unix_sockets";
+    if facts.bpf_lsm {
+        return report.full(&sockets.origin, part, Layer::Lsm);
+    }
+    let detail = match facts.landlock_abi {
+        UNIX_SOCKETS.. => return report.full(&sockets.origin, part, Layer::Landlock),
+        SCOPES.. => {
+            "abstract sockets are kept inside the sandbox; sockets with a path need BPF LSM \
+             programs, which this kernel does not run, or Landlock ABI 9"
+        }
+        _ => {
+            let detail = "needs BPF LSM programs, which this kernel does not run, and Landlock \
+                          here is too old to keep even abstract sockets inside";
+            return report.not(&sockets.origin, part, detail);
+        }
+    };
+    let (layer, status) = (Layer::Landlock, Status::Partly);
+    report.add(&sockets.origin, part, layer, status, Some(detail.to_owned()));
 }

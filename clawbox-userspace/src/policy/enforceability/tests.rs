@@ -183,7 +183,10 @@ fn files_are_what_bpf_lsm_programs_hold_where_the_kernel_runs_them() {
     }
     let execution = |keys: &str| report(&format!("version: 1\nexecution: {{ {keys} }}\n"), &able);
     check(&execution("from_writable: deny"), "execution.from_writable", Status::Full, "");
-    check(&execution("allow: [/usr/bin/git]"), "execution.allow", Status::Not, "no list");
+    check(&execution("allow: [/usr/bin/git]"), "execution.allow", Status::Full, "");
+    let nothing = execution("allow: []");
+    assert!(nothing.warnings.iter().any(|warning| warning.message.contains("no program")));
+    check(&report("version: 1\nunix_sockets: {}\n", &able), "unix_sockets", Status::Full, "");
 }
 
 #[test]
@@ -232,6 +235,10 @@ fn what_clawbox_adds_and_this_build_lacks_is_named() {
     }
     let sockets = report("version: 1\nunix_sockets: {}\n", &old);
     check(&sockets, "unix_sockets", Status::Not, "too old");
+    let paths = HostFacts { landlock_abi: 9, ..machine() };
+    check(&report("version: 1\nunix_sockets: {}\n", &paths), "unix_sockets", Status::Full, "");
+    let list = report("version: 1\nexecution: { allow: [/usr/bin/git] }\n", &machine());
+    check(&list, "execution.allow", Status::Not, "BPF LSM");
 }
 
 #[test]

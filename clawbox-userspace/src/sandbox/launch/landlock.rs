@@ -152,8 +152,9 @@ fn build_for(
     let accesses = [
         (&request.read_only, AccessFs::from_read(abi)),
         (&request.read_write, AccessFs::from_all(abi)),
+        (&request.unix_sockets, AccessFs::from_all(abi) & AccessFs::ResolveUnix),
     ];
-    for (paths, access) in accesses {
+    for (paths, access) in accesses.into_iter().filter(|(_, access)| !access.is_empty()) {
         for path in paths {
             let resolved = fs::canonicalize(path);
             if namespaces.proc && resolved.is_ok_and(|resolved| resolved.starts_with(PROC)) {

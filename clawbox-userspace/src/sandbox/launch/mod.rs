@@ -30,6 +30,8 @@ pub struct Request {
     pub read_only: Vec<PathBuf>,
     /// Paths below which everything may be done.
     pub read_write: Vec<PathBuf>,
+    /// Unix sockets that may be reached where they are.
+    pub unix_sockets: Vec<PathBuf>,
     /// Ports that any rule lets some binary connect or send to. 53 is added: DNS is redirected
     /// only after Landlock has judged it.
     pub connect_ports: Vec<u16>,
@@ -47,7 +49,7 @@ pub struct Request {
     /// Directory that the command starts in; empty keeps the caller's.
     pub workdir: PathBuf,
     /// Files that must be where they are on the host though the policy lists no tree with them:
-    /// the command, and the programs that rules name.
+    /// the command, and the programs and sockets that rules name.
     pub needed: Vec<PathBuf>,
 }
 
