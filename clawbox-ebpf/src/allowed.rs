@@ -90,6 +90,8 @@ pub fn has(
         || kept.access & access != access
         || kept.moment != now
         || kept.mount != kernel_read::mount_of(file)
+        // It may have got another name since, by which it is now asked for.
+        || !kernel_read::has_one_path(file)
     {
         return false;
     }
