@@ -50,21 +50,36 @@ fn object(workspace: &Workspace, toolchain: &Toolchain, debug_log: bool) -> Resu
     if !source.join("Cargo.toml").exists() {
         bail!("`{}` has no Cargo.toml; is this a complete checkout?", source.display());
     }
+    let features: &[&str] = if debug_log { &["--features", "log"] } else { &[] };
     let build_dir = workspace.root().join("target/bpf/build");
-    let mut cargo = toolchain.cargo(&source);
-    cargo
-        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET])
-        .arg("--target-dir")
-        .arg(&build_dir);
-    if debug_log {
-        cargo.args(["--features", "log"]);
-    }
-    process::run(&mut cargo).context("the BPF object did not build")?;
-    let built = build_dir.join(TARGET).join("release/clawbox-ebpf");
-    if copy_if_changed(&built, &workspace.bpf_object())? {
+    if make_object(toolchain, &source, &build_dir, features, &workspace.bpf_object())? {
         println!("build: new {}", workspace.bpf_object().display());
     }
     Ok(())
+}
+
+/// Builds the object of another source tree.
+pub fn object_of(toolchain: &Toolchain, source: &Path, build_dir: &Path, to: &Path) -> Result<()> {
+    make_object(toolchain, source, build_dir, &[], to)?;
+    Ok(())
+}
+
+/// Whether it has changed.
+fn make_object(
+    toolchain: &Toolchain,
+    source: &Path,
+    build_dir: &Path,
+    features: &[&str],
+    to: &Path,
+) -> Result<bool> {
+    let mut cargo = toolchain.cargo(source);
+    cargo
+        .args(["build", "--release", "-Zbuild-std=core", "--target", TARGET])
+        .args(features)
+        .arg("--target-dir")
+        .arg(build_dir);
+    process::run(&mut cargo).context("the BPF object did not build")?;
+    copy_if_changed(&build_dir.join(TARGET).join("release/clawbox-ebpf"), to)
 }
 
 /// Whether `to` had to be written.

@@ -5,6 +5,7 @@ mod apt;
 mod bench;
 mod build;
 mod demo;
+mod mutate;
 mod packages;
 mod process;
 mod setup;
@@ -42,6 +43,8 @@ enum Command {
     Tidy,
     /// Watch a policy being enforced, on this machine, with nothing leaving it.
     Demo(demo::Args),
+    /// Take one protection out at a time and see its test fail.
+    Mutate(mutate::Args),
     /// Measure what enforcement costs.
     Bench(bench::Args),
 }
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Tidy => tidy::run(&workspace),
         Command::Vm(args) => vm::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
+        Command::Mutate(args) => mutate::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
     }
 }

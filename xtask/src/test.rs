@@ -3,7 +3,7 @@
 
 use std::iter;
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -50,9 +50,11 @@ struct Stage {
 
 /// What the test summary lines of a stage add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tests {
-    passed: u32,
-    failed: u32,
+pub struct Tests {
+    /// Those that passed.
+    pub passed: u32,
+    /// Those that did not.
+    pub failed: u32,
 }
 
 /// Runs the stages; fails if any failed.
@@ -143,6 +145,11 @@ fn tidy_stage(workspace: &Workspace) -> Result<Tests> {
 }
 
 fn on_this_kernel(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> {
+    on_host(workspace, &workspace.clawbox(false), filter)
+}
+
+/// The enforcement tests of a clawbox on this kernel.
+pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> Result<Tests> {
     require_tests(workspace)?;
     let mut cargo = workspace.cargo();
     cargo
@@ -150,7 +157,7 @@ fn on_this_kernel(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> 
         .args(ENFORCEMENT)
         .arg("--")
         .args(filter)
-        .env("CLAWBOX", workspace.clawbox(false))
+        .env("CLAWBOX", clawbox)
         .env("CLAWBOX_TESTS", workspace.target().join("debug"));
     let (status, output) = process::tee(&mut cargo)?;
     judged(&output, status.success(), filter)
@@ -159,7 +166,7 @@ fn on_this_kernel(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> 
 /// One VM for each kernel, as many at once as there are processors: each emulates a single one.
 fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], filter: Option<&str>) -> Vec<Stage> {
     let name = |kernel: &Kernel| format!("enforcement, kernel {}", kernel.name());
-    let guest = match test_guest(workspace, filter) {
+    let guest = match guest(workspace, filter) {
         Ok(guest) => guest,
         Err(error) => return vec![stage("enforcement, in VMs", || Err(error))],
     };
@@ -187,7 +194,7 @@ fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], filter: Option<&s
 }
 
 /// The tests, their programs and clawbox, for any kernel.
-fn test_guest(workspace: &Workspace, filter: Option<&str>) -> Result<Guest> {
+pub fn guest(workspace: &Workspace, filter: Option<&str>) -> Result<Guest> {
     require_tests(workspace)?;
     let mut cargo = workspace.cargo();
     cargo.arg("test").args(ENFORCEMENT);
@@ -245,7 +252,7 @@ fn programs(messages: &str) -> Vec<(String, PathBuf)> {
 }
 
 /// The counts in a test run's output. Without a filter, a run of nothing is a failure.
-fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Tests> {
+pub fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Tests> {
     let tests = output
         .lines()
         .filter_map(|line| line.trim().strip_prefix("test result: "))

@@ -1,0 +1,163 @@
+//! `cargo xtask mutate`: proves that the tests can fail. One protection at a time is taken out of the
+//! programs, and the test that attacks it must then fail.
+
+mod mutants;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build;
+use crate::process;
+use crate::setup::{self, Purpose};
+use crate::test;
+use crate::toolchain::Toolchain;
+use crate::vm::{self, Copy, Guest, Kernel, Limits};
+use crate::workspace::Workspace;
+
+/// For one mutant's test in a VM.
+const VM_TIME: Duration = Duration::from_secs(400);
+const VM_MEMORY_MIB: u32 = 1536;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The kernel for protections that are BPF LSM programs.
+    #[arg(long, value_enum, default_value = "6.1")]
+    kernel: Kernel,
+    /// List the mutants and run none.
+    #[arg(long)]
+    list: bool,
+    /// Only mutants whose name contains this.
+    filter: Option<String>,
+}
+
+/// A protection taken out.
+struct Mutant {
+    /// What is missing then.
+    name: &'static str,
+    /// The source file, from the repository's top.
+    file: &'static str,
+    /// Text that is there once, and what takes its place.
+    from: &'static str,
+    to: &'static str,
+    /// Part of the name of the test that must fail.
+    test: &'static str,
+    /// Whether the protection is a BPF LSM program's, which needs a VM.
+    needs_lsm: bool,
+}
+
+/// Runs the mutants; fails if one survives.
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let wanted = |mutant: &&Mutant| {
+        args.filter.as_ref().is_none_or(|filter| mutant.name.contains(filter.as_str()))
+    };
+    let mutants: Vec<&Mutant> = mutants::ALL.iter().filter(wanted).collect();
+    if args.list {
+        for mutant in &mutants {
+            println!("{}: {} must fail ({})", mutant.name, mutant.test, mutant.file);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if mutants.is_empty() {
+        bail!("no mutant has that in its name; `cargo xtask mutate --list` names them");
+    }
+    if mutants.iter().any(|mutant| !mutant.needs_lsm) && !process::is_root() {
+        bail!("some of these are tested on this kernel: run `cargo xtask mutate` as root");
+    }
+    let toolchain = setup::ensure(workspace, Purpose::Test)?;
+    build::both(workspace, &toolchain, build::Args::default())?;
+    let mut survivors = Vec::new();
+    for mutant in mutants {
+        println!("══ without: {}", mutant.name);
+        let failed = test_fails(workspace, &toolchain, mutant, args.kernel)
+            .with_context(|| format!("mutant `{}`", mutant.name))?;
+        println!("mutant: {} — {}", mutant.name, if failed { "found" } else { "SURVIVED" });
+        if !failed {
+            survivors.push(mutant.name);
+        }
+    }
+    if survivors.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("no test fails without: {}", survivors.join("; "));
+    Ok(ExitCode::FAILURE)
+}
+
+fn test_fails(
+    workspace: &Workspace,
+    toolchain: &Toolchain,
+    mutant: &Mutant,
+    kernel: Kernel,
+) -> Result<bool> {
+    let clawbox = build_mutant(workspace, toolchain, mutant)?;
+    let tests = if mutant.needs_lsm {
+        let mut guest = test::guest(workspace, Some(mutant.test))?;
+        guest.copies.retain(|copy| copy.to != Path::new(vm::CLAWBOX));
+        guest.copies.push(Copy::new(clawbox, PathBuf::from(vm::CLAWBOX))?);
+        in_vm(workspace, kernel, &guest, mutant.test)?
+    } else {
+        test::on_host(workspace, &clawbox, Some(mutant.test))?
+    };
+    if tests.passed + tests.failed == 0 {
+        bail!("no test has `{}` in its name", mutant.test);
+    }
+    Ok(tests.failed > 0)
+}
+
+fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Result<test::Tests> {
+    let limits = Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME, label: None };
+    let outcome = vm::boot(workspace, kernel, guest, limits)?;
+    test::judged(&outcome.output, outcome.status == 0, Some(test))
+}
+
+/// Builds a clawbox whose programs lack something, beside the real one.
+fn build_mutant(workspace: &Workspace, toolchain: &Toolchain, mutant: &Mutant) -> Result<PathBuf> {
+    let directory = workspace.root().join("target/mutants");
+    let source = directory.join("source");
+    let _ = fs::remove_dir_all(&source);
+    for part in ["clawbox-ebpf", "clawbox-common", "Cargo.toml", "Cargo.lock"] {
+        copy(&workspace.root().join(part), &source.join(part))?;
+    }
+    // Its manifest takes keys from the workspace's, which names packages that are not copied.
+    for package in ["clawbox-userspace", "xtask", "tests", "benches"] {
+        copy(&workspace.root().join(package), &source.join(package))?;
+    }
+    let file = source.join(mutant.file);
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    if text.matches(mutant.from).count() != 1 {
+        bail!("`{}` is not there once in `{}`: mend the mutant", mutant.from, mutant.file);
+    }
+    fs::write(&file, text.replace(mutant.from, mutant.to))
+        .with_context(|| format!("cannot write `{}`", file.display()))?;
+    let object = directory.join("clawbox-ebpf.o");
+    build::object_of(toolchain, &source.join("clawbox-ebpf"), &directory.join("bpf"), &object)?;
+    let target = directory.join("target");
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--package", "clawbox-userspace", "--target-dir"]).arg(&target);
+    cargo.env("CLAWBOX_BPF_OBJECT", &object).stdout(Stdio::null());
+    process::run(&mut cargo)?;
+    Ok(target.join("debug/clawbox"))
+}
+
+/// Copies a file, or a directory without what was built in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let failed = || format!("cannot copy `{}`", from.display());
+    if !from.is_dir() {
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent).with_context(failed)?;
+        }
+        fs::copy(from, to).with_context(failed)?;
+        return Ok(());
+    }
+    for entry in fs::read_dir(from).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        if entry.file_name() != "target" {
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}

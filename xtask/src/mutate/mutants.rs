@@ -1,0 +1,209 @@
+//! The protections, each with the edit that takes it out and the test that must notice.
+
+use super::Mutant;
+
+const FILES: &str = "clawbox-ebpf/src/hooks/file.rs";
+const DECIDE: &str = "clawbox-common/src/decide/mod.rs";
+const DECIDE_FILES: &str = "clawbox-common/src/decide/file.rs";
+const ALLOWED: &str = "clawbox-ebpf/src/allowed.rs";
+const EXEC: &str = "clawbox-ebpf/src/hooks/exec.rs";
+
+/// One that is tested on this machine's own kernel.
+const fn here(
+    name: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    test: &'static str,
+) -> Mutant {
+    Mutant { name, file, from, to, test, needs_lsm: false }
+}
+
+/// One of a BPF LSM program.
+const fn lsm(
+    name: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    test: &'static str,
+) -> Mutant {
+    Mutant { needs_lsm: true, ..here(name, file, from, to, test) }
+}
+
+pub(super) const ALL: &[Mutant] = &[
+    here(
+        "an identity says whom it was written for",
+        "clawbox-ebpf/src/subject.rs",
+        "        if subject.incarnation.born == now.born {",
+        "        if now.born != 0 {",
+        "an_identity_of_another_process",
+    ),
+    here(
+        "the identity comes before the cgroup",
+        "clawbox-ebpf/src/subject.rs",
+        "    if cgroup_sandbox().is_some() { Standing::Unidentified } else { Standing::Outside }\n}\n\n/// The sandbox of a thread group",
+        "    Standing::Outside\n}\n\n/// The sandbox of a thread group",
+        "a_process_that_moves_to_another",
+    ),
+    here(
+        "embedded addresses are judged as what they embed",
+        DECIDE,
+        "    let judged = to.address.embedded();\n    if matches!(judged.range(), Range::Synthetic) {",
+        "    let judged = to.address;\n    if matches!(judged.range(), Range::Synthetic) {",
+        "an_address_that_embeds",
+    ),
+    here(
+        "questions go to the sandbox's resolver",
+        DECIDE,
+        "    if to.port == DNS_PORT {",
+        "    if to.port == DNS_PORT + 1 {",
+        "a_name_is_reached_through",
+    ),
+    here(
+        "some ranges are closed whatever a policy says",
+        DECIDE,
+        "        Range::LinkLocal => Reason::LinkLocal,",
+        "        Range::LinkLocal => Reason::Unset,",
+        "some_ranges_are_closed",
+    ),
+    here(
+        "a rule admits its binaries alone",
+        DECIDE,
+        "            if met != 0 {",
+        "            if met != 0 || word == 0 {",
+        "a_binary_is_its_inode",
+    ),
+    here(
+        "a client's own port is no listener for IPv4",
+        DECIDE,
+        "    if v4 && to.transport == UDP {",
+        "    if v4 && to.port == 0 {",
+        "a_clients_own_port_lends_no_way",
+    ),
+    lsm(
+        "an entry below which a rule lies keeps its name",
+        FILES,
+        "    file::entry(&found.search, search::is_held(place.dentry, state), state)",
+        "    file::entry(&found.search, false, state)",
+        "islands_in_a_writable_tree",
+    ),
+    lsm(
+        "what is linked must be writable by its old name",
+        FILES,
+        "    let (mut decision, mut at) = (of_object(&standing, WRITE, old), old);",
+        "    let (mut decision, mut at) = (of_entry(&standing, new), old);",
+        "islands_in_a_writable_tree",
+    ),
+    lsm(
+        "what the sandbox writes is not executed",
+        DECIDE_FILES,
+        "            && search.is_written() =>",
+        "            && search.is_written() && search.policy == 0 =>",
+        "what_the_sandbox_may_write",
+    ),
+    lsm(
+        "file rules of one binary are its own",
+        DECIDE_FILES,
+        "        if for_all | writers | readers == 0 {",
+        "        if rule.flags & BY_BINARY != 0 {\n            readers = 1;\n        }\n        if for_all | writers | readers == 0 {",
+        "a_rule_for_one_binary",
+    ),
+    lsm(
+        "another sandbox's processes are out of reach",
+        DECIDE_FILES,
+        "        Ok((_, state)) => deny(Reason::OtherProcess, state),",
+        "        Ok((_, state)) => allow(Reason::OtherProcess, state),",
+        "another_process_and_the_kernels",
+    ),
+    lsm(
+        "only listed programs start",
+        "clawbox-common/src/decide/execution.rs",
+        "    if met == 0 { deny",
+        "    if met == 0 && sandbox == 0 { deny",
+        "only_listed_programs_start",
+    ),
+    lsm(
+        "named programs are started securely",
+        EXEC,
+        "        kernel_read::start_securely(bprm);",
+        "        let _ = kernel_read::start_securely;",
+        "a_named_program_takes_no_code",
+    ),
+    lsm(
+        "a Unix socket is judged where it was bound",
+        "clawbox-ebpf/src/hooks/unix.rs",
+        "    eacces(object(Operation::UnixSocket, WRITE, place))",
+        "    eacces(object(Operation::UnixSocket, 0, place) || !matches!(standing, Standing::Outside))",
+        "a_sandbox_reaches_its_own_sockets",
+    ),
+    lsm(
+        "a remembered allow is of one moment",
+        ALLOWED,
+        "        || kept.moment != now\n",
+        "",
+        "no_allow_is_remembered",
+    ),
+    lsm(
+        "an object with two names is not remembered",
+        ALLOWED,
+        "        || !kernel_read::has_one_path(file)\n",
+        "",
+        "no_allow_is_remembered_for",
+    ),
+    lsm(
+        "a name less is a new moment",
+        FILES,
+        "        allowed::one_name_less();",
+        "        let _ = allowed::one_name_less;",
+        "no_allow_is_remembered_for",
+    ),
+    lsm(
+        "a remembered allow is of one mount",
+        ALLOWED,
+        "        || kept.mount != kernel_read::mount_of(file)\n",
+        "",
+        "no_allow_is_remembered_over",
+    ),
+    lsm(
+        "a remembered allow is one subject's",
+        ALLOWED,
+        "    state.flags & FILES_BY_BINARY == 0 || is_same(kept, subject)",
+        "    state.flags & FILES_BY_BINARY == 0 || is_same(kept, subject) || kept.access != 0",
+        "what_one_binary_was_allowed",
+    ),
+    lsm(
+        "open files are judged again after a change",
+        "clawbox-ebpf/src/hooks/open_file.rs",
+        "    eacces(opened(operation, access, file))",
+        "    eacces(opened(operation, access, file) || access != 0)",
+        "narrowing_reaches_files",
+    ),
+    lsm(
+        "a listener that was never bound is refused",
+        "clawbox-ebpf/src/hooks/listen.rs",
+        "    eperm(decision.goes_on())",
+        "    eperm(decision.goes_on() || decision.policy != 0)",
+        "a_listener_that_was_never_bound",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_mutant_fits_the_source_and_a_test() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let tests: String = std::fs::read_dir(root.join("tests/tests/kernel"))
+            .unwrap()
+            .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+            .collect();
+        for mutant in ALL {
+            let source = std::fs::read_to_string(root.join(mutant.file)).unwrap();
+            assert_eq!(source.matches(mutant.from).count(), 1, "{}", mutant.name);
+            assert!(tests.contains(&format!("fn {}", mutant.test)), "{}", mutant.name);
+        }
+    }
+}
