@@ -2,15 +2,21 @@
 //! relocations, so the agent reads the offsets from the running kernel's BTF and patches these
 //! constants before load; .rodata is frozen, so the verifier knows their values.
 
+mod call;
+mod socket;
+
 use aya_ebpf::helpers::generated::{
     bpf_bprm_opts_set, bpf_d_path, bpf_get_current_task_btf, bpf_probe_read_kernel,
-    bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_probe_read_user_str, bpf_skc_to_unix_sock,
+    bpf_probe_read_kernel_str,
 };
 use clawbox_common::{
-    limits::{CALL_PATH, FILE_NAME, SCRIPT_PATH},
+    limits::{FILE_NAME, SCRIPT_PATH},
     subject::{FileId, Incarnation},
 };
 use core::{hint::black_box, ptr::read_volatile};
+
+pub use call::*;
+pub use socket::*;
 
 macro_rules! offsets {
     ($($name:ident)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
@@ -451,20 +457,6 @@ pub fn bprm_file(bprm: Kernel) -> Kernel {
     bprm.pointer(&OFF_BPRM_FILE)
 }
 
-/// `AF_INET`, `AF_INET6`.
-const INTERNET: [u16; 2] = [2, 10];
-
-/// Whether an internet socket has no local port yet (`skc_num`).
-#[inline(always)]
-pub fn is_unbound(socket: Kernel) -> bool {
-    let sock = socket.pointer(&OFF_SOCKET_SOCK);
-    if sock.is_null() {
-        return false;
-    }
-    let (family, port): (u16, u16) = (sock.field(&OFF_SOCK_FAMILY), sock.field(&OFF_SOCK_PORT));
-    (family == INTERNET[0] || family == INTERNET[1]) && port == 0
-}
-
 /// `VM_SHARED`, linux/mm.h.
 const VM_SHARED: u64 = 8;
 
@@ -473,44 +465,6 @@ const VM_SHARED: u64 = 8;
 pub fn is_shared(vma: Kernel) -> bool {
     let flags: u64 = vma.field(&OFF_VMA_FLAGS);
     flags & VM_SHARED != 0
-}
-
-/// The `struct sock` of a socket; null where it is being closed.
-#[inline(always)]
-pub fn sock(socket: Kernel) -> Kernel {
-    socket.pointer(&OFF_SOCKET_SOCK)
-}
-
-/// Where a Unix socket was bound; `None` for one without a path. Its dentry is typed like that of
-/// a file.
-#[inline(always)]
-pub fn bound_path(sock: Kernel) -> Option<Place> {
-    // SAFETY: the helper takes a socket of any family, and gives null for one of another.
-    let unix =
-        Kernel(unsafe { bpf_skc_to_unix_sock(sock.0.cast_mut().cast()) }.cast_const().cast());
-    if unix.is_null() {
-        return None;
-    }
-    let dentry = unix.pointer(&OFF_UNIX_DENTRY);
-    if dentry.is_null() {
-        return None;
-    }
-    Some(Place { dentry, mount: unix.field(&OFF_UNIX_MNT) })
-}
-
-/// The id of the cgroup that a socket was made in, or of the one above it at the level of the
-/// sandboxes'; zero where it was made above that level.
-#[inline(always)]
-pub fn birthplace(sock: Kernel) -> u64 {
-    let cgroup = Untyped(sock.field(&OFF_SOCK_CGROUP));
-    let level = constant(&SANDBOX_LEVEL);
-    let depth: u32 = cgroup.read(&OFF_CGROUP_LEVEL);
-    if depth < level {
-        return 0;
-    }
-    let ancestors = cgroup.0.wrapping_add(u64::from(level) * 8);
-    let ancestor = Untyped(Untyped(ancestors).read(&OFF_CGROUP_ANCESTORS));
-    Untyped(ancestor.read(&OFF_CGROUP_NODE)).read(&OFF_NODE_ID)
 }
 
 /// `BPF_F_BPRM_SECUREEXEC`: the program is started as one that gains rights by it (`AT_SECURE`), so
@@ -537,81 +491,4 @@ pub fn vma_file(vma: Kernel) -> Kernel {
 pub fn acts_for_another(task: Kernel) -> bool {
     let (cred, real): (u64, u64) = (task.field(&OFF_TASK_CRED), task.field(&OFF_TASK_REAL_CRED));
     cred != real
-}
-
-/// The number of the system call that these registers are of.
-#[inline(always)]
-pub fn call_number(registers: Kernel) -> u64 {
-    registers.field(&OFF_REGS_NUMBER)
-}
-
-/// Its arguments. The kernel leaves them where the process put them until the call has returned.
-#[inline(always)]
-pub fn call_arguments(registers: Kernel) -> [u64; 6] {
-    [
-        registers.field(&OFF_REGS_1),
-        registers.field(&OFF_REGS_2),
-        registers.field(&OFF_REGS_3),
-        registers.field(&OFF_REGS_4),
-        registers.field(&OFF_REGS_5),
-        registers.field(&OFF_REGS_6),
-    ]
-}
-
-/// Copies a string of the current process; the length with its NUL, negative where it cannot be
-/// read. It may have changed since the kernel read it: it is told, and decides nothing.
-#[inline(always)]
-pub fn user_string(from: u64, into: *mut [u8; CALL_PATH]) -> i32 {
-    // SAFETY: `into` is CALL_PATH writable bytes of a ring record; the helper checks the source.
-    unsafe { bpf_probe_read_user_str(into.cast(), CALL_PATH as u32, from as *const _) as i32 }
-}
-
-/// Eight bytes of the current process; zero where they cannot be read.
-#[inline(always)]
-pub fn user_word(from: u64) -> u64 {
-    let mut word = 0_u64;
-    // SAFETY: `word` is eight writable bytes; the helper checks the source, and writes zeros where
-    // it cannot be read.
-    unsafe { bpf_probe_read_user((&raw mut word).cast(), 8, from as *const _) };
-    word
-}
-
-/// A directory as addresses: its dentry, and the `struct vfsmount` it was reached by. Zeros where
-/// there is none.
-pub type Reached = (u64, u64);
-
-/// The working directory of a task.
-#[inline(always)]
-pub fn workdir(task: Kernel) -> Reached {
-    let fs = Untyped(Untyped(task.address()).read(&OFF_TASK_FS));
-    (fs.read(&OFF_FS_PWD_DENTRY), fs.read(&OFF_FS_PWD_MNT))
-}
-
-/// What a descriptor of a task stands for.
-#[inline(always)]
-pub fn descriptor(task: Kernel, number: u32) -> Reached {
-    let files = Untyped(Untyped(task.address()).read(&OFF_TASK_FILES));
-    let table = Untyped(files.read(&OFF_FILES_TABLE));
-    if number >= table.read::<u32>(&OFF_TABLE_SIZE) {
-        return (0, 0);
-    }
-    let entries: u64 = table.read(&OFF_TABLE_FILES);
-    let file = Untyped(Untyped(entries.wrapping_add(8 * u64::from(number))).word());
-    if file.0 == 0 {
-        return (0, 0);
-    }
-    (file.read(&OFF_FILE_DENTRY), file.read(&OFF_FILE_MNT))
-}
-
-impl Untyped {
-    /// The eight bytes at the address itself.
-    #[inline(always)]
-    fn word(self) -> u64 {
-        let mut value = 0_u64;
-        // SAFETY: `value` is eight writable bytes; the helper checks the source.
-        unsafe {
-            bpf_probe_read_kernel((&raw mut value).cast(), 8, self.0 as *const core::ffi::c_void);
-        }
-        value
-    }
 }

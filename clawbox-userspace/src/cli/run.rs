@@ -150,7 +150,7 @@ impl RunCommand {
             ..backstops(&loaded.policy, &image, &also_writable, needs_lsm)
         };
         Ok(Run {
-            mode: self.mode.map(|_| loaded.policy.mode.as_ref().map(|mode| mode.value)).flatten(),
+            mode: self.mode.and_then(|_| loaded.policy.mode.as_ref().map(|mode| mode.value)),
             accounts: accounts(&loaded.policy),
             audit: self.audit.unwrap_or_else(|| Path::new(TRAILS).join(format!("{name}.jsonl"))),
             audit_level: self.audit_level,

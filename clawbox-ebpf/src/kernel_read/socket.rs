@@ -1,0 +1,57 @@
+//! Sockets: their family and port, where a Unix socket was bound, and where a socket was made.
+
+use aya_ebpf::helpers::generated::bpf_skc_to_unix_sock;
+
+use super::*;
+
+/// `AF_INET`, `AF_INET6`.
+const INTERNET: [u16; 2] = [2, 10];
+
+/// Whether an internet socket has no local port yet (`skc_num`).
+#[inline(always)]
+pub fn is_unbound(socket: Kernel) -> bool {
+    let sock = socket.pointer(&OFF_SOCKET_SOCK);
+    if sock.is_null() {
+        return false;
+    }
+    let (family, port): (u16, u16) = (sock.field(&OFF_SOCK_FAMILY), sock.field(&OFF_SOCK_PORT));
+    (family == INTERNET[0] || family == INTERNET[1]) && port == 0
+}
+
+/// The `struct sock` of a socket; null where it is being closed.
+#[inline(always)]
+pub fn sock(socket: Kernel) -> Kernel {
+    socket.pointer(&OFF_SOCKET_SOCK)
+}
+
+/// Where a Unix socket was bound; `None` for one without a path. Its dentry is typed like that of
+/// a file.
+#[inline(always)]
+pub fn bound_path(sock: Kernel) -> Option<Place> {
+    // SAFETY: the helper takes a socket of any family, and gives null for one of another.
+    let unix =
+        Kernel(unsafe { bpf_skc_to_unix_sock(sock.0.cast_mut().cast()) }.cast_const().cast());
+    if unix.is_null() {
+        return None;
+    }
+    let dentry = unix.pointer(&OFF_UNIX_DENTRY);
+    if dentry.is_null() {
+        return None;
+    }
+    Some(Place { dentry, mount: unix.field(&OFF_UNIX_MNT) })
+}
+
+/// The id of the cgroup that a socket was made in, or of the one above it at the level of the
+/// sandboxes'; zero where it was made above that level.
+#[inline(always)]
+pub fn birthplace(sock: Kernel) -> u64 {
+    let cgroup = Untyped(sock.field(&OFF_SOCK_CGROUP));
+    let level = constant(&SANDBOX_LEVEL);
+    let depth: u32 = cgroup.read(&OFF_CGROUP_LEVEL);
+    if depth < level {
+        return 0;
+    }
+    let ancestors = cgroup.0.wrapping_add(u64::from(level) * 8);
+    let ancestor = Untyped(Untyped(ancestors).read(&OFF_CGROUP_ANCESTORS));
+    Untyped(ancestor.read(&OFF_CGROUP_NODE)).read(&OFF_NODE_ID)
+}
