@@ -18,7 +18,7 @@ use clawbox_common::rule::{
 use clawbox_common::subject::{Incarnation, Mask, Subject};
 
 use super::calls;
-use super::load::{LoadError, Place, Programs, Sizes};
+use super::load::{LoadError, Place, Programs, Sizes, Wanted};
 use super::losses::{Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
@@ -64,9 +64,9 @@ impl Enforcer {
         place: Place,
         sizes: Sizes,
         run: &str,
-        with_lsm: bool,
+        wanted: Wanted,
     ) -> Result<Self, EnforcerError> {
-        let Programs { ebpf, links, lsm } = Programs::load(cgroup_root, place, sizes, with_lsm)?;
+        let Programs { ebpf, links, lsm } = Programs::load(cgroup_root, place, sizes, wanted)?;
         let pins = PinnedLinks::pin(run, links)?;
         let path = pins.directory().join(SUBJECTS);
         let pinned = match ebpf.map(SUBJECTS) {

@@ -209,6 +209,16 @@ fn room(entries: u32, bound: u32) -> u32 {
     entries.saturating_mul(3).saturating_add(GROWTH).min(bound.max(entries))
 }
 
+/// Programs that a load may do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The BPF LSM programs.
+    pub lsm: bool,
+    /// Without those, the program that tells what Landlock and seccomp refuse. It costs every process
+    /// of the host some time at each system call.
+    pub refusals: bool,
+}
+
 /// Where in the hierarchy sandboxes' cgroups are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -232,8 +242,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads everything, `with_lsm` or without the LSM programs, and attaches it to the hierarchy whose root is `cgroup_root`; what is in a
-    /// sandbox is told by its `place` below it.
+    /// Loads everything that is wanted and attaches it to the hierarchy whose root is `cgroup_root`;
+    /// what is in a sandbox is told by its `place` below it.
     ///
     /// # Errors
     /// The kernel lacks something or refuses a program; nothing stays attached then.
@@ -241,7 +251,7 @@ impl Programs {
         cgroup_root: &Path,
         place: Place,
         sizes: Sizes,
-        with_lsm: bool,
+        wanted: Wanted,
     ) -> Result<Self, LoadError> {
         let kernel = KernelTypes::read(Path::new(VMLINUX))?;
         let offsets = offsets(&kernel)?;
@@ -251,7 +261,7 @@ impl Programs {
         for (name, value) in &offsets {
             loader.override_global(name, value, true);
         }
-        let trees = if with_lsm { symbols::tree_counts() } else { None };
+        let trees = if wanted.lsm { symbols::tree_counts() } else { None };
         let (renames, mounts) = trees.unwrap_or_default();
         loader.override_global("RENAME_LOCK", &renames, true);
         loader.override_global("MOUNT_LOCK", &mounts, true);
@@ -282,13 +292,15 @@ impl Programs {
         for &name in SOCKETS {
             links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?));
         }
-        let (of_lsm, mut lsm) = if with_lsm {
+        let (of_lsm, mut lsm) = if wanted.lsm {
             lsm::attach_all(&mut ebpf, &types, &kernel)?
         } else {
             (Vec::new(), LsmState::absent("switched off by --lsm off"))
         };
         links.extend(of_lsm);
-        if !lsm.is_active() {
+        if !lsm.is_active() && !wanted.refusals {
+            lsm.unrecorded = Some("switched off by --no-refusals".to_owned());
+        } else if !lsm.is_active() {
             match calls::attach(&mut ebpf, |program| trace(program, calls::TRACEPOINT, &types)) {
                 Ok(link) => links.push(link),
                 // Enforcement does not depend on it; that the trail lacks something is said.

@@ -29,7 +29,7 @@ use crate::compile::MapImage;
 use crate::dns::{Resolver, ResolverSockets, Upstream, UpstreamError};
 use crate::kernel::enforcer::{Enforcer, EnforcerError, Generation};
 use crate::kernel::file_id::Mounts;
-use crate::kernel::load::{LoadError, Place, Sizes};
+use crate::kernel::load::{LoadError, Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
 use crate::policy::model::Mode;
 
@@ -61,6 +61,8 @@ pub struct Run {
     pub also_writable: Vec<PathBuf>,
     /// Whether BPF LSM programs are to decide.
     pub lsm: LsmUse,
+    /// Whether what Landlock and seccomp refuse is told where there are no such programs.
+    pub refusals: bool,
     /// The policy opens paths to single binaries. The backstops are then as wide as all of them
     /// together, which only BPF LSM programs narrow again.
     pub needs_lsm: bool,
@@ -406,7 +408,7 @@ fn install<'a>(
         place,
         sizes,
         &name,
-        run.lsm != LsmUse::Off,
+        Wanted { lsm: run.lsm != LsmUse::Off, refusals: run.refusals },
     )?);
     steps.done("loaded");
     let objects = found.objects;
