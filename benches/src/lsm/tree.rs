@@ -9,12 +9,13 @@ use anyhow::Result;
 
 /// Components of the opened paths.
 pub const DEPTHS: [usize; 3] = [3, 10, 30];
-/// Batches whose median is a figure.
+/// Batches whose least is a figure.
 pub const BATCHES: usize = 7;
 /// Files that a batch opens once each.
 pub const FILES: usize = 100;
 
-const TOP: &str = "/bench";
+/// The working directory too: `find` opens it.
+pub const TOP: &str = "/bench";
 const SCRATCH: &str = "/scratch";
 /// What `find` goes over.
 pub const WALKED: &str = "/bench/walked";
