@@ -4,6 +4,8 @@
 mod attached;
 mod figures;
 mod hooks;
+mod instructions;
+mod lsm;
 mod memory;
 mod network;
 mod operation;
@@ -40,6 +42,9 @@ struct Cli {
     /// The clawbox to measure
     #[arg(long, env = "CLAWBOX", value_name = "FILE")]
     clawbox: Option<PathBuf>,
+    /// What an `lsm-worker` does
+    #[arg(long, value_enum, default_value = "work", hide = true)]
+    role: lsm::worker::Role,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,9 +63,14 @@ enum What {
     Hooks,
     /// Everything above
     All,
+    /// Instructions for opens, program starts and a walk; in a guest that counts them
+    Lsm,
     /// One side of a measurement; started by the others
     #[value(hide = true)]
     Worker,
+    /// One side of `lsm`
+    #[value(hide = true)]
+    LsmWorker,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -71,7 +81,11 @@ enum Format {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = if cli.what == What::Worker { worker::serve() } else { measure(&cli) };
+    let outcome = match cli.what {
+        What::Worker => worker::serve(),
+        What::LsmWorker => lsm::worker::serve(cli.role),
+        _ => measure(&cli),
+    };
     match outcome {
         // A missed target is a result, not a failure.
         Ok(()) => ExitCode::SUCCESS,
@@ -89,6 +103,14 @@ fn measure(cli: &Cli) -> Result<()> {
     let Some(clawbox) = &cli.clawbox else {
         bail!("no clawbox to measure: `cargo xtask bench` builds one, or name it with --clawbox");
     };
+    if cli.what == What::Lsm {
+        let table = lsm::measure(clawbox)?;
+        match cli.format {
+            Format::Text => print!("{table}"),
+            Format::Json => println!("{}", table.json()),
+        }
+        return Ok(());
+    }
     let rounds = |full: u32| cli.rounds.unwrap_or(if cli.quick { full / 4 } else { full });
     let room = Room::open(clawbox)?;
     let all = cli.what == What::All;

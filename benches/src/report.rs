@@ -182,7 +182,8 @@ impl fmt::Display for Report {
     }
 }
 
-fn kernel() -> String {
+/// The running kernel's release.
+pub fn kernel() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 

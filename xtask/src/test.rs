@@ -227,7 +227,8 @@ fn in_vm(
     is_labelled: bool,
 ) -> Result<Tests> {
     let label = is_labelled.then(|| kernel.name());
-    let limits = Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME, label };
+    let limits =
+        Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME, label, counts_instructions: false };
     let outcome = vm::boot(workspace, kernel, guest, limits)?;
     judged(&outcome.output, outcome.status == 0, filter)
 }

@@ -32,6 +32,9 @@ pub struct Limits {
     pub time: Duration,
     /// What to put before each line of output, if it is not the only machine.
     pub label: Option<&'static str>,
+    /// Let the guest's clock go forward by a nanosecond, and its processor's counter by one, with
+    /// every instruction, and skip what it would sleep.
+    pub counts_instructions: bool,
 }
 
 /// What the guest's command did.
@@ -144,7 +147,12 @@ fn command(kernel: &KernelFiles, image: &Path, report: &Path, limits: Limits) ->
     };
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-smp", "1"]);
     // Emulated even where the processor could do it: every machine then tests the same.
-    command.args(["-accel", "tcg", "-cpu", kernel.cpu]);
+    command.args(["-cpu", kernel.cpu, "-accel"]);
+    if limits.counts_instructions {
+        command.args(["tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+    } else {
+        command.arg("tcg");
+    }
     command.arg("-m").arg(limits.memory_mib.to_string());
     command.arg("-serial").arg("stdio");
     command.arg("-serial").arg(prefixed("file:", report));

@@ -41,6 +41,9 @@ pub struct Args {
     /// Seconds until the guest is stopped.
     #[arg(long, default_value_t = 600)]
     timeout: u64,
+    /// Make the guest's clock count instructions, for figures that repeat.
+    #[arg(long)]
+    icount: bool,
     /// Boot with whatever is built, or with no clawbox at all.
     #[arg(long)]
     no_build: bool,
@@ -66,8 +69,12 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     if clawbox.exists() {
         guest.copies.push(Copy { from: clawbox, to: PathBuf::from(CLAWBOX) });
     }
-    let limits =
-        Limits { memory_mib: args.memory, time: Duration::from_secs(args.timeout), label: None };
+    let limits = Limits {
+        memory_mib: args.memory,
+        time: Duration::from_secs(args.timeout),
+        label: None,
+        counts_instructions: args.icount,
+    };
     let outcome = boot(workspace, args.kernel, &guest, limits)?;
     Ok(ExitCode::from(outcome.status))
 }
