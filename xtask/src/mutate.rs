@@ -108,7 +108,12 @@ fn test_fails(
 }
 
 fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Result<test::Tests> {
-    let limits = Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME, label: None };
+    let limits = Limits {
+        memory_mib: VM_MEMORY_MIB,
+        time: VM_TIME,
+        label: None,
+        counts_instructions: false,
+    };
     let outcome = vm::boot(workspace, kernel, guest, limits)?;
     test::judged(&outcome.output, outcome.status == 0, Some(test))
 }
