@@ -95,8 +95,12 @@ impl Objects {
     fn add(&mut self, mounts: &Mounts, path: &Path, rule: &FileRule, give: Give) {
         // The object's own path: rules stand where symlinks lead.
         let (existing, missing) = split(path);
-        let Ok(existing) = std::fs::canonicalize(existing) else {
-            return self.fail(give, format!("`{}` cannot be looked at", path.display()));
+        let existing = match std::fs::canonicalize(existing) {
+            Ok(existing) => existing,
+            Err(error) => {
+                return self
+                    .fail(give, format!("`{}` cannot be looked at: {error}", path.display()));
+            }
         };
         let Some(first_missing) = missing.first() else {
             let result = self.at_object(mounts, &existing, rule).and_then(|()| {
