@@ -98,7 +98,6 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 /// Socket programs.
 const SOCKETS: &[&str] = &[
     "sock_create",
-    "sock_release",
     "post_bind4",
     "post_bind6",
     "bind4",

@@ -155,6 +155,19 @@ fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
 }
 
 #[test]
+fn a_listener_lends_no_way_to_the_hosts_service_that_takes_what_it_does_not() {
+    let scene = Scene::new();
+    let service = SocketAddr::new(LOCAL, 18789);
+    let host = scene.world.inside(|| Service::echo_at(service));
+    let policy = scene.policy("listen: { ports: [18789], addresses: ['::'] }");
+    let steps = ["bind-v6=[::]:18789", "connect=[::1]:18789", "connect=127.0.0.1:18789"];
+    let account = scene.attack_with(&policy, &steps);
+    account.expect(&[(steps[0], "ok"), (steps[1], "ok"), (steps[2], "EPERM")]);
+    account.record("connect", "loopback", &scene.attack(), (LOCAL, 18789));
+    assert!(host.arrivals().is_empty());
+}
+
+#[test]
 fn a_listener_that_was_never_bound_is_refused_where_the_kernel_has_bpf_lsm() {
     let scene = Scene::new();
     if !scene.has_lsm() {
