@@ -298,7 +298,7 @@ impl Programs {
         };
         links.extend(of_lsm);
         if !lsm.is_active() && !wanted.refusals {
-            lsm.unrecorded = Some("switched off by --no-refusals".to_owned());
+            lsm.unrecorded = Some("not asked for: --refusals records it, at a cost".to_owned());
         } else if !lsm.is_active() {
             match calls::attach(&mut ebpf, |program| trace(program, calls::TRACEPOINT, &types)) {
                 Ok(link) => links.push(link),
