@@ -91,7 +91,7 @@ const OFFSETS: &[(&str, &str, &str)] = &[
 /// must be copied before the first one can be made.
 const TRACEPOINTS: &[(&str, &str)] = &[
     ("task_exit", "sched_process_exit"),
-    ("task_fork", "sched_process_fork"),
+    ("task_fork", "sched_wakeup_new"),
     ("task_exec", "sched_process_exec"),
 ];
 
