@@ -207,6 +207,7 @@ pub fn guest(workspace: &Workspace, filter: Option<&str>) -> Result<Guest> {
     for (name, path) in built {
         guest.copies.push(Copy::new(path, PathBuf::from(GUEST_TESTS).join(name))?);
     }
+    guest.has_disk = true;
     guest.copies.push(Copy::new(workspace.clawbox(false), PathBuf::from(vm::CLAWBOX))?);
     for (name, value) in [
         ("CLAWBOX", vm::CLAWBOX),
