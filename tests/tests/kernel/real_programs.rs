@@ -1,13 +1,16 @@
 //! Programs as people use them, run to their end under policies as people would write them: nothing
 //! they need is denied, and the trail has no denial that its reader would call wrong.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use clawbox_tests::clawbox::{Clawbox, Finished};
 use clawbox_tests::network::{NOBODY, World};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::files::PYTHON;
 
@@ -55,16 +58,25 @@ const REPOSITORY: &str = "set -e; mkdir src; cd src; /usr/bin/git init -q .; \
     cd ..; /usr/bin/git clone -q --bare src project.git; cd project.git; \
     /usr/bin/git update-server-info";
 
-/// A directory that is served on the loopback of the host that clawbox runs on.
+/// A directory that is served on the loopback of the host that clawbox runs on, and the home of the
+/// sandbox's user beside it. Neither is below `/tmp`, so the sandbox has that for itself, and both
+/// are on the disk where there is one.
 struct Served {
+    _all: TempDir,
+    home: PathBuf,
     directory: PathBuf,
     server: Child,
 }
 
 impl Served {
     fn new(world: &World) -> Self {
-        let directory = world.bin().join("served");
-        std::fs::create_dir(&directory).unwrap();
+        let all = tempfile::tempdir_in("/var/tmp").unwrap();
+        std::fs::set_permissions(all.path(), Permissions::from_mode(0o755)).unwrap();
+        let [home, directory] = ["home", "served"].map(|name| all.path().join(name));
+        for path in [&home, &directory] {
+            std::fs::create_dir(path).unwrap();
+        }
+        chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
         let make = MAKE.replace("PORT", &SERVED.to_string());
         run(Command::new(PYTHON).args(["-c", &make]).current_dir(&directory));
         let mut server = Command::new(PYTHON);
@@ -75,7 +87,7 @@ impl Served {
         let mut line = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.starts_with("Serving"), "{line}");
-        Self { directory, server }
+        Self { _all: all, home, directory, server }
     }
 
     /// Adds the repository, which is the sandbox's user's: git refuses another one's.
@@ -135,27 +147,31 @@ fn policy(served: &Served, binary: &str) -> String {
 }
 
 /// Runs a script with a clean environment, at home in the working directory.
-fn at_home(world: &World, policy: &str, script: &str) -> Finished {
-    let home = world.work();
-    let set = |name: &str| format!("{name}={}", home.display());
+#[track_caller]
+fn at_home(world: &World, served: &Served, binary: &str, script: &str) -> Finished {
     let command = [
         "/usr/bin/env".to_owned(),
         "-i".to_owned(),
-        set("HOME"),
-        set("TMPDIR"),
+        format!("HOME={}", served.home.display()),
         "PATH=/usr/bin:/bin".to_owned(),
         "/bin/sh".to_owned(),
         "-ec".to_owned(),
         script.to_owned(),
     ];
-    let run = Clawbox::new(world, policy).with_lsm().run(&command);
+    let clawbox = Clawbox::new(world, &policy(served, binary)).with_lsm();
+    let run = clawbox.workdir(&served.home).run(&command);
     assert_eq!(run.status, 0, "{}{}\n{:#?}", run.stdout, run.stderr, run.denials());
     run
 }
 
-/// Nothing is denied, and nothing is missing.
+/// Nothing is denied, and nothing is missing: in a guest not the LSM hooks either.
 #[track_caller]
 fn untroubled(run: &Finished) {
+    if std::env::var_os("CLAWBOX_TESTS_LSM").is_some() {
+        let layers = run.records("start")[0]["object"]["layers"].as_array().unwrap();
+        let lsm = layers.iter().find(|layer| layer["layer"] == "lsm").unwrap();
+        assert_eq!(lsm["state"], "full", "{lsm:#}");
+    }
     let gaps: Vec<&Value> = run.trail.iter().filter(|record| record["class"] == "gap").collect();
     assert!(run.denials().is_empty() && gaps.is_empty(), "{:#?}{gaps:#?}", run.denials());
 }
@@ -175,7 +191,7 @@ fn a_repository_is_cloned_by_path_and_by_http_and_built_and_what_was_built_runs(
          echo '// more' >> hello.c; git diff --stat | cat; git status --short",
         served.directory.display()
     );
-    let run = at_home(&world, &policy(&served, "/usr/bin/git"), &script);
+    let run = at_home(&world, &served, "/usr/bin/git", &script);
     assert!(run.stdout.starts_with("built\n"), "{}", run.stdout);
     assert!(run.stdout.contains(" M hello.c"), "{}", run.stdout);
     untroubled(&run);
@@ -193,7 +209,7 @@ fn a_wheel_is_installed_from_an_index_and_imported() {
          --index-url http://127.0.0.1:{SERVED}/simple tiny-wheel; \
          PYTHONPATH=site python3 -c 'import tiny_wheel; print(tiny_wheel.WORD)'"
     );
-    let mut run = at_home(&world, &policy(&served, "/usr/bin/python3*"), &script);
+    let mut run = at_home(&world, &served, "/usr/bin/python3*", &script);
     assert_eq!(run.stdout, "from the index\n");
     // urllib3 tries whether ::1 can be bound. `listen` does not say so, and it goes on without.
     let is_probe = |record: &Value| {
@@ -216,7 +232,7 @@ fn a_package_is_installed_from_a_registry_and_required() {
         "npm install --silent --no-audit --no-fund --registry http://127.0.0.1:{SERVED}/ tiny-npm; \
          node -p 'require(\"tiny-npm\")'"
     );
-    let run = at_home(&world, &policy(&served, "/usr/bin/node"), &script);
+    let run = at_home(&world, &served, "/usr/bin/node", &script);
     assert!(run.stdout.ends_with("from the registry\n"), "{}", run.stdout);
     untroubled(&run);
 }
@@ -238,7 +254,7 @@ fn a_server_answers_a_request_of_its_own_sandbox() {
              reply.on('end', () => server.close());\
            }}));"
     );
-    let run = at_home(&world, &policy(&served, "/usr/bin/node"), &format!("node -e \"{program}\""));
+    let run = at_home(&world, &served, "/usr/bin/node", &format!("node -e \"{program}\""));
     assert_eq!(run.stdout, "answered\n");
     untroubled(&run);
 }

@@ -35,6 +35,7 @@ const ETC: [(&str, &str); 5] = [
 ];
 
 /// What one run brings into a guest.
+#[derive(Clone)]
 pub struct Guest {
     /// The command and its arguments.
     pub command: Vec<String>,
@@ -76,6 +77,13 @@ impl Guest {
     /// A guest that runs `command` and has no more than the machine's programs.
     pub fn new(command: Vec<String>) -> Self {
         Self { command, copies: Vec::new(), variables: Vec::new(), has_disk: false }
+    }
+
+    /// The same guest with a test program as its command, less the tests whose name contains `name`.
+    pub fn leaving_out(&self, name: &str) -> Self {
+        let mut lighter = self.clone();
+        lighter.command.extend(["--skip".to_owned(), name.to_owned()]);
+        lighter
     }
 
     /// The command as a script.
