@@ -258,3 +258,17 @@ fn a_server_answers_a_request_of_its_own_sandbox() {
     assert_eq!(run.stdout, "answered\n");
     untroubled(&run);
 }
+
+/// Some hooks see a file without the mount it is on, and a filesystem made for the sandbox has no
+/// rule of its own.
+#[test]
+fn files_in_a_private_tmp_are_made_overwritten_dated_closed_and_moved_out() {
+    let world = World::new();
+    let served = Served::new(&world);
+    let script = "cd /tmp; mkdir d; echo one >d/file; echo two >d/file; touch -d @1 d/file; \
+                  chmod 600 d/file; cp -p d/file d/copy; truncate -s 2 d/copy; touch d; \
+                  mv d/file \"$HOME\"; stat -c '%Y %a %s' \"$HOME/file\"; rm -r d; ls -A /tmp";
+    let run = at_home(&world, &served, "/bin/true", script);
+    assert_eq!(run.stdout, "1 600 4\n", "{}", run.stderr);
+    untroubled(&run);
+}
