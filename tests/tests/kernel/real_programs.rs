@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use clawbox_tests::clawbox::{Clawbox, Finished};
 use clawbox_tests::network::{NOBODY, World};
@@ -17,6 +18,9 @@ use crate::files::PYTHON;
 /// The loopback port of what a test serves, and one that a sandbox may listen on.
 const SERVED: u16 = 8123;
 const LISTENED: u16 = 8124;
+
+/// npm takes half a minute of an emulated processor, which may be shared.
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Makes what is served: a bare repository, an index with one wheel, a registry with one package.
 const MAKE: &str = r##"
@@ -159,7 +163,7 @@ fn at_home(world: &World, served: &Served, binary: &str, script: &str) -> Finish
         script.to_owned(),
     ];
     let clawbox = Clawbox::new(world, &policy(served, binary)).with_lsm();
-    let run = clawbox.workdir(&served.home).run(&command);
+    let run = clawbox.workdir(&served.home).patience(PATIENCE).run(&command);
     assert_eq!(run.status, 0, "{}{}\n{:#?}", run.stdout, run.stderr, run.denials());
     run
 }
