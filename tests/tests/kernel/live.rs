@@ -8,7 +8,7 @@ use clawbox_tests::clawbox::{Clawbox, Running, program};
 use clawbox_tests::network::SITE;
 use serde_json::Value;
 
-use crate::files::{ATTACKER, PYTHON};
+use crate::attacks::attempt::{ATTACKER, PYTHON};
 use crate::scene::{ECHO, Scene};
 
 /// What `clawbox policy set` said of a policy, and its status.

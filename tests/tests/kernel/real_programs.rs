@@ -9,7 +9,7 @@ use clawbox_tests::clawbox::{Clawbox, Finished};
 use clawbox_tests::network::{NOBODY, World};
 use serde_json::Value;
 
-use crate::files::PYTHON;
+use crate::attacks::attempt::PYTHON;
 
 /// The loopback port of what a test serves, and one that a sandbox may listen on.
 const SERVED: u16 = 8123;

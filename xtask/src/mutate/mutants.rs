@@ -196,8 +196,9 @@ mod tests {
     #[test]
     fn every_mutant_fits_the_source_and_a_test() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let tests: String = std::fs::read_dir(root.join("tests/tests/kernel"))
-            .unwrap()
+        let tests: String = ["tests/tests/kernel", "tests/tests/attacks"]
+            .iter()
+            .flat_map(|directory| std::fs::read_dir(root.join(directory)).unwrap())
             .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
             .collect();
         for mutant in ALL {
