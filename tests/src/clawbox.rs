@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::names::PORT;
@@ -59,6 +60,7 @@ pub struct Clawbox<'w> {
     stdin: Option<Stdio>,
     lsm: bool,
     refusals: Vec<Refusal>,
+    covered: Vec<(PathBuf, PathBuf)>,
 }
 
 impl<'w> Clawbox<'w> {
@@ -85,6 +87,7 @@ impl<'w> Clawbox<'w> {
             stdin: None,
             lsm: false,
             refusals: Vec::new(),
+            covered: Vec::new(),
         }
     }
 
@@ -92,6 +95,15 @@ impl<'w> Clawbox<'w> {
     #[must_use]
     pub fn refused(mut self, refusal: Refusal) -> Self {
         self.refusals.push(refusal);
+        self
+    }
+
+    /// On a host where a file says something else.
+    #[must_use]
+    pub fn covered(mut self, path: &str, text: &str) -> Self {
+        let cover = unused(&self.world.private(), "cover");
+        fs::write(&cover, text).expect("the directory of a world can be written");
+        self.covered.push((cover, path.into()));
         self
     }
 
@@ -174,6 +186,15 @@ impl<'w> Clawbox<'w> {
             clawbox.env_remove(foreign);
         }
         self.world.enter(&mut clawbox);
+        for (cover, path) in self.covered.clone() {
+            // SAFETY: the closure makes one system call on values that it owns.
+            unsafe {
+                clawbox.pre_exec(move || {
+                    let (nothing, bind) = (None::<&str>, MsFlags::MS_BIND);
+                    Ok(mount(Some(&cover), &path, nothing, bind, nothing)?)
+                });
+            }
+        }
         for refusal in &self.refusals {
             let mut filter = refusal.filter();
             // SAFETY: the closure makes one system call on a value that it owns.

@@ -31,12 +31,12 @@ pub enum Layer {
     OpenMode,
     /// There is no such process, object or name in the sandbox's own namespaces.
     Namespaces,
-    /// The kernel ends it: a record of BPF LSM hooks or of the trail is not involved.
-    Kernel,
     /// clawbox started nothing, or said in the first record what is missing.
     Start,
     /// Killing, stopping or filling changes nothing: what decides is pinned in the kernel.
     Pinned,
+    /// The agent, which asks who speaks to it.
+    Agent,
     /// It is let through.
     NotStopped,
 }
@@ -51,9 +51,9 @@ impl fmt::Display for Layer {
             Self::Permissions => "permissions",
             Self::OpenMode => "open mode",
             Self::Namespaces => "namespaces",
-            Self::Kernel => "kernel",
             Self::Start => "start",
             Self::Pinned => "pinned programs",
+            Self::Agent => "agent",
             Self::NotStopped => "not stopped",
         })
     }

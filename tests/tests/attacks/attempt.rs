@@ -47,7 +47,7 @@ pub const PYTHON: &str = "/usr/bin/python3";
 /// An address that nobody may reach under any policy. Its port is the number of the mark from the
 /// first one on: port 53 leads everybody to the sandbox's resolver.
 const MARK: &str = "240.0.0.1";
-const FIRST_MARK: usize = 1000;
+pub const FIRST_MARK: usize = 1000;
 
 /// Something that is tried.
 pub struct Attempt {
@@ -57,6 +57,8 @@ pub struct Attempt {
     code: String,
     /// What is done on the host before it.
     before: Option<Box<dyn Fn()>>,
+    /// Whether it is known to get through whatever the kernel has.
+    is_known: bool,
     /// Where it ends if no record tells and its errno would be taken for something else.
     unrecorded: Option<Layer>,
 }
@@ -64,7 +66,7 @@ pub struct Attempt {
 /// An attack of a row.
 pub fn hostile(row: u8, name: &str, code: impl Into<String>) -> Attempt {
     let (name, code) = (name.to_owned(), code.into());
-    Attempt { row: Some(row), name, code, before: None, unrecorded: None }
+    Attempt { row: Some(row), name, code, before: None, is_known: false, unrecorded: None }
 }
 
 /// What must work beside the attacks, so that they do not fail for another reason.
@@ -81,6 +83,11 @@ impl Attempt {
     /// The same where the policy lets it through.
     pub fn now_harmless(self) -> Self {
         Self { row: None, ..self }
+    }
+
+    /// A gap that the threat model names: nothing stops it yet.
+    pub fn known(self) -> Self {
+        Self { is_known: true, ..self }
     }
 
     /// The host does something before it.
@@ -180,7 +187,7 @@ pub fn answer(running: &mut Running, code: &str) -> String {
 }
 
 /// The denials before each mark.
-fn marked(run: &Finished) -> Vec<Vec<Value>> {
+pub fn marked(run: &Finished) -> Vec<Vec<Value>> {
     let is_mark = |record: &Value| record["object"]["ip"] == MARK;
     let mut groups = vec![Vec::new()];
     for record in run.denials() {
@@ -202,9 +209,10 @@ pub fn find<'t>(tried: &'t [Tried], name: &str) -> &'t Tried {
     tried.iter().find(|tried| tried.name == name).unwrap_or_else(|| panic!("`{name}` was tried"))
 }
 
-/// The attacks among the attempts that were let through.
+/// The attacks among the attempts that were let through, without those that are known to be.
 pub fn got_through<'t>(tries: &'t [Attempt], tried: &'t [Tried]) -> impl Iterator<Item = &'t str> {
-    let of_attacks = tries.iter().zip(tried).filter(|(attempt, _)| attempt.row.is_some());
+    let of_attacks =
+        tries.iter().zip(tried).filter(|(attempt, _)| attempt.row.is_some() && !attempt.is_known);
     let through = of_attacks.filter(|(_, tried)| tried.layer == Layer::NotStopped);
     through.map(|(_, tried)| tried.name.as_str())
 }

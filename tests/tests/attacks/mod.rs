@@ -2,9 +2,12 @@
 //! stopped it is told as it was seen (`clawbox_tests::layer`); `cargo xtask attacks` makes a table of
 //! that. The number of a row is its place in the list of threats that clawbox was built against.
 
+mod agent;
 pub mod attempt;
 mod calls;
 mod identity;
 pub mod islands;
+mod open_files;
 mod processes;
 mod programs;
+mod start;
