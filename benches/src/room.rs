@@ -85,8 +85,6 @@ impl Room {
             .arg(self.trail(trail))
             // Never asked: no name is resolved here.
             .args(["--dns", "127.0.0.1"])
-            // What is measured is the socket hooks; this one is in docs/operations.md by itself.
-            .arg("--no-refusals")
             .arg("--")
             .args(command)
             .env("CLAWBOX_LOG", "error");

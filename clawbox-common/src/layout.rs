@@ -7,8 +7,8 @@ use crate::address::Address;
 use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey};
 use crate::rule::{
-    ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, ListenerKey, LossKey,
-    Rewritten, RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
+    ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, LossKey, Rewritten,
+    RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
 };
 use crate::subject::{FileId, Incarnation, Mask, Subject};
 
@@ -33,7 +33,6 @@ packed! {
     SandboxState = 16,
     BinaryKey = 24,
     ScriptKey = 264,
-    ListenerKey = 32,
     Rewritten = 36,
     LossKey = 8,
     Header = 48,
@@ -73,6 +72,6 @@ macro_rules! pod {
 pod! {
     Tally, TallyKey,
     Address, FileId, Mask, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
-    AddressKey, SandboxState, BinaryKey, ScriptKey, ListenerKey, Rewritten, LossKey,
+    AddressKey, SandboxState, BinaryKey, ScriptKey, Rewritten, LossKey,
     FileKey, NameKey, FileRule, CallShape,
 }

@@ -179,25 +179,6 @@ pub struct ScriptKey {
     pub zero: u32,
 }
 
-/// A port that a sandboxed process has bound, and where: the same port at another address of the
-/// host may be somebody else's.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ListenerKey {
-    /// Network namespace cookie.
-    pub netns: u64,
-    /// Port in host byte order.
-    pub port: u16,
-    /// [`TCP`] or [`UDP`].
-    pub transport: u8,
-    /// Always zero.
-    pub zero: u8,
-    /// Sandbox that bound it.
-    pub sandbox: u32,
-    /// Local address; unspecified for all.
-    pub address: Address,
-}
-
 /// What a socket was asked to reach and what it reaches instead, kept with the socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

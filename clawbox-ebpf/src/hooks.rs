@@ -8,6 +8,7 @@ mod listen;
 mod open_file;
 mod peer;
 mod privilege;
+mod receiver;
 mod socket;
 mod task;
 mod unix;

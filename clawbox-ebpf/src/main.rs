@@ -10,6 +10,7 @@ mod emit;
 mod hooks;
 mod kernel_read;
 mod maps;
+mod mark;
 mod search;
 mod subject;
 mod tally;

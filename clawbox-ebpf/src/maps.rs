@@ -8,13 +8,13 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use clawbox_common::{
-    decide::{Files, Lookup},
+    decide::{Destination, Files, Lookup},
     event::CallShape,
     file::{FileKey, FileRule, NameKey},
     limits,
     rule::{
-        AddressKey, BinaryKey, HostIds, ListenerKey, LossKey, Rewritten, RuleKey, RuleValue,
-        SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
+        AddressKey, BinaryKey, HostIds, LossKey, Rewritten, RuleKey, RuleValue, SandboxState,
+        ScriptKey, SyntheticKey, SyntheticValue,
     },
     subject::{FileId, Mask, Subject},
 };
@@ -70,15 +70,13 @@ pub static NAMES: HashMap<NameKey, FileRule> =
 pub static SUBJECTS: HashMap<u32, Subject> =
     HashMap::with_max_entries(limits::SUBJECTS, BPF_F_NO_PREALLOC);
 
+/// Which thread groups `SUBJECTS` may have, by the last bits of their numbers; see `mark.rs`.
 #[map]
-pub static LISTENERS: HashMap<ListenerKey, u64> =
-    HashMap::with_max_entries(limits::LISTENERS, BPF_F_NO_PREALLOC);
+pub static MARKS: Array<u64> = Array::with_max_entries(limits::MARKS, 0);
 
-/// Socket → its entry in `LISTENERS`, to forget it when the socket goes. Kept with the socket:
-/// every socket of the host asks when it is closed, and one without any storage has its answer
-/// from one load, where a table of all listeners is a cache miss.
+/// Socket → the sandbox whose process has bound it.
 #[btf_map]
-pub static LISTENER_OF: SkStorage<ListenerKey> = SkStorage::new();
+pub static BOUND_BY: SkStorage<u32> = SkStorage::new();
 
 #[btf_map]
 pub static REWRITTEN: SkStorage<Rewritten> = SkStorage::new();
@@ -134,9 +132,10 @@ impl Lookup for KernelLookup {
         ADDRESSES.get(Key::new(bits, *key))
     }
 
+    /// Hooks that have a destination ask with its socket: `hooks/address.rs`.
     #[inline(always)]
-    fn listens(&self, key: &ListenerKey) -> bool {
-        LISTENERS.get_ptr(key).is_some()
+    fn is_own(&self, _: u32, _: &Destination) -> bool {
+        false
     }
 }
 

@@ -12,10 +12,12 @@ use clawbox_common::{
     rule::{BinaryKey, ScriptKey},
     subject::{FileId, Mask, Standing, Subject},
 };
+use core::hint::black_box;
 
 use crate::{
     kernel_read::{self, Kernel},
     maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPT_STARTS, SCRIPTS, SUBJECTS},
+    mark,
 };
 
 #[inline(always)]
@@ -38,14 +40,23 @@ fn cgroup_sandbox() -> Option<u32> {
     unsafe { CGROUPS.get(id) }.copied()
 }
 
+/// What is written for a thread group's number. Only the thread group's own exec changes it, when it
+/// has one thread left; programs of another one read what exec does not change.
+#[inline(always)]
+fn identity<'a>(group: u32) -> Option<&'a Subject> {
+    // SAFETY: RCU keeps the value alive until this program ends; as for its changes, see above.
+    let found = if mark::is_set(group) { unsafe { SUBJECTS.get(group) } } else { None };
+    // Opaque: the compiler would copy what it knows to be unused from a register that this way did
+    // not set ("R7 !read_ok").
+    black_box(found)
+}
+
 /// Where the current task stands. The identity comes first: a process that moved to another
 /// cgroup keeps its sandbox. One that was written for another process of its number is nobody's;
 /// one for the program before the last exec says which sandbox, but no longer who.
 #[inline(always)]
 pub fn standing<'a>() -> Standing<'a> {
-    // SAFETY: only the thread group's own exec writes to the value, at a point where it has one
-    // thread, and that thread is not here; RCU keeps the value alive until this program ends.
-    if let Some(subject) = unsafe { SUBJECTS.get(current_thread_group()) } {
+    if let Some(subject) = identity(current_thread_group()) {
         let now = kernel_read::incarnation(kernel_read::current());
         if subject.incarnation.born == now.born {
             return if subject.incarnation.execs == now.execs {
@@ -61,8 +72,8 @@ pub fn standing<'a>() -> Standing<'a> {
 /// The sandbox of a thread group, by its identity alone.
 #[inline(always)]
 pub fn sandbox_of(task: Kernel) -> Option<u32> {
-    // SAFETY: as in `standing`; one word is read, which its own exec does not change.
-    let subject = unsafe { SUBJECTS.get(kernel_read::thread_group(task)) }?;
+    // One word is read, which its own exec does not change.
+    let subject = identity(kernel_read::thread_group(task))?;
     if subject.incarnation.born != kernel_read::incarnation(task).born {
         return None;
     }
@@ -167,6 +178,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
     let exe = kernel_read::program(bprm);
     let own = matched(sandbox, exe, (is_script == 1).then_some(bprm));
     if held.is_none() {
+        mark::set(group);
         let fresh = Subject { sandbox, ..Subject::default() };
         let _ = SUBJECTS.insert(group, &fresh, u64::from(BPF_ANY));
         held = SUBJECTS.get_ptr_mut(group);
@@ -191,7 +203,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
 pub fn fork(parent: Kernel, child: Kernel) {
     let group = kernel_read::thread_group(child);
     let from = kernel_read::thread_group(parent);
-    if group == from {
+    if group == from || !mark::is_set(from) {
         return;
     }
     let Some(subject) = SUBJECTS.get_ptr(from) else { return };
@@ -199,6 +211,7 @@ pub fn fork(parent: Kernel, child: Kernel) {
     if unsafe { (*subject).incarnation.born } != kernel_read::incarnation(parent).born {
         return;
     }
+    mark::set(group);
     // SAFETY: key and value are initialised and of the map's sizes. The value is handed to the
     // helper where it stands: copying it over the stack costs more than the insert.
     unsafe {
@@ -225,8 +238,12 @@ pub fn exit(task: Kernel) {
         return;
     }
     let group = kernel_read::thread_group(task);
+    if !mark::is_set(group) {
+        return;
+    }
     // SAFETY: the key is initialised and of the map's size.
     unsafe {
         bpf_map_delete_elem((&raw const SUBJECTS).cast_mut().cast(), (&raw const group).cast());
     }
+    mark::clear(group);
 }

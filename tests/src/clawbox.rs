@@ -59,6 +59,7 @@ pub struct Clawbox<'w> {
     trail: Option<PathBuf>,
     stdin: Option<Stdio>,
     lsm: bool,
+    records_refusals: bool,
     refusals: Vec<Refusal>,
     covered: Vec<(PathBuf, PathBuf)>,
 }
@@ -86,6 +87,7 @@ impl<'w> Clawbox<'w> {
             trail: Some(unused(&world.private(), "trail.jsonl")),
             stdin: None,
             lsm: false,
+            records_refusals: true,
             refusals: Vec::new(),
             covered: Vec::new(),
         }
@@ -119,6 +121,14 @@ impl<'w> Clawbox<'w> {
     #[must_use]
     pub fn with_lsm(mut self) -> Self {
         self.lsm = true;
+        self
+    }
+
+    /// As it is unless asked for otherwise: where BPF LSM does not decide, what the backstops refuse
+    /// is not recorded.
+    #[must_use]
+    pub fn without_refusals(mut self) -> Self {
+        self.records_refusals = false;
         self
     }
 
@@ -178,6 +188,9 @@ impl<'w> Clawbox<'w> {
         }
         if !self.lsm {
             clawbox.args(["--lsm", "off"]);
+        }
+        if self.records_refusals {
+            clawbox.arg("--refusals");
         }
         clawbox.args(&self.arguments).arg("--").args(command);
         clawbox.envs(self.variables.iter().map(|(name, value)| (name, value)));

@@ -34,9 +34,7 @@ pub fn start<L: Lookup>(lookup: &L, sandbox: u32, slots: Option<&Mask>) -> Decis
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::{
-        AddressKey, HostIds, ListenerKey, RuleValue, SandboxState, SyntheticKey, SyntheticValue,
-    };
+    use crate::rule::{AddressKey, HostIds, RuleValue, SandboxState, SyntheticKey, SyntheticValue};
 
     /// Sandbox 1 and a rule.
     struct OneRule {
@@ -58,7 +56,7 @@ mod tests {
         fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
             None
         }
-        fn listens(&self, _: &ListenerKey) -> bool {
+        fn is_own(&self, _: u32, _: &Destination) -> bool {
             false
         }
     }

@@ -12,8 +12,8 @@ use crate::address::{Address, DNS_PORT, Range, asker_of};
 use crate::file::{FileKey, FileRule, NameKey};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
-    ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostIds, ListenerKey,
-    RuleKey, RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP, UDP,
+    ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostIds, RuleKey, RuleValue,
+    SandboxState, SyntheticKey, SyntheticValue, TCP, UDP,
 };
 use crate::subject::{Standing, Subject};
 use crate::verdict::{Reason, Verdict};
@@ -28,8 +28,8 @@ pub trait Lookup {
     fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue>;
     /// Longest prefix that holds the address; `bits` is how much of the key to compare.
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds>;
-    /// Whether a process of this sandbox listens there.
-    fn listens(&self, key: &ListenerKey) -> bool;
+    /// Whether what is sent there arrives at a socket that a process of this sandbox has bound.
+    fn is_own(&self, sandbox: u32, to: &Destination) -> bool;
 }
 
 /// The tables that a search for a file's rule reads; `None` as in [`Lookup`].
@@ -49,8 +49,6 @@ pub struct Destination {
     pub port: u16,
     /// [`TCP`] or [`UDP`].
     pub transport: u8,
-    /// Cookie of the network namespace the socket lives in.
-    pub netns: u64,
 }
 
 /// What the hook does to an operation that goes on.
@@ -228,7 +226,7 @@ fn literal<L: Lookup>(
         if !matches!(to.address.range(), Range::Loopback) {
             return deny(Reason::Loopback, state);
         }
-        if own_listener(lookup, subject, to) {
+        if lookup.is_own(subject.sandbox, to) {
             return allow(Reason::OwnListener, state);
         }
     }
@@ -243,38 +241,6 @@ fn literal<L: Lookup>(
         return Decision { reason: Reason::Loopback, ..decision };
     }
     decision
-}
-
-/// Whether a process of this sandbox takes what is sent to this loopback address: it is bound to
-/// the address, or to all of the family.
-#[inline(always)]
-fn own_listener<L: Lookup>(lookup: &L, subject: &Subject, to: &Destination) -> bool {
-    let mut key = ListenerKey {
-        netns: to.netns,
-        port: to.port,
-        transport: to.transport,
-        zero: 0,
-        sandbox: subject.sandbox,
-        address: to.address,
-    };
-    if lookup.listens(&key) {
-        return true;
-    }
-    let v4 = to.address.is_v4();
-    if v4 {
-        key.address = Address::UNSPECIFIED_V4;
-        if lookup.listens(&key) {
-            return true;
-        }
-    }
-    // A server on `::` takes IPv4 too unless it is `IPV6_V6ONLY`, which no hook can see. A TCP port
-    // is one that the policy lets the sandbox listen on; a UDP port can be any client's own, with
-    // somebody else's at the same number of IPv4.
-    if v4 && to.transport == UDP {
-        return false;
-    }
-    key.address = Address::UNSPECIFIED_V6;
-    lookup.listens(&key)
 }
 
 /// Looks for a rule that admits the subject among those of the patterns that the host matches.

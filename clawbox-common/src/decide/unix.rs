@@ -36,9 +36,7 @@ mod tests {
     use super::*;
     use crate::file::{FileKey, FileRule, HAS_NAMES, NameKey, READABLE, WRITABLE};
     use crate::limits::FILE_NAME;
-    use crate::rule::{
-        AddressKey, HostIds, ListenerKey, RuleKey, RuleValue, SyntheticKey, SyntheticValue,
-    };
+    use crate::rule::{AddressKey, HostIds, RuleKey, RuleValue, SyntheticKey, SyntheticValue};
     use crate::subject::Subject;
     use crate::verdict::Verdict;
 
@@ -79,7 +77,7 @@ mod tests {
         fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
             None
         }
-        fn listens(&self, _: &ListenerKey) -> bool {
+        fn is_own(&self, _: u32, _: &Destination) -> bool {
             false
         }
     }

@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::bpf_sock_addr,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_bind, bpf_get_netns_cookie, bpf_get_socket_cookie},
+        generated::{bpf_bind, bpf_get_socket_cookie},
     },
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
@@ -20,6 +20,7 @@ use clawbox_common::{
 };
 use core::ptr::{read_volatile, write_volatile};
 
+use super::receiver::SocketLookup;
 use crate::{
     emit,
     maps::{KernelLookup, REWRITTEN},
@@ -88,8 +89,6 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
         address: address_of(at, matches!(family, Family::V4)),
         port: port_of(at),
         transport,
-        // SAFETY: the helper takes the context.
-        netns: unsafe { bpf_get_netns_cookie(at.cast()) },
     })
 }
 
@@ -211,7 +210,7 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
         Family::V4 if matches!(kind, Kind::Send) => as_connected(ctx, &mut to),
         _ => false,
     };
-    let mut decision = decide::egress(&KernelLookup, &standing, &to);
+    let mut decision = decide::egress(&SocketLookup(ctx), &standing, &to);
     let mut real = (to.address, to.port);
     // A denial says too which address the name stood for.
     if matches!(decision.route, Route::Real) {

@@ -72,10 +72,10 @@ pub struct RunCommand {
     /// What to make of the kernel's BPF LSM, which decides files by binary
     #[arg(long, value_enum, default_value_t)]
     lsm: LsmUse,
-    /// Do not record what Landlock and seccomp refuse where the kernel has no BPF LSM: telling it costs
-    /// every process of the host some time at each system call
+    /// Record what Landlock and seccomp refuse, where the kernel has no BPF LSM to tell it. It costs
+    /// every process of the host some time at each system call, so it is off unless asked for
     #[arg(long)]
-    no_refusals: bool,
+    refusals: bool,
     /// What of the host the command is to see, in place of one of its own; may be repeated
     #[arg(long, value_enum, value_name = "PART,...", value_delimiter = ',')]
     share: Vec<Part>,
@@ -170,7 +170,7 @@ impl RunCommand {
             backstops,
             also_writable,
             lsm: self.lsm,
-            refusals: !self.no_refusals,
+            refusals: self.refusals,
             needs_lsm: needs_lsm || hard,
             dns: self.dns,
         })

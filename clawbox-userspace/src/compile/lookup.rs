@@ -1,13 +1,13 @@
 //! The kernel's tables as ordered maps, so that `policy explain` and the tests run the very
 //! function that the hooks run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use clawbox_common::address::Address;
-use clawbox_common::decide::Lookup;
+use clawbox_common::decide::{Destination, Lookup};
 use clawbox_common::rule::{
-    ADDRESS_KEY_HEAD, AddressKey, HostIds, ListenerKey, RuleKey, RuleValue, SandboxState,
-    SyntheticKey, SyntheticValue,
+    ADDRESS_KEY_HEAD, AddressKey, HostIds, RuleKey, RuleValue, SandboxState, SyntheticKey,
+    SyntheticValue,
 };
 
 use super::MapImage;
@@ -23,21 +23,13 @@ pub struct ImageLookup<'a> {
     pub state: SandboxState,
     /// Addresses handed out for names.
     pub synthetics: BTreeMap<SyntheticKey, SyntheticValue>,
-    /// Ports that its processes have bound.
-    pub listeners: BTreeSet<ListenerKey>,
 }
 
 impl<'a> ImageLookup<'a> {
-    /// A sandbox with a resolver, and nothing resolved or bound yet.
+    /// A sandbox with a resolver, and nothing resolved yet.
     #[must_use]
     pub fn new(image: &'a MapImage, sandbox: u32) -> Self {
-        Self {
-            image,
-            sandbox,
-            state: image.state((53, 53), 0),
-            synthetics: BTreeMap::new(),
-            listeners: BTreeSet::new(),
-        }
+        Self { image, sandbox, state: image.state((53, 53), 0), synthetics: BTreeMap::new() }
     }
 }
 
@@ -62,8 +54,9 @@ impl Lookup for ImageLookup<'_> {
         })
     }
 
-    fn listens(&self, key: &ListenerKey) -> bool {
-        self.listeners.contains(key)
+    /// Nothing runs, so nothing is bound.
+    fn is_own(&self, _: u32, _: &Destination) -> bool {
+        false
     }
 }
 

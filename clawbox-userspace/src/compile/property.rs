@@ -479,7 +479,7 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
         lineage: mask(image, &up),
         incarnation: Incarnation::default(),
     };
-    let to = Destination { address, port: asked.port, transport: asked.transport, netns: 0 };
+    let to = Destination { address, port: asked.port, transport: asked.transport };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     let allowed = decision.verdict == Verdict::Allow;
     if !(allowed && decision.reason == Reason::Rule) {

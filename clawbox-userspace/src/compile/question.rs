@@ -84,8 +84,7 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
         }
     };
     let subject = subject(image, &question.binary, &question.ancestors);
-    let to =
-        Destination { address, port: question.port.get(), transport: question.transport, netns: 0 };
+    let to = Destination { address, port: question.port.get(), transport: question.transport };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     let rule = match (decision.verdict, decision.reason) {
         (Verdict::Allow, Reason::Rule) => image.attribute(

@@ -98,7 +98,6 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 /// Socket programs.
 const SOCKETS: &[&str] = &[
     "sock_create",
-    "sock_release",
     "post_bind4",
     "post_bind6",
     "bind4",
@@ -299,7 +298,7 @@ impl Programs {
         };
         links.extend(of_lsm);
         if !lsm.is_active() && !wanted.refusals {
-            lsm.unrecorded = Some("switched off by --no-refusals".to_owned());
+            lsm.unrecorded = Some("not asked for: --refusals records it, at a cost".to_owned());
         } else if !lsm.is_active() {
             match calls::attach(&mut ebpf, |program| trace(program, calls::TRACEPOINT, &types)) {
                 Ok(link) => links.push(link),

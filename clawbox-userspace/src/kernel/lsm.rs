@@ -107,8 +107,8 @@ pub const COARSER: &[&str] = &[
     "no islands: a closed or read-only path below a writable one stays writable",
     "what a sandbox can write it can also execute, `execution.from_writable` notwithstanding",
     "what a running sandbox may use of files can be narrowed or widened only by starting it again",
-    "refusals are recorded when the system call returns, with the path as the program gave it; \
-     whether Landlock or the file's own permissions refused cannot be told",
+    "refusals are recorded only with `run --refusals`, when the system call returns, with the path \
+     as the program gave it; whether Landlock or the file's own permissions refused cannot be told",
 ];
 
 impl LsmState {

@@ -263,8 +263,8 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         if run.lsm == LsmUse::Auto {
             tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
         }
-        if let Some(why) = &lsm.unrecorded {
-            tracing::warn!("what the backstops refuse is not in the audit trail: {why}");
+        if let Some(why) = lsm.unrecorded.as_ref().filter(|_| run.lsm == LsmUse::Auto) {
+            tracing::warn!("what Landlock and seccomp refuse is not in the audit trail: {why}");
         }
         if run.needs_lsm || run.lsm == LsmUse::Require {
             return Err(RunError::NeedsLsm { why: lsm.why });

@@ -232,12 +232,12 @@ fn a_process_outside_every_sandbox_is_not_told_of() {
 fn who_does_without_the_record_of_refusals_is_told_so_in_the_first_one() {
     let scene = Scene::new();
     let run = Clawbox::new(&scene.world, &scene.policy(""))
-        .argument("--no-refusals")
+        .without_refusals()
         .run(&["/bin/cat", "/etc/shadow"]);
     assert_eq!(run.status, 1, "{}", run.stderr);
     let layers = run.records("start")[0]["object"]["layers"].as_array().unwrap();
     let layer = layers.iter().find(|layer| layer["layer"] == "refusals").unwrap();
     assert_eq!(layer["state"], "absent");
-    assert!(layer["why"].as_str().unwrap().contains("--no-refusals"), "{layer}");
+    assert!(layer["why"].as_str().unwrap().contains("--refusals"), "{layer}");
     assert!(run.denials().is_empty(), "{:?}", run.denials());
 }

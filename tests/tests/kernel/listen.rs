@@ -127,7 +127,7 @@ fn the_hosts_own_addresses_are_no_way_round_loopback() {
 #[test]
 fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
     let scene = Scene::new();
-    // As few ports as there may be, so that the attacker gets the service's within some tries.
+    // As few ports as there may be, so that the attacker gets the service's by taking them all.
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
     scene.world.inside(|| std::fs::write(range, "40000 40007").unwrap());
     let service = SocketAddr::new(LOCAL, 40003);
@@ -135,7 +135,7 @@ fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
     let mut steps: Vec<String> = Vec::new();
     // The port is taken at 127.0.0.1 only. The others make room for the clients' ports below.
     for other in ["127.0.0.2", "127.0.0.3", "[::1]"] {
-        steps.extend(std::iter::repeat_n(format!("bind-udp={other}:0"), 7));
+        steps.extend(std::iter::repeat_n(format!("bind-udp={other}:0"), 8));
     }
     steps.push("keep=40003".to_owned());
     let tries = ["connect", "udp", "send"].map(|way| format!("{way}={service}"));
@@ -151,6 +151,19 @@ fn a_clients_own_port_lends_no_way_to_a_service_with_the_same_number() {
     assert!(!own.is_empty(), "the attacker did not get the port: {:?}", account.steps);
     let tried = &account.outcomes()[words.len() - 3..];
     assert!(tried.iter().all(|(_, outcome)| *outcome == "EPERM"), "{own:?} {tried:?}");
+    assert!(host.arrivals().is_empty());
+}
+
+#[test]
+fn a_listener_lends_no_way_to_the_hosts_service_that_takes_what_it_does_not() {
+    let scene = Scene::new();
+    let service = SocketAddr::new(LOCAL, 18789);
+    let host = scene.world.inside(|| Service::echo_at(service));
+    let policy = scene.policy("listen: { ports: [18789], addresses: ['::'] }");
+    let steps = ["bind-v6=[::]:18789", "connect=[::1]:18789", "connect=127.0.0.1:18789"];
+    let account = scene.attack_with(&policy, &steps);
+    account.expect(&[(steps[0], "ok"), (steps[1], "ok"), (steps[2], "EPERM")]);
+    account.record("connect", "loopback", &scene.attack(), (LOCAL, 18789));
     assert!(host.arrivals().is_empty());
 }
 

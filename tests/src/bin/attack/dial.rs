@@ -247,6 +247,15 @@ pub fn socket_kind(name: &str) -> anyhow::Result<Result<Value>> {
     Ok(sockets::socket(family, kind, protocol).map(|_| Value::Null))
 }
 
+/// A listener on an IPv6 address that takes nothing of IPv4.
+pub fn listener_of_v6_alone(at: SocketAddr) -> Result<(OwnedFd, Value)> {
+    let socket = stream(libc::AF_INET6)?;
+    sockets::set_option(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)?;
+    sockets::bind(socket.as_raw_fd(), at)?;
+    sockets::listen(socket.as_raw_fd())?;
+    Ok((socket, Value::Null))
+}
+
 /// A listener: bound where asked, or nowhere, which makes the kernel choose a port.
 pub fn listener(at: Option<SocketAddr>, is_stream: bool) -> Result<(OwnedFd, Value)> {
     let family = at.map_or(libc::AF_INET, sockets::family);

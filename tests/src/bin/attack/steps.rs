@@ -60,6 +60,7 @@ fn perform(name: &str, argument: &str) -> anyhow::Result<Result<Value>> {
             Ok(process::fork_bomb(count.parse()?, dial::address(to)?)?)
         }
         "bind" => hold(dial::listener(Some(dial::address(argument)?), true)),
+        "bind-v6" => hold(dial::listener_of_v6_alone(dial::address(argument)?)),
         "bind-udp" => hold(dial::listener(Some(dial::address(argument)?), false)),
         "listen-unbound" => hold(dial::listener(None, true)),
         "close" => {

@@ -1,0 +1,127 @@
+//! Whose socket a destination is: asked of the kernel with the tuple of the first packet, so that the
+//! answer is the very socket that would get it.
+
+use aya_ebpf::{
+    bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
+    helpers::generated::{
+        bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
+    },
+    programs::SockAddrContext,
+};
+use clawbox_common::{
+    decide::{Destination, Lookup},
+    rule::{
+        AddressKey, HostIds, RuleKey, RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP,
+    },
+};
+use core::ffi::c_void;
+
+use crate::maps::{BOUND_BY, KernelLookup};
+
+/// The policy maps, and the sockets of the namespace that the context's socket is in.
+pub struct SocketLookup<'a>(pub &'a SockAddrContext);
+
+/// `struct bpf_sock_tuple`, uapi/linux/bpf.h, for either family. The sender's port is not known yet,
+/// and no socket has a peer with port 0, so only those are found that take from everybody.
+#[repr(C)]
+struct Tuple4 {
+    from: u32,
+    to: u32,
+    from_port: u16,
+    to_port: u16,
+}
+
+#[repr(C)]
+struct Tuple6 {
+    from: [u32; 4],
+    to: [u32; 4],
+    from_port: u16,
+    to_port: u16,
+}
+
+/// The socket that takes what is sent there; to be released.
+#[inline(always)]
+fn receiver(ctx: &SockAddrContext, to: &Destination) -> *mut bpf_sock {
+    let at: *mut c_void = ctx.sock_addr.cast();
+    let netns = BPF_F_CURRENT_NETNS as u64;
+    let to_port = to.port.to_be();
+    // SAFETY: the context the helpers take, and a whole tuple of the family that its size tells.
+    unsafe {
+        if to.address.is_v4() {
+            let address = to.address.words[3];
+            let mut tuple = Tuple4 { from: address, to: address, from_port: 0, to_port };
+            let (tuple, size) = ((&raw mut tuple).cast(), size_of::<Tuple4>() as u32);
+            look_up(at, to.transport, tuple, size, netns)
+        } else {
+            let address = to.address.words;
+            let mut tuple = Tuple6 { from: address, to: address, from_port: 0, to_port };
+            let (tuple, size) = ((&raw mut tuple).cast(), size_of::<Tuple6>() as u32);
+            look_up(at, to.transport, tuple, size, netns)
+        }
+    }
+}
+
+/// # Safety
+/// The context of this program, and a tuple of that size.
+#[inline(always)]
+unsafe fn look_up(
+    at: *mut c_void,
+    transport: u8,
+    tuple: *mut bpf_sock_tuple,
+    size: u32,
+    netns: u64,
+) -> *mut bpf_sock {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if transport == TCP {
+            bpf_sk_lookup_tcp(at, tuple, size, netns, 0)
+        } else {
+            bpf_sk_lookup_udp(at, tuple, size, netns, 0)
+        }
+    }
+}
+
+/// The sandbox that has bound the socket which takes what is sent there; zero is none.
+#[inline(always)]
+fn owner(ctx: &SockAddrContext, to: &Destination) -> u32 {
+    let socket = receiver(ctx, to);
+    if socket.is_null() {
+        return 0;
+    }
+    // SAFETY: a socket of this program until it is released, and a map of this kind, whose value is
+    // one word.
+    unsafe {
+        let map = (&raw const BOUND_BY).cast_mut().cast();
+        let kept = bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0);
+        let owner = if kept.is_null() { 0 } else { *kept.cast::<u32>() };
+        bpf_sk_release(socket.cast());
+        owner
+    }
+}
+
+impl Lookup for SocketLookup<'_> {
+    #[inline(always)]
+    fn sandbox(&self, sandbox: u32) -> Option<&SandboxState> {
+        KernelLookup.sandbox(sandbox)
+    }
+
+    #[inline(always)]
+    fn rule(&self, key: &RuleKey) -> Option<&RuleValue> {
+        KernelLookup.rule(key)
+    }
+
+    #[inline(always)]
+    fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue> {
+        KernelLookup.synthetic(key)
+    }
+
+    #[inline(always)]
+    fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
+        KernelLookup.address(key, bits)
+    }
+
+    #[inline(always)]
+    fn is_own(&self, sandbox: u32, to: &Destination) -> bool {
+        sandbox != 0 && owner(self.0, to) == sandbox
+    }
+}
