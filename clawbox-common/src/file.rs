@@ -52,6 +52,18 @@ pub struct TallyKey {
     pub zero: u32,
 }
 
+/// Where something is counted, once and for all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct TallyPlace {
+    /// Index in the table of counts; never zero.
+    pub slot: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// When it was first allowed, nanoseconds of `CLOCK_BOOTTIME`.
+    pub first: u64,
+}
+
 /// How often something was allowed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -62,10 +74,6 @@ pub struct Tally {
     pub writes: u64,
     /// To be executed.
     pub executes: u64,
-    /// The first time, nanoseconds of `CLOCK_BOOTTIME`.
-    pub first: u64,
-    /// The last time.
-    pub last: u64,
 }
 
 /// For every binary: closed.

@@ -5,7 +5,7 @@ use core::mem::{offset_of, size_of};
 
 use crate::address::Address;
 use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
-use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey};
+use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, LossKey, Rewritten,
     RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
@@ -46,7 +46,8 @@ packed! {
     NameKey = 88,
     FileRule = 136,
     TallyKey = 40,
-    Tally = 40,
+    TallyPlace = 16,
+    Tally = 24,
 }
 
 const _: () = assert!(offset_of!(NetworkEvent, asked) == size_of::<Header>());
@@ -70,7 +71,7 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod! {
-    Tally, TallyKey,
+    Tally, TallyKey, TallyPlace,
     Address, FileId, Mask, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
     AddressKey, SandboxState, BinaryKey, ScriptKey, Rewritten, LossKey,
     FileKey, NameKey, FileRule, CallShape,

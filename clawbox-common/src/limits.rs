@@ -51,7 +51,8 @@ pub const FILES: u32 = 131_072;
 /// Names that policies have rules for, over all policies.
 pub const NAMES: u32 = 32_768;
 
-/// Pairs of program and directory that allowed uses are counted for.
+/// Pairs of program and directory that allowed uses are counted for; one less, because no pair has
+/// the first place.
 pub const TALLIES: u32 = 65_536;
 
 /// Bytes of a name that a rule may stand at, with the terminating NUL.

@@ -11,7 +11,7 @@ use aya_ebpf::{
 use clawbox_common::{
     limits::MASK_WORDS,
     rule::{FILES_BY_BINARY, SandboxState},
-    subject::{Mask, Subject},
+    subject::{FileId, Mask, Subject},
 };
 
 use crate::kernel_read::{self, Kernel};
@@ -30,6 +30,10 @@ struct Allowed {
     /// Whose the allow is, where the policy tells binaries apart; zero where it does not.
     own: Mask,
     lineage: Mask,
+    /// Where uses by this program in this sandbox are counted; zero is nowhere.
+    exe: FileId,
+    sandbox: u32,
+    tally: u32,
 }
 
 /// Counts that go up whenever an object may have become another path's.
@@ -66,22 +70,26 @@ pub fn moment() -> Option<Moment> {
     Some(Moment { unlinks, renames, mounts })
 }
 
-/// Whether all of this access is known to be allowed.
+/// Nothing is remembered that allows it.
+pub const UNKNOWN: u32 = u32::MAX;
+
+/// Where this use is counted, if all of the access is known to be allowed; zero if that is not known
+/// for this program. [`UNKNOWN`] if it is not known to be allowed.
 #[inline(always)]
-pub fn has(
+pub fn recall(
     file: Kernel,
     access: u32,
     state: &SandboxState,
     subject: &Subject,
     now: Moment,
-) -> bool {
+) -> u32 {
     // SAFETY: a map of this kind and a typed inode.
     let kept = unsafe {
         let inode = kernel_read::inode_of(file).for_helpers();
         bpf_inode_storage_get(map(), inode, core::ptr::null_mut(), 0).cast::<Allowed>()
     };
     if kept.is_null() {
-        return false;
+        return UNKNOWN;
     }
     // SAFETY: a whole value of the map, which is not written again: `keep` puts another in its
     // place. RCU keeps it alive until this program ends.
@@ -93,9 +101,15 @@ pub fn has(
         // It may have got another name since, by which it is now asked for.
         || !kernel_read::has_one_path(file)
     {
-        return false;
+        return UNKNOWN;
     }
-    state.flags & FILES_BY_BINARY == 0 || is_same(kept, subject)
+    if state.flags & FILES_BY_BINARY != 0 && !is_same(kept, subject) {
+        return UNKNOWN;
+    }
+    let counts = kept.exe.inode == subject.exe.inode
+        && kept.exe.device == subject.exe.device
+        && kept.sandbox == subject.sandbox;
+    if counts { kept.tally } else { 0 }
 }
 
 #[inline(always)]
@@ -109,9 +123,16 @@ fn is_same(kept: &Allowed, subject: &Subject) -> bool {
 }
 
 /// Remembers an access that the way up has just been gone for, if nothing has moved since `then`
-/// and the object has no other name by which it could be reached.
+/// and the object has no other name by which it could be reached. `tally` is where it was counted.
 #[inline(always)]
-pub fn keep(file: Kernel, access: u32, state: &SandboxState, subject: &Subject, then: Moment) {
+pub fn keep(
+    file: Kernel,
+    access: u32,
+    state: &SandboxState,
+    subject: &Subject,
+    then: Moment,
+    tally: u32,
+) {
     if !kernel_read::has_one_path(file) || moment() != Some(then) {
         return;
     }
@@ -122,6 +143,9 @@ pub fn keep(file: Kernel, access: u32, state: &SandboxState, subject: &Subject, 
         access,
         own: Mask::EMPTY,
         lineage: Mask::EMPTY,
+        exe: subject.exe,
+        sandbox: subject.sandbox,
+        tally,
     };
     if state.flags & FILES_BY_BINARY != 0 {
         (allowed.own, allowed.lineage) = (subject.own, subject.lineage);

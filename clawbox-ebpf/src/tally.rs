@@ -5,17 +5,29 @@ use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     helpers::generated::bpf_ktime_get_boot_ns,
     macros::map,
-    maps::HashMap,
+    maps::{Array, HashMap},
 };
 use clawbox_common::{
-    file::{EXECUTE, READ, Tally, TallyKey, WRITE},
+    file::{EXECUTE, READ, Tally, TallyKey, TallyPlace, WRITE},
     limits,
     subject::{FileId, Subject},
 };
+use core::{
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
+    ptr::read_volatile,
+};
+
+/// What is counted, and where. An entry is made once and never changed or removed.
+#[map]
+static TALLY_PLACES: HashMap<TallyKey, TallyPlace> =
+    HashMap::with_max_entries(limits::TALLIES, BPF_F_NO_PREALLOC);
 
 #[map]
-static TALLIES: HashMap<TallyKey, Tally> =
-    HashMap::with_max_entries(limits::TALLIES, BPF_F_NO_PREALLOC);
+static TALLIES: Array<Tally> = Array::with_max_entries(limits::TALLIES, 0);
+
+/// Places given out so far.
+#[map]
+static TALLY_PLACES_TAKEN: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What became of a use.
 #[derive(Clone, Copy, PartialEq)]
@@ -28,35 +40,64 @@ pub enum Counted {
     Lost,
 }
 
-/// Counts one use. `access` is bits of `clawbox_common::file`; one of several counts for each.
+/// Counts one use, and says where; zero is nowhere. `access` is bits of `clawbox_common::file`; one
+/// of several counts for each.
 #[inline(always)]
-pub fn add(subject: &Subject, directory: FileId, access: u32) -> Counted {
+pub fn add(subject: &Subject, directory: FileId, access: u32) -> (Counted, u32) {
     let key = TallyKey { exe: subject.exe, directory, sandbox: subject.sandbox, zero: 0 };
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    if count(&key, access, now) {
-        return Counted::Again;
+    let (mut counted, mut slot) = (Counted::Again, place(&key));
+    if slot == 0 {
+        slot = take_place();
+        // SAFETY: a helper without arguments.
+        let first = unsafe { bpf_ktime_get_boot_ns() };
+        let found = TallyPlace { slot, zero: 0, first };
+        if slot != 0 && TALLY_PLACES.insert(key, found, u64::from(BPF_NOEXIST)).is_ok() {
+            counted = Counted::First;
+        } else {
+            // Another CPU was faster, or there is no room.
+            slot = place(&key);
+        }
     }
-    let bit = |kind: u32| u64::from(access & kind != 0);
-    let first = Tally {
-        reads: bit(READ),
-        writes: bit(WRITE),
-        executes: bit(EXECUTE),
-        first: now,
-        last: now,
-    };
-    if TALLIES.insert(key, first, u64::from(BPF_NOEXIST)).is_ok() {
-        return Counted::First;
-    }
-    // Another CPU was faster, or there is no room.
-    if count(&key, access, now) { Counted::Again } else { Counted::Lost }
+    if slot != 0 && again(slot, access) { (counted, slot) } else { (Counted::Lost, 0) }
 }
 
+/// Where a key is counted; zero is nowhere yet.
 #[inline(always)]
-fn count(key: &TallyKey, access: u32, now: u64) -> bool {
-    let Some(tally) = TALLIES.get_ptr_mut(key) else { return false };
-    // SAFETY: aligned words of a map value; the additions are atomic, and of two that set the last
-    // time either is right.
+fn place(key: &TallyKey) -> u32 {
+    // SAFETY: entries are never changed.
+    unsafe { TALLY_PLACES.get(key) }.map_or(0, |place| place.slot)
+}
+
+/// How often the next place is tried for, while other CPUs take places too.
+const TRIES: u32 = 16;
+
+/// A place that nobody has; zero where there is none left.
+#[inline(always)]
+fn take_place() -> u32 {
+    let Some(taken) = TALLY_PLACES_TAKEN.get_ptr_mut(0) else { return 0 };
+    // Not by an addition: without 32-bit registers LLVM has none that gives what was there before.
+    for _ in 0..TRIES {
+        // SAFETY: an aligned word of a map value.
+        let (before, is_taken) = unsafe {
+            let before = read_volatile(taken);
+            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                taken,
+                before,
+                before + 1,
+            )
+        };
+        if is_taken {
+            return if before < u64::from(limits::TALLIES) - 1 { before as u32 + 1 } else { 0 };
+        }
+    }
+    0
+}
+
+/// Counts one use where such uses are counted. False where that is no place.
+#[inline(always)]
+pub fn again(slot: u32, access: u32) -> bool {
+    let Some(tally) = TALLIES.get_ptr_mut(slot) else { return false };
+    // SAFETY: aligned words of a map value.
     unsafe {
         if access & READ != 0 {
             one_more(&raw mut (*tally).reads);
@@ -67,7 +108,6 @@ fn count(key: &TallyKey, access: u32, now: u64) -> bool {
         if access & EXECUTE != 0 {
             one_more(&raw mut (*tally).executes);
         }
-        (&raw mut (*tally).last).write_volatile(now);
     }
     true
 }
@@ -78,8 +118,6 @@ fn count(key: &TallyKey, access: u32, now: u64) -> bool {
 unsafe fn one_more(count: *mut u64) {
     // SAFETY: the caller's promise.
     unsafe {
-        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
-            count, 1,
-        );
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);
     }
 }

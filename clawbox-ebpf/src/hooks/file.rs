@@ -5,8 +5,8 @@ use clawbox_common::{
     decide::{Decision, file},
     event::{Kind, Operation},
     file::{EXECUTE, READ, WRITE},
-    rule::{REPORT_ALLOWS, TALLY_ALLOWS},
-    subject::Standing,
+    rule::{REPORT_ALLOWS, SandboxState, TALLY_ALLOWS},
+    subject::{Standing, Subject},
     verdict::Verdict,
 };
 
@@ -62,23 +62,47 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
         return true;
     }
     let place = Place::of_file(file);
-    let decision = of_file(&standing, access, file, place);
-    report(&standing, &decision, operation, access, place);
+    let (subject, state) = match file::subject(&KernelLookup, &standing) {
+        Ok(found) => found,
+        Err(decision) => {
+            report(&standing, &decision, operation, access, place);
+            return decision.goes_on();
+        }
+    };
+    let now = allowed::moment();
+    if let Some(now) = now {
+        let tally = allowed::recall(file, access, state, subject, now);
+        if tally != allowed::UNKNOWN {
+            let is_counted = state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
+                && tally != 0
+                && tally::again(tally, access);
+            if !is_counted {
+                report(&standing, &file::remembered(state), operation, access, place);
+            }
+            return true;
+        }
+    }
+    let mut allows = 0;
+    let decision = of_file(state, subject, access, place, &mut allows);
+    let tally = report(&standing, &decision, operation, access, place);
+    if let Some(now) = now
+        && allows != 0
+        && matches!(decision.verdict, Verdict::Allow)
+    {
+        allowed::keep(file, allows, state, subject, now, tally);
+    }
     decision.goes_on()
 }
 
+/// `allows` is what the way up allows, if that may be remembered.
 #[inline(always)]
-fn of_file(standing: &Standing<'_>, access: u32, file: Kernel, place: Place) -> Decision {
-    let (subject, state) = match file::subject(&KernelLookup, standing) {
-        Ok(found) => found,
-        Err(decision) => return decision,
-    };
-    let now = allowed::moment();
-    if let Some(now) = now
-        && allowed::has(file, access, state, subject, now)
-    {
-        return file::remembered(state);
-    }
+fn of_file(
+    state: &SandboxState,
+    subject: &Subject,
+    access: u32,
+    place: Place,
+    allows: &mut u32,
+) -> Decision {
     if kernel_read::is_placeless(place.dentry) {
         return file::placeless(access, state);
     }
@@ -91,13 +115,8 @@ fn of_file(standing: &Standing<'_>, access: u32, file: Kernel, place: Place) -> 
     if !found.whole {
         return file::too_deep(state);
     }
-    let decision = file::access(&found.search, access, state);
-    if let Some(now) = now
-        && matches!(decision.verdict, Verdict::Allow)
-    {
-        allowed::keep(file, file::all_allowed(&found.search, state), state, subject, now);
-    }
-    decision
+    *allows = file::all_allowed(&found.search, state);
+    file::access(&found.search, access, state)
 }
 
 /// A change of a directory's entry: the directory is what is written.
@@ -133,7 +152,7 @@ fn entry(operation: Operation, place: Place, other: Option<Place>) -> bool {
 }
 
 /// Denials are reported one by one; what is allowed is counted, or reported too, as the sandbox's
-/// audit level wants it.
+/// audit level wants it. Gives where it was counted; zero is nowhere.
 #[inline(always)]
 fn report(
     standing: &Standing<'_>,
@@ -141,24 +160,28 @@ fn report(
     operation: Operation,
     access: u32,
     place: Place,
-) {
-    let (mut operation, mut at) = (operation, place);
+) -> u32 {
+    let (mut operation, mut at, mut tally) = (operation, place, 0);
     if matches!(decision.verdict, Verdict::Allow) && decision.flags & REPORT_ALLOWS == 0 {
-        let Standing::Subject(subject) = standing else { return };
+        let Standing::Subject(subject) = standing else { return 0 };
         if decision.flags & TALLY_ALLOWS == 0 {
-            return;
+            return 0;
         }
         at.dentry = kernel_read::parent(place.dentry);
         operation = Operation::Tally;
-        match tally::add(subject, kernel_read::identity(at.dentry), access) {
-            Counted::Again => return,
-            Counted::Lost => return emit::lost(subject.sandbox, Kind::File),
-            Counted::First => {}
+        let counted;
+        (counted, tally) = tally::add(subject, kernel_read::identity(at.dentry), access);
+        if matches!(counted, Counted::Lost) {
+            emit::lost(subject.sandbox, Kind::File);
+        }
+        if !matches!(counted, Counted::First) {
+            return tally;
         }
     }
     let object = kernel_read::identity(at.dentry);
     let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
     emit::used(standing, decision, &deed, Some(at));
+    tally
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use clawbox_common::address::Address;
 use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
-use clawbox_common::file::{EXECUTE, READ, Tally, TallyKey, WRITE};
+use clawbox_common::file::{EXECUTE, READ, TallyKey, WRITE};
 use clawbox_common::rule::{TCP, UDP};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
@@ -18,6 +18,7 @@ use super::record::{
 use super::refused_call;
 use super::trail::{Draft, wall_time};
 use crate::events::{Decoded, Event, exec_path, told_path};
+use crate::kernel::tallies::Uses;
 
 /// What the numbers in an event stand for.
 pub trait Meaning {
@@ -128,12 +129,7 @@ fn file(decoded: Decoded, operation: Operation, event: &FileEvent, programs: &Pr
 }
 
 /// The record of what a program was allowed in a directory.
-pub fn summary(
-    key: &TallyKey,
-    tally: &Tally,
-    directory: Option<&str>,
-    programs: &Programs,
-) -> Draft {
+pub fn summary(key: &TallyKey, uses: &Uses, directory: Option<&str>, programs: &Programs) -> Draft {
     let at = |nanoseconds| {
         let time = wall_time(nanoseconds).unwrap_or(SystemTime::UNIX_EPOCH);
         humantime::format_rfc3339_micros(time).to_string()
@@ -152,11 +148,11 @@ pub fn summary(
             program_id: file_id(key.exe),
             directory: directory.map(str::to_owned),
             directory_id: file_id(key.directory),
-            reads: tally.reads,
-            writes: tally.writes,
-            executes: tally.executes,
-            first: at(tally.first),
-            last: at(tally.last),
+            reads: uses.tally.reads,
+            writes: uses.tally.writes,
+            executes: uses.tally.executes,
+            first: at(uses.first),
+            last: at(uses.last),
         }),
     }
 }

@@ -266,7 +266,7 @@ impl Enforcer {
     /// # Errors
     /// They were taken before.
     pub fn take_tallies(&mut self) -> Result<Tallies, LoadError> {
-        Ok(Tallies::new(self.map("TALLIES")?))
+        Ok(Tallies::new(self.map("TALLY_PLACES")?, self.map("TALLIES")?))
     }
 
     /// Ends of processes that the kernel did not tell: their identities are still there.

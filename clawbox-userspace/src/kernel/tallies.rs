@@ -2,40 +2,74 @@
 //! since the last look is the difference.
 
 use std::collections::HashMap as Seen;
+use std::io;
 
-use aya::maps::{HashMap, MapData, MapError};
-use clawbox_common::file::{Tally, TallyKey};
+use aya::maps::{Array, HashMap, MapData, MapError};
+use clawbox_common::file::{Tally, TallyKey, TallyPlace};
+use nix::time::{ClockId, clock_gettime};
 
 /// The counts of one load.
 pub struct Tallies {
-    counts: HashMap<MapData, TallyKey, Tally>,
+    places: HashMap<MapData, TallyKey, TallyPlace>,
+    counts: Array<MapData, Tally>,
     seen: Seen<TallyKey, Tally>,
+    /// When the last look began, nanoseconds of `CLOCK_BOOTTIME`.
+    looked: u64,
+}
+
+/// What was allowed between two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uses {
+    /// How often.
+    pub tally: Tally,
+    /// Not before this, nanoseconds of `CLOCK_BOOTTIME`: the first use of all, or the look before.
+    pub first: u64,
+    /// Not after this: the look.
+    pub last: u64,
 }
 
 impl Tallies {
-    pub(super) fn new(counts: HashMap<MapData, TallyKey, Tally>) -> Self {
-        Self { counts, seen: Seen::new() }
+    pub(super) fn new(
+        places: HashMap<MapData, TallyKey, TallyPlace>,
+        counts: Array<MapData, Tally>,
+    ) -> Self {
+        Self { places, counts, seen: Seen::new(), looked: 0 }
     }
 
-    /// What was allowed since the last call, in the order of first use. `first` is when the counted
-    /// uses began: at the first use of all, or at the last of the uses told before.
+    /// What was allowed since the last call, in the order of first use.
     ///
     /// # Errors
-    /// The map cannot be read.
-    pub fn since_last(&mut self) -> Result<Vec<(TallyKey, Tally)>, MapError> {
+    /// A map cannot be read.
+    pub fn since_last(&mut self) -> Result<Vec<(TallyKey, Uses)>, MapError> {
+        let began = now()?;
         let mut news = Vec::new();
-        for entry in self.counts.iter() {
-            let (key, now) = entry?;
-            let before = self.seen.get(&key).copied().unwrap_or_default();
-            let new = difference(&now, &before);
-            if new.reads + new.writes + new.executes > 0 {
-                self.seen.insert(key, now);
-                news.push((key, new));
+        for entry in self.places.iter() {
+            let (key, place) = entry?;
+            let counted = self.counts.get(&place.slot, 0)?;
+            let before = self.seen.get(&key).copied();
+            let tally = difference(&counted, &before.unwrap_or_default());
+            if tally != Tally::default() {
+                self.seen.insert(key, counted);
+                let first = place.first.max(self.looked);
+                news.push((place.first, key, Uses { tally, first, last: 0 }));
             }
         }
-        news.sort_by_key(|(key, tally)| (tally.first, *key));
-        Ok(news)
+        self.looked = began;
+        let last = now()?;
+        news.sort_by_key(|(first, key, _)| (*first, *key));
+        Ok(news.into_iter().map(|(_, key, uses)| (key, Uses { last, ..uses })).collect())
     }
+}
+
+fn now() -> Result<u64, MapError> {
+    let failed = |errno| {
+        MapError::SyscallError(aya::sys::SyscallError {
+            call: "clock_gettime",
+            io_error: io::Error::from(errno),
+        })
+    };
+    let time = std::time::Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).map_err(failed)?);
+    Ok(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn difference(now: &Tally, before: &Tally) -> Tally {
@@ -43,8 +77,6 @@ fn difference(now: &Tally, before: &Tally) -> Tally {
         reads: now.reads.saturating_sub(before.reads),
         writes: now.writes.saturating_sub(before.writes),
         executes: now.executes.saturating_sub(before.executes),
-        first: if before.last == 0 { now.first } else { before.last },
-        last: now.last,
     }
 }
 
@@ -54,21 +86,16 @@ mod tests {
 
     #[test]
     fn the_sum_of_all_differences_is_the_count() {
-        let counts = [(1, 0, 0, 5), (3, 1, 0, 9), (3, 1, 2, 12)];
         let mut before = Tally::default();
         let mut sum = Tally::default();
-        for (reads, writes, executes, last) in counts {
-            let now = Tally { reads, writes, executes, first: 5, last };
+        for (reads, writes, executes) in [(1, 0, 0), (3, 1, 0), (3, 1, 2)] {
+            let now = Tally { reads, writes, executes };
             let new = difference(&now, &before);
             sum.reads += new.reads;
             sum.writes += new.writes;
             sum.executes += new.executes;
-            assert_eq!(
-                (new.first, new.last),
-                (if before.last == 0 { 5 } else { before.last }, last)
-            );
             before = now;
         }
-        assert_eq!((sum.reads, sum.writes, sum.executes), (3, 1, 2));
+        assert_eq!(sum, Tally { reads: 3, writes: 1, executes: 2 });
     }
 }

@@ -211,9 +211,9 @@ impl Monitor {
             Ok(news) => news,
             Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
         };
-        for (key, tally) in news {
+        for (key, uses) in news {
             let directory = self.directories.get(&key.directory).map(String::as_str);
-            self.trail.add(kernel_event::summary(&key, &tally, directory, &self.programs));
+            self.trail.add(kernel_event::summary(&key, &uses, directory, &self.programs));
         }
     }
 
