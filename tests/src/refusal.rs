@@ -42,6 +42,9 @@ pub const PROGRAM_REJECTED: Refusal =
 pub const LINK: Refusal =
     Refusal { number: libc::SYS_bpf, arguments: &[(0, 28)], errno: libc::EPERM };
 
+/// `lsm_list_modules`, as before Linux 6.8. By its number: libc has no name for it.
+pub const LIST_MODULES: Refusal = Refusal { number: 461, arguments: &[], errno: libc::ENOSYS };
+
 /// `landlock_create_ruleset`, on a kernel that has none.
 pub const LANDLOCK: Refusal =
     Refusal { number: libc::SYS_landlock_create_ruleset, arguments: &[], errno: libc::EOPNOTSUPP };

@@ -3,7 +3,9 @@
 
 use clawbox_tests::clawbox::{Clawbox, Finished};
 use clawbox_tests::layer::{self, Layer};
-use clawbox_tests::refusal::{LANDLOCK, LINK, PROGRAM_LOAD, PROGRAM_REJECTED, Refusal};
+use clawbox_tests::refusal::{
+    LANDLOCK, LINK, LIST_MODULES, PROGRAM_LOAD, PROGRAM_REJECTED, Refusal,
+};
 
 use crate::scene::Scene;
 
@@ -43,7 +45,7 @@ fn without_bpf_in_the_list_of_lsms_the_first_record_says_so_and_who_requires_it_
     let scene = Scene::new();
     let policy = scene.policy("");
     let list = || {
-        let clawbox = Clawbox::new(&scene.world, &policy).with_lsm();
+        let clawbox = Clawbox::new(&scene.world, &policy).with_lsm().refused(LIST_MODULES);
         // Where security's file system is not mounted there is no list, and nothing to cover.
         let has_list = std::path::Path::new(LSM_LIST).exists();
         if has_list {
