@@ -1,5 +1,5 @@
 //! Program starts: the list of programs, what a start takes from its environment, and which script a
-//! process is. By BPF LSM; a run tries many things, as in `files.rs`.
+//! process is. By BPF LSM; a run tries many things.
 
 use clawbox_tests::clawbox::Clawbox;
 
