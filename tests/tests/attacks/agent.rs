@@ -23,22 +23,24 @@ fn the_agent_is_neither_ended_nor_stopped_nor_its_programs_taken_away() {
     let scene = Scene::new();
     let has_lsm = scene.has_lsm();
     let on = |name: &str, code: &str| hostile(33, name, format!("{AGENT}{code}"));
-    let tries = [
-        on("the agent killed by the sandbox", "os.kill(agent, 9)").or(Layer::Landlock),
-        on("the agent stopped by the sandbox", "os.kill(agent, 19)").or(Layer::Landlock),
-        on("the agent's memory", "read('/proc/%d/mem' % agent)").or(Layer::Landlock),
-        on("the agent's limits", "call(302, agent, 7, (ctypes.c_uint64 * 2)(), 0)"),
-        on("the agent's OOM score", "write('/proc/%d/oom_score_adj' % agent)").or(Layer::Landlock),
-        on("pins listed", "os.listdir('/sys/fs/bpf/clawbox')").or(Layer::Landlock),
-        on("pins removed", "os.rmdir('/sys/fs/bpf/clawbox')").or(Layer::Landlock),
-        on("its lock files", "os.listdir('/run/clawbox')").or(Layer::Landlock),
-        on("the kernel's log", "call(103, 3, ctypes.create_string_buffer(9), 9)"),
-    ];
     for user in [Some("nobody"), None] {
+        // The agent is root's.
+        let below = if user.is_some() { Layer::Permissions } else { Layer::Landlock };
+        let tries = [
+            on("the agent killed by the sandbox", "os.kill(agent, 9)").or(below),
+            on("the agent stopped by the sandbox", "os.kill(agent, 19)").or(below),
+            on("the agent's memory", "read('/proc/%d/mem' % agent)").or(below),
+            on("the agent's limits", "call(302, agent, 7, (ctypes.c_uint64 * 2)(), 0)"),
+            on("the agent's OOM score", "write('/proc/%d/oom_score_adj' % agent)").or(below),
+            on("pins listed", "os.listdir('/sys/fs/bpf/clawbox')").or(below),
+            on("pins removed", "os.rmdir('/sys/fs/bpf/clawbox')").or(below),
+            on("its lock files", "os.listdir('/run/clawbox')").or(below),
+            on("the kernel's log", "call(103, 3, ctypes.create_string_buffer(9), 9)"),
+        ];
         let sandbox = || {
             let policy = scene.policy("");
             let clawbox = Clawbox::new(&scene.world, &policy).user(user).argument("--share=pid");
-            // The second time without, so that nobody can say the hooks alone hold.
+            // The other time without, so that nobody can say the hooks alone hold.
             if has_lsm && user.is_none() { clawbox.with_lsm() } else { clawbox }
         };
         let tried = attempts(sandbox, &tries);

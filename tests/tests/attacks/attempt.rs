@@ -59,7 +59,7 @@ pub struct Attempt {
     before: Option<Box<dyn Fn()>>,
     /// Whether it is known to get through whatever the kernel has.
     is_known: bool,
-    /// Where it ends if no record tells and its errno would be taken for something else.
+    /// Where it ends if no hook tells and its errno would be taken for something else.
     unrecorded: Option<Layer>,
 }
 
@@ -96,7 +96,7 @@ impl Attempt {
         self
     }
 
-    /// Without a record it is this layer that refused.
+    /// Where no hook has decided, it is this layer that refused.
     pub fn or(mut self, layer: Layer) -> Self {
         self.unrecorded = Some(layer);
         self
@@ -149,8 +149,10 @@ pub fn attempts<'w>(sandbox: impl Fn() -> Clawbox<'w>, tries: &[Attempt]) -> Vec
 
 fn layer_of(attempt: &Attempt, outcome: &str, denials: &[Value]) -> Layer {
     let denials: Vec<&Value> = denials.iter().collect();
+    // Told by the system call that returns, which does not know who refused.
+    let is_refused = |record: &&Value| record["reason"] == "refused";
     match attempt.unrecorded {
-        Some(layer) if denials.is_empty() && outcome != "ok" => layer,
+        Some(layer) if outcome != "ok" && denials.iter().all(is_refused) => layer,
         _ => Layer::observed(outcome, &denials),
     }
 }

@@ -10,8 +10,9 @@ use crate::scene::Scene;
 /// A named program waits, and an unnamed one of the same user and sandbox, its parent, reaches for it.
 fn into_another_identity(tool: &str) -> Vec<Attempt> {
     let begin = format!(
-        "import subprocess, signal; \
-         t = subprocess.Popen(['{tool}', 'line'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL); \
+        "import subprocess; pipe = subprocess.PIPE; \
+         t = subprocess.Popen(['{tool}', 'resolve=localhost', 'line'], stdin=pipe, stdout=pipe); \
+         t.stdout.readline(); \
          at = lambda name: '/proc/%d/%s' % (t.pid, name); \
          first = lambda: int(open(at('maps')).readline().split('-')[0], 16); "
     );

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 
 use super::Observed;
+use crate::vm::Kernel;
 
 const BEGIN: &str = "<!-- attacks: written by `cargo xtask attacks --write` -->";
 const END: &str = "<!-- attacks: end -->";
@@ -114,6 +115,9 @@ impl Table {
             }
         }
         self.cells.extend(seen.cells);
+        // This machine's first, then the VMs', oldest first.
+        let place = |column: &String| Kernel::ALL.iter().position(|it| it.name() == column);
+        self.columns.sort_by_key(place);
         self
     }
 
