@@ -13,10 +13,10 @@ use super::attempt::{PYTHON, attempts, got_through, hostile};
 use crate::live;
 use crate::scene::{Account, Scene};
 
-/// Who clawbox is, as a sandbox with the host's processes in sight can tell: the parent of process 1's
-/// stand-in.
-const AGENT: &str = "above = lambda p: int(open('/proc/%d/status' % p).read().split('PPid:')[1].split()[0]); \
-    agent = above(os.getppid()); ";
+/// Who clawbox is, as a sandbox with the host's processes in sight can tell: with those it makes no
+/// process 1, and is the command's parent.
+const AGENT: &str =
+    "agent = os.getppid(); assert 'clawbox' in open('/proc/%d/comm' % agent).read(); ";
 
 #[test]
 fn the_agent_is_neither_ended_nor_stopped_nor_its_programs_taken_away() {
