@@ -13,6 +13,10 @@ use clawbox_common::{
     rule::{FILES_BY_BINARY, SandboxState},
     subject::{FileId, Mask, Subject},
 };
+use core::{
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+    ptr::null_mut,
+};
 
 use crate::kernel_read::{self, Kernel};
 
@@ -20,12 +24,14 @@ use crate::kernel_read::{self, Kernel};
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Allowed {
+    /// [`EMPTY`], [`CLAIMED`] or [`READY`].
+    stage: u64,
     /// The mount by which the file was reached.
     mount: u64,
     moment: Moment,
-    /// Policy generation; zero in what was never written.
+    /// Policy generation.
     policy: u32,
-    /// Bits of `clawbox_common::file`.
+    /// Bits of `clawbox_common::file`, and [`DIRECTORY`].
     access: u32,
     /// Whose the allow is, where the policy tells binaries apart; zero where it does not.
     own: Mask,
@@ -70,6 +76,16 @@ pub fn moment() -> Option<Moment> {
     Some(Moment { unlinks, renames, mounts })
 }
 
+/// Nothing is written yet; what a new value holds.
+const EMPTY: u64 = 0;
+/// A program is writing.
+const CLAIMED: u64 = 1;
+/// All is written and stays as it is.
+const READY: u64 = 2;
+
+/// The object is a directory, which has one name whatever its count of links.
+const DIRECTORY: u32 = 1 << 31;
+
 /// Nothing is remembered that allows it.
 pub const UNKNOWN: u32 = u32::MAX;
 
@@ -78,28 +94,32 @@ pub const UNKNOWN: u32 = u32::MAX;
 #[inline(always)]
 pub fn recall(
     file: Kernel,
+    mount: u64,
     access: u32,
     state: &SandboxState,
     subject: &Subject,
     now: Moment,
 ) -> u32 {
+    let inode = kernel_read::inode_of(file);
     // SAFETY: a map of this kind and a typed inode.
     let kept = unsafe {
-        let inode = kernel_read::inode_of(file).for_helpers();
-        bpf_inode_storage_get(map(), inode, core::ptr::null_mut(), 0).cast::<Allowed>()
+        bpf_inode_storage_get(map(), inode.for_helpers(), null_mut(), 0).cast::<Allowed>()
     };
     if kept.is_null() {
         return UNKNOWN;
     }
-    // SAFETY: a whole value of the map, which is not written again: `keep` puts another in its
-    // place. RCU keeps it alive until this program ends.
+    // SAFETY: a whole value of the map; RCU keeps it alive until this program ends.
+    if unsafe { (&raw const (*kept).stage).read_volatile() } != READY {
+        return UNKNOWN;
+    }
+    // SAFETY: as above, and what is ready is not written again.
     let kept = unsafe { &*kept };
     if kept.policy != state.policy
         || kept.access & access != access
         || kept.moment != now
-        || kept.mount != kernel_read::mount_of(file)
+        || kept.mount != mount
         // It may have got another name since, by which it is now asked for.
-        || !kernel_read::has_one_path(file)
+        || (kept.access & DIRECTORY == 0 && kernel_read::names_of(inode) != 1)
     {
         return UNKNOWN;
     }
@@ -122,42 +142,65 @@ fn is_same(kept: &Allowed, subject: &Subject) -> bool {
     differs == 0
 }
 
-/// Remembers an access that the way up has just been gone for, if nothing has moved since `then`
-/// and the object has no other name by which it could be reached. `tally` is where it was counted.
-#[inline(always)]
-pub fn keep(
-    file: Kernel,
-    access: u32,
-    state: &SandboxState,
-    subject: &Subject,
-    then: Moment,
-    tally: u32,
-) {
-    if !kernel_read::has_one_path(file) || moment() != Some(then) {
+/// An access that the way up has just been gone for.
+pub struct Found {
+    /// Taken before anything was looked at.
+    pub then: Moment,
+    /// Bits of `clawbox_common::file`.
+    pub access: u32,
+    /// Where it was counted; zero is nowhere.
+    pub tally: u32,
+}
+
+/// Remembers an access, if nothing has moved since and the object has no other name by which it
+/// could be reached. A function of its own, with a part of the stack of its own.
+#[inline(never)]
+pub fn keep(file: Kernel, mount: u64, state: &SandboxState, subject: &Subject, found: &Found) {
+    if !kernel_read::has_one_path(file) || moment() != Some(found.then) {
         return;
     }
-    let mut allowed = Allowed {
-        mount: kernel_read::mount_of(file),
-        moment: then,
-        policy: state.policy,
-        access,
-        own: Mask::EMPTY,
-        lineage: Mask::EMPTY,
-        exe: subject.exe,
-        sandbox: subject.sandbox,
-        tally,
-    };
-    if state.flags & FILES_BY_BINARY != 0 {
-        (allowed.own, allowed.lineage) = (subject.own, subject.lineage);
-    }
-    // Never changed in place, or who reads it on another CPU could take one subject's access for
-    // another's.
-    // SAFETY: a map of this kind, a typed inode, and a value of the map's size.
+    let inode = kernel_read::inode_of(file);
+    let directory = if kernel_read::is_directory(inode) { DIRECTORY } else { 0 };
+    let bits = if state.flags & FILES_BY_BINARY != 0 { u64::MAX } else { 0 };
+    // Never changed once it can be read, or who reads it on another CPU could take one subject's
+    // access for another's; and never on the stack, where it does not fit beside the way up.
+    // SAFETY: a map of this kind and a typed inode. A value belongs to who finds it empty and claims
+    // it, until it is ready. x86 keeps stores and loads in order; on other machines the agent leaves
+    // `moment` without its counts.
     unsafe {
-        let inode = kernel_read::inode_of(file).for_helpers();
-        bpf_inode_storage_delete(map(), inode);
+        bpf_inode_storage_delete(map(), inode.for_helpers());
         let create = u64::from(BPF_LOCAL_STORAGE_GET_F_CREATE);
-        bpf_inode_storage_get(map(), inode, (&raw mut allowed).cast(), create);
+        let into = bpf_inode_storage_get(map(), inode.for_helpers(), null_mut(), create);
+        let into = into.cast::<Allowed>();
+        if into.is_null() || !claim(&raw mut (*into).stage) {
+            return;
+        }
+        (&raw mut (*into).mount).write_volatile(mount);
+        (&raw mut (*into).moment).write_volatile(found.then);
+        (&raw mut (*into).policy).write_volatile(state.policy);
+        (&raw mut (*into).access).write_volatile(found.access | directory);
+        for word in 0..MASK_WORDS {
+            (&raw mut (*into).own.words[word]).write_volatile(subject.own.words[word] & bits);
+            let lineage = subject.lineage.words[word] & bits;
+            (&raw mut (*into).lineage.words[word]).write_volatile(lineage);
+        }
+        (&raw mut (*into).exe).write_volatile(subject.exe);
+        (&raw mut (*into).sandbox).write_volatile(subject.sandbox);
+        (&raw mut (*into).tally).write_volatile(found.tally);
+        (&raw mut (*into).stage).write_volatile(READY);
+    }
+}
+
+/// # Safety
+/// An aligned word of a map value.
+#[inline(always)]
+unsafe fn claim(stage: *mut u64) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            stage, EMPTY, CLAIMED,
+        )
+        .1
     }
 }
 

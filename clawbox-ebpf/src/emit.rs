@@ -56,8 +56,28 @@ pub fn lost(sandbox: u32, kind: Kind) {
     }
 }
 
+/// What an event says of a decision. A whole one that is handed to a function takes the stack that
+/// the way up needs.
+#[derive(Clone, Copy)]
+pub struct Judged {
+    verdict: u8,
+    reason: u8,
+    audit_only: u8,
+}
+
+impl Judged {
+    #[inline(always)]
+    pub fn by(decision: &Decision) -> Self {
+        Self {
+            verdict: decision.verdict as u8,
+            reason: decision.reason as u8,
+            audit_only: decision.audit_only as u8,
+        }
+    }
+}
+
 #[inline(always)]
-fn header(kind: Kind, standing: &Standing<'_>, decision: &Decision) -> Header {
+fn header(kind: Kind, standing: &Standing<'_>, judged: Judged) -> Header {
     let pid_tgid = bpf_get_current_pid_tgid();
     let (sandbox, exe, is_script) = match standing {
         Standing::Subject(subject) => (subject.sandbox, subject.exe, subject.is_script),
@@ -65,9 +85,9 @@ fn header(kind: Kind, standing: &Standing<'_>, decision: &Decision) -> Header {
     };
     Header {
         kind: kind as u8,
-        verdict: decision.verdict as u8,
-        reason: decision.reason as u8,
-        audit_only: decision.audit_only as u8,
+        verdict: judged.verdict,
+        reason: judged.reason,
+        audit_only: judged.audit_only,
         sandbox,
         // SAFETY: a helper without arguments.
         time: unsafe { bpf_ktime_get_boot_ns() },
@@ -90,7 +110,7 @@ pub fn network(
     if matches!(standing, Standing::Outside) {
         return;
     }
-    let head = header(kind, standing, decision);
+    let head = header(kind, standing, Judged::by(decision));
     let Some(mut slot) = EVENTS.reserve::<NetworkEvent>(0) else {
         lost(head.sandbox, kind);
         return;
@@ -121,10 +141,11 @@ pub struct Deed {
     pub other: u32,
 }
 
-/// Reports a use, with the names from the object upwards.
-#[inline(always)]
-pub fn used(standing: &Standing<'_>, decision: &Decision, deed: &Deed, at: Option<Place>) {
-    let head = header(deed.kind, standing, decision);
+/// Reports a use, with the names from the object upwards. A function of its own, so that what it
+/// spills is not on the hook's part of the stack when the hook goes up.
+#[inline(never)]
+pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Place>) {
+    let head = header(deed.kind, standing, judged);
     let Some(mut slot) = EVENTS.reserve::<FileEvent>(0) else {
         lost(head.sandbox, deed.kind);
         return;
@@ -247,7 +268,7 @@ impl Refused<'_> {
 /// Reports a system call that the kernel has refused beneath the hooks.
 #[inline(always)]
 pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
-    let head = header(Kind::Call, standing, &Decision::refused());
+    let head = header(Kind::Call, standing, Judged::by(&Decision::refused()));
     let Some(mut slot) = EVENTS.reserve::<CallEvent>(0) else {
         lost(head.sandbox, Kind::Call);
         return;

@@ -415,12 +415,6 @@ pub fn inode_of(file: Kernel) -> Kernel {
     file.pointer(&OFF_FILE_INODE)
 }
 
-/// The address of the `struct vfsmount` by which a file was opened.
-#[inline(always)]
-pub fn mount_of(file: Kernel) -> u64 {
-    file.field(&OFF_FILE_MNT)
-}
-
 /// `S_IFMT`, `S_IFDIR`, uapi/linux/stat.h.
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
@@ -436,9 +430,19 @@ pub fn has_one_path(file: Kernel) -> bool {
     if flags & MOVED_BY_OTHERS != 0 {
         return false;
     }
+    is_directory(inode) || names_of(inode) == 1
+}
+
+#[inline(always)]
+pub fn is_directory(inode: Kernel) -> bool {
     let mode: u16 = inode.field(&OFF_INODE_MODE);
-    let names: u32 = inode.field(&OFF_INODE_NLINK);
-    mode & S_IFMT == S_IFDIR || names == 1
+    mode & S_IFMT == S_IFDIR
+}
+
+/// How many names an object has; a directory's count is another one.
+#[inline(always)]
+pub fn names_of(inode: Kernel) -> u32 {
+    inode.field(&OFF_INODE_NLINK)
 }
 
 /// Whether an object would keep a name if it lost one.
@@ -448,8 +452,7 @@ pub fn has_several_names(dentry: Kernel) -> bool {
     if inode.0.is_null() {
         return false;
     }
-    let names: u32 = inode.field(&OFF_INODE_NLINK);
-    names > 1
+    names_of(inode) > 1
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use clawbox_common::{
 
 use super::{file::execution, verdict::eacces};
 use crate::{
-    emit::{self, Deed},
+    emit::{self, Deed, Judged},
     kernel_read::{self, Kernel, Paths, Place},
     maps::{EVENTS, KernelLookup, SCRIPT_STARTS},
     search, subject,
@@ -39,7 +39,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     if !matches!(decision.verdict, Verdict::Allow) {
         let (kind, operation) = (Kind::File, Operation::Start);
         let deed = Deed { kind, operation, access: EXECUTE, object, other: 0 };
-        emit::used(&standing, &decision, &deed, Some(place));
+        emit::used(&standing, Judged::by(&decision), &deed, Some(place));
         return eacces(decision.goes_on());
     }
     // Who has no identity gets one by this exec; see `file_open`.

@@ -12,8 +12,8 @@ use clawbox_common::{
 
 use super::verdict::eacces;
 use crate::{
-    allowed,
-    emit::{self, Deed},
+    allowed::{self, Found},
+    emit::{self, Deed, Judged},
     kernel_read::{self, Kernel, Place, Untyped},
     maps::KernelLookup,
     search, subject,
@@ -71,7 +71,7 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
     };
     let now = allowed::moment();
     if let Some(now) = now {
-        let tally = allowed::recall(file, access, state, subject, now);
+        let tally = allowed::recall(file, place.mount, access, state, subject, now);
         if tally != allowed::UNKNOWN {
             let is_counted = state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
                 && tally != 0
@@ -89,7 +89,8 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
         && allows != 0
         && matches!(decision.verdict, Verdict::Allow)
     {
-        allowed::keep(file, allows, state, subject, now, tally);
+        let found = Found { then: now, access: allows, tally };
+        allowed::keep(file, place.mount, state, subject, &found);
     }
     decision.goes_on()
 }
@@ -180,7 +181,7 @@ fn report(
     }
     let object = kernel_read::identity(at.dentry);
     let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
-    emit::used(standing, decision, &deed, Some(at));
+    emit::used(standing, Judged::by(decision), &deed, Some(at));
     tally
 }
 

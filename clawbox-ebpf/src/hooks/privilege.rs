@@ -12,7 +12,7 @@ use clawbox_common::{
 
 use super::verdict::eperm;
 use crate::{
-    emit::{self, Deed},
+    emit::{self, Deed, Judged},
     kernel_read::{self, Kernel},
     maps::KernelLookup,
     subject,
@@ -47,7 +47,7 @@ fn process(operation: Operation, other: Kernel) -> i32 {
     let decision = file::process(&KernelLookup, &standing, theirs);
     if !matches!(decision.verdict, Verdict::Allow) {
         let deed = deed(operation, kernel_read::thread_group(other));
-        emit::used(&standing, &decision, &deed, None);
+        emit::used(&standing, Judged::by(&decision), &deed, None);
     }
     eperm(decision.goes_on())
 }
@@ -111,7 +111,7 @@ fn privileged(operation: Operation) -> i32 {
         return 0;
     }
     let decision = file::privileged(&KernelLookup, &standing);
-    emit::used(&standing, &decision, &deed(operation, 0), None);
+    emit::used(&standing, Judged::by(&decision), &deed(operation, 0), None);
     eperm(decision.goes_on())
 }
 

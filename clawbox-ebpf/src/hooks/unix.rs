@@ -15,7 +15,7 @@ use super::{
     verdict::{eacces, eperm},
 };
 use crate::{
-    emit::{self, Deed},
+    emit::{self, Deed, Judged},
     kernel_read::{self, Kernel, Place},
     maps::KernelLookup,
     search, subject,
@@ -75,7 +75,7 @@ fn nameless(standing: &Standing<'_>, other: Kernel) -> i32 {
             object: FileId::default(),
             other: 0,
         };
-        emit::used(standing, &decision, &deed, None);
+        emit::used(standing, Judged::by(&decision), &deed, None);
     }
     eperm(decision.goes_on())
 }
