@@ -150,8 +150,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "an object with two names is not remembered",
         ALLOWED,
-        "        || !kernel_read::has_one_path(file)\n",
-        "",
+        "kernel_read::names_of(inode) != 1)",
+        "kernel_read::names_of(inode) == 0)",
         "no_allow_is_remembered_for",
     ),
     lsm(
@@ -164,7 +164,7 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one mount",
         ALLOWED,
-        "        || kept.mount != kernel_read::mount_of(file)\n",
+        "        || kept.mount != mount\n",
         "",
         "no_allow_is_remembered_over",
     ),
