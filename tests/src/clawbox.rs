@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::names::PORT;
@@ -61,6 +62,7 @@ pub struct Clawbox<'w> {
     records_refusals: bool,
     patience: Duration,
     refusals: Vec<Refusal>,
+    covered: Vec<(PathBuf, PathBuf)>,
 }
 
 impl<'w> Clawbox<'w> {
@@ -89,6 +91,7 @@ impl<'w> Clawbox<'w> {
             records_refusals: true,
             patience: PATIENCE,
             refusals: Vec::new(),
+            covered: Vec::new(),
         }
     }
 
@@ -96,6 +99,15 @@ impl<'w> Clawbox<'w> {
     #[must_use]
     pub fn refused(mut self, refusal: Refusal) -> Self {
         self.refusals.push(refusal);
+        self
+    }
+
+    /// On a host where a file says something else.
+    #[must_use]
+    pub fn covered(mut self, path: &str, text: &str) -> Self {
+        let cover = unused(&self.world.private(), "cover");
+        fs::write(&cover, text).expect("the directory of a world can be written");
+        self.covered.push((cover, path.into()));
         self
     }
 
@@ -196,6 +208,15 @@ impl<'w> Clawbox<'w> {
             clawbox.env_remove(foreign);
         }
         self.world.enter(&mut clawbox);
+        for (cover, path) in self.covered.clone() {
+            // SAFETY: the closure makes one system call on values that it owns.
+            unsafe {
+                clawbox.pre_exec(move || {
+                    let (nothing, bind) = (None::<&str>, MsFlags::MS_BIND);
+                    Ok(mount(Some(&cover), &path, nothing, bind, nothing)?)
+                });
+            }
+        }
         for refusal in &self.refusals {
             let mut filter = refusal.filter();
             // SAFETY: the closure makes one system call on a value that it owns.

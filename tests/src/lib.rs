@@ -10,6 +10,7 @@
 pub mod capture;
 pub mod clawbox;
 pub mod demo;
+pub mod layer;
 pub mod names;
 pub mod network;
 pub mod refusal;

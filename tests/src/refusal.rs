@@ -30,6 +30,25 @@ pub const TMP_MOUNT: Refusal =
 pub const CLONE3: Refusal =
     Refusal { number: libc::SYS_clone3, arguments: &[], errno: libc::ENOSYS };
 
+/// `bpf` with `BPF_PROG_LOAD`, as lockdown refuses it.
+pub const PROGRAM_LOAD: Refusal =
+    Refusal { number: libc::SYS_bpf, arguments: &[(0, 5)], errno: libc::EPERM };
+
+/// The same as a verifier refuses it.
+pub const PROGRAM_REJECTED: Refusal =
+    Refusal { number: libc::SYS_bpf, arguments: &[(0, 5)], errno: libc::EINVAL };
+
+/// `bpf` with `BPF_LINK_CREATE`.
+pub const LINK: Refusal =
+    Refusal { number: libc::SYS_bpf, arguments: &[(0, 28)], errno: libc::EPERM };
+
+/// `lsm_list_modules`, as before Linux 6.8. By its number: libc has no name for it.
+pub const LIST_MODULES: Refusal = Refusal { number: 461, arguments: &[], errno: libc::ENOSYS };
+
+/// `landlock_create_ruleset`, on a kernel that has none.
+pub const LANDLOCK: Refusal =
+    Refusal { number: libc::SYS_landlock_create_ruleset, arguments: &[], errno: libc::EOPNOTSUPP };
+
 // Classic BPF, from linux/bpf_common.h, and what a filter answers, from linux/seccomp.h.
 const LOAD: u16 = 0x20;
 const JUMP_IF_EQUAL: u16 = 0x15;

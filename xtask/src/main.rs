@@ -2,6 +2,7 @@
 //! One file per command; each says what it runs, and every error names what to do about it.
 
 mod apt;
+mod attacks;
 mod bench;
 mod build;
 mod demo;
@@ -43,6 +44,8 @@ enum Command {
     Tidy,
     /// Watch a policy being enforced, on this machine, with nothing leaving it.
     Demo(demo::Args),
+    /// Try the rows of the threat model and see which layer stops each.
+    Attacks(attacks::Args),
     /// Take one protection out at a time and see its test fail.
     Mutate(mutate::Args),
     /// Measure what enforcement costs.
@@ -68,6 +71,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Tidy => tidy::run(&workspace),
         Command::Vm(args) => vm::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),
+        Command::Attacks(args) => attacks::run(&workspace, &args),
         Command::Mutate(args) => mutate::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
     }

@@ -100,14 +100,15 @@ fn test_fails(
         in_vm(workspace, kernel, &guest, mutant.test)?
     } else {
         test::on_host(workspace, &clawbox, Some(mutant.test))?
-    };
+    }
+    .tests;
     if tests.passed + tests.failed == 0 {
         bail!("no test has `{}` in its name", mutant.test);
     }
     Ok(tests.failed > 0)
 }
 
-fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Result<test::Tests> {
+fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Result<test::Judged> {
     let limits = Limits {
         memory_mib: VM_MEMORY_MIB,
         time: VM_TIME,

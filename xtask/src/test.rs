@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
+use crate::attacks::{self, Observed};
 use crate::build;
 use crate::process;
 use crate::setup::{self, Purpose};
@@ -45,11 +46,24 @@ pub struct Args {
 }
 
 /// One stage's end.
-struct Stage {
+pub struct Stage {
     name: String,
     time: Duration,
     tests: Tests,
     failure: Option<String>,
+    /// The VM's kernel; none where it was this machine's.
+    pub kernel: Option<Kernel>,
+    /// Where attacks ended.
+    pub attacks: Observed,
+}
+
+/// What a stage came to.
+#[derive(Default)]
+pub struct Judged {
+    /// The tests that ran.
+    pub tests: Tests,
+    /// What they told of attacks.
+    pub attacks: Observed,
 }
 
 /// What the test summary lines of a stage add up to.
@@ -74,7 +88,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let mut stages = vec![stage("setup and build", || {
         let toolchain = setup::ensure(workspace, Purpose::Test)?;
         build::both(workspace, &toolchain, build::Args::default())?;
-        Ok(Tests::default())
+        Ok(Judged::default())
     })];
     if stages[0].failure.is_none() {
         if on_host && !args.host {
@@ -82,10 +96,17 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             stages.push(stage("tidy", || tidy_stage(workspace)));
         }
         if on_host {
-            stages.push(stage("enforcement, this kernel", || on_this_kernel(workspace, filter)));
+            stages.push(enforcement_here(workspace, filter));
         }
         if !args.host {
             stages.extend(on_other_kernels(workspace, &chosen_kernels(args.vm.flatten()), filter));
+        }
+        let seen = attacks::seen(&stages);
+        // Of a part of the tests no cell of the table is whole.
+        if filter.is_none() {
+            stages.push(stage("table of attacks", || {
+                attacks::compare(workspace, &seen).map(|()| Judged::default())
+            }));
         }
     }
     Ok(summary(&stages))
@@ -95,24 +116,43 @@ fn chosen_kernels(one: Option<Kernel>) -> Vec<Kernel> {
     one.map_or_else(|| Kernel::ALL.to_vec(), |kernel| vec![kernel])
 }
 
-fn stage(name: &str, run: impl FnOnce() -> Result<Tests>) -> Stage {
+/// The enforcement tests on this machine's kernel.
+pub fn enforcement_here(workspace: &Workspace, filter: Option<&str>) -> Stage {
+    stage("enforcement, this kernel", || on_host(workspace, &workspace.clawbox(false), filter))
+}
+
+fn stage(name: &str, run: impl FnOnce() -> Result<Judged>) -> Stage {
     println!("══ {name}");
     let start = Instant::now();
     let result = run();
     let time = start.elapsed();
-    let (tests, failure) = match result {
-        Ok(tests) if tests.failed > 0 => (tests, Some(format!("{} failed", tests.failed))),
-        Ok(tests) => (tests, None),
+    let (Judged { tests, attacks }, failure) = match result {
+        Ok(judged) if judged.tests.failed > 0 => {
+            let failure = format!("{} failed", judged.tests.failed);
+            (judged, Some(failure))
+        }
+        Ok(judged) => (judged, None),
         // Nothing counted, or the stage itself broke: one failure, so that no sum hides it.
-        Err(error) => (Tests { passed: 0, failed: 1 }, Some(format!("{error:#}"))),
+        Err(error) => {
+            let tests = Tests { passed: 0, failed: 1 };
+            (Judged { tests, ..Judged::default() }, Some(format!("{error:#}")))
+        }
     };
-    Stage { name: name.to_owned(), time, tests, failure }
+    Stage { name: name.to_owned(), time, tests, failure, kernel: None, attacks }
 }
 
-fn summary(stages: &[Stage]) -> ExitCode {
+impl Stage {
+    /// Whether anything of it did not go well.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+}
+
+/// Prints how the stages ended, and gives the status of all.
+pub fn summary(stages: &[Stage]) -> ExitCode {
     println!("══ summary");
     let mut sum = Tests::default();
-    for Stage { name, time, tests, failure } in stages {
+    for Stage { name, time, tests, failure, .. } in stages {
         let seconds = time.as_secs_f32();
         let counts = format!("{} passed, {} failed", tests.passed, tests.failed);
         match failure {
@@ -129,7 +169,7 @@ fn summary(stages: &[Stage]) -> ExitCode {
     }
 }
 
-fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> {
+fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Result<Judged> {
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--no-fail-fast"]);
     for package in ["clawbox-common", "clawbox-userspace", "xtask"] {
@@ -140,20 +180,16 @@ fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> {
     judged(&output, status.success(), filter)
 }
 
-fn tidy_stage(workspace: &Workspace) -> Result<Tests> {
+fn tidy_stage(workspace: &Workspace) -> Result<Judged> {
     let failed = tidy::check(workspace)?;
     if !failed.is_empty() {
         bail!("{}", failed.join(", "));
     }
-    Ok(Tests::default())
-}
-
-fn on_this_kernel(workspace: &Workspace, filter: Option<&str>) -> Result<Tests> {
-    on_host(workspace, &workspace.clawbox(false), filter)
+    Ok(Judged::default())
 }
 
 /// The enforcement tests of a clawbox on this kernel.
-pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> Result<Tests> {
+pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> Result<Judged> {
     require_tests(workspace)?;
     let mut cargo = workspace.cargo();
     cargo
@@ -168,7 +204,11 @@ pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> R
 }
 
 /// One VM for each kernel, as many at once as there are processors: each emulates a single one.
-fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], filter: Option<&str>) -> Vec<Stage> {
+pub fn on_other_kernels(
+    workspace: &Workspace,
+    kernels: &[Kernel],
+    filter: Option<&str>,
+) -> Vec<Stage> {
     let name = |kernel: &Kernel| format!("enforcement, kernel {}", kernel.name());
     let guest = match guest(workspace, filter) {
         Ok(guest) => guest,
@@ -192,7 +232,10 @@ fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], filter: Option<&s
     let work = || {
         let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
         let run = |kernel: &Kernel| {
-            stage(&name(kernel), || in_vm(workspace, *kernel, guest_for(kernel), filter, several))
+            let stage = stage(&name(kernel), || {
+                in_vm(workspace, *kernel, guest_for(kernel), filter, several)
+            });
+            Stage { kernel: Some(*kernel), ..stage }
         };
         iter::from_fn(take).map(|kernel| (kernel.name(), run(kernel))).collect::<Vec<_>>()
     };
@@ -242,7 +285,7 @@ fn in_vm(
     guest: &Guest,
     filter: Option<&str>,
     is_labelled: bool,
-) -> Result<Tests> {
+) -> Result<Judged> {
     let label = is_labelled.then(|| kernel.name());
     let limits =
         Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME, label, counts_instructions: false };
@@ -270,7 +313,7 @@ fn programs(messages: &str) -> Vec<(String, PathBuf)> {
 }
 
 /// The counts in a test run's output. Without a filter, a run of nothing is a failure.
-pub fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Tests> {
+pub fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Judged> {
     let tests = output
         .lines()
         .filter_map(|line| line.trim().strip_prefix("test result: "))
@@ -282,7 +325,7 @@ pub fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Tests
     if tests == Tests::default() && filter.is_none() {
         bail!("no test ran");
     }
-    Ok(tests)
+    Ok(Judged { tests, attacks: Observed::read(output)? })
 }
 
 /// `ok. 3 passed; 0 failed; …`
@@ -310,14 +353,14 @@ mod tests {
     fn summary_lines_are_added_up() {
         let broken = "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured\n";
         let found = judged(&format!("{LINE}noise\n{broken}"), false, None).unwrap();
-        assert_eq!(found, Tests { passed: 7, failed: 2 });
+        assert_eq!(found.tests, Tests { passed: 7, failed: 2 });
     }
 
     #[test]
     fn a_run_that_broke_off_or_ran_nothing_is_no_success() {
         assert!(judged(LINE, false, None).is_err());
         assert!(judged("", true, None).is_err());
-        assert_eq!(judged("", true, Some("name")).unwrap(), Tests::default());
+        assert_eq!(judged("", true, Some("name")).unwrap().tests, Tests::default());
     }
 
     #[test]

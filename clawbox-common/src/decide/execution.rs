@@ -34,6 +34,7 @@ pub fn start<L: Lookup>(lookup: &L, sandbox: u32, slots: Option<&Mask>) -> Decis
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::Destination;
     use crate::rule::{AddressKey, HostIds, RuleValue, SandboxState, SyntheticKey, SyntheticValue};
 
     /// Sandbox 1 and a rule.

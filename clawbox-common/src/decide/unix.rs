@@ -34,6 +34,7 @@ pub fn nameless<L: Lookup>(lookup: &L, standing: &Standing<'_>, theirs: Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::Destination;
     use crate::file::{FileKey, FileRule, HAS_NAMES, NameKey, READABLE, WRITABLE};
     use crate::limits::FILE_NAME;
     use crate::rule::{AddressKey, HostIds, RuleKey, RuleValue, SyntheticKey, SyntheticValue};

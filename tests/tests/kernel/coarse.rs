@@ -4,7 +4,7 @@
 use clawbox_tests::clawbox::{Clawbox, Finished};
 use serde_json::{Value, json};
 
-use crate::files::{ATTACKER, PYTHON};
+use crate::attacks::attempt::{ATTACKER, PYTHON};
 use crate::scene::{Scene, by_nobody};
 
 /// Runs what is to be tried, a line each, and gives what the attacker saw of each, in order.
@@ -182,35 +182,6 @@ fn a_link_that_would_gain_rights_is_told_and_a_move_to_another_filesystem_is_not
     assert_eq!(denials.len(), 1, "{denials:#?}");
     let object = &denials[0]["object"];
     assert_eq!((&object["path"], &object["errno"]), (&file.into(), &"EXDEV".into()));
-}
-
-#[test]
-fn what_the_filter_refuses_is_recorded_by_the_name_of_the_call() {
-    let scene = Scene::new();
-    let tries = [
-        ("socket", "import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)"),
-        ("unshare", "call(272, 0x10000000)"),
-        ("ptrace", "call(101, 0, 0, 0, 0)"),
-        ("mount", "call(165, 0, b'/tmp', 0, 0, 0)"),
-        ("bpf", "call(321, 0, 0, 0)"),
-        ("io_uring_setup", "call(425, 8, 0)"),
-        ("x32:520", "call(0x40000208, 0, 0, 0)"),
-    ]
-    .map(|(name, code)| (name, code.to_owned()));
-    // Root too: the filter is the same, and what it refuses the kernel would grant.
-    for user in [Some("nobody"), None] {
-        let clawbox = Clawbox::new(&scene.world, &scene.policy("")).user(user);
-        let (outcomes, run) = attempts(clawbox, &tries);
-        assert!(outcomes.iter().all(|(_, outcome)| outcome == "EPERM"), "{outcomes:?}");
-        let denials = run.denials();
-        let told: Vec<&str> =
-            denials.iter().filter_map(|record| record["object"]["system_call"].as_str()).collect();
-        assert_eq!(told, tries.each_ref().map(|(name, _)| *name), "{denials:#?}");
-        for record in denials {
-            let words = ["class", "action", "reason"].map(|key| record[key].as_str().unwrap());
-            assert_eq!(words, ["privilege", "system-call", "system-call"]);
-        }
-    }
 }
 
 #[test]

@@ -201,36 +201,6 @@ fn what_the_command_leaves_running_ends_with_it() {
     assert!(start.elapsed() < Duration::from_secs(60));
 }
 
-#[test]
-fn a_killed_clawbox_lets_nobody_go_and_the_next_run_cleans_up() {
-    let scene = Scene::new();
-    let policy = scene.allowing_attack("{ host: v4.test, port: 7 }");
-    let direct = format!("tcp={SITE}:7");
-    let child = format!("{} in-child {direct}", scene.attack());
-    let words = ["resolve=v4.test", "line", &direct, "send=93.184.216.35:7", "socket=raw", "line"];
-    let script = format!("{} {}; {child}; cat", scene.attack(), words.join(" "));
-    let mut running = Clawbox::new(&scene.world, &policy).spawn(&["/bin/sh", "-c", &script]);
-    running.line();
-    running.child.kill().unwrap();
-    running.child.wait().unwrap();
-    assert_eq!(running.remains().len(), 3, "{:?}", running.remains());
-    running.say("go");
-    let mut told = vec![running.line()];
-    for _ in 0..3 {
-        told.push(running.line());
-    }
-    running.say("go");
-    told.extend([running.line(), running.line()]);
-    let refused = told.iter().filter(|line| line.contains("\"EPERM\"")).count();
-    assert_eq!(refused, 4, "{told:?}");
-    scene.nothing_arrived();
-    // `cat` waits for more; the next run ends it and removes what was left.
-    let next = shell(&scene, "exit 0");
-    assert_eq!(next.status, 0, "{}", next.stderr);
-    assert!(running.stdout_ends(), "the process of the killed run is still there");
-    assert_eq!(running.remains(), Vec::<PathBuf>::new());
-}
-
 /// A run whose process has left its cgroup, as root under a policy that opens the hierarchy, and
 /// reads from a fifo; who holds the fifo's other end; and the fifo.
 struct Stray<'s> {

@@ -7,6 +7,8 @@
     reason = "a test says what is wrong by panicking"
 )]
 
+#[path = "../attacks/mod.rs"]
+mod attacks;
 mod audit;
 mod backstops;
 mod bad_input;
@@ -14,7 +16,6 @@ mod coarse;
 mod egress;
 mod execution;
 mod files;
-mod identity;
 mod lifecycle;
 mod listen;
 mod live;

@@ -6,7 +6,7 @@ use std::process::Command;
 use clawbox_tests::clawbox::Clawbox;
 use clawbox_tests::network::NOBODY;
 
-use crate::files::{ATTACKER, PYTHON};
+use crate::attacks::attempt::{ATTACKER, PYTHON};
 use crate::scene::Scene;
 
 #[test]

@@ -13,7 +13,7 @@ use clawbox_tests::network::{NOBODY, World};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::files::PYTHON;
+use crate::attacks::attempt::PYTHON;
 
 /// The loopback port of what a test serves, and one that a sandbox may listen on.
 const SERVED: u16 = 8123;

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use clawbox_tests::clawbox::{Clawbox, Running};
 
-use crate::files::{ATTACKER, PYTHON};
+use crate::attacks::attempt::{ATTACKER, PYTHON};
 use crate::scene::Scene;
 
 struct Tree {

@@ -1,15 +1,19 @@
 //! What most attacks need: a far side with a name server and echoing services, an attacker that a
 //! policy can name, and the attacker's own account of what happened.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clawbox_tests::capture::Packet;
 use clawbox_tests::clawbox::{Clawbox, Finished, tool};
+use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::names::{self, Names};
 use clawbox_tests::network::{NAMESERVER, PRIVATE, SITE, SITE_V6, World};
 use clawbox_tests::services::Service;
 use serde_json::Value;
+
+use crate::attacks::attempt::{ATTACKER, PYTHON};
 
 /// The port of every echo service, by TCP and by UDP.
 pub const ECHO: u16 = 7;
@@ -186,6 +190,34 @@ impl Account {
         })
     }
 
+    /// Tells where each step ended that is an attack: a row and what was tried, a step; row 0 is for
+    /// what may. Each step that was refused has one record, in the order of the steps.
+    #[track_caller]
+    pub fn tell(&self, attacks: &[(u8, &str)]) {
+        assert_eq!(attacks.len(), self.steps.len());
+        let mut refused = 0;
+        for ((row, attack), (_, outcome)) in attacks.iter().zip(self.outcomes()) {
+            if *row != 0 {
+                self.tell_one(*row, attack, outcome, refused);
+            }
+            refused += usize::from(outcome != "ok");
+        }
+    }
+
+    /// Tells where an attack ended that is refused by the n-th denial of a connection.
+    #[track_caller]
+    pub fn tell_one(&self, row: u8, attack: &str, outcome: &str, denial: usize) {
+        let denials = self.run.denials();
+        let record = denials.iter().filter(|record| record["action"] == "connect").nth(denial);
+        let records = if outcome == "ok" { None } else { record };
+        assert!(outcome == "ok" || records.is_some(), "{attack}: no record");
+        layer::tell(
+            row,
+            attack,
+            Layer::observed(outcome, &records.copied().into_iter().collect::<Vec<_>>()),
+        );
+    }
+
     /// The reasons of all denials, with the action.
     pub fn denials(&self) -> Vec<(&str, &str)> {
         self.run
@@ -194,6 +226,43 @@ impl Account {
             .filter_map(|record| Some((record["action"].as_str()?, record["reason"].as_str()?)))
             .collect()
     }
+}
+
+/// Runs what is to be tried in a sandbox and gives the outcomes by name, and the run.
+pub fn attempts(
+    scene: &Scene,
+    policy: &str,
+    tries: &[(&str, &str)],
+) -> (BTreeMap<String, String>, Finished) {
+    let clawbox = Clawbox::new(&scene.world, policy).with_lsm();
+    let mut running = clawbox.spawn(&[PYTHON, "-c", ATTACKER]);
+    for (name, code) in tries {
+        running.say(&format!("{name}: {code}"));
+    }
+    let run = running.wait();
+    let outcomes: BTreeMap<String, String> = run
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(name, outcome)| (name.to_owned(), outcome.to_owned()))
+        .collect();
+    assert_eq!(outcomes.len(), tries.len(), "{run:?}");
+    (outcomes, run)
+}
+
+/// Denials of files: action, reason and path.
+pub fn denials(run: &Finished) -> Vec<(&str, &str, &str)> {
+    run.trail
+        .iter()
+        .filter(|record| record["verdict"] == "deny" && record["class"] == "file")
+        .filter_map(|record| {
+            Some((
+                record["action"].as_str()?,
+                record["reason"].as_str()?,
+                record["object"]["path"].as_str()?,
+            ))
+        })
+        .collect()
 }
 
 /// The only user of tests' sandboxes, as records say it.

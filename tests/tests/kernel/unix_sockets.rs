@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clawbox_tests::clawbox::Finished;
 
-use crate::files::{attempts, denials};
-use crate::scene::Scene;
+use crate::scene::{Scene, attempts, denials};
 
 /// Services of the host: a stream and a datagram socket.
 struct Services {

@@ -7,6 +7,10 @@ const DECIDE: &str = "clawbox-common/src/decide/mod.rs";
 const DECIDE_FILES: &str = "clawbox-common/src/decide/file.rs";
 const ALLOWED: &str = "clawbox-ebpf/src/allowed.rs";
 const EXEC: &str = "clawbox-ebpf/src/hooks/exec.rs";
+const LAUNCH_CALLS: &str = "clawbox-userspace/src/sandbox/launch/syscalls.rs";
+const LAUNCH_LANDLOCK: &str = "clawbox-userspace/src/sandbox/launch/landlock.rs";
+/// The test of everything that the filter refuses.
+const FILTER: &str = "what_the_filter_refuses";
 
 /// One that is tested on this machine's own kernel.
 const fn here(
@@ -74,10 +78,10 @@ pub(super) const ALL: &[Mutant] = &[
         "a_binary_is_its_inode",
     ),
     here(
-        "a client's own port is no listener for IPv4",
-        DECIDE,
-        "    if v4 && to.transport == UDP {",
-        "    if v4 && to.port == 0 {",
+        "the socket that would get it says whose a destination is",
+        "clawbox-ebpf/src/hooks/receiver.rs",
+        "sandbox != 0 && owner(self.0, to) == sandbox",
+        "sandbox != 0 && owner(self.0, to) <= sandbox",
         "a_clients_own_port_lends_no_way",
     ),
     lsm(
@@ -146,8 +150,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "an object with two names is not remembered",
         ALLOWED,
-        "        || !kernel_read::has_one_path(file)\n",
-        "",
+        "kernel_read::names_of(inode) != 1)",
+        "kernel_read::names_of(inode) == 0)",
         "no_allow_is_remembered_for",
     ),
     lsm(
@@ -160,16 +164,145 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one mount",
         ALLOWED,
-        "        || kept.mount != kernel_read::mount_of(file)\n",
+        "        || kept.mount != mount\n",
         "",
         "no_allow_is_remembered_over",
     ),
     lsm(
         "a remembered allow is one subject's",
         ALLOWED,
-        "    state.flags & FILES_BY_BINARY == 0 || is_same(kept, subject)",
-        "    state.flags & FILES_BY_BINARY == 0 || is_same(kept, subject) || kept.access != 0",
+        "&& !is_same(kept, subject) {",
+        "&& !is_same(kept, subject) && kept.access == 0 {",
         "what_one_binary_was_allowed",
+    ),
+    // Rows 2, 4 and 6: the loader, an interpreter, and what replaces an allowed binary are others.
+    here(
+        "a rule admits no loader",
+        DECIDE,
+        "            if met != 0 {",
+        "            if met != 0 || word == 0 {",
+        "loaders_memory_and_descriptors",
+    ),
+    here(
+        "a rule admits no interpreter",
+        DECIDE,
+        "            if met != 0 {",
+        "            if met != 0 || word == 0 {",
+        "a_script_counts_when",
+    ),
+    here(
+        "a rule admits no replacement",
+        DECIDE,
+        "            if met != 0 {",
+        "            if met != 0 || word == 0 {",
+        "an_allowed_binary_is_neither",
+    ),
+    here(
+        "what may be read may not be written",
+        LAUNCH_LANDLOCK,
+        "(&request.read_only, AccessFs::from_read(abi))",
+        "(&request.read_only, AccessFs::from_all(abi))",
+        "an_allowed_binary_is_neither",
+    ),
+    lsm(
+        "a script's file says who it is where nobody can write",
+        EXEC,
+        "    if found.whole && !found.search.is_written() {",
+        "    if found.whole {",
+        "a_script_is_known_by",
+    ),
+    here("no chroot", LAUNCH_CALLS, "    SYS_chroot \"changes what a path means\"\n", "", FILTER),
+    here("no PR_SET_MM", LAUNCH_CALLS, "is(0, libc::PR_SET_MM)", "is(0, -1)", FILTER),
+    here(
+        "no ptrace",
+        LAUNCH_CALLS,
+        "    SYS_ptrace \"takes over another process, and with it that binary's rights\"\n",
+        "",
+        FILTER,
+    ),
+    here(
+        "no userfaultfd",
+        LAUNCH_CALLS,
+        "    SYS_userfaultfd \"stalls the kernel in the middle of a copy: the usual lever for exploits\"\n",
+        "",
+        FILTER,
+    ),
+    here(
+        "no x32",
+        "clawbox-userspace/src/sandbox/launch/seccomp.rs",
+        "jf: 1, k: X32_SYSCALL_BIT }",
+        "jf: 1, k: u32::MAX }",
+        FILTER,
+    ),
+    here(
+        "no bpf",
+        LAUNCH_CALLS,
+        "    SYS_bpf \"loads programs and reaches the enforcer's own maps and links by id\"\n",
+        "",
+        FILTER,
+    ),
+    here(
+        "without an identity the cgroup denies",
+        "clawbox-ebpf/src/subject.rs",
+        "    if cgroup_sandbox().is_some() { Standing::Unidentified } else { Standing::Outside }\n}\n\n/// The sandbox of a thread group",
+        "    Standing::Outside\n}\n\n/// The sandbox of a thread group",
+        "where_the_table_of_identities_is_full",
+    ),
+    lsm(
+        "what is too deep is refused",
+        DECIDE_FILES,
+        "    deny(Reason::TooDeep, state)",
+        "    allow(Reason::TooDeep, state)",
+        "islands_in_a_writable_tree",
+    ),
+    lsm(
+        "attributes are judged",
+        FILES,
+        "    eacces(object(operation, WRITE, Place::of_dentry(dentry)))",
+        "    eacces(object(operation, WRITE, Place::of_dentry(dentry)) | true)",
+        "islands_in_a_writable_tree",
+    ),
+    lsm(
+        "a name has a rule before it is there",
+        DECIDE_FILES,
+        "    if here {\n        found |= flags(lookup.name(&key));\n    }",
+        "    if here {\n        found |= 0;\n    }",
+        "islands_in_a_writable_tree",
+    ),
+    lsm(
+        "a descriptor is judged when it comes",
+        FILES,
+        "    eacces(object(Operation::Receive, mode(reads, writes), Place::of_file(file)))",
+        "    eacces(object(Operation::Receive, mode(reads, writes), Place::of_file(file)) | true)",
+        "a_descriptor_that_comes_from_outside",
+    ),
+    here(
+        "inherited files are closed",
+        "clawbox-userspace/src/sandbox/launch/enter.rs",
+        "SYS_close_range, 3u32,",
+        "SYS_close_range, 30u32,",
+        "a_descriptor_that_clawbox_inherits",
+    ),
+    here(
+        "what the ring does not take is counted",
+        "clawbox-ebpf/src/emit.rs",
+        "EVENTS.reserve::<NetworkEvent>(0) else {\n        lost(head.sandbox, kind);",
+        "EVENTS.reserve::<NetworkEvent>(0) else {",
+        "a_flood_changes_no_verdict",
+    ),
+    here(
+        "a sandbox has no say in its policy",
+        "clawbox-userspace/src/sandbox/control.rs",
+        "    (in_cgroup || identified).then(",
+        "    (in_cgroup && !identified).then(",
+        "a_sandbox_has_no_say",
+    ),
+    lsm(
+        "bpf is looked for in the list of LSMs",
+        "clawbox-userspace/src/kernel/lsm.rs",
+        "|module| module == \"bpf\"",
+        "|module| module != \"\"",
+        "without_bpf_in_the_list",
     ),
     lsm(
         "open files are judged again after a change",
@@ -196,8 +329,9 @@ mod tests {
     #[test]
     fn every_mutant_fits_the_source_and_a_test() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let tests: String = std::fs::read_dir(root.join("tests/tests/kernel"))
-            .unwrap()
+        let tests: String = ["tests/tests/kernel", "tests/tests/attacks"]
+            .iter()
+            .flat_map(|directory| std::fs::read_dir(root.join(directory)).unwrap())
             .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
             .collect();
         for mutant in ALL {

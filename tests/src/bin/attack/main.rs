@@ -10,7 +10,9 @@ mod steps;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Its own name may be no text.
+    let arguments = std::env::args_os().skip(1);
+    let arguments: Vec<String> = arguments.filter_map(|word| word.into_string().ok()).collect();
     match process::run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

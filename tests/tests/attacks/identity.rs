@@ -1,14 +1,20 @@
-//! Who acts: the file that the kernel executed, and the ancestors inside the sandbox. Names,
-//! copies, loaders and descriptors give nobody another identity.
+//! Rows 1, 2, 4, 5, 8, 11, 12 and 31 as far as they are about who acts: the file that the kernel
+//! executed, and the ancestors inside the sandbox. Names, copies, loaders and descriptors give nobody
+//! another identity.
 
 use std::net::IpAddr;
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData};
+use clawbox_common::limits::SUBJECTS;
 use clawbox_common::subject::Subject;
 use clawbox_tests::clawbox::{Clawbox, cgroup_root};
+use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::network::SITE;
 use clawbox_tests::services::Service;
+use nix::sys::signal::Signal;
+
+use super::attempt::{PYTHON, attempts, got_through, hostile};
 
 use crate::scene::{Account, ECHO, Scene, by_nobody};
 
@@ -75,13 +81,26 @@ fn a_binary_is_its_inode_under_whatever_name_it_is_started() {
         &format!(
             "{tool} tcp=v4.test:7; {link} tcp=v4.test:7; {alias} tcp=v4.test:7; \
              {copy} tcp=v4.test:7; cp {tool} own; ./own tcp=v4.test:7; \
-             mv own tool; PATH=. tool tcp=v4.test:7; exec -a {tool} ./tool tcp=v4.test:7"
+             mv own tool; PATH=. tool tcp=v4.test:7; \
+             /usr/bin/bash -c 'exec -a {tool} ./tool tcp=v4.test:7'; \
+             ln tool second; ./second tcp=v4.test:7; \
+             /proc/self/root$PWD/tool tcp=v4.test:7; cd /proc/self/root; .$OLDPWD/tool tcp=v4.test:7"
         ),
     );
-    let outcomes: Vec<&str> = account.outcomes().into_iter().map(|(_, outcome)| outcome).collect();
-    // The shell of some systems does not know `exec -a`; then the last line is not there.
-    assert_eq!(outcomes[..6], ["ok", "ok", "ok", "EPERM", "EPERM", "EPERM"], "{account:?}");
-    assert!(outcomes[6..].iter().all(|outcome| *outcome == "EPERM"), "{account:?}");
+    let step = "tcp=v4.test:7";
+    account.expect(&[vec![(step, "ok"); 3], vec![(step, "EPERM"); 7]].concat());
+    account.tell(&[
+        (0, "by its path"),
+        (0, "by a hard link, which is the same file"),
+        (0, "by a symlink, which leads to the same file"),
+        (1, "a copy in a directory of programs"),
+        (1, "a copy of its own"),
+        (1, "a copy under the allowed one's name"),
+        (1, "a copy with the allowed one's argv[0]"),
+        (1, "a hard link to a copy"),
+        (8, "a copy by /proc/self/root"),
+        (8, "a copy by a relative path from /proc/self/root"),
+    ]);
     assert_eq!(scene.echo.arrivals().len(), 3);
     account.record("connect", "other-binary", &copy, site());
     let denials = account.denials();
@@ -157,6 +176,19 @@ fn a_script_counts_when_the_kernel_started_it_and_only_then() {
         ["python ok", "python ok", "python 1", "ok", "ok", "EPERM", "EPERM", "EPERM", "EPERM"],
         "{account:?}"
     );
+    for (line, attack) in [
+        (2, "a named script as an interpreter's argument"),
+        (5, "a named script by a relative path"),
+        (6, "a named shell script as a shell's argument"),
+        (7, "a named script on standard input"),
+        (8, "a named script sourced"),
+    ] {
+        // One denial each, in their order.
+        let outcome = if said[line] == "python 1" { "EPERM" } else { said[line].as_str() };
+        let refused =
+            said[..line].iter().filter(|said| ["EPERM", "python 1"].contains(&said.as_str()));
+        account.tell_one(4, attack, outcome, refused.count());
+    }
     let record = account.record("connect", "rule", "/usr/bin/python3", site());
     assert_eq!(record["subject"]["script"], direct.as_str());
     assert_eq!(record["rule"]["binary"], direct.as_str());
@@ -169,20 +201,37 @@ fn loaders_memory_and_descriptors_lend_no_identity() {
     let scene = Scene::new();
     let (tool, policy) = only_tool(&scene);
     let attack = scene.attack();
+    let policy = policy.replace("[/dev/null]", "[/dev/null, /dev/shm]");
+    let from_nowhere = "import os, sys; t = os.open('.', os.O_TMPFILE | os.O_RDWR, 0o755); \
+         os.write(t, open(sys.argv[1], 'rb').read()); f = os.open('/proc/self/fd/%d' % t, 0); \
+         os.close(t); os.set_inheritable(f, True); os.execv('/proc/self/fd/%d' % f, sys.argv[1:])";
+    let shared = format!("/dev/shm/clawbox-{}", std::process::id());
+    let step = "tcp=v4.test:7";
     let account = scene.shell(
         &policy,
         &format!(
-            "{LOADER} {tool} tcp=v4.test:7; \
-             {attack} exec-from-memory {tool} tcp=v4.test:7; \
-             cp {tool} gone; {attack} exec /bin/sh -c 'exec 9<gone; rm gone; /proc/self/fd/9 tcp=v4.test:7'; \
-             LD_PRELOAD={tool} {attack} tcp=v4.test:7 2>&1; \
-             exec 8<{tool}; /proc/self/fd/8 tcp=v4.test:7"
+            "{LOADER} {tool} {step}; {LOADER} --argv0 {tool} {tool} {step}; \
+             {attack} exec-from-memory {tool} {step}; \
+             cp {tool} gone; {attack} exec /bin/sh -c 'exec 9<gone; rm gone; /proc/self/fd/9 {step}'; \
+             {PYTHON} -c \"{from_nowhere}\" {tool} {step}; \
+             cp {tool} {shared}; {shared} {step}; rm {shared}; \
+             LD_PRELOAD={tool} {attack} {step} 2>&1; \
+             exec 8<{tool}; /proc/self/fd/8 {step}"
         ),
     );
-    let outcomes: Vec<&str> = account.outcomes().into_iter().map(|(_, outcome)| outcome).collect();
     // The last one is the file itself, by way of a descriptor.
-    assert_eq!(outcomes, ["EPERM", "EPERM", "EPERM", "EPERM", "ok"], "{account:?}");
+    account.expect(&[vec![(step, "EPERM"); 7], vec![(step, "ok")]].concat());
     account.record("connect", "other-binary", LOADER, site());
+    account.tell(&[
+        (2, "the loader with an allowed program"),
+        (2, "the loader with its argv[0]"),
+        (5, "the identity of a memfd"),
+        (5, "the identity of an unlinked file"),
+        (5, "the identity of an O_TMPFILE file"),
+        (5, "the identity of a file in /dev/shm"),
+        (3, "an allowed program as LD_PRELOAD of another"),
+        (0, "the file itself, by way of a descriptor"),
+    ]);
     assert!(account.denials().iter().all(|denial| *denial == ("connect", "other-binary")));
     assert_eq!(scene.echo.arrivals().len(), 1);
 }
@@ -209,6 +258,11 @@ fn threads_children_and_daemons_are_who_their_program_is() {
     let expected = [vec![("tcp=v4.test:7", "ok"); each], vec![("tcp=v4.test:7", "EPERM"); each]];
     account.expect(&expected.concat());
     assert_eq!(scene.echo.arrivals().len(), each);
+    let attacks =
+        ["itself", "a thread", "a child", "a daemon", "a thread's thread", "a child's daemon"];
+    let execs = ["exec by a thread that is not the leader", "exec, then a thread"];
+    let (may, may_not) = (vec![(0, ""); each], [attacks.as_slice(), &execs].concat());
+    account.tell(&[may, may_not.into_iter().map(|attack| (11, attack)).collect()].concat());
     let by_copy = account.run.denials();
     assert_eq!(by_copy.len(), each);
     assert!(by_copy.iter().all(|record| record["subject"]["exe"] == copy.as_str()), "{by_copy:?}");
@@ -258,7 +312,50 @@ fn many_processes_at_once_are_each_denied_and_recorded() {
     assert_eq!(account.detail("tcp=v4.test:7")["answer"], "hello\n");
     let denied = account.denials().len() as u64;
     assert_eq!(Some(denied), told["children"].as_u64());
+    account.tell_one(12, "a fork bomb", "EPERM", 0);
     scene.nothing_arrived_but_at(&[SITE.into()]);
+}
+
+/// The table is filled by hand, while the agent, which would clear it of processes that are none, is
+/// stopped: a sandbox that fills it with processes needs more memory than a small machine has.
+#[test]
+fn where_the_table_of_identities_is_full_a_new_process_is_nobody_and_other_sandboxes_go_on() {
+    let scene = Scene::new();
+    let (tool, policy) = only_tool(&scene);
+    let attempt = format!("{tool} tcp=198.18.0.1:7");
+    let script = format!("{tool} resolve=v4.test; read a; {attempt}; read a; {attempt}");
+    let mut running = Clawbox::new(&scene.world, &policy).spawn(&["/bin/sh", "-c", &script]);
+    running.line();
+    running.signal(Signal::SIGSTOP);
+    let pinned = MapData::from_pin(running.pins().join("SUBJECTS")).unwrap();
+    let mut subjects: HashMap<_, u32, Subject> = HashMap::try_from(Map::HashMap(pinned)).unwrap();
+    let (_, subject) = subjects.iter().next().unwrap().unwrap();
+    let first = 1 << 30;
+    let full = (first..).find(|process| subjects.insert(process, subject, 0).is_err()).unwrap();
+    assert!(full - first <= SUBJECTS, "{full}");
+    running.say("go");
+    let outcome = |line: &str| {
+        let said: serde_json::Value = serde_json::from_str(line).unwrap();
+        said["outcome"].as_str().unwrap().to_owned()
+    };
+    let refused = outcome(&running.line());
+    let other = Clawbox::new(&scene.world, &policy).run(&[tool.as_str(), "tcp=v4.test:7"]);
+    assert_eq!(outcome(other.stdout.trim()), "ok", "{other:?}");
+    for process in first..full {
+        subjects.remove(&process).unwrap();
+    }
+    running.signal(Signal::SIGCONT);
+    running.say("go");
+    assert_eq!(outcome(&running.line()), "ok");
+    let run = running.wait();
+    let denied = run.denials();
+    assert_eq!(refused, "EPERM", "{denied:?}");
+    let told = |reason: &str| denied.iter().any(|record| record["reason"] == reason);
+    assert!(told("table-full") && told("no-identity"), "{denied:#?}");
+    // Already the socket is refused to nobody.
+    let of_network = |record: &&serde_json::Value| record["class"] == "network";
+    let refusals: Vec<_> = denied.iter().copied().filter(of_network).collect();
+    layer::tell(12, "a full table", Layer::observed(&refused, &refusals));
 }
 
 #[test]
@@ -272,6 +369,9 @@ fn a_process_that_moves_to_another_cgroup_stays_under_its_policy() {
     let leave = format!("write={procs},0");
     let account = scene.attack_with(&policy, &[&leave, "tcp=v4.test:7"]);
     account.expect(&[(&leave, "EACCES"), ("tcp=v4.test:7", "EPERM")]);
+    let of_file = |record: &&serde_json::Value| record["class"] == "file";
+    let refused: Vec<_> = account.run.denials().into_iter().filter(of_file).collect();
+    layer::tell(31, "moving to the root's cgroup", Layer::observed("EACCES", &refused));
     // As root, under a policy that opens the hierarchy to it, it may; and gains nothing.
     let open = policy.replace("[/dev/null]", &format!("[/dev/null, {}]", root.display()));
     // In a cgroup namespace of its own some hosts (nsdelegate) would not let it.
@@ -291,7 +391,43 @@ fn a_process_that_moves_to_another_cgroup_stays_under_its_policy() {
         ("tcp=v4.test:7", "ok"),
     ]);
     account.record("connect", "other-binary", &attack, site());
+    account.tell(&[
+        (0, ""),
+        (31, "what root does after it has moved"),
+        (31, "what its child does"),
+        (0, ""),
+    ]);
     assert_eq!(scene.echo.arrivals().len(), 1);
+}
+
+#[test]
+fn the_hierarchy_of_cgroups_is_not_the_sandboxs_to_write() {
+    let scene = Scene::new();
+    let root = cgroup_root();
+    let at = |name: &str| root.join(name).display().to_string();
+    let tries = [
+        hostile(31, "a cgroup made", format!("os.mkdir('{}')", at("clawbox-attack"))),
+        hostile(31, "its own cgroup's processes written", {
+            let own = "open('/proc/self/cgroup').read().strip().split('::')[1]";
+            format!("write('{}' + {own} + '/cgroup.procs')", root.display())
+        }),
+        hostile(
+            31,
+            "the kill switch of all sandboxes",
+            format!("write('{}')", at("clawbox/cgroup.kill")),
+        ),
+        hostile(
+            31,
+            "a limit of the hierarchy",
+            format!("write('{}')", at("cgroup.subtree_control")),
+        ),
+    ];
+    for user in [Some("nobody"), None] {
+        let tried = attempts(|| Clawbox::new(&scene.world, &scene.policy("")).user(user), &tries);
+        assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
+        assert!(tried.iter().all(|tried| !tried.denials.is_empty()), "{tried:#?}");
+    }
+    assert!(!root.join("clawbox-attack").exists());
 }
 
 /// A kernel that is preempted inside a hook leaves out the hook's next run on that CPU (7.x). What
@@ -323,6 +459,9 @@ fn an_identity_of_another_process_or_of_the_program_before_is_nobodys() {
             let denied = run.denials();
             assert!(denied.iter().all(|record| record["reason"] == "no-identity"), "{denied:?}");
             assert!(!denied.is_empty());
+            let whose = if born == 0 { "of the program before" } else { "of another process" };
+            let attack = format!("an identity {whose}");
+            layer::tell(11, &attack, Layer::observed(outcome, &denied));
             scene.nothing_arrived();
         }
     }

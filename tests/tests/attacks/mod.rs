@@ -1,0 +1,13 @@
+//! The rows of the threat model, each tried by a program in a sandbox on the running kernel. What
+//! stopped it is told as it was seen (`clawbox_tests::layer`); `cargo xtask attacks` makes a table of
+//! that. The number of a row is its place in the list of threats that clawbox was built against.
+
+mod agent;
+pub mod attempt;
+mod calls;
+mod identity;
+pub mod islands;
+mod open_files;
+mod processes;
+mod programs;
+mod start;
