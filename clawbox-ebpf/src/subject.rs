@@ -80,6 +80,15 @@ pub fn sandbox_of(task: Kernel) -> Option<u32> {
     Some(subject.sandbox)
 }
 
+/// Who a task is; `None` for one that is nobody, or is just becoming another program.
+#[inline(always)]
+pub fn of<'a>(task: Kernel) -> Option<&'a Subject> {
+    let subject = identity(kernel_read::thread_group(task))?;
+    let now = kernel_read::incarnation(task);
+    (subject.incarnation.born == now.born && subject.incarnation.execs == now.execs)
+        .then_some(subject)
+}
+
 /// The sandbox of the current task, where it is in one without being anybody.
 #[inline(always)]
 pub fn sandbox_of_unidentified() -> Option<u32> {

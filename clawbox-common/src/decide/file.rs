@@ -271,6 +271,25 @@ pub fn process<L: Lookup>(lookup: &L, standing: &Standing<'_>, other: Option<u32
     }
 }
 
+/// Another process's memory, environment or descriptors: of the same sandbox, and of one that is
+/// nobody more than this subject is, or its rights would be had through it.
+#[inline(always)]
+pub fn reach<L: Lookup>(lookup: &L, standing: &Standing<'_>, other: Option<&Subject>) -> Decision {
+    let (subject, state) = match placed(lookup, standing) {
+        Ok(found) => found,
+        Err(decision) => return decision,
+    };
+    let Some(other) = other.filter(|other| other.sandbox == subject.sandbox) else {
+        return deny(Reason::OtherProcess, state);
+    };
+    let mut more = 0;
+    for word in 0..MASK_WORDS {
+        more |= other.own.words[word] & !subject.own.words[word];
+        more |= other.lineage.words[word] & !subject.lineage.words[word];
+    }
+    if more == 0 { allow(Reason::Rule, state) } else { deny(Reason::OtherBinary, state) }
+}
+
 /// What no sandbox may do, recorded only or not.
 #[inline(always)]
 pub fn privileged<L: Lookup>(lookup: &L, standing: &Standing<'_>) -> Decision {
@@ -285,6 +304,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::decide::Destination;
+    use crate::rule::{AddressKey, HostIds, RuleKey, RuleValue, SyntheticKey, SyntheticValue};
     use crate::subject::Mask;
 
     /// A policy as tables; its sandbox is 1 and its generation 7.
@@ -300,6 +321,24 @@ mod tests {
         }
         fn name(&self, key: &NameKey) -> Option<&FileRule> {
             self.names.get(key)
+        }
+    }
+
+    impl Lookup for Tables {
+        fn sandbox(&self, sandbox: u32) -> Option<&SandboxState> {
+            (sandbox == 9).then_some(&STATE)
+        }
+        fn rule(&self, _: &RuleKey) -> Option<&RuleValue> {
+            None
+        }
+        fn synthetic(&self, _: &SyntheticKey) -> Option<&SyntheticValue> {
+            None
+        }
+        fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
+            None
+        }
+        fn is_own(&self, _: u32, _: &Destination) -> bool {
+            false
         }
     }
 
@@ -365,6 +404,30 @@ mod tests {
 
     /// `/home/repo/.git/hooks/x`.
     const WAY: [(u64, &str); 5] = [(5, "x"), (4, "hooks"), (3, ".git"), (2, "repo"), (1, "home")];
+
+    #[test]
+    fn a_process_reaches_another_of_its_sandbox_that_is_nobody_more_than_it_is() {
+        let of = |slots: &[usize]| {
+            let mut own = Mask::EMPTY;
+            slots.iter().for_each(|slot| own.insert(*slot));
+            Subject { sandbox: 9, own, lineage: own, ..Subject::default() }
+        };
+        let tables = Tables::default();
+        let verdict = |subject: &Subject, other: Option<&Subject>| {
+            let decision = reach(&tables, &Standing::Subject(subject), other);
+            (decision.verdict, decision.reason)
+        };
+        let (nobody, tool, both) = (of(&[]), of(&[70]), of(&[3, 70]));
+        let elsewhere = Subject { sandbox: 8, ..nobody };
+        for (subject, other) in [(&nobody, &nobody), (&tool, &nobody), (&both, &tool)] {
+            assert_eq!(verdict(subject, Some(other)), (Verdict::Allow, Reason::Rule));
+        }
+        for (subject, other) in [(&nobody, &tool), (&tool, &both)] {
+            assert_eq!(verdict(subject, Some(other)), (Verdict::Deny, Reason::OtherBinary));
+        }
+        assert_eq!(verdict(&both, Some(&elsewhere)), (Verdict::Deny, Reason::OtherProcess));
+        assert_eq!(verdict(&both, None), (Verdict::Deny, Reason::OtherProcess));
+    }
 
     #[test]
     fn the_rule_nearest_to_the_object_decides() {

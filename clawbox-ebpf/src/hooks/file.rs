@@ -308,6 +308,23 @@ pub fn file_truncate(ctx: LsmContext) -> i32 {
     eacces(object(Operation::Truncate, WRITE, place))
 }
 
+/// `FS_IOC_SETFLAGS`, `FS_IOC_FSSETXATTR` and the first one's form for 32 bits, uapi/linux/fs.h: a
+/// file's attribute flags, its quota's project.
+const SET_FLAGS: [u32; 3] = [0x4008_6602, 0x401c_5820, 0x4004_6602];
+
+/// `(file, command, argument)`: what an ioctl sets of a file itself needs no descriptor that was
+/// opened to be written.
+#[lsm(hook = "file_ioctl")]
+pub fn file_ioctl(ctx: LsmContext) -> i32 {
+    let command: u32 = ctx.arg(1);
+    if command != SET_FLAGS[0] && command != SET_FLAGS[1] && command != SET_FLAGS[2] {
+        return 0;
+    }
+    // SAFETY: the argument is a file.
+    let place = Place::of_file(unsafe { argument(&ctx, 0) });
+    eacces(object(Operation::Attributes, WRITE, place))
+}
+
 /// For hooks without a path. What overlayfs does to a layer was judged at the merged file.
 #[inline(always)]
 fn by_dentry(operation: Operation, dentry: Kernel) -> i32 {

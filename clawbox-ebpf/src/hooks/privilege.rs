@@ -52,11 +52,25 @@ fn process(operation: Operation, other: Kernel) -> i32 {
     eperm(decision.goes_on())
 }
 
+/// `PTRACE_MODE_NOAUDIT`, linux/ptrace.h: what is asked only to know how much to show.
+const NO_AUDIT: u32 = 4;
+
 /// `(child, mode)`: also who reads another one's memory or environment by way of /proc.
 #[lsm(hook = "ptrace_access_check")]
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a task.
-    process(Operation::Trace, unsafe { Kernel::new(ctx.arg(0)) })
+    let other = unsafe { Kernel::new(ctx.arg(0)) };
+    let mode: u32 = ctx.arg(1);
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) || is_self(other) {
+        return 0;
+    }
+    let decision = file::reach(&KernelLookup, &standing, subject::of(other));
+    if !matches!(decision.verdict, Verdict::Allow) && mode & NO_AUDIT == 0 {
+        let deed = deed(Operation::Trace, kernel_read::thread_group(other));
+        emit::used(&standing, Judged::by(&decision), &deed, None);
+    }
+    eperm(decision.goes_on())
 }
 
 /// `(task, info, signal, cred)`.

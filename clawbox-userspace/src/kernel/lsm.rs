@@ -46,6 +46,7 @@ const HOOKS: &[Hook] = &[
     newer("file_truncate", "path_truncate, which ftruncate came by before 6.2"),
     hook("path_chmod"),
     hook("path_chown"),
+    hook("file_ioctl"),
     form("inode_setattr_2", "inode_setattr", 2),
     form("inode_setattr_3", "inode_setattr", 3),
     hook("inode_setxattr"),

@@ -87,8 +87,8 @@ impl Attempt {
 
     /// A gap that the threat model names: nothing stops it yet. It changes nothing that the next attempt
     /// would find.
-    pub fn known(self) -> Self {
-        Self { is_known: true, ..self }
+    pub fn known_if(self, is_known: bool) -> Self {
+        Self { is_known, ..self }
     }
 
     /// The host does something before it.

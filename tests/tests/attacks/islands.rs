@@ -175,8 +175,7 @@ fn on_a_read_only_file() -> Vec<Attempt> {
         by(
             "attribute flags by ioctl",
             "import fcntl, struct; fcntl.ioctl(f, 0x40086602, struct.pack('l', 0x40))",
-        )
-        .known(),
+        ),
         on("RENAME_EXCHANGE", "exchange('other', 'ro')"),
     ]
 }
