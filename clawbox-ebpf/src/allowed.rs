@@ -4,7 +4,7 @@
 use aya_ebpf::{
     bindings::BPF_LOCAL_STORAGE_GET_F_CREATE,
     btf_maps::InodeStorage,
-    helpers::generated::{bpf_inode_storage_delete, bpf_inode_storage_get},
+    helpers::generated::bpf_inode_storage_get,
     macros::{btf_map, map},
     maps::Array,
 };
@@ -24,8 +24,9 @@ use crate::kernel_read::{self, Kernel};
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Allowed {
-    /// [`EMPTY`], [`CLAIMED`] or [`READY`].
-    stage: u64,
+    /// Goes up by one when somebody begins to write and by one when it is written: odd in between,
+    /// zero in what was never written. Who reads has read nothing if it is another one afterwards.
+    version: u64,
     /// The mount by which the file was reached.
     mount: u64,
     moment: Moment,
@@ -76,13 +77,6 @@ pub fn moment() -> Option<Moment> {
     Some(Moment { unlinks, renames, mounts })
 }
 
-/// Nothing is written yet; what a new value holds.
-const EMPTY: u64 = 0;
-/// A program is writing.
-const CLAIMED: u64 = 1;
-/// All is written and stays as it is.
-const READY: u64 = 2;
-
 /// The object is a directory, which has one name whatever its count of links.
 const DIRECTORY: u32 = 1 << 31;
 
@@ -108,36 +102,50 @@ pub fn recall(
     if kept.is_null() {
         return UNKNOWN;
     }
-    // SAFETY: a whole value of the map; RCU keeps it alive until this program ends.
-    if unsafe { (&raw const (*kept).stage).read_volatile() } != READY {
-        return UNKNOWN;
+    // SAFETY: a whole value of the map; RCU keeps it alive until this program ends. Every read is
+    // volatile, and so between the two of the version; x86 keeps them in order.
+    unsafe {
+        let version = (&raw const (*kept).version).read_volatile();
+        if version == 0 || version & 1 != 0 {
+            return UNKNOWN;
+        }
+        let granted = (&raw const (*kept).access).read_volatile();
+        if (&raw const (*kept).policy).read_volatile() != state.policy
+            || granted & access != access
+            || (&raw const (*kept).moment.unlinks).read_volatile() != now.unlinks
+            || (&raw const (*kept).moment.renames).read_volatile() != now.renames
+            || (&raw const (*kept).moment.mounts).read_volatile() != now.mounts
+            || (&raw const (*kept).mount).read_volatile() != mount
+            // It may have got another name since, by which it is now asked for.
+            || (granted & DIRECTORY == 0 && kernel_read::names_of(inode) != 1)
+            || (state.flags & FILES_BY_BINARY != 0 && !is_same(kept, subject))
+        {
+            return UNKNOWN;
+        }
+        let counts = (&raw const (*kept).exe.inode).read_volatile() == subject.exe.inode
+            && (&raw const (*kept).exe.device).read_volatile() == subject.exe.device
+            && (&raw const (*kept).sandbox).read_volatile() == subject.sandbox;
+        let tally = if counts { (&raw const (*kept).tally).read_volatile() } else { 0 };
+        if (&raw const (*kept).version).read_volatile() != version {
+            return UNKNOWN;
+        }
+        tally
     }
-    // SAFETY: as above, and what is ready is not written again.
-    let kept = unsafe { &*kept };
-    if kept.policy != state.policy
-        || kept.access & access != access
-        || kept.moment != now
-        || kept.mount != mount
-        // It may have got another name since, by which it is now asked for.
-        || (kept.access & DIRECTORY == 0 && kernel_read::names_of(inode) != 1)
-    {
-        return UNKNOWN;
-    }
-    if state.flags & FILES_BY_BINARY != 0 && !is_same(kept, subject) {
-        return UNKNOWN;
-    }
-    let counts = kept.exe.inode == subject.exe.inode
-        && kept.exe.device == subject.exe.device
-        && kept.sandbox == subject.sandbox;
-    if counts { kept.tally } else { 0 }
 }
 
+/// # Safety
+/// A whole value of the map.
 #[inline(always)]
-fn is_same(kept: &Allowed, subject: &Subject) -> bool {
+unsafe fn is_same(kept: *const Allowed, subject: &Subject) -> bool {
     let mut differs = 0;
     for word in 0..MASK_WORDS {
-        differs |= kept.own.words[word] ^ subject.own.words[word];
-        differs |= kept.lineage.words[word] ^ subject.lineage.words[word];
+        // SAFETY: the caller's promise.
+        unsafe {
+            differs |=
+                (&raw const (*kept).own.words[word]).read_volatile() ^ subject.own.words[word];
+            differs |= (&raw const (*kept).lineage.words[word]).read_volatile()
+                ^ subject.lineage.words[word];
+        }
     }
     differs == 0
 }
@@ -162,17 +170,19 @@ pub fn keep(file: Kernel, mount: u64, state: &SandboxState, subject: &Subject, f
     let inode = kernel_read::inode_of(file);
     let directory = if kernel_read::is_directory(inode) { DIRECTORY } else { 0 };
     let bits = if state.flags & FILES_BY_BINARY != 0 { u64::MAX } else { 0 };
-    // Never changed once it can be read, or who reads it on another CPU could take one subject's
-    // access for another's; and never on the stack, where it does not fit beside the way up.
-    // SAFETY: a map of this kind and a typed inode. A value belongs to who finds it empty and claims
-    // it, until it is ready. x86 keeps stores and loads in order; on other machines the agent leaves
-    // `moment` without its counts.
+    // In place, and never on the stack, where it does not fit beside the way up.
+    // SAFETY: a map of this kind and a typed inode. A value belongs to who has made its version odd,
+    // until it is even again. x86 keeps stores in order; on other machines the agent leaves `moment`
+    // without its counts.
     unsafe {
-        bpf_inode_storage_delete(map(), inode.for_helpers());
         let create = u64::from(BPF_LOCAL_STORAGE_GET_F_CREATE);
         let into = bpf_inode_storage_get(map(), inode.for_helpers(), null_mut(), create);
         let into = into.cast::<Allowed>();
-        if into.is_null() || !claim(&raw mut (*into).stage) {
+        if into.is_null() {
+            return;
+        }
+        let before = (&raw const (*into).version).read_volatile();
+        if before & 1 != 0 || !change(&raw mut (*into).version, before, before + 1) {
             return;
         }
         (&raw mut (*into).mount).write_volatile(mount);
@@ -184,21 +194,24 @@ pub fn keep(file: Kernel, mount: u64, state: &SandboxState, subject: &Subject, f
             let lineage = subject.lineage.words[word] & bits;
             (&raw mut (*into).lineage.words[word]).write_volatile(lineage);
         }
-        (&raw mut (*into).exe).write_volatile(subject.exe);
+        // By fields: a copy goes over the stack, and its address is then what this returns to the
+        // hook ("cannot return stack pointer to the caller").
+        (&raw mut (*into).exe.inode).write_volatile(subject.exe.inode);
+        (&raw mut (*into).exe.device).write_volatile(subject.exe.device);
         (&raw mut (*into).sandbox).write_volatile(subject.sandbox);
         (&raw mut (*into).tally).write_volatile(found.tally);
-        (&raw mut (*into).stage).write_volatile(READY);
+        (&raw mut (*into).version).write_volatile(before + 2);
     }
 }
 
 /// # Safety
 /// An aligned word of a map value.
 #[inline(always)]
-unsafe fn claim(stage: *mut u64) -> bool {
+unsafe fn change(version: *mut u64, from: u64, to: u64) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-            stage, EMPTY, CLAIMED,
+            version, from, to,
         )
         .1
     }

@@ -29,6 +29,7 @@ offsets! {
     OFF_FILE_DENTRY OFF_DENTRY_INODE OFF_INODE_SB OFF_INODE_INO OFF_SB_DEV
     OFF_FILE_MNT OFF_FILE_MODE OFF_FILE_FLAGS OFF_PATH_MNT OFF_PATH_DENTRY OFF_DENTRY_PARENT
     OFF_DENTRY_NAME OFF_SB_FLAGS OFF_MOUNT_MNT OFF_MOUNT_PARENT OFF_MOUNT_POINT OFF_MOUNT_NS
+    OFF_SB_MOUNTS OFF_MOUNT_INSTANCE OFF_MOUNT_NEXT
     OFF_SOCKET_SOCK OFF_SOCK_FAMILY OFF_SOCK_PORT OFF_SOCK_CGROUP OFF_UNIX_DENTRY OFF_UNIX_MNT
     OFF_CGROUP_LEVEL OFF_CGROUP_ANCESTORS OFF_CGROUP_NODE OFF_NODE_ID OFF_FILE_PATH
     OFF_VMA_FILE OFF_VMA_FLAGS OFF_TASK_CRED OFF_TASK_REAL_CRED
@@ -247,10 +248,12 @@ impl Place {
         Self { dentry, mount: directory.field(&OFF_PATH_MNT) }
     }
 
-    /// For hooks that are given no path: the way up ends at the filesystem's root.
+    /// For hooks that are given no path: the way up ends at the filesystem's root, unless there is
+    /// but one place where that can be, as for a sandbox's own `/tmp`.
     #[inline(always)]
     pub fn of_dentry(dentry: Kernel) -> Self {
-        Self { dentry, mount: 0 }
+        let inode = Untyped(Untyped(dentry.address()).read(&OFF_DENTRY_INODE));
+        Self { dentry, mount: Untyped(inode.read(&OFF_INODE_SB)).only_mount() }
     }
 }
 
@@ -367,6 +370,23 @@ impl Untyped {
     #[inline(always)]
     pub fn mount_point(self) -> Self {
         Self(self.read(&OFF_MOUNT_POINT))
+    }
+
+    /// The `struct vfsmount` of a superblock that is mounted once; zero for any other. It cannot go
+    /// while the current task uses a file of it.
+    #[inline(always)]
+    fn only_mount(self) -> u64 {
+        let first: u64 = self.read(&OFF_SB_MOUNTS);
+        let (mount, is_only) = if constant(&OFF_MOUNT_INSTANCE) != 0 {
+            // A `list_head`, which leads to itself where it is empty.
+            let head = self.0.wrapping_add(u64::from(constant(&OFF_SB_MOUNTS)));
+            let mount = first.wrapping_sub(u64::from(constant(&OFF_MOUNT_INSTANCE)));
+            (Self(mount), first != head && Self(mount).read::<u64>(&OFF_MOUNT_INSTANCE) == head)
+        } else {
+            let has_list = constant(&OFF_MOUNT_NEXT) != 0 && first != 0;
+            (Self(first), has_list && Self(first).read::<u64>(&OFF_MOUNT_NEXT) == 0)
+        };
+        if is_only { mount.vfsmount() } else { 0 }
     }
 
     /// `MNT_NS_INTERNAL`, fs/mount.h: made by the kernel for itself, as overlayfs does for its

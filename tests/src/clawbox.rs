@@ -18,7 +18,7 @@ use crate::names::PORT;
 use crate::network::{NAMESERVER, World};
 use crate::refusal::{self, Refusal};
 
-/// No run of a test takes longer, not even on an emulated machine.
+/// No run of a test takes longer, not even on an emulated machine, unless it says so.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The program under test: `CLAWBOX`, or what was built beside this test.
@@ -60,6 +60,7 @@ pub struct Clawbox<'w> {
     stdin: Option<Stdio>,
     lsm: bool,
     records_refusals: bool,
+    patience: Duration,
     refusals: Vec<Refusal>,
     covered: Vec<(PathBuf, PathBuf)>,
 }
@@ -88,6 +89,7 @@ impl<'w> Clawbox<'w> {
             stdin: None,
             lsm: false,
             records_refusals: true,
+            patience: PATIENCE,
             refusals: Vec::new(),
             covered: Vec::new(),
         }
@@ -129,6 +131,13 @@ impl<'w> Clawbox<'w> {
     #[must_use]
     pub fn without_refusals(mut self) -> Self {
         self.records_refusals = false;
+        self
+    }
+
+    /// With longer to come to its end.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -237,6 +246,7 @@ impl<'w> Clawbox<'w> {
             stdout,
             stderr,
             trail: self.trail,
+            patience: self.patience,
             locks: self.world.locks(),
         }
     }
@@ -293,6 +303,7 @@ pub struct Running {
     stdout: Option<JoinHandle<String>>,
     stderr: Option<JoinHandle<String>>,
     trail: Option<PathBuf>,
+    patience: Duration,
     locks: PathBuf,
     _sandbox: EndsSandbox,
 }
@@ -390,7 +401,7 @@ impl Running {
     #[must_use]
     pub fn wait(mut self) -> Finished {
         drop(self.stdin.take());
-        let (pid, ended) = (self.child.id(), deadline(self.child));
+        let (pid, ended) = (self.child.id(), deadline(self.child, self.patience));
         let text = |thread: Option<JoinHandle<String>>| {
             thread.and_then(|thread| thread.join().ok()).unwrap_or_default()
         };
@@ -411,7 +422,7 @@ impl Running {
 }
 
 /// Waits for the end; a process that does not come to one is killed.
-fn deadline(mut child: Child) -> Option<ExitStatus> {
+fn deadline(mut child: Child, patience: Duration) -> Option<ExitStatus> {
     let pid = nix::unistd::Pid::from_raw(child.id().cast_signed());
     let (tell, told) = mpsc::channel();
     let waiting = thread::spawn(move || {
@@ -419,7 +430,7 @@ fn deadline(mut child: Child) -> Option<ExitStatus> {
         let _ = tell.send(());
         ended
     });
-    let in_time = told.recv_timeout(PATIENCE).is_ok();
+    let in_time = told.recv_timeout(patience).is_ok();
     if !in_time {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }

@@ -44,6 +44,7 @@ pub const REAL: &[Package] = &[
     file("git", "/usr/bin/git"),
     file("make", "/usr/bin/make"),
     file("gcc", "/usr/bin/gcc"),
+    file("libc6-dev", "/usr/include/stdio.h"),
     file("nodejs", "/usr/bin/node"),
     file("npm", "/usr/bin/npm"),
     file("python3-pip", "/usr/lib/python3/dist-packages/pip"),
@@ -54,6 +55,7 @@ pub const VM: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),
     program("busybox-static", "busybox"),
     program("xz-utils", "xz"),
+    program("e2fsprogs", "mke2fs"),
     file("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
 ];
 
@@ -126,6 +128,14 @@ fn codename(os_release: &str) -> Option<&str> {
 }
 
 impl Package {
+    /// What it brings, where that is a file.
+    pub fn file(&self) -> Option<&'static Path> {
+        match self.brings {
+            Brings::Program(_) => None,
+            Brings::File(path) => Some(Path::new(path)),
+        }
+    }
+
     fn is_there(&self) -> bool {
         match self.brings {
             Brings::Program(name) => process::find_program(name).is_some(),

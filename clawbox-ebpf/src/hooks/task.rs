@@ -2,7 +2,11 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::{emit, kernel_read::Kernel, subject};
+use crate::{
+    emit,
+    kernel_read::{self, Kernel},
+    subject,
+};
 
 /// `(task, old_pid, bprm)`: the new program has not run an instruction yet.
 #[btf_tracepoint(function = "sched_process_exec")]
@@ -15,12 +19,15 @@ pub fn task_exec(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `(parent, child)`: the child has not been woken yet.
-#[btf_tracepoint(function = "sched_process_fork")]
+/// `(child)`: its first wake-up, by the task that made it (`kernel_clone`), under the lock of the run
+/// queue, so that it cannot run before this returns. Nor can this be interrupted there: a program
+/// that can be is not run again on its CPU until it goes on, and at `sched_process_fork` a busy host
+/// made children of which nobody heard.
+#[btf_tracepoint(function = "sched_wakeup_new")]
 pub fn task_fork(ctx: BtfTracePointContext) -> i32 {
-    // SAFETY: both arguments of this tracepoint are tasks.
-    let (parent, child) = unsafe { (Kernel::new(ctx.arg(0)), Kernel::new(ctx.arg(1))) };
-    subject::fork(parent, child);
+    // SAFETY: argument 0 of this tracepoint is a task.
+    let child = unsafe { Kernel::new(ctx.arg(0)) };
+    subject::fork(kernel_read::current(), child);
     0
 }
 

@@ -66,14 +66,19 @@ impl Programs {
         Ok(())
     }
 
-    /// Whether two entries are on different filesystems, as far as that can be seen.
+    /// Whether two entries are on different filesystems, as far as that can be seen. Directories that
+    /// are gone by now, as temporary ones soon are, were on that of the directory above: a sandbox
+    /// mounts nothing.
     #[must_use]
     pub fn on_different_filesystems(&self, one: &str, other: &str) -> bool {
         let Some(View { root, .. }) = &self.view else { return false };
+        let root = format!("/proc/self/fd/{}", root.as_raw_fd());
         let device = |entry: &str| {
-            let directory = Path::new(entry).parent().unwrap_or(Path::new("/")).display();
-            let path = format!("/proc/self/fd/{}{directory}", root.as_raw_fd());
-            fs::metadata(path).ok().map(|found| found.dev())
+            // What does not begin at the root is not known as a whole.
+            let above = Path::new(entry).ancestors().skip(1).filter(|path| path.has_root());
+            let mut seen = above.map(|path| fs::metadata(format!("{root}{}", path.display())));
+            let first = seen.find(|seen| !is_gone(seen))?;
+            first.ok().map(|found| found.dev())
         };
         matches!((device(one), device(other)), (Some(one), Some(other)) if one != other)
     }
@@ -141,5 +146,29 @@ impl Programs {
     #[must_use]
     pub fn script(&self, tgid: u32) -> Option<&str> {
         self.scripts.get(&tgid).map(String::as_str)
+    }
+}
+
+fn is_gone(seen: &io::Result<fs::Metadata>) -> bool {
+    seen.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_that_are_gone_were_on_the_filesystem_of_the_one_above() {
+        let mut programs = Programs::new(Mounts::read().unwrap(), []);
+        assert!(!programs.on_different_filesystems("/proc/version", "/etc/passwd"));
+        programs.see_from(std::process::id()).unwrap();
+        for (one, other, are_different) in [
+            ("/proc/version", "/etc/passwd", true),
+            ("/proc/gone/with/it", "/etc/gone/passwd", true),
+            ("/etc/gone/with/it", "/etc/passwd", false),
+            ("…/it", "/proc/version", false),
+        ] {
+            assert_eq!(programs.on_different_filesystems(one, other), are_different, "{one}");
+        }
     }
 }

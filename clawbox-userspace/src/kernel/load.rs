@@ -56,6 +56,7 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_MOUNT_PARENT", "mount", "mnt_parent"),
     ("OFF_MOUNT_POINT", "mount", "mnt_mountpoint"),
     ("OFF_MOUNT_NS", "mount", "mnt_ns"),
+    ("OFF_SB_MOUNTS", "super_block", "s_mounts"),
     ("OFF_SOCKET_SOCK", "socket", "sk"),
     ("OFF_SOCK_FAMILY", "sock", "__sk_common.skc_family"),
     ("OFF_SOCK_PORT", "sock", "__sk_common.skc_num"),
@@ -87,11 +88,19 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_REGS_6", "pt_regs", "r9"),
 ];
 
+/// The same, where a kernel has only one of two fields; zero is the one that it has not. No field of
+/// these is at the start of its structure.
+const EITHER: &[(&str, &str, &str)] = &[
+    // Until 6.17 the mounts of a filesystem are in a `list_head`, since then in a list of pointers.
+    ("OFF_MOUNT_INSTANCE", "mount", "mnt_instance"),
+    ("OFF_MOUNT_NEXT", "mount", "mnt_next_for_sb"),
+];
+
 /// Tracing programs with their tracepoints, in the order in which they are attached: identities
 /// must be copied before the first one can be made.
 const TRACEPOINTS: &[(&str, &str)] = &[
     ("task_exit", "sched_process_exit"),
-    ("task_fork", "sched_process_fork"),
+    ("task_fork", "sched_wakeup_new"),
     ("task_exec", "sched_process_exec"),
 ];
 
@@ -335,9 +344,13 @@ fn log_to_standard_error(ebpf: &mut Ebpf) {
 }
 
 fn offsets(types: &KernelTypes) -> Result<Vec<(&'static str, u32)>, BtfError> {
+    let either = EITHER.iter().map(|&(constant, structure, field)| {
+        Ok((constant, types.offset(structure, field).unwrap_or_default()))
+    });
     OFFSETS
         .iter()
         .map(|&(constant, structure, field)| Ok((constant, types.offset(structure, field)?)))
+        .chain(either)
         .collect()
 }
 

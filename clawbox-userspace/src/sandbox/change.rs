@@ -59,8 +59,8 @@ pub struct LivePolicy<'a> {
     pub ceiling: Ceiling,
     /// What the launch settled.
     pub settled: Settled,
-    /// Descriptors that keep the inode numbers of every policy so far from being given out again.
-    pub held: Vec<(Identities, Objects)>,
+    /// Descriptors that keep the inode numbers of every later policy from being given out again.
+    pub held: &'a mut Vec<(Identities, Objects)>,
     /// The maps' entries of the policy in force.
     pub written: Generation,
     /// Those of the one before, which a program that began under it may still read.

@@ -9,6 +9,7 @@ pub mod control;
 pub mod identities;
 pub mod in_force;
 pub mod init;
+mod install;
 pub mod launch;
 pub mod monitor;
 pub mod objects;

@@ -2,24 +2,27 @@
 //! command runs, and removed with it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
 
+use super::birth::Process;
 use super::ceiling::Ceiling;
-use super::cgroup::{self, Cgroup, CgroupError};
+use super::cgroup::{self, CgroupError};
 use super::change::{LivePolicy, Settled};
 use super::child::{self, Invocation, SpawnError, status};
 use super::control;
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
+use super::install::Installed;
 use super::launch::{self, BackstopReport, LaunchError};
 use super::monitor::{self, Counts, Monitor, Questions};
 use super::objects::Objects;
 use super::run_lock::{self, RunLock, RunLockError};
-use super::strays::{self, Remnants, StraysError};
+use super::strays::{Remnants, StraysError};
 use super::watch::{self, Foreground, HeldSignals, Served};
 use crate::audit::AuditLevel;
 use crate::audit::programs::Programs;
@@ -27,9 +30,9 @@ use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail, TrailError};
 use crate::compile::MapImage;
 use crate::dns::{Resolver, ResolverSockets, Upstream, UpstreamError};
-use crate::kernel::enforcer::{Enforcer, EnforcerError, Generation};
+use crate::kernel::enforcer::EnforcerError;
 use crate::kernel::file_id::Mounts;
-use crate::kernel::load::{LoadError, Place, Sizes, Wanted};
+use crate::kernel::load::LoadError;
 use crate::kernel::lsm::LsmState;
 use crate::policy::model::Mode;
 
@@ -158,50 +161,6 @@ pub struct Outcome {
     pub denied: u64,
 }
 
-/// What a run put into the system; taken down in this order, whatever happened before.
-struct Installed {
-    cgroup: Option<Cgroup>,
-    enforcer: Option<Enforcer>,
-    lock: Option<RunLock>,
-}
-
-impl Installed {
-    /// Ends every process of the sandbox, in its cgroup or not.
-    fn end_processes(&mut self) -> Result<(), RunError> {
-        if let Some(cgroup) = self.cgroup.take() {
-            cgroup.remove()?;
-        }
-        match &self.lock {
-            Some(lock) => Ok(strays::end(lock.name())?),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        // Processes first: enforcement ends when nobody is left to be held by it.
-        if let Err(error) = self.end_processes() {
-            tracing::error!(
-                "{error}; enforcement stays on for what is left, the next run removes it"
-            );
-            if let Some(enforcer) = self.enforcer.take() {
-                std::mem::forget(enforcer);
-            }
-            return;
-        }
-        if let Some(enforcer) = self.enforcer.take()
-            && let Err(error) = enforcer.remove()
-        {
-            tracing::error!("cannot remove the pinned links: {error}; the next run tries again");
-            return;
-        }
-        if let Some(lock) = self.lock.take() {
-            lock.release();
-        }
-    }
-}
-
 /// The steps of a run on the clock, for `CLAWBOX_LOG=debug`. The last one, taking everything down,
 /// ends when this is dropped.
 struct Steps {
@@ -221,55 +180,89 @@ impl Drop for Steps {
     }
 }
 
-/// Runs a command under a policy, from loading to clean-up.
-///
-/// # Errors
-/// The command did not start; nothing stays behind.
-pub fn run(mut run: Run) -> Result<Outcome, RunError> {
-    let mut steps = Steps { since: Instant::now() };
-    let root = cgroup::hierarchy_root()?;
-    run_lock::remove_stale(&root);
-    let mut trail = Trail::open(&run.audit, &run.name)?;
-    let upstream =
-        if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
-    let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
-    let program = child::find_program(&run.invocation)?;
-    run.backstops.needed.push(program.clone());
-    let mut mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
-    let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
-    let identities = Identities::find(SANDBOX, &mounts, patterns, &run.backstops.writable());
-    identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
-    // The rule stands at the directory that the private one is mounted on.
-    run.also_writable.extend(run.backstops.own_tmp());
-    let objects = Objects::find(&run.image, &mounts, &run.also_writable);
-    objects.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
-    if !objects.unclosed.is_empty() {
-        return Err(RunError::Unclosed(objects.unclosed.join("; ")));
-    }
-    let (backstops, mut report) = launch::prepare(&run.backstops)?;
-    report.skipped_paths.iter().for_each(|skipped| {
-        tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
-    });
+/// What is read and opened before anything is put into the system.
+struct Ready {
+    trail: Trail,
+    upstream: Upstream,
+    sockets: ResolverSockets,
+    program: PathBuf,
+    mounts: Mounts,
+    backstops: launch::Prepared,
+    report: BackstopReport,
+}
 
-    let held = HeldSignals::hold().map_err(system("hold signals back"))?;
-    let lock = RunLock::take(&run.name)?;
-    steps.done("prepared");
-    let _terminal = Foreground::find();
-    let mut installed = Installed { cgroup: None, enforcer: None, lock: Some(lock) };
-    let found = Found { identities: &identities, objects: &objects };
-    let (enforcer, written) = install(&mut installed, &root, &run, &found, &sockets, &mut steps)?;
-    let lsm = enforcer.lsm().clone();
-    if !lsm.is_active() {
-        if run.lsm == LsmUse::Auto {
-            tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
+impl Ready {
+    /// And what the policy names, as it is on this host.
+    fn of(run: &mut Run) -> Result<(Self, Identities, Objects), RunError> {
+        let trail = Trail::open(&run.audit, &run.name)?;
+        let upstream =
+            if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
+        let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
+        let program = child::find_program(&run.invocation)?;
+        run.backstops.needed.push(program.clone());
+        let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+        let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
+        let identities = Identities::find(SANDBOX, &mounts, patterns, &run.backstops.writable());
+        identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        // The rule stands at the directory that the private one is mounted on.
+        run.also_writable.extend(run.backstops.own_tmp());
+        let objects = Objects::find(&run.image, &mounts, &run.also_writable);
+        objects.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        if !objects.unclosed.is_empty() {
+            return Err(RunError::Unclosed(objects.unclosed.join("; ")));
         }
-        if let Some(why) = lsm.unrecorded.as_ref().filter(|_| run.lsm == LsmUse::Auto) {
+        let (backstops, report) = launch::prepare(&run.backstops)?;
+        report.skipped_paths.iter().for_each(|skipped| {
+            tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
+        });
+        let ready = Self { trail, upstream, sockets, program, mounts, backstops, report };
+        Ok((ready, identities, objects))
+    }
+}
+
+/// Says what this kernel does not do, and refuses where the run cannot be without.
+fn accept(run: &Run, lsm: &LsmState) -> Result<(), RunError> {
+    if lsm.is_active() {
+        return Ok(());
+    }
+    if run.lsm == LsmUse::Auto {
+        tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
+        if let Some(why) = &lsm.unrecorded {
             tracing::warn!("what Landlock and seccomp refuse is not in the audit trail: {why}");
         }
-        if run.needs_lsm || run.lsm == LsmUse::Require {
-            return Err(RunError::NeedsLsm { why: lsm.why });
-        }
     }
+    if run.needs_lsm || run.lsm == LsmUse::Require {
+        return Err(RunError::NeedsLsm { why: lsm.why.clone() });
+    }
+    Ok(())
+}
+
+/// A command that runs, and what watches it.
+struct Started {
+    child: Process,
+    name: String,
+    control: UnixListener,
+    remnants: Remnants,
+    monitor: Monitor,
+    in_force: Arc<PolicyInForce>,
+    resolver: Arc<Resolver>,
+    sockets: ResolverSockets,
+    ceiling: Ceiling,
+}
+
+/// Starts the command, which is under the policy from its first instruction.
+fn start(
+    run: &Run,
+    installed: &mut Installed,
+    ready: Ready,
+    identities: &Identities,
+    steps: &mut Steps,
+) -> Result<Started, RunError> {
+    let Ready { mut trail, upstream, sockets, program, mut mounts, backstops, mut report } = ready;
+    let name = installed.name().to_owned();
+    let (enforcer, cgroup) = installed.parts()?;
+    let lsm = enforcer.lsm().clone();
+    accept(run, &lsm)?;
     let mut ring = enforcer.take_events()?;
     let counts = Counts { losses: enforcer.take_losses()?, tallies: enforcer.take_tallies()? };
     let skipped_exits = enforcer.skipped_exits()?;
@@ -277,18 +270,15 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     trim_heap();
     steps.done("placed");
 
-    let name = installed.lock.as_ref().map(RunLock::name).unwrap_or_default().to_owned();
     let remnants = Remnants::of(&name, skipped_exits)?;
-    let Some(cgroup) = &installed.cgroup else { return Err(CgroupError::NotMounted.into()) };
     // Before the command: who hears from it may ask for a change at once.
     let control = control::bind(&name).map_err(system("make the control socket"))?;
     let started = SystemTime::now();
     let judges = lsm.is_active();
     let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)
-        .inspect_err(|_| told_refusals(&run, &identities, &mut ring, &mut trail))?;
+        .inspect_err(|_| told_refusals(run, identities, &mut ring, &mut trail))?;
     steps.done("started");
-    trail
-        .add(Draft { time: Some(started), ..boundary(&run, "start", layers(&lsm, &report), None) });
+    trail.add(Draft { time: Some(started), ..boundary(run, "start", layers(&lsm, &report), None) });
     let in_force = PolicyInForce::new(run.image.clone());
     let questions = Arc::new(Questions::default());
     let resolver =
@@ -302,36 +292,56 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     if let Err(error) = programs.see_from(first_process) {
         tracing::debug!("the sandbox's files cannot be looked at: {error}");
     }
+    let meaning = Box::new(EventMeaning(in_force.clone()));
+    let monitor = Monitor::new(ring, counts, questions, programs, meaning, trail, first_process)
+        .map_err(system("poll the event ring"))?;
+    let ceiling = Ceiling::new(&run.backstops, &report, judges);
+    Ok(Started { child, name, control, remnants, monitor, in_force, resolver, sockets, ceiling })
+}
+
+/// Runs a command under a policy, from loading to clean-up.
+///
+/// # Errors
+/// The command did not start; nothing stays behind.
+pub fn run(mut run: Run) -> Result<Outcome, RunError> {
+    let mut steps = Steps { since: Instant::now() };
+    let root = cgroup::hierarchy_root()?;
+    run_lock::remove_stale(&root);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let Some(enforcer) = &mut installed.enforcer else {
-        return Err(CgroupError::NotMounted.into());
-    };
+    // Declared before what is installed, and so dropped after it: these descriptors keep the numbers
+    // of what the policies name from being given out again until the last process has gone.
+    let (ready, identities, objects) = Ready::of(&mut run)?;
+    let mut named_later = Vec::new();
+    let signals = HeldSignals::hold().map_err(system("hold signals back"))?;
+    let lock = RunLock::take(&run.name)?;
+    steps.done("prepared");
+    let _terminal = Foreground::find();
+    let mut installed = Installed::new(lock);
+    installed.load(&root, &run, &identities, &objects)?;
+    steps.done("loaded");
+    let ports = ports(&ready.sockets);
+    let written = installed.enforce(&run, &identities, &objects, ports)?;
+    let entered = runtime.enter();
+    let Started { child, name, control, remnants, monitor, in_force, resolver, sockets, ceiling } =
+        start(&run, &mut installed, ready, &identities, &mut steps)?;
+    drop(entered);
     let mut live = LivePolicy {
-        ceiling: Ceiling::new(&run.backstops, &report, judges),
+        ceiling,
         settled: settled(&run),
-        in_force: in_force.clone(),
+        in_force,
         resolver: resolver.clone(),
-        ports: ports(&sockets),
-        held: vec![(identities, objects)],
+        ports,
+        held: &mut named_later,
         outgoing: None,
-        enforcer,
+        enforcer: installed.parts()?.0,
         written,
     };
-    let (ended, mut monitor) = runtime.block_on(async {
-        let meaning = Box::new(EventMeaning(in_force));
-        let monitor =
-            Monitor::new(ring, counts, questions, programs, meaning, trail, first_process)
-                .map_err(system("poll the event ring"))?;
-        let served = Served { resolver, sockets, run: &name, control };
-        watch::until_exit(child, monitor, served, &mut live, remnants, held)
-            .await
-            .map_err(system("wait"))
-    })?;
-    // The descriptors stay until the last process has gone.
-    let _held = live.held;
+    let served = Served { resolver, sockets, run: &name, control };
+    let watched = watch::until_exit(child, monitor, served, &mut live, remnants, signals);
+    let (ended, mut monitor) = runtime.block_on(watched).map_err(system("wait"))?;
     steps.done("ended");
     // Whatever the command left running ends here, and is recorded up to its end.
     let status = child::code(ended);
@@ -372,52 +382,6 @@ fn told_refusals(
     let mounts = Mounts::read().unwrap_or_default();
     let mut programs = Programs::new(mounts, identities.paths.iter().cloned());
     monitor::record_refusals(ring, &mut programs, &meaning, trail);
-}
-
-/// What a policy names, as it is on this host.
-struct Found<'a> {
-    identities: &'a Identities,
-    objects: &'a Objects,
-}
-
-/// Loads the kernel side, makes the cgroup and puts it under the policy.
-fn install<'a>(
-    installed: &'a mut Installed,
-    root: &Path,
-    run: &Run,
-    found: &Found<'_>,
-    sockets: &ResolverSockets,
-    steps: &mut Steps,
-) -> Result<(&'a mut Enforcer, Generation), RunError> {
-    let name = installed.lock.as_ref().map(|lock| lock.name().to_owned()).unwrap_or_default();
-    let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let sizes = Sizes {
-        rules: entries(run.image.rules.len()),
-        addresses: entries(run.image.addresses.len()),
-        binaries: entries(found.identities.binaries.len()),
-        scripts: entries(found.identities.scripts.len()),
-        files: entries(found.objects.files.len()),
-        names: entries(found.objects.names.len()),
-        sandboxes: 1,
-    };
-    // First the cgroup: it holds the parent in place, whose id the programs are given.
-    let cgroup = installed.cgroup.insert(Cgroup::create(root, &name)?);
-    let place = Place { level: cgroup::LEVEL, parent: cgroup.parent_id()? };
-    let enforcer = installed.enforcer.insert(Enforcer::load(
-        root,
-        place,
-        sizes,
-        &name,
-        Wanted { lsm: run.lsm != LsmUse::Off, refusals: run.refusals },
-    )?);
-    steps.done("loaded");
-    let objects = found.objects;
-    let written = enforcer.write_generation(&run.image, &objects.files, &objects.names)?;
-    enforcer.write_identities(&found.identities.binaries, &found.identities.scripts)?;
-    let state = run.image.state(ports(sockets), run.audit_level.flags());
-    enforcer.set_state(SANDBOX, &state)?;
-    enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
-    Ok((enforcer, written))
 }
 
 /// The record of a sandbox's start or stop.

@@ -21,6 +21,8 @@ pub struct Archive<W: Write> {
     inode: u32,
     /// Paths written so far, to write none twice and every parent once.
     seen: BTreeSet<PathBuf>,
+    /// Where everything goes.
+    top: PathBuf,
 }
 
 impl Archive<BufWriter<File>> {
@@ -33,8 +35,14 @@ impl Archive<BufWriter<File>> {
 }
 
 impl<W: Write> Archive<W> {
-    fn new(out: W) -> Self {
-        Self { out, inode: 0, seen: BTreeSet::new() }
+    /// A new archive, written to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out, inode: 0, seen: BTreeSet::new(), top: PathBuf::new() }
+    }
+
+    /// Puts what follows below `top`, as if that were the root directory.
+    pub fn go_below(&mut self, top: &str) {
+        self.top = PathBuf::from(top);
     }
 
     /// A directory.
@@ -101,16 +109,19 @@ impl<W: Write> Archive<W> {
     }
 
     fn entry(&mut self, path: &Path, mode: u32, time: u32, bytes: &[u8]) -> Result<()> {
-        let relative = path.strip_prefix("/").unwrap_or(path).to_path_buf();
-        if relative.as_os_str().is_empty() || self.seen.contains(&relative) {
+        self.placed(&self.top.join(path.strip_prefix("/").unwrap_or(path)), mode, time, bytes)
+    }
+
+    fn placed(&mut self, path: &Path, mode: u32, time: u32, bytes: &[u8]) -> Result<()> {
+        if path.as_os_str().is_empty() || self.seen.contains(path) {
             return Ok(());
         }
-        if let Some(parent) = relative.parent() {
-            self.directory(parent, 0o755)?;
+        if let Some(parent) = path.parent() {
+            self.placed(parent, DIRECTORY | 0o755, 0, &[])?;
         }
-        self.record(relative.as_os_str().as_bytes(), mode, time, bytes)
+        self.record(path.as_os_str().as_bytes(), mode, time, bytes)
             .with_context(|| format!("cannot add `{}` to the archive", path.display()))?;
-        self.seen.insert(relative);
+        self.seen.insert(path.to_path_buf());
         Ok(())
     }
 
@@ -186,6 +197,17 @@ mod tests {
                 ("TRAILER!!!".to_owned(), 0, vec![]),
             ]
         );
+    }
+
+    #[test]
+    fn what_goes_below_a_directory_keeps_its_own_path_there() {
+        let bytes = written(|archive| {
+            archive.directory(Path::new("etc"), 0o700).unwrap();
+            archive.go_below("brought");
+            archive.file(Path::new("/etc/hosts"), 0o644, b"").unwrap();
+        });
+        let names: Vec<String> = read_back(&bytes).into_iter().map(|(name, ..)| name).collect();
+        assert_eq!(names, ["etc", "brought", "brought/etc", "brought/etc/hosts", "TRAILER!!!"]);
     }
 
     #[test]

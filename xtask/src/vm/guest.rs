@@ -2,7 +2,7 @@
 //! The kernel unpacks both archives, one after the other, into memory.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -10,9 +10,12 @@ use anyhow::{Context, Result, bail};
 use super::archive::Archive;
 use super::kernel::KernelFiles;
 use super::userland;
+use crate::process;
 
 /// Where clawbox is in the guest.
 pub const CLAWBOX: &str = "/bin/clawbox";
+/// What goes onto a guest's disk before that becomes its root directory. The script knows it too.
+const BROUGHT: &str = "brought";
 /// The guest mounts these itself, over whatever a copy would bring.
 const MOUNTED: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
@@ -25,12 +28,14 @@ const ETC: [(&str, &str); 5] = [
          sandbox:x:998:998:sandbox:/sandbox:/bin/bash\n",
     ),
     ("group", "root:x:0:\nnogroup:x:65534:\nsandbox:x:998:\n"),
-    ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    // A machine finds its own name here, as Debian's installer has it: git asks.
+    ("hosts", "127.0.0.1 localhost\n127.0.1.1 clawbox-vm\n::1 localhost\n"),
     ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n"),
     ("resolv.conf", "nameserver 127.0.0.1\n"),
 ];
 
 /// What one run brings into a guest.
+#[derive(Clone)]
 pub struct Guest {
     /// The command and its arguments.
     pub command: Vec<String>,
@@ -38,6 +43,8 @@ pub struct Guest {
     pub copies: Vec<Copy>,
     /// The command's environment, beyond a login's.
     pub variables: Vec<(String, String)>,
+    /// Whether its root directory is a disk with an agent's everyday tools, or memory.
+    pub has_disk: bool,
 }
 
 /// A host path and where it appears in the guest.
@@ -69,7 +76,14 @@ impl Copy {
 impl Guest {
     /// A guest that runs `command` and has no more than the machine's programs.
     pub fn new(command: Vec<String>) -> Self {
-        Self { command, copies: Vec::new(), variables: Vec::new() }
+        Self { command, copies: Vec::new(), variables: Vec::new(), has_disk: false }
+    }
+
+    /// The same guest with a test program as its command, less the tests whose name contains `name`.
+    pub fn leaving_out(&self, name: &str) -> Self {
+        let mut lighter = self.clone();
+        lighter.command.extend(["--skip".to_owned(), name.to_owned()]);
+        lighter
     }
 
     /// The command as a script.
@@ -84,10 +98,10 @@ impl Guest {
     }
 }
 
-/// Writes the image for one boot of `kernel`; its path.
+/// Writes the image for one boot of `kernel`, on top of `base` if there is one; its path.
 pub fn write_image(
     directory: &Path,
-    base: &Path,
+    base: Option<&Path>,
     kernel: &KernelFiles,
     guest: &Guest,
 ) -> Result<PathBuf> {
@@ -98,7 +112,7 @@ pub fn write_image(
     write_top(&top, kernel, guest)?;
     let join = || -> io::Result<()> {
         let mut out = File::create(&image)?;
-        for part in [base, &top] {
+        for part in base.into_iter().chain([top.as_path()]) {
             io::copy(&mut File::open(part)?, &mut out)?;
         }
         fs::remove_file(&top)
@@ -121,25 +135,20 @@ fn remove_abandoned(directory: &Path) {
 
 fn write_top(path: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
     let mut archive = Archive::create(path)?;
-    for (directory, mode) in
-        [("dev", 0o755), ("proc", 0o555), ("root", 0o700), ("run", 0o755), ("sys", 0o555)]
-    {
-        archive.directory(Path::new(directory), mode)?;
-    }
-    archive.directory(Path::new("tmp"), 0o1777)?;
-    archive.directory(Path::new("var/tmp"), 0o1777)?;
     archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;
-    for (name, text) in ETC {
-        archive.file(&Path::new("etc").join(name), 0o644, text.as_bytes())?;
+    if guest.has_disk {
+        let busybox = process::find_program("busybox").context("`busybox` is not installed")?;
+        archive.copy_contents(&busybox, Path::new("usr/bin/busybox"))?;
+        archive.directory(Path::new("dev"), 0o755)?;
+        archive.directory(Path::new("disk"), 0o755)?;
+        add_modules(&mut archive, &[&kernel.modules[..], &kernel.disk_modules[..]].concat())?;
+        archive.go_below(BROUGHT);
+        archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;
+    } else {
+        add_modules(&mut archive, &kernel.modules)?;
     }
+    add_system(&mut archive)?;
     archive.file(Path::new("vm/command"), 0o755, guest.script().as_bytes())?;
-    let mut order = String::new();
-    for module in &kernel.modules {
-        let name = module.file_name().context("a module without a name")?;
-        archive.copy(module, &Path::new("vm/modules").join(name))?;
-        order.push_str(&format!("{}\n", name.to_string_lossy()));
-    }
-    archive.file(Path::new("vm/modules.order"), 0o644, order.as_bytes())?;
     let mut programs = Vec::new();
     for copy in &guest.copies {
         archive.copy_tree(&copy.from, &userland::in_guest(&copy.to))?;
@@ -147,6 +156,31 @@ fn write_top(path: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
     }
     userland::add_libraries(&mut archive, &programs)?;
     archive.finish()
+}
+
+/// The directories and settings that no package brings.
+fn add_system<W: Write>(archive: &mut Archive<W>) -> Result<()> {
+    for (directory, mode) in
+        [("dev", 0o755), ("proc", 0o555), ("root", 0o700), ("run", 0o755), ("sys", 0o555)]
+    {
+        archive.directory(Path::new(directory), mode)?;
+    }
+    archive.directory(Path::new("tmp"), 0o1777)?;
+    archive.directory(Path::new("var/tmp"), 0o1777)?;
+    for (name, text) in ETC {
+        archive.file(&Path::new("etc").join(name), 0o644, text.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn add_modules<W: Write>(archive: &mut Archive<W>, modules: &[PathBuf]) -> Result<()> {
+    let mut order = String::new();
+    for module in modules {
+        let name = module.file_name().context("a module without a name")?;
+        archive.copy(module, &Path::new("vm/modules").join(name))?;
+        order.push_str(&format!("{}\n", name.to_string_lossy()));
+    }
+    archive.file(Path::new("vm/modules.order"), 0o644, order.as_bytes())
 }
 
 fn collect_programs(path: &Path, programs: &mut Vec<PathBuf>) {

@@ -4,7 +4,23 @@
 bb=/usr/bin/busybox
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 
-$bb mount -t devtmpfs -o nosuid devtmpfs /dev
+if [ "$1" != on-disk ]; then
+    $bb mount -t devtmpfs -o nosuid devtmpfs /dev
+    exec </dev/null >/dev/ttyS0 2>&1
+    while read -r module; do
+        $bb insmod "/vm/modules/$module" || echo "vm: cannot load $module"
+    done </vm/modules.order
+    if [ -d /brought ]; then
+        # Copied from within the disk: links in it are absolute.
+        $bb mount -t ext4 /dev/vda /disk && $bb mkdir /disk/brought &&
+            $bb mount --bind /brought /disk/brought &&
+            $bb chroot /disk $bb cp -a /brought/. / && $bb umount /disk/brought &&
+            $bb rmdir /disk/brought && $bb mount --move /dev /disk/dev &&
+            exec $bb switch_root /disk /init on-disk
+        echo "vm: the disk cannot be made the root directory"
+        $bb reboot -f
+    fi
+fi
 $bb mkdir -p /dev/pts /dev/shm
 $bb mount -t devpts devpts /dev/pts
 $bb mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
@@ -21,13 +37,9 @@ $bb ln -s /proc/self/fd/0 /dev/stdin
 $bb ln -s /proc/self/fd/1 /dev/stdout
 $bb ln -s /proc/self/fd/2 /dev/stderr
 
-exec </dev/null >/dev/ttyS0 2>&1
 $bb stty -onlcr <&1
 $bb hostname clawbox-vm
 $bb ip link set lo up
-while read -r module; do
-    $bb insmod "/vm/modules/$module" || echo "vm: cannot load $module"
-done </vm/modules.order
 
 echo clawbox-vm-ready >/dev/ttyS1
 cd /root

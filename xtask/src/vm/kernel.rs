@@ -32,6 +32,8 @@ pub struct KernelFiles {
     pub image: PathBuf,
     /// Modules, in the order to load them.
     pub modules: Vec<PathBuf>,
+    /// Those that a guest with a disk needs beyond them.
+    pub disk_modules: Vec<PathBuf>,
     /// What QEMU must offer for this kernel to run.
     pub cpu: &'static str,
 }
@@ -68,7 +70,9 @@ fn suites() -> Suites {
 /// The kernel's files; fetches them where they are not there yet.
 pub fn ensure(workspace: &Workspace, kernel: Kernel) -> Result<KernelFiles> {
     let directory = workspace.root().join("target/vm/kernels").join(kernel.name());
-    if !directory.join("name").exists() {
+    let is_complete = directory.join("name").exists()
+        && fs::read_to_string(directory.join("wanted")).is_ok_and(|old| old == modules::wanted());
+    if !is_complete {
         fetch(workspace, kernel, &directory).with_context(|| {
             format!("cannot fetch kernel {} from this machine's Debian mirror", kernel.name())
         })?;
@@ -77,10 +81,12 @@ pub fn ensure(workspace: &Workspace, kernel: Kernel) -> Result<KernelFiles> {
         let path = directory.join(name);
         fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))
     };
+    let paths = |names: String| names.lines().map(|name| directory.join(name)).collect();
     Ok(KernelFiles {
         name: read("name")?.trim().to_owned(),
         image: directory.join("vmlinuz"),
-        modules: read("modules")?.lines().map(|name| directory.join(name)).collect(),
+        modules: paths(read("modules")?),
+        disk_modules: paths(read("modules.disk")?),
         cpu: kernel.cpu(),
     })
 }
@@ -101,8 +107,10 @@ fn fetch(workspace: &Workspace, kernel: Kernel, directory: &Path) -> Result<()> 
         .with_context(|| format!("no kernel image in {}", packages.join(" or ")))?;
     fs::copy(&image, directory.join("vmlinuz"))
         .with_context(|| format!("cannot copy `{}`", image.display()))?;
-    let order = modules::extract(&unpacked, directory)?;
-    fs::write(directory.join("modules"), order.join("\n"))?;
+    let modules = modules::extract(&unpacked, directory)?;
+    fs::write(directory.join("modules"), modules.always.join("\n"))?;
+    fs::write(directory.join("modules.disk"), modules.for_a_disk.join("\n"))?;
+    fs::write(directory.join("wanted"), modules::wanted())?;
     fs::remove_dir_all(&unpacked)?;
     // Last: its presence says that the rest is complete.
     fs::write(directory.join("name"), &packages[0])?;

@@ -50,16 +50,24 @@ enum End {
     NeverReady(&'static str),
 }
 
-/// Boots and waits for the command's end. `image` is removed afterwards.
-pub fn run(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<Outcome> {
-    let result = run_until_ready(kernel, image, limits);
-    let _ = fs::remove_file(image);
+/// What a machine boots from.
+pub struct Media<'a> {
+    /// Its first root directory.
+    pub image: &'a Path,
+    /// A disk, which no machine changes.
+    pub disk: Option<&'a Path>,
+}
+
+/// Boots and waits for the command's end. The image is removed afterwards.
+pub fn run(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<Outcome> {
+    let result = run_until_ready(kernel, media, limits);
+    let _ = fs::remove_file(media.image);
     result
 }
 
-fn run_until_ready(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<Outcome> {
+fn run_until_ready(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<Outcome> {
     for boot in 1..=BOOTS {
-        match run_once(kernel, image, limits)? {
+        match run_once(kernel, media, limits)? {
             End::Finished(outcome) => return Ok(outcome),
             End::NeverReady(why) => {
                 println!(
@@ -75,10 +83,10 @@ fn run_until_ready(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result
     )
 }
 
-fn run_once(kernel: &KernelFiles, image: &Path, limits: Limits) -> Result<End> {
-    let report = image.with_extension("report");
+fn run_once(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<End> {
+    let report = media.image.with_extension("report");
     let _ = fs::remove_file(&report);
-    let mut child = command(kernel, image, &report, limits)
+    let mut child = command(kernel, media, &report, limits)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -135,7 +143,7 @@ fn wait(child: &mut Child, report: &Path, limit: Duration) -> Result<Waited> {
     }
 }
 
-fn command(kernel: &KernelFiles, image: &Path, report: &Path, limits: Limits) -> Command {
+fn command(kernel: &KernelFiles, media: &Media<'_>, report: &Path, limits: Limits) -> Command {
     // A stopped xtask must not leave a busy VM behind.
     let mut command = match process::find_program("setpriv") {
         Some(setpriv) => {
@@ -157,7 +165,13 @@ fn command(kernel: &KernelFiles, image: &Path, report: &Path, limits: Limits) ->
     command.arg("-serial").arg("stdio");
     command.arg("-serial").arg(prefixed("file:", report));
     command.arg("-kernel").arg(&kernel.image);
-    command.arg("-initrd").arg(image);
+    command.arg("-initrd").arg(media.image);
+    if let Some(disk) = media.disk {
+        // What the guest writes goes into a file of QEMU's own and with it.
+        let file = disk.display().to_string().replace(',', ",,");
+        let options = "if=virtio,format=raw,snapshot=on,cache=unsafe";
+        command.arg("-drive").arg(format!("file={file},{options}"));
+    }
     command.arg("-append").arg(KERNEL_ARGUMENTS);
     command
 }

@@ -2,6 +2,8 @@
 //! The guest runs this machine's own programs from memory; nothing it does can reach the host.
 
 mod archive;
+mod closure;
+mod disk;
 mod guest;
 mod kernel;
 mod machine;
@@ -24,6 +26,8 @@ pub use guest::{CLAWBOX, Copy, Guest};
 pub use kernel::Kernel;
 pub use machine::{Limits, Outcome};
 
+use machine::Media;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// The kernel to boot.
@@ -41,6 +45,9 @@ pub struct Args {
     /// Seconds until the guest is stopped.
     #[arg(long, default_value_t = 600)]
     timeout: u64,
+    /// Give the guest a disk as its root directory, with an agent's everyday tools.
+    #[arg(long)]
+    disk: bool,
     /// Make the guest's clock count instructions, for figures that repeat.
     #[arg(long)]
     icount: bool,
@@ -65,6 +72,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let mut guest = Guest::new(args.command.clone());
     guest.copies.clone_from(&args.copy);
     guest.variables.clone_from(&args.env);
+    guest.has_disk = args.disk;
     let clawbox = workspace.clawbox(args.release);
     if clawbox.exists() {
         guest.copies.push(Copy { from: clawbox, to: PathBuf::from(CLAWBOX) });
@@ -87,14 +95,18 @@ pub fn boot(
     limits: Limits,
 ) -> Result<Outcome> {
     let directory = workspace.root().join("target/vm");
-    let (files, base) = {
+    // The directory's contents from memory or from a disk.
+    let (files, programs) = {
         let _held = hold(&directory)?;
-        (kernel::ensure(workspace, kernel)?, userland::ensure(workspace)?)
+        let programs =
+            if guest.has_disk { disk::ensure(workspace)? } else { userland::ensure(workspace)? };
+        (kernel::ensure(workspace, kernel)?, programs)
     };
-    let image = guest::write_image(&directory, &base, &files, guest)
+    let (base, disk) = if guest.has_disk { (None, Some(programs)) } else { (Some(programs), None) };
+    let image = guest::write_image(&directory, base.as_deref(), &files, guest)
         .context("cannot make the guest's root directory")?;
     println!("vm: booting {}", files.name);
-    machine::run(&files, &image, limits)
+    machine::run(&files, &Media { image: &image, disk: disk.as_deref() }, limits)
 }
 
 /// Lets one xtask at a time fetch and collect; others wait for what it makes.

@@ -14,16 +14,34 @@ use crate::process;
 /// What the tests use that Debian builds as modules: overlay file systems, and links between
 /// network namespaces.
 const WANTED: [&str; 3] = ["overlay", "veth", "dummy"];
+/// What a root directory on a disk takes. ext4 asks for its checksum by a name that is no
+/// dependency of the module's.
+const FOR_A_DISK: [&str; 4] = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"];
 
-/// Copies the wanted modules below `unpacked` into `directory`, uncompressed; their file names in
-/// the order to load them.
-pub fn extract(unpacked: &Path, directory: &Path) -> Result<Vec<String>> {
-    let mut order = Vec::new();
+/// File names of modules in the order to load them.
+pub struct Modules {
+    /// For every guest.
+    pub always: Vec<String>,
+    /// After those, for one with a disk.
+    pub for_a_disk: Vec<String>,
+}
+
+/// Names everything wanted: where it changes, directories made before are stale.
+pub fn wanted() -> String {
+    [&WANTED[..], &FOR_A_DISK[..]].concat().join(" ")
+}
+
+/// Copies the wanted modules below `unpacked` into `directory`, uncompressed.
+pub fn extract(unpacked: &Path, directory: &Path) -> Result<Modules> {
     let mut seen = BTreeSet::new();
-    for name in WANTED {
-        extract_one(name, unpacked, directory, &mut seen, &mut order)?;
-    }
-    Ok(order)
+    let mut extract = |names: &[&str]| -> Result<Vec<String>> {
+        let mut order = Vec::new();
+        for name in names {
+            extract_one(name, unpacked, directory, &mut seen, &mut order)?;
+        }
+        Ok(order)
+    };
+    Ok(Modules { always: extract(&WANTED)?, for_a_disk: extract(&FOR_A_DISK)? })
 }
 
 fn extract_one(

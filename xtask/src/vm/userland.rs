@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
@@ -55,7 +55,10 @@ pub fn ensure(workspace: &Workspace) -> Result<PathBuf> {
     println!("vm: collecting the guest's programs (once per change of this machine's packages)");
     // Renamed into place: a VM may be reading the old one.
     let partial = archive.with_extension("partial");
-    write(&packages, &partial)?;
+    let mut out = Archive::create(&partial)?;
+    let programs = add_packages(&mut out, &packages, is_wanted)?;
+    add_libraries(&mut out, &programs)?;
+    out.finish()?;
     fs::rename(&partial, &archive)
         .and_then(|()| fs::write(&stamp_file, stamp))
         .with_context(|| format!("cannot write `{}`", stamp_file.display()))?;
@@ -63,7 +66,7 @@ pub fn ensure(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 /// The packages to copy. Python's are named after its version.
-fn packages() -> Result<Vec<String>> {
+pub fn packages() -> Result<Vec<String>> {
     let python = fs::read_link("/usr/bin/python3").context("cannot read `/usr/bin/python3`")?;
     let python = python.to_string_lossy().into_owned();
     let mut packages: Vec<String> = PACKAGES.map(str::to_owned).to_vec();
@@ -76,11 +79,20 @@ fn packages() -> Result<Vec<String>> {
     Ok(packages)
 }
 
-fn write(packages: &[String], path: &Path) -> Result<()> {
+/// Adds what `packages` list, where it is wanted; the programs and libraries among it.
+pub fn add_packages<W: Write>(
+    archive: &mut Archive<W>,
+    packages: &[String],
+    is_wanted: fn(&Path) -> bool,
+) -> Result<Vec<PathBuf>> {
     let listed = process::output(Command::new("dpkg").arg("-L").args(packages))?;
-    let files: BTreeSet<PathBuf> =
-        listed.lines().map(PathBuf::from).filter(|path| is_wanted(path)).collect();
-    let mut archive = Archive::create(path)?;
+    // Packages list `/bin` itself; as `/usr/bin` it would be a link to itself.
+    let is_below = |path: &PathBuf| path.parent() != Some(Path::new("/"));
+    let files: BTreeSet<PathBuf> = listed
+        .lines()
+        .map(PathBuf::from)
+        .filter(|path| is_below(path) && is_wanted(&in_guest(path)))
+        .collect();
     for link in ["bin", "sbin", "lib", "lib64"] {
         archive.symlink(Path::new(link), &Path::new("usr").join(link))?;
     }
@@ -99,15 +111,11 @@ fn write(packages: &[String], path: &Path) -> Result<()> {
             archive.copy(&compiled, &in_guest(&compiled))?;
         }
     }
-    add_libraries(&mut archive, &programs)?;
-    archive.finish()
+    Ok(programs)
 }
 
 /// Adds every shared library that `programs` are linked to.
-pub fn add_libraries<W: std::io::Write>(
-    archive: &mut Archive<W>,
-    programs: &[PathBuf],
-) -> Result<()> {
+pub fn add_libraries<W: Write>(archive: &mut Archive<W>, programs: &[PathBuf]) -> Result<()> {
     if programs.is_empty() {
         return Ok(());
     }
@@ -138,11 +146,8 @@ fn parse_ldd(text: &str) -> Result<BTreeSet<PathBuf>> {
     Ok(libraries)
 }
 
+/// Whether a file, by its path in the guest, is worth its memory.
 fn is_wanted(path: &Path) -> bool {
-    if path.parent() == Some(Path::new("/")) {
-        return false; // Packages list `/bin` itself; as `/usr/bin` it would be a link to itself.
-    }
-    let path = in_guest(path);
     WANTED.iter().any(|wanted| path.starts_with(Path::new("/").join(wanted)))
         && !path.components().any(
             |part| matches!(part, Component::Normal(name) if UNWANTED.iter().any(|un| name == *un)),
@@ -195,8 +200,7 @@ mod tests {
 
     #[test]
     fn documents_are_left_out() {
-        assert!(is_wanted(Path::new("/bin/cat")));
-        assert!(!is_wanted(Path::new("/bin")));
+        assert!(is_wanted(Path::new("/usr/bin/cat")));
         assert!(!is_wanted(Path::new("/usr/share/doc/coreutils/README")));
         assert!(!is_wanted(Path::new("/usr/lib/python3.11/lib2to3/main.py")));
     }
