@@ -232,10 +232,8 @@ pub fn on_other_kernels(
     let work = || {
         let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
         let run = |kernel: &Kernel| {
-            let stage = stage(&name(kernel), || {
-                in_vm(workspace, *kernel, guest_for(kernel), filter, several)
-            });
-            Stage { kernel: Some(*kernel), ..stage }
+            let run = || in_vm(workspace, *kernel, guest_for(kernel), filter, several);
+            Stage { kernel: Some(*kernel), ..stage(&name(kernel), run) }
         };
         iter::from_fn(take).map(|kernel| (kernel.name(), run(kernel))).collect::<Vec<_>>()
     };

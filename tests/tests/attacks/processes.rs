@@ -7,14 +7,15 @@ use clawbox_tests::layer::Layer;
 use super::attempt::{Attempt, PYTHON, attempts, find, got_through, harmless, hostile};
 use crate::scene::Scene;
 
-/// A named program waits, and an unnamed one of the same user and sandbox, its parent, reaches for it.
+/// A named program waits, and an unnamed one of the same user and sandbox, its parent, reaches for it:
+/// for memory that may be written, since some kernels force no other.
 fn into_another_identity(tool: &str, has_lsm: bool) -> Vec<Attempt> {
     let begin = format!(
         "import subprocess; pipe = subprocess.PIPE; \
          t = subprocess.Popen(['{tool}', 'resolve=localhost', 'line'], stdin=pipe, stdout=pipe); \
          t.stdout.readline(); \
          at = lambda name: '/proc/%d/%s' % (t.pid, name); \
-         first = lambda: int(open(at('maps')).readline().split('-')[0], 16); "
+         first = lambda: int(next(l for l in open(at('maps')) if ' rw-p ' in l).split('-')[0], 16); "
     );
     let on = |name: &str, code: &str| hostile(10, name, format!("{begin}{code}"));
     vec![

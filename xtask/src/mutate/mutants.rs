@@ -143,8 +143,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one moment",
         ALLOWED,
-        "        || kept.moment != now\n",
-        "",
+        "!= now.renames",
+        "!= now.renames && version == 0",
         "no_allow_is_remembered",
     ),
     lsm(
@@ -164,15 +164,15 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one mount",
         ALLOWED,
-        "        || kept.mount != mount\n",
-        "",
+        "!= mount\n",
+        "!= mount && version == 0\n",
         "no_allow_is_remembered_over",
     ),
     lsm(
         "a remembered allow is one subject's",
         ALLOWED,
-        "&& !is_same(kept, subject) {",
-        "&& !is_same(kept, subject) && kept.access == 0 {",
+        "&& !is_same(kept, subject))",
+        "&& !is_same(kept, subject) && version == 0)",
         "what_one_binary_was_allowed",
     ),
     // Rows 2, 4 and 6: the loader, an interpreter, and what replaces an allowed binary are others.
