@@ -120,6 +120,13 @@ pub(super) const ALL: &[Mutant] = &[
         "another_process_and_the_kernels",
     ),
     lsm(
+        "no reach into a process that is somebody more",
+        DECIDE_FILES,
+        "        more |= other.own.words[word] & !subject.own.words[word];\n        more |= other.lineage.words[word] & !subject.lineage.words[word];",
+        "        more |= other.own.words[word] & !other.own.words[word];",
+        "no_identity_reaches",
+    ),
+    lsm(
         "only listed programs start",
         "clawbox-common/src/decide/execution.rs",
         "    if met == 0 { deny",
