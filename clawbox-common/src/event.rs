@@ -269,8 +269,9 @@ pub struct CallEvent {
     pub path_length: i32,
     /// The same of `other_path`.
     pub other_length: i32,
-    /// Always zero.
-    pub zero: u32,
+    /// The filesystem (the kernel's `s_dev`) of the directory that a relative `other_path` starts from,
+    /// where `base` is not that directory; zero where it is, or cannot be told.
+    pub other_device: u32,
     /// The directory that the first relative path starts from.
     pub base: Told,
     /// The path that the call is about.

@@ -284,7 +284,7 @@ pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
         (*event).errno = refused.errno;
         (*event).path_length = 0;
         (*event).other_length = 0;
-        (*event).zero = 0;
+        (*event).other_device = 0;
         (*event).base.told = 0;
         let mut directory = shape.directory;
         if shape.path != 0 {
@@ -296,6 +296,9 @@ pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
             (*event).other_length = kernel_read::user_string(from, &raw mut (*event).other_path);
             if (*event).path_length > 1 && (*event).path[0] == b'/' {
                 directory = shape.other_directory;
+            } else if shape.other_directory != 0 {
+                let (dentry, _) = refused.base(shape.other_directory);
+                (*event).other_device = Untyped(dentry).identity().device;
             }
         }
         if directory != 0 {

@@ -66,21 +66,17 @@ impl Programs {
         Ok(())
     }
 
-    /// Whether two entries are on different filesystems, as far as that can be seen. Directories that
+    /// The filesystem that an entry of a directory is on, as far as that can be seen. Directories that
     /// are gone by now, as temporary ones soon are, were on that of the directory above: a sandbox
     /// mounts nothing.
     #[must_use]
-    pub fn on_different_filesystems(&self, one: &str, other: &str) -> bool {
-        let Some(View { root, .. }) = &self.view else { return false };
+    pub fn filesystem(&self, entry: &str) -> Option<u64> {
+        let View { root, .. } = self.view.as_ref()?;
         let root = format!("/proc/self/fd/{}", root.as_raw_fd());
-        let device = |entry: &str| {
-            // What does not begin at the root is not known as a whole.
-            let above = Path::new(entry).ancestors().skip(1).filter(|path| path.has_root());
-            let mut seen = above.map(|path| fs::metadata(format!("{root}{}", path.display())));
-            let first = seen.find(|seen| !is_gone(seen))?;
-            first.ok().map(|found| found.dev())
-        };
-        matches!((device(one), device(other)), (Some(one), Some(other)) if one != other)
+        // What does not begin at the root is not known as a whole.
+        let above = Path::new(entry).ancestors().skip(1).filter(|path| path.has_root());
+        let mut seen = above.map(|path| fs::metadata(format!("{root}{}", path.display())));
+        seen.find(|seen| !is_gone(seen))?.ok().map(|found| found.dev())
     }
 
     /// Learns from a program start.
@@ -160,15 +156,14 @@ mod tests {
     #[test]
     fn directories_that_are_gone_were_on_the_filesystem_of_the_one_above() {
         let mut programs = Programs::new(Mounts::read().unwrap(), []);
-        assert!(!programs.on_different_filesystems("/proc/version", "/etc/passwd"));
+        assert_eq!(programs.filesystem("/proc/version"), None);
         programs.see_from(std::process::id()).unwrap();
-        for (one, other, are_different) in [
-            ("/proc/version", "/etc/passwd", true),
-            ("/proc/gone/with/it", "/etc/gone/passwd", true),
-            ("/etc/gone/with/it", "/etc/passwd", false),
-            ("…/it", "/proc/version", false),
-        ] {
-            assert_eq!(programs.on_different_filesystems(one, other), are_different, "{one}");
+        for (one, other) in
+            [("/proc/gone/with/it", "/proc/version"), ("/etc/gone/it", "/etc/passwd")]
+        {
+            assert_eq!(programs.filesystem(one), programs.filesystem(other), "{one}");
         }
+        assert_ne!(programs.filesystem("/proc/gone/it"), programs.filesystem("/etc/gone/it"));
+        assert_eq!(programs.filesystem("…/it"), None);
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn draft(decoded: Decoded, event: &CallEvent, programs: &Programs) ->
     } else {
         let call = row(event.number, errno as i32)?;
         let object = object(call, event, errno);
-        if errno == Errno::EXDEV && is_between_filesystems(&object, programs) {
+        if errno == Errno::EXDEV && is_between_filesystems(&object, event, programs) {
             return None;
         }
         let class = if call.access == Access::Process { Class::Privilege } else { Class::File };
@@ -54,13 +54,19 @@ fn filtered(event: &CallEvent) -> Option<String> {
 
 /// The kernel's own `EXDEV`, which programs expect and go around by copying. Landlock's is for a
 /// move or a link that would gain rights.
-fn is_between_filesystems(object: &Object, programs: &Programs) -> bool {
-    match object {
-        Object::File(FileObject { path, other_path: Some(other), .. }) => {
-            programs.on_different_filesystems(path, other)
-        }
-        _ => false,
-    }
+fn is_between_filesystems(object: &Object, event: &CallEvent, programs: &Programs) -> bool {
+    let Object::File(FileObject { path, other_path: Some(other), .. }) = object else {
+        return false;
+    };
+    let other = programs.filesystem(other).or_else(|| device_beside(event, other));
+    matches!((programs.filesystem(path), other), (Some(one), Some(other)) if one != other)
+}
+
+/// The filesystem of an entry right in a directory that the event does not tell by its path.
+fn device_beside(event: &CallEvent, path: &str) -> Option<u64> {
+    let is_entry = path.strip_prefix(UNKNOWN).is_some_and(|rest| rest.rfind('/') == Some(0));
+    let (major, minor) = (event.other_device >> 20, event.other_device & 0x000f_ffff);
+    (is_entry && event.other_device != 0).then(|| libc::makedev(major, minor))
 }
 
 /// `unlinkat` removes directories too.
@@ -174,7 +180,7 @@ mod tests {
             errno: errno.unsigned_abs(),
             path_length: 0,
             other_length: 0,
-            zero: 0,
+            other_device: 0,
             base: Told { told: 0, names: [[0; FILE_NAME]; TOLD_NAMES] },
             path: [0; CALL_PATH],
             other_path: [0; CALL_PATH],
