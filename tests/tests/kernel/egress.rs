@@ -203,6 +203,12 @@ fn an_address_that_embeds_an_allowed_one_is_judged_as_it() {
     let six_to_four = Ipv6Addr::new(0x2002, other, u16::from_be_bytes([c, d]), 0, 0, 0, 0, 1);
     let steps = [step("connect", nat64), step("connect", six_to_four)];
     run(&scene, &policy, &steps).expect(&[(&steps[0], "EPERM"), (&steps[1], "EPERM")]);
+    // A range around them does not open what is closed in any form.
+    let wide = scene.allowing_attack("{ port: 7, allowed_ips: ['2000::/3'] }");
+    let metadata = "connect=[2002:a9fe:a9fe::1]:7";
+    let account = run(&scene, &wide, &[metadata.to_owned()]);
+    account.expect(&[(metadata, "EPERM")]);
+    assert_eq!(account.denials(), [("connect", "link-local")]);
     scene.nothing_arrived();
 }
 
