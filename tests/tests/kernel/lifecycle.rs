@@ -137,9 +137,13 @@ pub fn on_terminal(mut command: Command) -> (std::process::Child, std::fs::File)
     let terminal = nix::pty::openpty(None, None).unwrap();
     let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
     command.stdin(end(&terminal.slave)).stdout(end(&terminal.slave)).stderr(end(&terminal.slave));
-    // SAFETY: two system calls without pointers to anything that could go away.
+    // SAFETY: system calls without pointers to anything that could go away, and no handlers.
     unsafe {
         command.pre_exec(|| {
+            // Whoever started the tests in the background has had what is typed ignored.
+            for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+                nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl)?;
+            }
             nix::unistd::setsid()?;
             let stdin = std::io::stdin();
             nix::errno::Errno::result(nix::libc::ioctl(
