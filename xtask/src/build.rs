@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+use crate::object_file::without_debug_sections;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::toolchain::Toolchain;
@@ -79,13 +80,15 @@ fn make_object(
         .arg("--target-dir")
         .arg(build_dir);
     process::run(&mut cargo).context("the BPF object did not build")?;
-    copy_if_changed(&build_dir.join(TARGET).join("release/clawbox-ebpf"), to)
+    let linked = build_dir.join(TARGET).join("release/clawbox-ebpf");
+    let linked =
+        fs::read(&linked).with_context(|| format!("cannot read `{}`", linked.display()))?;
+    write_if_changed(&without_debug_sections(&linked)?, to)
 }
 
 /// Whether `to` had to be written.
-fn copy_if_changed(from: &Path, to: &Path) -> Result<bool> {
-    let bytes = fs::read(from).with_context(|| format!("cannot read `{}`", from.display()))?;
-    if fs::read(to).is_ok_and(|old| old == bytes) {
+fn write_if_changed(bytes: &[u8], to: &Path) -> Result<bool> {
+    if fs::read(to).is_ok_and(|old| old == *bytes) {
         return Ok(false);
     }
     // Renamed into place: a build script that runs meanwhile reads the old object or the new one.
@@ -104,12 +107,10 @@ mod tests {
     fn an_unchanged_object_is_left_alone() {
         let directory = std::env::temp_dir().join(format!("clawbox-xtask-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let (from, to) = (directory.join("from"), directory.join("to.o"));
-        fs::write(&from, b"one").unwrap();
-        assert!(copy_if_changed(&from, &to).unwrap());
-        assert!(!copy_if_changed(&from, &to).unwrap());
-        fs::write(&from, b"two").unwrap();
-        assert!(copy_if_changed(&from, &to).unwrap());
+        let to = directory.join("to.o");
+        assert!(write_if_changed(b"one", &to).unwrap());
+        assert!(!write_if_changed(b"one", &to).unwrap());
+        assert!(write_if_changed(b"two", &to).unwrap());
         assert_eq!(fs::read(&to).unwrap(), b"two");
         fs::remove_dir_all(&directory).unwrap();
     }

@@ -7,6 +7,7 @@ mod bench;
 mod build;
 mod demo;
 mod mutate;
+mod object_file;
 mod packages;
 mod process;
 mod setup;
