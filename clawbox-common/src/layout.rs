@@ -8,9 +8,9 @@ use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEv
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, LossKey, Rewritten,
-    RuleKey, RuleValue, SandboxState, ScriptKey, SyntheticKey, SyntheticValue,
+    RuleKey, RuleValue, SandboxState, SandboxStates, ScriptKey, SyntheticKey, SyntheticValue,
 };
-use crate::subject::{FileId, Incarnation, Mask, Subject};
+use crate::subject::{FileId, Incarnation, Mask, Seat, Subject};
 
 /// A record's size is the sum of its fields: no padding, so no uninitialised byte is compared by
 /// a map or copied to userspace.
@@ -24,6 +24,7 @@ packed! {
     Mask = 32,
     Incarnation = 16,
     Subject = 104,
+    Seat = 112,
     RuleKey = 12,
     RuleValue = 72,
     HostIds = 16,
@@ -31,6 +32,7 @@ packed! {
     SyntheticValue = 36,
     AddressKey = 24,
     SandboxState = 16,
+    SandboxStates = 72,
     BinaryKey = 24,
     ScriptKey = 264,
     Rewritten = 36,
@@ -72,7 +74,7 @@ macro_rules! pod {
 #[cfg(feature = "user")]
 pod! {
     Tally, TallyKey, TallyPlace,
-    Address, FileId, Mask, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
-    AddressKey, SandboxState, BinaryKey, ScriptKey, Rewritten, LossKey,
+    Address, FileId, Mask, Seat, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
+    AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, Rewritten, LossKey,
     FileKey, NameKey, FileRule, CallShape,
 }

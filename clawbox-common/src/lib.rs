@@ -8,6 +8,7 @@ pub mod event;
 pub mod file;
 mod layout;
 pub mod limits;
+pub mod patch;
 pub mod rule;
 pub mod subject;
 pub mod verdict;

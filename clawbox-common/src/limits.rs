@@ -31,9 +31,9 @@ pub const SYNTHETICS_PER_SANDBOX: u32 = 8_192;
 /// Thread groups inside sandboxes alive at one time.
 pub const SUBJECTS: u32 = 65_536;
 
-/// Marks by which a thread group without an identity is told without looking for one. A power of
-/// two, so that numbers share marks evenly where there are more than these.
-pub const MARKS: u32 = 32_768;
+/// Seats, by which a thread group's identity, or that it has none, is told without a search. A power
+/// of two, so that numbers share seats evenly where there are more than these.
+pub const SEATS: u32 = 32_768;
 
 /// Files named as binaries, over all sandboxes.
 pub const BINARIES: u32 = 65_536;
@@ -78,7 +78,7 @@ pub const EVENT_RING: u32 = 1 << 20;
 pub const EVENT_WAKE: u64 = EVENT_RING as u64 / 4;
 
 const _: () = assert!(MASK_WORDS * 64 == BINARY_SLOTS);
-const _: () = assert!(MARKS.is_power_of_two());
+const _: () = assert!(SEATS.is_power_of_two());
 const _: () = assert!(EVENT_RING.is_power_of_two() && EVENT_WAKE < EVENT_RING as u64);
 const _: () = assert!(SYNTHETICS_PER_SANDBOX <= SYNTHETICS);
 const _: () = assert!(SCRIPT_PATH.is_multiple_of(8));

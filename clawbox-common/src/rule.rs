@@ -121,7 +121,7 @@ pub const ADDRESS_KEY_HEAD: u32 = 64;
 /// Bits of a whole [`AddressKey`].
 pub const ADDRESS_KEY_BITS: u32 = 192;
 
-/// The state of one sandbox. Replacing it is how a policy changes: one write.
+/// The state of one sandbox. Another one in its place is how a policy changes; see [`SandboxStates`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SandboxState {
@@ -136,6 +136,29 @@ pub struct SandboxState {
     /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`LISTED_PROGRAMS`], [`FILES_BY_BINARY`],
     /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`].
     pub flags: u32,
+}
+
+/// States that a sandbox's entry has room for.
+pub const STATE_SLOTS: usize = 4;
+
+/// The state of one sandbox, and room for those to come. A change writes the next one, which nobody
+/// reads, and then which one is current: a program sees the old state or the new, unless it is held
+/// up, in the middle, for as long as [`STATE_SLOTS`] − 1 further changes of the policy take.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxStates {
+    /// One is in force; all zero has no policy.
+    pub states: [SandboxState; STATE_SLOTS],
+    /// Which.
+    pub current: u64,
+}
+
+impl SandboxStates {
+    /// Where the state is that comes after the current one.
+    #[must_use]
+    pub const fn next(&self) -> usize {
+        (self.current as usize + 1) % STATE_SLOTS
+    }
 }
 
 /// The policy has rules for names in any directory.

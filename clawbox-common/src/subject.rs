@@ -88,6 +88,17 @@ pub struct Subject {
     pub lineage: Mask,
 }
 
+/// A place for one thread group, found by its number's last bits: its identity, without a search.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Seat {
+    /// The thread group that sits here; zero is none, and all ones means that several have had this
+    /// seat at one time, so that it says nothing.
+    pub group: u64,
+    /// What its identity is, once that is written; before, whatever an earlier one left.
+    pub subject: Subject,
+}
+
 /// Where a task stands.
 #[derive(Clone, Copy, Debug)]
 pub enum Standing<'a> {

@@ -2,11 +2,8 @@
 //! go the whole way up again. Only what cannot have become another path since is taken from here.
 
 use aya_ebpf::{
-    bindings::BPF_LOCAL_STORAGE_GET_F_CREATE,
-    btf_maps::InodeStorage,
-    helpers::generated::bpf_inode_storage_get,
-    macros::{btf_map, map},
-    maps::Array,
+    bindings::BPF_LOCAL_STORAGE_GET_F_CREATE, btf_maps::InodeStorage,
+    helpers::generated::bpf_inode_storage_get, macros::btf_map,
 };
 use clawbox_common::{
     limits::MASK_WORDS,
@@ -14,7 +11,7 @@ use clawbox_common::{
     subject::{FileId, Mask, Subject},
 };
 use core::{
-    intrinsics::{AtomicOrdering, atomic_cxchg},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
     ptr::null_mut,
 };
 
@@ -58,18 +55,16 @@ pub struct Moment {
 #[btf_map]
 static ALLOWED: InodeStorage<Allowed> = InodeStorage::new();
 
-/// See [`Moment::unlinks`].
-#[map]
-static UNLINKS: Array<u64> = Array::with_max_entries(1, 0);
+/// See [`Moment::unlinks`]. Written by programs alone, on any processor.
+static mut UNLINKS: u64 = 0;
 
 /// Now, or `None` while something moves, and where the kernel's counts are not known. To be taken
 /// before anything is looked at.
 #[inline(always)]
 pub fn moment() -> Option<Moment> {
     let (renames, mounts) = kernel_read::tree_changes()?;
-    let unlinks = UNLINKS.get_ptr(0)?;
-    // SAFETY: the only value of the array; an aligned word.
-    let unlinks = unsafe { core::ptr::read_volatile(unlinks) };
+    // SAFETY: an aligned word, to which others only add.
+    let unlinks = unsafe { (&raw const UNLINKS).read_volatile() };
     // Odd: a change is being made.
     if (renames | mounts) & 1 != 0 {
         return None;
@@ -225,12 +220,6 @@ fn map() -> *mut core::ffi::c_void {
 /// An object loses one of several names: by which of them an allow was found is not known.
 #[inline(always)]
 pub fn one_name_less() {
-    if let Some(count) = UNLINKS.get_ptr_mut(0) {
-        // SAFETY: an aligned u64 of a map value; the addition is atomic.
-        unsafe {
-            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
-                count, 1,
-            );
-        }
-    }
+    // SAFETY: an aligned word; the addition is atomic.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut UNLINKS, 1) };
 }

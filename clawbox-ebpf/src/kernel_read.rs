@@ -11,9 +11,10 @@ use aya_ebpf::helpers::generated::{
 };
 use clawbox_common::{
     limits::{FILE_NAME, SCRIPT_PATH},
+    patch,
     subject::{FileId, Incarnation},
 };
-use core::{hint::black_box, ptr::read_volatile};
+use core::{hint::black_box, mem::transmute, ptr::read_volatile};
 
 pub use call::*;
 pub use socket::*;
@@ -234,7 +235,7 @@ pub struct Place {
 impl Place {
     #[inline(always)]
     pub fn of_file(file: Kernel) -> Self {
-        Self { dentry: file.pointer(&OFF_FILE_DENTRY), mount: file.field(&OFF_FILE_MNT) }
+        Self { dentry: file.pointer(&OFF_FILE_DENTRY), mount: mount_of(file) }
     }
 
     #[inline(always)]
@@ -418,6 +419,28 @@ static RENAME_LOCK: u64 = 0;
 #[unsafe(no_mangle)]
 static MOUNT_LOCK: u64 = 0;
 
+/// The number, in the kernel's types, of `struct seqcount`, where the kernel has `bpf_rdonly_cast`;
+/// zero where it does not.
+#[unsafe(no_mangle)]
+static TYPE_SEQUENCE: u32 = 0;
+
+/// The word at a kernel address. Read as a structure of one word where the kernel can cast to it: as
+/// cheap as any load, where the helper costs a hundred instructions.
+#[inline(always)]
+fn word_at(address: u64) -> u32 {
+    let structure = constant(&TYPE_SEQUENCE);
+    if structure == 0 {
+        return Untyped(address).count();
+    }
+    // SAFETY: not a helper but a place for the agent, which puts the kernel function's number here
+    // whenever it sets the number of the structure; otherwise this is never reached. The function
+    // gives back the address with a type, and a load from there that faults reads as zero.
+    unsafe {
+        let cast: unsafe extern "C" fn(u64, u64) -> *const u32 = transmute(patch::CAST as usize);
+        read_volatile(cast(address, u64::from(structure)))
+    }
+}
+
 /// How often a dentry was moved, and a mount tree changed; odd while that is being done.
 #[inline(always)]
 pub fn tree_changes() -> Option<(u32, u32)> {
@@ -426,7 +449,13 @@ pub fn tree_changes() -> Option<(u32, u32)> {
     if renames == 0 || mounts == 0 {
         return None;
     }
-    Some((Untyped(renames).count(), Untyped(mounts).count()))
+    Some((word_at(renames), word_at(mounts)))
+}
+
+/// The mount by which a file was opened: the address of its `struct vfsmount`.
+#[inline(always)]
+pub fn mount_of(file: Kernel) -> u64 {
+    file.field(&OFF_FILE_MNT)
 }
 
 /// The inode of an open file, of the filesystem by which it was opened.

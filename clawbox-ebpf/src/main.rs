@@ -10,8 +10,8 @@ mod emit;
 mod hooks;
 mod kernel_read;
 mod maps;
-mod mark;
 mod search;
+mod seat;
 mod subject;
 mod tally;
 

@@ -13,19 +13,20 @@ use clawbox_common::{
     file::{FileKey, FileRule, NameKey},
     limits,
     rule::{
-        AddressKey, BinaryKey, HostIds, LossKey, Rewritten, RuleKey, RuleValue, SandboxState,
-        ScriptKey, SyntheticKey, SyntheticValue,
+        AddressKey, BinaryKey, HostIds, LossKey, Rewritten, RuleKey, RuleValue, STATE_SLOTS,
+        SandboxState, SandboxStates, ScriptKey, SyntheticKey, SyntheticValue,
     },
-    subject::{FileId, Mask, Subject},
+    subject::{FileId, Mask, Seat, Subject},
 };
+use core::ptr::read_volatile;
 
 /// cgroup id → sandbox, for tasks that have no identity yet.
 #[map]
 pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(limits::SANDBOXES, 0);
 
+/// By sandbox.
 #[map]
-pub static SANDBOX_STATES: HashMap<u32, SandboxState> =
-    HashMap::with_max_entries(limits::SANDBOXES, 0);
+pub static SANDBOX_STATES: Array<SandboxStates> = Array::with_max_entries(limits::SANDBOXES + 1, 0);
 
 #[map]
 pub static RULES: HashMap<RuleKey, RuleValue> =
@@ -70,9 +71,9 @@ pub static NAMES: HashMap<NameKey, FileRule> =
 pub static SUBJECTS: HashMap<u32, Subject> =
     HashMap::with_max_entries(limits::SUBJECTS, BPF_F_NO_PREALLOC);
 
-/// Which thread groups `SUBJECTS` may have, by the last bits of their numbers; see `mark.rs`.
+/// Which thread groups `SUBJECTS` may have, by the last bits of their numbers; see `seat.rs`.
 #[map]
-pub static MARKS: Array<u64> = Array::with_max_entries(limits::MARKS, 0);
+pub static SEATS: Array<Seat> = Array::with_max_entries(limits::SEATS, 0);
 
 /// Socket → the sandbox whose process has bound it.
 #[btf_map]
@@ -108,10 +109,11 @@ pub struct KernelLookup;
 impl Lookup for KernelLookup {
     #[inline(always)]
     fn sandbox(&self, sandbox: u32) -> Option<&SandboxState> {
-        // SAFETY: the agent replaces this value whole (BPF_ANY on a preallocated hash puts a new
-        // element in place), so a reader sees the old state or the new, and RCU keeps either
-        // alive until this program ends.
-        unsafe { SANDBOX_STATES.get(sandbox) }
+        let states = SANDBOX_STATES.get(sandbox)?;
+        // SAFETY: a reference to a word of a map value; volatile, because the agent changes it.
+        let current = unsafe { read_volatile(&states.current) };
+        // Never the one that the agent writes next; see `SandboxStates`.
+        Some(&states.states[current as usize % STATE_SLOTS])
     }
 
     #[inline(always)]

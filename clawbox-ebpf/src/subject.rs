@@ -17,7 +17,7 @@ use core::hint::black_box;
 use crate::{
     kernel_read::{self, Kernel},
     maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPT_STARTS, SCRIPTS, SUBJECTS},
-    mark,
+    seat::{self, Found},
 };
 
 #[inline(always)]
@@ -44,8 +44,12 @@ fn cgroup_sandbox() -> Option<u32> {
 /// has one thread left; programs of another one read what exec does not change.
 #[inline(always)]
 fn identity<'a>(group: u32) -> Option<&'a Subject> {
-    // SAFETY: RCU keeps the value alive until this program ends; as for its changes, see above.
-    let found = if mark::is_set(group) { unsafe { SUBJECTS.get(group) } } else { None };
+    let found = match seat::find(group) {
+        Found::Nobody => None,
+        Found::Seated(subject) => Some(subject),
+        // SAFETY: RCU keeps the value alive until this program ends; as for its changes, see above.
+        Found::Crowded => unsafe { SUBJECTS.get(group) },
+    };
     // Opaque: the compiler would copy what it knows to be unused from a register that this way did
     // not set ("R7 !read_ok").
     black_box(found)
@@ -187,7 +191,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
     let exe = kernel_read::program(bprm);
     let own = matched(sandbox, exe, (is_script == 1).then_some(bprm));
     if held.is_none() {
-        mark::set(group);
+        seat::take(group);
         let fresh = Subject { sandbox, ..Subject::default() };
         let _ = SUBJECTS.insert(group, &fresh, u64::from(BPF_ANY));
         held = SUBJECTS.get_ptr_mut(group);
@@ -202,6 +206,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
             (*subject).own = own;
             (*subject).lineage.extend(&own);
         }
+        seat::copy(group, subject);
     }
     Some(Executed { sandbox, is_script, exe, identified })
 }
@@ -212,7 +217,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
 pub fn fork(parent: Kernel, child: Kernel) {
     let group = kernel_read::thread_group(child);
     let from = kernel_read::thread_group(parent);
-    if group == from || !mark::is_set(from) {
+    if group == from || !seat::may_have_identity(from) {
         return;
     }
     let Some(subject) = SUBJECTS.get_ptr(from) else { return };
@@ -220,7 +225,7 @@ pub fn fork(parent: Kernel, child: Kernel) {
     if unsafe { (*subject).incarnation.born } != kernel_read::incarnation(parent).born {
         return;
     }
-    mark::set(group);
+    seat::take(group);
     // SAFETY: key and value are initialised and of the map's sizes. The value is handed to the
     // helper where it stands: copying it over the stack costs more than the insert.
     unsafe {
@@ -236,6 +241,7 @@ pub fn fork(parent: Kernel, child: Kernel) {
         // parent lacks.
         // SAFETY: a map value of a process that has not run yet.
         unsafe { (*copy).incarnation.born = kernel_read::incarnation(child).born }
+        seat::copy(group, copy);
     }
 }
 
@@ -247,12 +253,12 @@ pub fn exit(task: Kernel) {
         return;
     }
     let group = kernel_read::thread_group(task);
-    if !mark::is_set(group) {
+    if !seat::may_have_identity(group) {
         return;
     }
     // SAFETY: the key is initialised and of the map's size.
     unsafe {
         bpf_map_delete_elem((&raw const SUBJECTS).cast_mut().cast(), (&raw const group).cast());
     }
-    mark::clear(group);
+    seat::leave(group);
 }

@@ -159,8 +159,10 @@ impl World {
     #[must_use]
     pub fn install(&self, program: &Path, name: &str) -> PathBuf {
         let target = self.bin().join(name);
-        fs::copy(program, &target)
-            .unwrap_or_else(|error| panic!("cannot copy `{}`: {error}", program.display()));
+        // By a process of its own: another test's child would inherit a descriptor that is open for
+        // writing, and until its exec the program could not be started ("text file busy").
+        let copied = Command::new("cp").arg(program).arg(&target).status();
+        assert!(copied.is_ok_and(|status| status.success()), "cannot copy `{}`", program.display());
         fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).expect("just made");
         target
     }

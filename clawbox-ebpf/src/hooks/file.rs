@@ -61,28 +61,29 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
     if matches!(standing, Standing::Outside) {
         return true;
     }
-    let place = Place::of_file(file);
     let (subject, state) = match file::subject(&KernelLookup, &standing) {
         Ok(found) => found,
         Err(decision) => {
-            report(&standing, &decision, operation, access, place);
+            report(&standing, &decision, operation, access, Place::of_file(file));
             return decision.goes_on();
         }
     };
     let now = allowed::moment();
     if let Some(now) = now {
-        let tally = allowed::recall(file, place.mount, access, state, subject, now);
+        let mount = kernel_read::mount_of(file);
+        let tally = allowed::recall(file, mount, access, state, subject, now);
         if tally != allowed::UNKNOWN {
             let is_counted = state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
                 && tally != 0
                 && tally::again(tally, access);
             if !is_counted {
-                report(&standing, &file::remembered(state), operation, access, place);
+                let decision = file::remembered(state);
+                report(&standing, &decision, operation, access, Place::of_file(file));
             }
             return true;
         }
     }
-    let mut allows = 0;
+    let (place, mut allows) = (Place::of_file(file), 0);
     let decision = of_file(state, subject, access, place, &mut allows);
     let tally = report(&standing, &decision, operation, access, place);
     if let Some(now) = now

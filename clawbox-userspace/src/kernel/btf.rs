@@ -86,7 +86,12 @@ pub struct KernelTypes {
     structures: HashMap<Vec<u8>, usize>,
     /// Prototypes of the functions that stand for LSM hooks.
     hooks: HashMap<Vec<u8>, usize>,
+    /// See [`KernelTypes::cast`].
+    cast: Option<u32>,
 }
+
+/// Gives an address a type, for programs to read there without a helper: since 6.2.
+const CAST: &[u8] = b"bpf_rdonly_cast";
 
 impl KernelTypes {
     /// Reads the running kernel's types.
@@ -107,6 +112,7 @@ impl KernelTypes {
             types: Vec::new(),
             structures: HashMap::new(),
             hooks: HashMap::new(),
+            cast: None,
         };
         if parsed.bytes.get(..2) != Some(&[0x9f, 0xeb]) {
             return Err(parsed.malformed("no magic number", 0));
@@ -146,6 +152,9 @@ impl KernelTypes {
         if kind == kind::STRUCT && name != 0 {
             let key = self.text(name).to_vec();
             self.structures.entry(key).or_insert(self.types.len());
+        }
+        if kind == kind::FUNC && self.text(name) == CAST {
+            self.cast = u32::try_from(self.types.len()).ok();
         }
         if kind == kind::FUNC
             && let Some(hook) = self.text(name).strip_prefix(b"bpf_lsm_")
@@ -196,6 +205,14 @@ impl KernelTypes {
     pub fn hook_arguments(&self, hook: &str) -> Option<usize> {
         let prototype = *self.hooks.get(hook.as_bytes())?;
         self.types.get(prototype).map(|found| found.count)
+    }
+
+    /// The numbers of `bpf_rdonly_cast` and of a structure to cast to; `None` where this kernel lacks
+    /// one of them.
+    #[must_use]
+    pub fn cast(&self, structure: &str) -> Option<(u32, u32)> {
+        let structure = *self.structures.get(structure.as_bytes())?;
+        Some((self.cast?, u32::try_from(structure).ok()?))
     }
 
     /// Bit offset and type of a member. `depth` bounds a file that nests without end.

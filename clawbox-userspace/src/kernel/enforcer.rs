@@ -8,12 +8,12 @@ use std::sync::Mutex;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
-    AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, ScriptKey,
-    SyntheticKey, SyntheticValue,
+    AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, SandboxStates,
+    ScriptKey, SyntheticKey, SyntheticValue,
 };
 use clawbox_common::subject::{Incarnation, Mask, Subject};
 
@@ -192,15 +192,22 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Puts a sandbox under a policy: this one write is when it changes.
+    /// Puts a sandbox under a policy: when it returns, that is in force.
     ///
     /// # Errors
-    /// The map is full.
+    /// The map has no room for a sandbox of this number.
     pub fn set_state(&mut self, sandbox: u32, state: &SandboxState) -> Result<(), LoadError> {
         let name = "SANDBOX_STATES";
-        self.hash::<u32, SandboxState>(name)?
-            .insert(sandbox, state, 0)
-            .map_err(|source| LoadError::Map { name, source })
+        let failed = |source| LoadError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
+        let mut map = Array::<_, SandboxStates>::try_from(map).map_err(failed)?;
+        let mut states = map.get(&sandbox, 0).map_err(failed)?;
+        let next = states.next();
+        states.states[next] = *state;
+        map.set(sandbox, states, 0).map_err(failed)?;
+        // The kernel copies a value without a lock: only now is the whole state there.
+        states.current = next as u64;
+        map.set(sandbox, states, 0).map_err(failed)
     }
 
     /// Makes a cgroup a sandbox's: from now on its tasks without an identity are denied

@@ -17,6 +17,7 @@ use clawbox_common::limits;
 use super::btf::{BtfError, KernelTypes, VMLINUX};
 use super::calls;
 use super::lsm::{self, LsmState};
+use super::patch::Patched;
 use super::pin::PinLinksError;
 use super::symbols;
 
@@ -95,6 +96,9 @@ const EITHER: &[(&str, &str, &str)] = &[
     ("OFF_MOUNT_INSTANCE", "mount", "mnt_instance"),
     ("OFF_MOUNT_NEXT", "mount", "mnt_next_for_sb"),
 ];
+
+/// What the kernel's counts of changed trees begin with: a structure of one word, the count.
+const SEQUENCE: &str = "seqcount";
 
 /// Tracing programs with their tracepoints, in the order in which they are attached: identities
 /// must be copied before the first one can be made.
@@ -283,11 +287,19 @@ impl Programs {
             ("FILES", room(sizes.files, limits::FILES)),
             ("NAMES", room(sizes.names, limits::NAMES)),
             ("CGROUPS", sizes.sandboxes.max(1)),
-            ("SANDBOX_STATES", sizes.sandboxes.max(1)),
+            // Sandboxes are numbered from one.
+            ("SANDBOX_STATES", sizes.sandboxes.max(1) + 1),
         ] {
             loader.map_max_entries(name, entries);
         }
-        let mut ebpf = loader.load(OBJECT).map_err(LoadError::Object)?;
+        let cast = if trees.is_some() { kernel.cast(SEQUENCE) } else { None };
+        let (function, structure) = cast.unwrap_or_default();
+        loader.override_global("TYPE_SEQUENCE", &structure, true);
+        let mut ebpf = match cast {
+            Some(_) => loader.load(Patched::new(OBJECT, function).object()),
+            None => loader.load(OBJECT),
+        }
+        .map_err(LoadError::Object)?;
         #[cfg(feature = "debug-log")]
         log_to_standard_error(&mut ebpf);
         let root = File::open(cgroup_root)

@@ -8,6 +8,7 @@ pub mod file_id;
 pub mod load;
 pub mod losses;
 pub mod lsm;
+mod patch;
 pub mod pin;
 pub mod probe;
 pub mod symbols;

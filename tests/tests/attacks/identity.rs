@@ -5,9 +5,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use aya::maps::{HashMap, Map, MapData};
-use clawbox_common::limits::SUBJECTS;
-use clawbox_common::subject::Subject;
+use aya::maps::{Array, HashMap, Map, MapData, loaded_maps};
+use clawbox_common::limits::{SEATS, SUBJECTS};
+use clawbox_common::subject::{Seat, Subject};
 use clawbox_tests::clawbox::{Clawbox, cgroup_root};
 use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::network::SITE;
@@ -450,6 +450,7 @@ fn an_identity_of_another_process_or_of_the_program_before_is_nobodys() {
         subject.incarnation.execs += execs;
         subject.incarnation.born += born;
         subjects.insert(process, subject, 0).unwrap();
+        reseat(process, subject);
         running.say("go");
         let run = running.wait();
         let last: serde_json::Value =
@@ -465,4 +466,18 @@ fn an_identity_of_another_process_or_of_the_program_before_is_nobodys() {
             scene.nothing_arrived();
         }
     }
+}
+
+/// Writes an identity to its process's seat, in the one of all running sandboxes that has the process.
+fn reseat(process: u32, subject: Subject) {
+    let seats = loaded_maps().filter_map(Result::ok).filter(|map| map.name() == b"SEATS");
+    let mut taken = seats.filter_map(|map| {
+        let map = MapData::from_id(map.id()).ok()?;
+        let mut seats: Array<_, Seat> = Array::try_from(Map::Array(map)).unwrap();
+        let at = process & (SEATS - 1);
+        let seat = seats.get(&at, 0).unwrap();
+        (seat.group == u64::from(process))
+            .then(|| seats.set(at, Seat { subject, ..seat }, 0).unwrap())
+    });
+    assert_eq!(taken.by_ref().count(), 1, "one sandbox has process {process}");
 }
