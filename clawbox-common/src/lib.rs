@@ -5,6 +5,7 @@
 pub mod address;
 pub mod decide;
 pub mod event;
+pub mod field;
 pub mod file;
 mod layout;
 pub mod limits;

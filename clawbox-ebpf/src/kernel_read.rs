@@ -1,6 +1,5 @@
-//! Every read of kernel memory, and the struct offsets they need. rustc emits no CO-RE
-//! relocations, so the agent reads the offsets from the running kernel's BTF and patches these
-//! constants before load; .rodata is frozen, so the verifier knows their values.
+//! Every read of kernel memory. rustc emits no CO-RE relocations, so instructions carry numbers of
+//! fields, and the agent puts the running kernel's offsets in their place before load.
 
 mod call;
 mod socket;
@@ -10,35 +9,20 @@ use aya_ebpf::helpers::generated::{
     bpf_probe_read_kernel_str,
 };
 use clawbox_common::{
+    field::*,
     limits::{FILE_NAME, SCRIPT_PATH},
     patch,
     subject::{FileId, Incarnation},
 };
-use core::{hint::black_box, mem::transmute, ptr::read_volatile};
+use core::{
+    arch::asm,
+    hint::black_box,
+    mem::{transmute, transmute_copy},
+    ptr::read_volatile,
+};
 
 pub use call::*;
 pub use socket::*;
-
-macro_rules! offsets {
-    ($($name:ident)*) => { $(#[unsafe(no_mangle)] static $name: u32 = 0;)* };
-}
-
-offsets! {
-    OFF_TASK_TGID OFF_TASK_SIGNAL OFF_SIGNAL_LIVE
-    OFF_BPRM_FILE OFF_BPRM_FILENAME OFF_BPRM_INTERP
-    OFF_FILE_INODE OFF_INODE_NLINK OFF_INODE_MODE OFF_DENTRY_FLAGS
-    OFF_FILE_DENTRY OFF_DENTRY_INODE OFF_INODE_SB OFF_INODE_INO OFF_SB_DEV
-    OFF_FILE_MNT OFF_FILE_MODE OFF_FILE_FLAGS OFF_PATH_MNT OFF_PATH_DENTRY OFF_DENTRY_PARENT
-    OFF_DENTRY_NAME OFF_SB_FLAGS OFF_MOUNT_MNT OFF_MOUNT_PARENT OFF_MOUNT_POINT OFF_MOUNT_NS
-    OFF_SB_MOUNTS OFF_MOUNT_INSTANCE OFF_MOUNT_NEXT
-    OFF_SOCKET_SOCK OFF_SOCK_FAMILY OFF_SOCK_PORT OFF_SOCK_CGROUP OFF_UNIX_DENTRY OFF_UNIX_MNT
-    OFF_CGROUP_LEVEL OFF_CGROUP_ANCESTORS OFF_CGROUP_NODE OFF_NODE_ID OFF_FILE_PATH
-    OFF_VMA_FILE OFF_VMA_FLAGS OFF_TASK_CRED OFF_TASK_REAL_CRED
-    OFF_TASK_REAL_PARENT OFF_TASK_LEADER OFF_TASK_BORN OFF_TASK_EXECS
-    OFF_TASK_FS OFF_FS_PWD_DENTRY OFF_FS_PWD_MNT
-    OFF_TASK_FILES OFF_FILES_TABLE OFF_TABLE_SIZE OFF_TABLE_FILES
-    OFF_REGS_NUMBER OFF_REGS_1 OFF_REGS_2 OFF_REGS_3 OFF_REGS_4 OFF_REGS_5 OFF_REGS_6
-}
 
 /// Depth of a sandbox's cgroup below the root of the hierarchy.
 #[unsafe(no_mangle)]
@@ -66,6 +50,37 @@ pub fn sandbox_level() -> i32 {
     constant(&SANDBOX_LEVEL) as i32
 }
 
+/// One load of a field, by its number.
+macro_rules! load {
+    ($size:literal, $field:ident, $base:expr) => {{
+        let word: u64;
+        asm!(
+            concat!("{word} = *(", $size, " *)({base} + {at})"),
+            word = out(reg) word,
+            base = in(reg) $base,
+            at = const patch::load_of($field),
+            options(nostack, preserves_flags, readonly),
+        );
+        word
+    }};
+}
+
+/// How far into its structure a field is.
+#[inline(always)]
+fn offset<const FIELD: u16>() -> u64 {
+    let offset: u64;
+    // SAFETY: a number into a register.
+    unsafe {
+        asm!(
+            "{offset} = {number}",
+            offset = out(reg) offset,
+            number = const patch::offset_of(FIELD),
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    offset
+}
+
 /// A pointer that the verifier tracks as a kernel structure (`PTR_TO_BTF_ID`).
 #[derive(Clone, Copy)]
 pub struct Kernel(*const u8);
@@ -79,21 +94,30 @@ impl Kernel {
     }
 
     #[inline(always)]
-    fn field<T: Copy>(self, offset: &'static u32) -> T {
+    fn field<const FIELD: u16, T: Copy>(self) -> T {
         // SAFETY: the verifier checks this load against the structure's BTF: offset and size must
-        // name a field, and a fault on a stale pointer reads as zero (exception table).
-        unsafe { read_volatile(self.0.add(constant(offset) as usize).cast::<T>()) }
+        // name a field, and a fault on a stale pointer reads as zero (exception table). What is
+        // loaded is as long as `T`, which is an integer or a pointer, and its low bytes come first.
+        unsafe {
+            let word = match size_of::<T>() {
+                1 => load!("u8", FIELD, self.0),
+                2 => load!("u16", FIELD, self.0),
+                4 => load!("u32", FIELD, self.0),
+                _ => load!("u64", FIELD, self.0),
+            };
+            transmute_copy(&word)
+        }
     }
 
     #[inline(always)]
-    fn pointer(self, offset: &'static u32) -> Self {
-        Self(self.field(offset))
+    fn pointer<const FIELD: u16>(self) -> Self {
+        Self(self.field::<FIELD, _>())
     }
 }
 
 #[inline(always)]
 pub fn thread_group(task: Kernel) -> u32 {
-    task.field(&OFF_TASK_TGID)
+    task.field::<TASK_TGID, _>()
 }
 
 /// The task that this program runs for.
@@ -106,42 +130,42 @@ pub fn current() -> Kernel {
 /// What tells a task's thread group, and the program in it, from all others of its number.
 #[inline(always)]
 pub fn incarnation(task: Kernel) -> Incarnation {
-    let born = task.pointer(&OFF_TASK_LEADER).field(&OFF_TASK_BORN);
-    Incarnation { born, execs: task.field(&OFF_TASK_EXECS) }
+    let born = task.pointer::<TASK_LEADER>().field::<TASK_BORN, _>();
+    Incarnation { born, execs: task.field::<TASK_EXECS, _>() }
 }
 
 #[inline(always)]
 pub fn parent_thread_group(task: Kernel) -> u32 {
-    thread_group(task.pointer(&OFF_TASK_REAL_PARENT))
+    thread_group(task.pointer::<TASK_REAL_PARENT>())
 }
 
 /// Whether no thread of the group is left running; exit hooks see the count already lowered
 /// (`do_exit` decrements `signal->live` before its tracepoint).
 #[inline(always)]
 pub fn group_is_dead(task: Kernel) -> bool {
-    let live: u32 = task.pointer(&OFF_TASK_SIGNAL).field(&OFF_SIGNAL_LIVE);
+    let live: u32 = task.pointer::<TASK_SIGNAL>().field::<SIGNAL_LIVE, _>();
     live == 0
 }
 
 /// The file that exec will run: for a script, its interpreter.
 #[inline(always)]
 pub fn program(bprm: Kernel) -> FileId {
-    identity(bprm.pointer(&OFF_BPRM_FILE).pointer(&OFF_FILE_DENTRY))
+    identity(bprm.pointer::<BPRM_FILE>().pointer::<FILE_DENTRY>())
 }
 
 /// Whether exec went through an interpreter: `binfmt_script` replaces `bprm->interp`, which
 /// `alloc_bprm` makes the same pointer as `bprm->filename`.
 #[inline(always)]
 pub fn is_script(bprm: Kernel) -> bool {
-    let filename: u64 = bprm.field(&OFF_BPRM_FILENAME);
-    let interpreter: u64 = bprm.field(&OFF_BPRM_INTERP);
+    let filename: u64 = bprm.field::<BPRM_FILENAME, _>();
+    let interpreter: u64 = bprm.field::<BPRM_INTERP, _>();
     filename != interpreter
 }
 
 /// Copies the path exec was given. False where it does not fit, and then nothing may match it.
 #[inline(always)]
 pub fn exec_path(bprm: Kernel, into: *mut [u8; SCRIPT_PATH]) -> bool {
-    let filename: u64 = bprm.field(&OFF_BPRM_FILENAME);
+    let filename: u64 = bprm.field::<BPRM_FILENAME, _>();
     // SAFETY: `into` is SCRIPT_PATH writable bytes of a map value or ring record; the helper
     // checks the source.
     let copied =
@@ -179,7 +203,7 @@ pub fn is_own_path(bprm: Kernel, file: Kernel, memory: *mut Paths) -> bool {
         if !exec_path(bprm, given.cast()) {
             return false;
         }
-        let path = file.0.add(constant(&OFF_FILE_PATH) as usize);
+        let path = file.0.add(offset::<FILE_PATH>() as usize);
         let told = &raw mut (*memory).told;
         if bpf_d_path(path.cast_mut().cast(), told.cast(), SCRIPT_PATH as u32) <= 0 {
             return false;
@@ -201,12 +225,12 @@ pub fn is_own_path(bprm: Kernel, file: Kernel, memory: *mut Paths) -> bool {
 /// The object of a dentry; zero for one that does not exist (yet).
 #[inline(always)]
 pub fn identity(dentry: Kernel) -> FileId {
-    let inode = dentry.pointer(&OFF_DENTRY_INODE);
+    let inode = dentry.pointer::<DENTRY_INODE>();
     if inode.0.is_null() {
         return FileId::default();
     }
-    let device: u32 = inode.pointer(&OFF_INODE_SB).field(&OFF_SB_DEV);
-    FileId { inode: inode.field(&OFF_INODE_INO), device, zero: 0 }
+    let device: u32 = inode.pointer::<INODE_SB>().field::<SB_DEV, _>();
+    FileId { inode: inode.field::<INODE_INO, _>(), device, zero: 0 }
 }
 
 /// `SB_NOUSER`, linux/fs.h: no path leads into this filesystem, so what is in it (pipes, sockets,
@@ -216,11 +240,11 @@ const SB_NOUSER: u64 = 1 << 31;
 /// Whether a dentry has no place in any directory.
 #[inline(always)]
 pub fn is_placeless(dentry: Kernel) -> bool {
-    let inode = dentry.pointer(&OFF_DENTRY_INODE);
+    let inode = dentry.pointer::<DENTRY_INODE>();
     if inode.0.is_null() {
         return false;
     }
-    let flags: u64 = inode.pointer(&OFF_INODE_SB).field(&OFF_SB_FLAGS);
+    let flags: u64 = inode.pointer::<INODE_SB>().field::<SB_FLAGS, _>();
     flags & SB_NOUSER != 0
 }
 
@@ -235,32 +259,32 @@ pub struct Place {
 impl Place {
     #[inline(always)]
     pub fn of_file(file: Kernel) -> Self {
-        Self { dentry: file.pointer(&OFF_FILE_DENTRY), mount: mount_of(file) }
+        Self { dentry: file.pointer::<FILE_DENTRY>(), mount: mount_of(file) }
     }
 
     #[inline(always)]
     pub fn of_path(path: Kernel) -> Self {
-        Self { dentry: path.pointer(&OFF_PATH_DENTRY), mount: path.field(&OFF_PATH_MNT) }
+        Self { dentry: path.pointer::<PATH_DENTRY>(), mount: path.field::<PATH_MNT, _>() }
     }
 
     /// An entry, under the path of its directory.
     #[inline(always)]
     pub fn of_entry(directory: Kernel, dentry: Kernel) -> Self {
-        Self { dentry, mount: directory.field(&OFF_PATH_MNT) }
+        Self { dentry, mount: directory.field::<PATH_MNT, _>() }
     }
 
     /// For hooks that are given no path: the way up ends at the filesystem's root, unless there is
     /// but one place where that can be, as for a sandbox's own `/tmp`.
     #[inline(always)]
     pub fn of_dentry(dentry: Kernel) -> Self {
-        let inode = Untyped(Untyped(dentry.address()).read(&OFF_DENTRY_INODE));
-        Self { dentry, mount: Untyped(inode.read(&OFF_INODE_SB)).only_mount() }
+        let inode = Untyped(Untyped(dentry.address()).read::<DENTRY_INODE, _>());
+        Self { dentry, mount: Untyped(inode.read::<INODE_SB, _>()).only_mount() }
     }
 }
 
 #[inline(always)]
 pub fn parent(dentry: Kernel) -> Kernel {
-    dentry.pointer(&OFF_DENTRY_PARENT)
+    dentry.pointer::<DENTRY_PARENT>()
 }
 
 impl PartialEq for Kernel {
@@ -294,9 +318,9 @@ pub struct Untyped(pub u64);
 
 impl Untyped {
     #[inline(always)]
-    fn read<T: Copy + Default>(self, offset: &'static u32) -> T {
+    fn read<const FIELD: u16, T: Copy + Default>(self) -> T {
         let mut value = T::default();
-        let from = self.0.wrapping_add(u64::from(constant(offset)));
+        let from = self.0.wrapping_add(offset::<FIELD>());
         // SAFETY: `value` is a whole `T` of integers; the helper checks the source, and writes
         // zeros where it cannot be read.
         unsafe {
@@ -326,23 +350,23 @@ impl Untyped {
 
     #[inline(always)]
     pub fn identity(self) -> FileId {
-        let inode = Self(self.read(&OFF_DENTRY_INODE));
+        let inode = Self(self.read::<DENTRY_INODE, _>());
         if inode.0 == 0 {
             return FileId::default();
         }
-        let device = Self(inode.read(&OFF_INODE_SB)).read(&OFF_SB_DEV);
-        FileId { inode: inode.read(&OFF_INODE_INO), device, zero: 0 }
+        let device = Self(inode.read::<INODE_SB, _>()).read::<SB_DEV, _>();
+        FileId { inode: inode.read::<INODE_INO, _>(), device, zero: 0 }
     }
 
     #[inline(always)]
     pub fn parent(self) -> Self {
-        Self(self.read(&OFF_DENTRY_PARENT))
+        Self(self.read::<DENTRY_PARENT, _>())
     }
 
     /// The name of a dentry in its directory. False where it does not fit.
     #[inline(always)]
     pub fn name(self, into: *mut [u8; FILE_NAME]) -> bool {
-        let name: u64 = self.read(&OFF_DENTRY_NAME);
+        let name: u64 = self.read::<DENTRY_NAME, _>();
         // SAFETY: `into` is FILE_NAME writable bytes; the helper checks the source.
         let copied =
             unsafe { bpf_probe_read_kernel_str(into.cast(), FILE_NAME as u32, name as *const _) };
@@ -352,40 +376,40 @@ impl Untyped {
     /// The `struct mount` around a `struct vfsmount`.
     #[inline(always)]
     pub fn mount_of(vfsmount: u64) -> Self {
-        Self(vfsmount.wrapping_sub(u64::from(constant(&OFF_MOUNT_MNT))))
+        Self(vfsmount.wrapping_sub(offset::<MOUNT_MNT>()))
     }
 
     /// The reverse of [`Untyped::mount_of`].
     #[inline(always)]
     pub fn vfsmount(self) -> u64 {
-        self.0.wrapping_add(u64::from(constant(&OFF_MOUNT_MNT)))
+        self.0.wrapping_add(offset::<MOUNT_MNT>())
     }
 
     /// The mount that this one is mounted on; itself at the top.
     #[inline(always)]
     pub fn mount_parent(self) -> Self {
-        Self(self.read(&OFF_MOUNT_PARENT))
+        Self(self.read::<MOUNT_PARENT, _>())
     }
 
     /// The dentry that this mount is mounted on.
     #[inline(always)]
     pub fn mount_point(self) -> Self {
-        Self(self.read(&OFF_MOUNT_POINT))
+        Self(self.read::<MOUNT_POINT, _>())
     }
 
     /// The `struct vfsmount` of a superblock that is mounted once; zero for any other. It cannot go
     /// while the current task uses a file of it.
     #[inline(always)]
     fn only_mount(self) -> u64 {
-        let first: u64 = self.read(&OFF_SB_MOUNTS);
-        let (mount, is_only) = if constant(&OFF_MOUNT_INSTANCE) != 0 {
+        let first: u64 = self.read::<SB_MOUNTS, _>();
+        let (mount, is_only) = if offset::<MOUNT_INSTANCE>() != 0 {
             // A `list_head`, which leads to itself where it is empty.
-            let head = self.0.wrapping_add(u64::from(constant(&OFF_SB_MOUNTS)));
-            let mount = first.wrapping_sub(u64::from(constant(&OFF_MOUNT_INSTANCE)));
-            (Self(mount), first != head && Self(mount).read::<u64>(&OFF_MOUNT_INSTANCE) == head)
+            let head = self.0.wrapping_add(offset::<SB_MOUNTS>());
+            let mount = first.wrapping_sub(offset::<MOUNT_INSTANCE>());
+            (Self(mount), first != head && Self(mount).read::<MOUNT_INSTANCE, u64>() == head)
         } else {
-            let has_list = constant(&OFF_MOUNT_NEXT) != 0 && first != 0;
-            (Self(first), has_list && Self(first).read::<u64>(&OFF_MOUNT_NEXT) == 0)
+            let has_list = offset::<MOUNT_NEXT>() != 0 && first != 0;
+            (Self(first), has_list && Self(first).read::<MOUNT_NEXT, u64>() == 0)
         };
         if is_only { mount.vfsmount() } else { 0 }
     }
@@ -394,7 +418,7 @@ impl Untyped {
     /// layers (`clone_private_mount`).
     #[inline(always)]
     pub fn is_internal_mount(self) -> bool {
-        self.read::<u64>(&OFF_MOUNT_NS) == -22_i64 as u64
+        self.read::<MOUNT_NS, u64>() == -22_i64 as u64
     }
 }
 
@@ -407,8 +431,8 @@ const FMODE_EXEC: u32 = 0x20;
 /// Opened to be read, to be written, by exec.
 #[inline(always)]
 pub fn open_mode(file: Kernel) -> (bool, bool, bool) {
-    let mode: u32 = file.field(&OFF_FILE_MODE);
-    let flags: u32 = file.field(&OFF_FILE_FLAGS);
+    let mode: u32 = file.field::<FILE_MODE, _>();
+    let flags: u32 = file.field::<FILE_FLAGS, _>();
     (mode & FMODE_READ != 0, mode & FMODE_WRITE != 0, flags & FMODE_EXEC != 0)
 }
 
@@ -455,13 +479,13 @@ pub fn tree_changes() -> Option<(u32, u32)> {
 /// The mount by which a file was opened: the address of its `struct vfsmount`.
 #[inline(always)]
 pub fn mount_of(file: Kernel) -> u64 {
-    file.field(&OFF_FILE_MNT)
+    file.field::<FILE_MNT, _>()
 }
 
 /// The inode of an open file, of the filesystem by which it was opened.
 #[inline(always)]
 pub fn inode_of(file: Kernel) -> Kernel {
-    file.pointer(&OFF_FILE_INODE)
+    file.pointer::<FILE_INODE>()
 }
 
 /// `S_IFMT`, `S_IFDIR`, uapi/linux/stat.h.
@@ -475,7 +499,7 @@ const MOVED_BY_OTHERS: u32 = 1 << 2;
 #[inline(always)]
 pub fn has_one_path(file: Kernel) -> bool {
     let inode = inode_of(file);
-    let flags: u32 = file.pointer(&OFF_FILE_DENTRY).field(&OFF_DENTRY_FLAGS);
+    let flags: u32 = file.pointer::<FILE_DENTRY>().field::<DENTRY_FLAGS, _>();
     if flags & MOVED_BY_OTHERS != 0 {
         return false;
     }
@@ -484,20 +508,20 @@ pub fn has_one_path(file: Kernel) -> bool {
 
 #[inline(always)]
 pub fn is_directory(inode: Kernel) -> bool {
-    let mode: u16 = inode.field(&OFF_INODE_MODE);
+    let mode: u16 = inode.field::<INODE_MODE, _>();
     mode & S_IFMT == S_IFDIR
 }
 
 /// How many names an object has; a directory's count is another one.
 #[inline(always)]
 pub fn names_of(inode: Kernel) -> u32 {
-    inode.field(&OFF_INODE_NLINK)
+    inode.field::<INODE_NLINK, _>()
 }
 
 /// Whether an object would keep a name if it lost one.
 #[inline(always)]
 pub fn has_several_names(dentry: Kernel) -> bool {
-    let inode = dentry.pointer(&OFF_DENTRY_INODE);
+    let inode = dentry.pointer::<DENTRY_INODE>();
     if inode.0.is_null() {
         return false;
     }
@@ -506,7 +530,7 @@ pub fn has_several_names(dentry: Kernel) -> bool {
 
 #[inline(always)]
 pub fn bprm_file(bprm: Kernel) -> Kernel {
-    bprm.pointer(&OFF_BPRM_FILE)
+    bprm.pointer::<BPRM_FILE>()
 }
 
 /// `VM_SHARED`, linux/mm.h.
@@ -515,7 +539,7 @@ const VM_SHARED: u64 = 8;
 /// Whether what is written to a mapping reaches its file.
 #[inline(always)]
 pub fn is_shared(vma: Kernel) -> bool {
-    let flags: u64 = vma.field(&OFF_VMA_FLAGS);
+    let flags: u64 = vma.field::<VMA_FLAGS, _>();
     flags & VM_SHARED != 0
 }
 
@@ -534,13 +558,14 @@ pub fn start_securely(bprm: Kernel) {
 /// The file behind a mapping; null for anonymous memory.
 #[inline(always)]
 pub fn vma_file(vma: Kernel) -> Kernel {
-    vma.pointer(&OFF_VMA_FILE)
+    vma.pointer::<VMA_FILE>()
 }
 
 /// Whether the kernel acts for somebody else in this task's name, as overlayfs does when it works
 /// on a layer (`override_creds`). No system call lets a sandboxed process do that by itself.
 #[inline(always)]
 pub fn acts_for_another(task: Kernel) -> bool {
-    let (cred, real): (u64, u64) = (task.field(&OFF_TASK_CRED), task.field(&OFF_TASK_REAL_CRED));
+    let (cred, real): (u64, u64) =
+        (task.field::<TASK_CRED, _>(), task.field::<TASK_REAL_CRED, _>());
     cred != real
 }

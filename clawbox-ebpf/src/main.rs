@@ -2,7 +2,7 @@
 //! `clawbox_common::decide`, report, and turn the decision into what their hook returns.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(core_intrinsics, asm_experimental_arch)]
 #![allow(internal_features, reason = "BPF has no stable way to add atomically to a map value")]
 
 mod allowed;

@@ -11,19 +11,19 @@ use super::*;
 /// The number of the system call that these registers are of.
 #[inline(always)]
 pub fn call_number(registers: Kernel) -> u64 {
-    registers.field(&OFF_REGS_NUMBER)
+    registers.field::<REGS_NUMBER, _>()
 }
 
 /// Its arguments. The kernel leaves them where the process put them until the call has returned.
 #[inline(always)]
 pub fn call_arguments(registers: Kernel) -> [u64; 6] {
     [
-        registers.field(&OFF_REGS_1),
-        registers.field(&OFF_REGS_2),
-        registers.field(&OFF_REGS_3),
-        registers.field(&OFF_REGS_4),
-        registers.field(&OFF_REGS_5),
-        registers.field(&OFF_REGS_6),
+        registers.field::<REGS_1, _>(),
+        registers.field::<REGS_2, _>(),
+        registers.field::<REGS_3, _>(),
+        registers.field::<REGS_4, _>(),
+        registers.field::<REGS_5, _>(),
+        registers.field::<REGS_6, _>(),
     ]
 }
 
@@ -52,24 +52,24 @@ pub type Reached = (u64, u64);
 /// The working directory of a task.
 #[inline(always)]
 pub fn workdir(task: Kernel) -> Reached {
-    let fs = Untyped(Untyped(task.address()).read(&OFF_TASK_FS));
-    (fs.read(&OFF_FS_PWD_DENTRY), fs.read(&OFF_FS_PWD_MNT))
+    let fs = Untyped(Untyped(task.address()).read::<TASK_FS, _>());
+    (fs.read::<FS_PWD_DENTRY, _>(), fs.read::<FS_PWD_MNT, _>())
 }
 
 /// What a descriptor of a task stands for.
 #[inline(always)]
 pub fn descriptor(task: Kernel, number: u32) -> Reached {
-    let files = Untyped(Untyped(task.address()).read(&OFF_TASK_FILES));
-    let table = Untyped(files.read(&OFF_FILES_TABLE));
-    if number >= table.read::<u32>(&OFF_TABLE_SIZE) {
+    let files = Untyped(Untyped(task.address()).read::<TASK_FILES, _>());
+    let table = Untyped(files.read::<FILES_TABLE, _>());
+    if number >= table.read::<TABLE_SIZE, u32>() {
         return (0, 0);
     }
-    let entries: u64 = table.read(&OFF_TABLE_FILES);
+    let entries: u64 = table.read::<TABLE_FILES, _>();
     let file = Untyped(Untyped(entries.wrapping_add(8 * u64::from(number))).word());
     if file.0 == 0 {
         return (0, 0);
     }
-    (file.read(&OFF_FILE_DENTRY), file.read(&OFF_FILE_MNT))
+    (file.read::<FILE_DENTRY, _>(), file.read::<FILE_MNT, _>())
 }
 
 impl Untyped {

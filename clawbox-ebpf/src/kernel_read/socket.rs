@@ -10,18 +10,18 @@ const INTERNET: [u16; 2] = [2, 10];
 /// Whether an internet socket has no local port yet (`skc_num`).
 #[inline(always)]
 pub fn is_unbound(socket: Kernel) -> bool {
-    let sock = socket.pointer(&OFF_SOCKET_SOCK);
+    let sock = socket.pointer::<SOCKET_SOCK>();
     if sock.is_null() {
         return false;
     }
-    let (family, port): (u16, u16) = (sock.field(&OFF_SOCK_FAMILY), sock.field(&OFF_SOCK_PORT));
+    let (family, port): (u16, u16) = (sock.field::<SOCK_FAMILY, _>(), sock.field::<SOCK_PORT, _>());
     (family == INTERNET[0] || family == INTERNET[1]) && port == 0
 }
 
 /// The `struct sock` of a socket; null where it is being closed.
 #[inline(always)]
 pub fn sock(socket: Kernel) -> Kernel {
-    socket.pointer(&OFF_SOCKET_SOCK)
+    socket.pointer::<SOCKET_SOCK>()
 }
 
 /// Where a Unix socket was bound; `None` for one without a path. Its dentry is typed like that of
@@ -34,24 +34,24 @@ pub fn bound_path(sock: Kernel) -> Option<Place> {
     if unix.is_null() {
         return None;
     }
-    let dentry = unix.pointer(&OFF_UNIX_DENTRY);
+    let dentry = unix.pointer::<UNIX_DENTRY>();
     if dentry.is_null() {
         return None;
     }
-    Some(Place { dentry, mount: unix.field(&OFF_UNIX_MNT) })
+    Some(Place { dentry, mount: unix.field::<UNIX_MNT, _>() })
 }
 
 /// The id of the cgroup that a socket was made in, or of the one above it at the level of the
 /// sandboxes'; zero where it was made above that level.
 #[inline(always)]
 pub fn birthplace(sock: Kernel) -> u64 {
-    let cgroup = Untyped(sock.field(&OFF_SOCK_CGROUP));
+    let cgroup = Untyped(sock.field::<SOCK_CGROUP, _>());
     let level = constant(&SANDBOX_LEVEL);
-    let depth: u32 = cgroup.read(&OFF_CGROUP_LEVEL);
+    let depth: u32 = cgroup.read::<CGROUP_LEVEL, _>();
     if depth < level {
         return 0;
     }
     let ancestors = cgroup.0.wrapping_add(u64::from(level) * 8);
-    let ancestor = Untyped(Untyped(ancestors).read(&OFF_CGROUP_ANCESTORS));
-    Untyped(ancestor.read(&OFF_CGROUP_NODE)).read(&OFF_NODE_ID)
+    let ancestor = Untyped(Untyped(ancestors).read::<CGROUP_ANCESTORS, _>());
+    Untyped(ancestor.read::<CGROUP_NODE, _>()).read::<NODE_ID, _>()
 }

@@ -12,90 +12,18 @@ use aya::programs::{
 };
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 
+use clawbox_common::field::{self, Field};
 use clawbox_common::limits;
 
 use super::btf::{BtfError, KernelTypes, VMLINUX};
 use super::calls;
 use super::lsm::{self, LsmState};
-use super::patch::Patched;
+use super::patch::{PatchError, Patched};
 use super::pin::PinLinksError;
 use super::symbols;
 
 /// The object, carried in the agent. Aligned, because the ELF reader casts headers in place.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("CLAWBOX_BPF_OBJECT"));
-
-/// Offsets that `clawbox-ebpf/src/kernel_read.rs` declares, with the field each stands for.
-const OFFSETS: &[(&str, &str, &str)] = &[
-    ("OFF_TASK_TGID", "task_struct", "tgid"),
-    ("OFF_TASK_SIGNAL", "task_struct", "signal"),
-    ("OFF_TASK_REAL_PARENT", "task_struct", "real_parent"),
-    ("OFF_TASK_LEADER", "task_struct", "group_leader"),
-    ("OFF_TASK_BORN", "task_struct", "start_boottime"),
-    ("OFF_TASK_EXECS", "task_struct", "self_exec_id"),
-    ("OFF_SIGNAL_LIVE", "signal_struct", "live"),
-    ("OFF_BPRM_FILE", "linux_binprm", "file"),
-    ("OFF_BPRM_FILENAME", "linux_binprm", "filename"),
-    ("OFF_BPRM_INTERP", "linux_binprm", "interp"),
-    ("OFF_FILE_DENTRY", "file", "f_path.dentry"),
-    ("OFF_DENTRY_INODE", "dentry", "d_inode"),
-    ("OFF_INODE_SB", "inode", "i_sb"),
-    ("OFF_INODE_INO", "inode", "i_ino"),
-    ("OFF_SB_DEV", "super_block", "s_dev"),
-    ("OFF_SB_FLAGS", "super_block", "s_flags"),
-    ("OFF_FILE_MNT", "file", "f_path.mnt"),
-    ("OFF_FILE_INODE", "file", "f_inode"),
-    ("OFF_INODE_NLINK", "inode", "i_nlink"),
-    ("OFF_INODE_MODE", "inode", "i_mode"),
-    ("OFF_DENTRY_FLAGS", "dentry", "d_flags"),
-    ("OFF_FILE_MODE", "file", "f_mode"),
-    ("OFF_FILE_FLAGS", "file", "f_flags"),
-    ("OFF_PATH_MNT", "path", "mnt"),
-    ("OFF_PATH_DENTRY", "path", "dentry"),
-    ("OFF_DENTRY_PARENT", "dentry", "d_parent"),
-    ("OFF_DENTRY_NAME", "dentry", "d_name.name"),
-    ("OFF_MOUNT_MNT", "mount", "mnt"),
-    ("OFF_MOUNT_PARENT", "mount", "mnt_parent"),
-    ("OFF_MOUNT_POINT", "mount", "mnt_mountpoint"),
-    ("OFF_MOUNT_NS", "mount", "mnt_ns"),
-    ("OFF_SB_MOUNTS", "super_block", "s_mounts"),
-    ("OFF_SOCKET_SOCK", "socket", "sk"),
-    ("OFF_SOCK_FAMILY", "sock", "__sk_common.skc_family"),
-    ("OFF_SOCK_PORT", "sock", "__sk_common.skc_num"),
-    ("OFF_SOCK_CGROUP", "sock", "sk_cgrp_data.cgroup"),
-    ("OFF_UNIX_DENTRY", "unix_sock", "path.dentry"),
-    ("OFF_UNIX_MNT", "unix_sock", "path.mnt"),
-    ("OFF_CGROUP_LEVEL", "cgroup", "level"),
-    ("OFF_CGROUP_ANCESTORS", "cgroup", "ancestors"),
-    ("OFF_CGROUP_NODE", "cgroup", "kn"),
-    ("OFF_NODE_ID", "kernfs_node", "id"),
-    ("OFF_FILE_PATH", "file", "f_path"),
-    ("OFF_VMA_FILE", "vm_area_struct", "vm_file"),
-    ("OFF_VMA_FLAGS", "vm_area_struct", "vm_flags"),
-    ("OFF_TASK_CRED", "task_struct", "cred"),
-    ("OFF_TASK_REAL_CRED", "task_struct", "real_cred"),
-    ("OFF_TASK_FS", "task_struct", "fs"),
-    ("OFF_FS_PWD_DENTRY", "fs_struct", "pwd.dentry"),
-    ("OFF_FS_PWD_MNT", "fs_struct", "pwd.mnt"),
-    ("OFF_TASK_FILES", "task_struct", "files"),
-    ("OFF_FILES_TABLE", "files_struct", "fdt"),
-    ("OFF_TABLE_SIZE", "fdtable", "max_fds"),
-    ("OFF_TABLE_FILES", "fdtable", "fd"),
-    ("OFF_REGS_NUMBER", "pt_regs", "orig_ax"),
-    ("OFF_REGS_1", "pt_regs", "di"),
-    ("OFF_REGS_2", "pt_regs", "si"),
-    ("OFF_REGS_3", "pt_regs", "dx"),
-    ("OFF_REGS_4", "pt_regs", "r10"),
-    ("OFF_REGS_5", "pt_regs", "r8"),
-    ("OFF_REGS_6", "pt_regs", "r9"),
-];
-
-/// The same, where a kernel has only one of two fields; zero is the one that it has not. No field of
-/// these is at the start of its structure.
-const EITHER: &[(&str, &str, &str)] = &[
-    // Until 6.17 the mounts of a filesystem are in a `list_head`, since then in a list of pointers.
-    ("OFF_MOUNT_INSTANCE", "mount", "mnt_instance"),
-    ("OFF_MOUNT_NEXT", "mount", "mnt_next_for_sb"),
-];
 
 /// What the kernel's counts of changed trees begin with: a structure of one word, the count.
 const SEQUENCE: &str = "seqcount";
@@ -134,6 +62,9 @@ pub enum LoadError {
     /// aya could not read the kernel's types.
     #[error("the kernel's type information cannot be used: {0}")]
     Types(#[from] aya::BtfError),
+    /// The object is not what this agent was built with.
+    #[error("the BPF object in this program is damaged: {0}; build it again")]
+    Patch(#[from] PatchError),
     /// The object or its maps.
     #[error(
         "the kernel refused clawbox's maps: {0}; run as root (CAP_BPF, CAP_NET_ADMIN, \
@@ -270,9 +201,6 @@ impl Programs {
         let types = Btf::from_sys_fs()?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&types));
-        for (name, value) in &offsets {
-            loader.override_global(name, value, true);
-        }
         let trees = if wanted.lsm { symbols::tree_counts() } else { None };
         let (renames, mounts) = trees.unwrap_or_default();
         loader.override_global("RENAME_LOCK", &renames, true);
@@ -295,11 +223,9 @@ impl Programs {
         let cast = if trees.is_some() { kernel.cast(SEQUENCE) } else { None };
         let (function, structure) = cast.unwrap_or_default();
         loader.override_global("TYPE_SEQUENCE", &structure, true);
-        let mut ebpf = match cast {
-            Some(_) => loader.load(Patched::new(OBJECT, function).object()),
-            None => loader.load(OBJECT),
-        }
-        .map_err(LoadError::Object)?;
+        let object = Patched::new(OBJECT, &offsets, function)?;
+        let mut ebpf = loader.load(object.bytes()).map_err(LoadError::Object)?;
+        drop(object);
         #[cfg(feature = "debug-log")]
         log_to_standard_error(&mut ebpf);
         let root = File::open(cgroup_root)
@@ -355,15 +281,13 @@ fn log_to_standard_error(ebpf: &mut Ebpf) {
     }
 }
 
-fn offsets(types: &KernelTypes) -> Result<Vec<(&'static str, u32)>, BtfError> {
-    let either = EITHER.iter().map(|&(constant, structure, field)| {
-        Ok((constant, types.offset(structure, field).unwrap_or_default()))
-    });
-    OFFSETS
-        .iter()
-        .map(|&(constant, structure, field)| Ok((constant, types.offset(structure, field)?)))
-        .chain(either)
-        .collect()
+/// Where each of [`field::ALL`] is in this kernel's structures.
+fn offsets(types: &KernelTypes) -> Result<Vec<u32>, BtfError> {
+    let offset = |field: &Field| match types.offset(field.structure, field.path) {
+        Err(_) if field.is_optional => Ok(0),
+        found => found,
+    };
+    field::ALL.iter().map(offset).collect()
 }
 
 /// A link, or which of the two steps failed.
