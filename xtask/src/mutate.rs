@@ -143,6 +143,8 @@ fn build_mutant(workspace: &Workspace, toolchain: &Toolchain, mutant: &Mutant) -
     build::object_of(toolchain, &source.join("clawbox-ebpf"), &directory.join("bpf"), &object)?;
     let target = directory.join("target");
     let mut cargo = workspace.cargo();
+    // There, or an agent without the protection would be built with it.
+    cargo.current_dir(&source);
     cargo.args(["build", "--package", "clawbox-userspace", "--target-dir"]).arg(&target);
     cargo.env("CLAWBOX_BPF_OBJECT", &object).stdout(Stdio::null());
     process::run(&mut cargo)?;
