@@ -57,7 +57,12 @@ pub fn pass_through(mut from: ChildStdout, label: Option<&str>) -> String {
     let mut chunk = [0; 4096];
     let mut told = 0;
     let mut to = io::stdout();
-    while let Ok(length @ 1..) = from.read(&mut chunk) {
+    loop {
+        let length = match from.read(&mut chunk) {
+            Ok(length @ 1..) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+        };
         all.extend_from_slice(&chunk[..length]);
         // With nobody left to read it, the child still goes on to its status.
         let Some(label) = label else {

@@ -179,6 +179,10 @@ fn ensure_linker(workspace: &Workspace, llvm: u32) -> Result<(PathBuf, String)> 
             .args(["--features", &format!("rust-llvm-{llvm}")])
             .arg("--root")
             .arg(&root)
+            // LLVM does its work and is built already; what is built here need not be fast.
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
             // `cargo install` would warn that this directory is not on PATH; it need not be.
             .env_remove("CARGO_TARGET_DIR"),
     )?;

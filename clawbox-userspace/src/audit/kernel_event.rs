@@ -10,13 +10,14 @@ use clawbox_common::rule::{TCP, UDP};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 
+use super::clock::Clock;
 use super::programs::Programs;
 use super::record::{
     Class, Endpoint, FileObject, Object, Privilege, Program, Rule, Socket, Subject, Summary,
     VerdictName,
 };
 use super::refused_call;
-use super::trail::{Draft, wall_time};
+use super::trail::Draft;
 use crate::events::{Decoded, Event, exec_path, told_path};
 use crate::kernel::tallies::Uses;
 
@@ -47,9 +48,14 @@ pub fn transport(number: u8) -> &'static str {
 /// The record of an event. Program starts are learnt from first, so that their own record and
 /// all later ones can name the program.
 /// `None` for what turns out to be no denial.
-pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> Option<Draft> {
-    Some(match event {
-        Event::Call(decoded, event) => return refused_call::draft(*decoded, event, programs),
+pub fn draft(
+    event: &Event,
+    programs: &mut Programs,
+    meaning: &dyn Meaning,
+    clock: &Clock,
+) -> Option<Draft> {
+    let draft = match event {
+        Event::Call(decoded, event) => refused_call::draft(*decoded, event, programs)?,
         Event::Exec(decoded, event) => {
             programs.started(event);
             exec(*decoded, event, programs)
@@ -61,7 +67,8 @@ pub fn draft(event: &Event, programs: &mut Programs, meaning: &dyn Meaning) -> O
             }
             network(*decoded, event, programs, meaning)
         }
-    })
+    };
+    Some(Draft { time: clock.at(event.header().time), ..draft })
 }
 
 /// The process of a kernel event's header.
@@ -86,7 +93,7 @@ pub(super) fn begun(
     object: Object,
 ) -> Draft {
     Draft {
-        time: time(header),
+        time: None,
         class,
         action: decoded.kind.name(),
         verdict: decoded.verdict.into(),
@@ -96,10 +103,6 @@ pub(super) fn begun(
         subject: Some(subject(header, programs)),
         object,
     }
-}
-
-fn time(header: &Header) -> Option<SystemTime> {
-    wall_time(header.time)
 }
 
 fn exec(decoded: Decoded, event: &TaskEvent, programs: &Programs) -> Draft {
@@ -129,9 +132,15 @@ fn file(decoded: Decoded, operation: Operation, event: &FileEvent, programs: &Pr
 }
 
 /// The record of what a program was allowed in a directory.
-pub fn summary(key: &TallyKey, uses: &Uses, directory: Option<&str>, programs: &Programs) -> Draft {
+pub fn summary(
+    key: &TallyKey,
+    uses: &Uses,
+    directory: Option<&str>,
+    programs: &Programs,
+    clock: &Clock,
+) -> Draft {
     let at = |nanoseconds| {
-        let time = wall_time(nanoseconds).unwrap_or(SystemTime::UNIX_EPOCH);
+        let time = clock.at(nanoseconds).unwrap_or(SystemTime::UNIX_EPOCH);
         humantime::format_rfc3339_micros(time).to_string()
     };
     Draft {

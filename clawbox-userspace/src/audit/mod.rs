@@ -1,5 +1,6 @@
 //! The audit trail: every decision, start, stop and loss, as a numbered line.
 
+pub mod clock;
 pub mod kernel_event;
 pub mod programs;
 pub mod record;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
 
@@ -204,15 +204,6 @@ fn gap_of(gap: Gap) -> Draft {
     }
 }
 
-/// Turns the kernel's `CLOCK_BOOTTIME` into wall-clock time.
-#[must_use]
-pub fn wall_time(boottime_ns: u64) -> Option<SystemTime> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
-    let now = Duration::from(now);
-    let then = Duration::from_nanos(boottime_ns);
-    SystemTime::now().checked_sub(now.saturating_sub(then))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,13 +282,5 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
-    }
-
-    #[test]
-    fn boot_time_is_turned_into_the_present() {
-        let boot = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).unwrap();
-        let wall = wall_time(Duration::from(boot).as_nanos() as u64).unwrap();
-        let apart = SystemTime::now().duration_since(wall).unwrap_or_default();
-        assert!(apart < Duration::from_secs(5), "{apart:?}");
     }
 }

@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::change::Change;
 use super::control::Answer;
+use crate::audit::clock::Clock;
 use crate::audit::kernel_event::{self, Meaning};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, Question, SandboxObject, Subject, VerdictName};
@@ -142,7 +143,7 @@ impl Monitor {
     /// Reads one batch and says how many kernel events it had.
     fn drain_batch(&mut self) -> usize {
         let mut drafts = Vec::new();
-        let mut read = 0;
+        let (mut read, clock) = (0, Clock::now());
         while read < BATCH
             && let Some(bytes) = self.ring.get_mut().next()
         {
@@ -158,6 +159,7 @@ impl Monitor {
                     &event,
                     &mut self.programs,
                     self.meaning.as_ref(),
+                    &clock,
                 )),
                 Err(_) => self.undecodable += 1,
             }
@@ -211,9 +213,10 @@ impl Monitor {
             Ok(news) => news,
             Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
         };
+        let clock = Clock::now();
         for (key, uses) in news {
             let directory = self.directories.get(&key.directory).map(String::as_str);
-            self.trail.add(kernel_event::summary(&key, &uses, directory, &self.programs));
+            self.trail.add(kernel_event::summary(&key, &uses, directory, &self.programs, &clock));
         }
     }
 
@@ -238,12 +241,13 @@ pub fn record_refusals(
     meaning: &dyn Meaning,
     trail: &mut Trail,
 ) {
+    let clock = Clock::now();
     while let Some(bytes) = ring.next() {
         if let Ok(event @ Event::File(decoded, ..)) = Event::decode(&bytes)
             && decoded.reason != Reason::NoIdentity
             && decoded.verdict == Verdict::Deny
         {
-            kernel_event::draft(&event, programs, meaning).into_iter().for_each(|draft| {
+            kernel_event::draft(&event, programs, meaning, &clock).into_iter().for_each(|draft| {
                 trail.add(draft);
             });
         }
