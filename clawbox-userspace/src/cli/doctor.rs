@@ -113,17 +113,20 @@ fn write_fix(out: &mut dyn Write, fix: &Fix) -> io::Result<()> {
             writeln!(out, "BPF LSM programs do not run here: {why}.\n")?;
             write_coarser(out)
         }
-        Fix::Parameter { distribution, present, parameter, steps } => {
-            writeln!(
-                out,
-                "BPF LSM programs do not run here: `bpf` is not in the kernel's list.\n"
-            )?;
-            write_coarser(out)?;
+        Fix::Parameter { distribution, why, present, parameter, steps } => {
+            writeln!(out, "{}{}.", why[..1].to_uppercase(), &why[1..])?;
+            if why != boot::LANDLOCK_FIRST {
+                writeln!(out)?;
+                write_coarser(out)?;
+            }
             if let Some(present) = present {
                 writeln!(out, "\nBooted with:     lsm={present}")?;
             }
             writeln!(out, "\nBoot parameter:  {parameter}")?;
-            writeln!(out, "It keeps every security module that is active now, and adds `bpf`.")?;
+            writeln!(
+                out,
+                "It keeps every security module that is active now, and has `bpf` before `landlock`."
+            )?;
             writeln!(out, "\nSteps for {distribution}, as root:")?;
             for (number, step) in (1..).zip(steps) {
                 writeln!(out, "  {number}. {step}")?;
@@ -208,14 +211,17 @@ mod tests {
     fn a_fix_is_printed_with_its_list_its_steps_and_what_is_coarser_until_then() {
         let fix = Fix::Parameter {
             distribution: "Debian GNU/Linux 12".to_owned(),
+            why: "not in the list".to_owned(),
             present: Some("landlock".to_owned()),
-            parameter: "lsm=landlock,bpf".to_owned(),
+            parameter: "lsm=bpf,landlock".to_owned(),
             steps: vec!["update-grub".to_owned(), "reboot".to_owned()],
         };
         let mut text = Vec::new();
         write_fix(&mut text, &fix).unwrap();
         let text = String::from_utf8(text).unwrap();
-        for wanted in ["Debian", "lsm=landlock,bpf", "1. update-grub", "only prints", "islands"] {
+        for wanted in
+            ["Debian", "Not in", "lsm=bpf,landlock", "1. update-grub", "only prints", "islands"]
+        {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
     }

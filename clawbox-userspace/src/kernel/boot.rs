@@ -42,11 +42,11 @@ pub struct Boot {
     pub built_in: Option<bool>,
 }
 
-/// What to do for BPF LSM programs to run.
+/// What to do for BPF LSM programs to run, and to be asked first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "fix", rename_all = "kebab-case")]
 pub enum Fix {
-    /// They run.
+    /// They do.
     Nothing {
         /// How one can tell.
         why: String,
@@ -55,6 +55,8 @@ pub enum Fix {
     Parameter {
         /// The distribution that the steps are for.
         distribution: String,
+        /// What it mends.
+        why: String,
         /// The parameter's value now, where it is set.
         present: Option<String>,
         /// The whole parameter as it must be.
@@ -141,13 +143,32 @@ impl Loader {
 const GRUB: &str = "GRUB_CMDLINE_LINUX=";
 
 /// The list that has `module` active beside all that are: what is not in `lsm=` is switched off.
+/// `bpf` comes before `landlock`, see [`is_landlock_first`].
 #[must_use]
 pub fn list_with(module: &str, active: &[String]) -> String {
     // `capability` is always there and is not named.
     let named = active.iter().map(String::as_str);
-    let named = named.filter(|name| *name != "capability" && *name != module);
-    named.chain([module]).collect::<Vec<_>>().join(",")
+    let mut list: Vec<&str> =
+        named.filter(|name| *name != "capability" && *name != module).collect();
+    let landlock = list.iter().position(|name| module == "bpf" && *name == "landlock");
+    list.insert(landlock.unwrap_or(list.len()), module);
+    list.join(",")
 }
+
+/// What is lost where Landlock is first.
+pub const LANDLOCK_FIRST: &str = "the kernel asks Landlock before BPF LSM programs, so that what \
+    both refuse is refused without a record: `bpf` comes after `landlock` in its list";
+
+/// Whether Landlock stands before `bpf`. The kernel asks modules in the order of its list, and the
+/// first that refuses is the last that is asked (`call_int_hook`, security/security.c).
+#[must_use]
+pub fn is_landlock_first(active: &[String]) -> bool {
+    let place = |module: &str| active.iter().position(|name| name == module);
+    matches!((place("landlock"), place("bpf")), (Some(landlock), Some(bpf)) if landlock < bpf)
+}
+
+/// What is wrong where programs would be attached and never run.
+const NOT_LISTED: &str = "BPF LSM programs do not run here: `bpf` is not in the kernel's list";
 
 /// What to do on this host.
 #[must_use]
@@ -164,7 +185,8 @@ pub fn plan(kernel: &Kernel, boot: &Boot) -> Fix {
             return Fix::Elsewhere { why };
         }
     };
-    if active.iter().any(|name| name == "bpf") {
+    let has_bpf = active.iter().any(|name| name == "bpf");
+    if has_bpf && (kernel.bpf_lsm_refusal.is_some() || !is_landlock_first(&active)) {
         return match &kernel.bpf_lsm_refusal {
             None => Fix::Nothing { why: "`bpf` is among the active security modules".to_owned() },
             Some(why) => Fix::Elsewhere {
@@ -175,14 +197,16 @@ pub fn plan(kernel: &Kernel, boot: &Boot) -> Fix {
             },
         };
     }
-    if boot.built_in == Some(false) {
+    if !has_bpf && boot.built_in == Some(false) {
         let why = "this kernel was built without CONFIG_BPF_LSM=y, so no boot parameter helps: boot \
                    one that has it (Debian's and Ubuntu's generic kernels do)";
         return Fix::Elsewhere { why: why.to_owned() };
     }
     let parameter = format!("lsm={}", list_with("bpf", &active));
+    let why = if has_bpf { LANDLOCK_FIRST } else { NOT_LISTED };
     Fix::Parameter {
         distribution: boot.distribution.clone(),
+        why: why.to_owned(),
         present: boot.present().map(str::to_owned),
         steps: steps(boot, &parameter),
         parameter,

@@ -28,7 +28,7 @@ const MODULES: (&str, &str) =
 const DEBIAN: (&str, &str) =
     ("etc/os-release", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n");
 const PLAIN: (&str, &str) = ("proc/cmdline", "BOOT_IMAGE=/vmlinuz root=/dev/sda1 ro quiet\n");
-const WANTED: &str = "lsm=lockdown,landlock,yama,apparmor,bpf";
+const WANTED: &str = "lsm=lockdown,bpf,landlock,yama,apparmor";
 
 #[track_caller]
 fn steps(files: &[(&str, &str)]) -> Vec<String> {
@@ -94,7 +94,7 @@ fn every_kind_of_loader_has_steps_of_its_own() {
 
 #[test]
 fn where_programs_run_there_is_nothing_to_fix_and_where_they_are_refused_no_parameter_helps() {
-    let with = ("sys/kernel/security/lsm", "capability,landlock,bpf\n");
+    let with = ("sys/kernel/security/lsm", "capability,bpf,landlock\n");
     assert!(matches!(fix(&[with, PLAIN], None), Fix::Nothing { .. }));
     let refused = fix(&[with, PLAIN], Some("permission denied"));
     let Fix::Elsewhere { why } = refused else { panic!("{refused:?}") };
@@ -110,5 +110,14 @@ fn a_list_is_never_guessed() {
     assert!(matches!(&unknown, Fix::Elsewhere { why } if why.contains("securityfs")));
     let asked = fix(&[("proc/cmdline", "lsm=landlock,yama\n")], None);
     let Fix::Parameter { parameter, .. } = asked else { panic!("{asked:?}") };
-    assert_eq!(parameter, "lsm=landlock,yama,bpf");
+    assert_eq!(parameter, "lsm=bpf,landlock,yama");
+}
+
+#[test]
+fn where_landlock_is_asked_first_the_list_is_turned_round() {
+    let debian = ("sys/kernel/security/lsm", "lockdown,capability,landlock,yama,bpf,ima\n");
+    let found = fix(&[debian, PLAIN, DEBIAN], None);
+    let Fix::Parameter { parameter, why, .. } = found else { panic!("{found:?}") };
+    assert_eq!(parameter, "lsm=lockdown,bpf,landlock,yama,ima");
+    assert!(why.contains("without a record"), "{why}");
 }

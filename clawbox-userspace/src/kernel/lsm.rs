@@ -6,6 +6,7 @@ use aya::{Btf, Ebpf};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::boot;
 use super::btf::KernelTypes;
 use super::load::{AttachError, LoadError, NamedLink, attach};
 use super::probe::Kernel;
@@ -96,7 +97,7 @@ pub struct LsmState {
     pub hooks: Vec<&'static str>,
     /// Why the layer is absent; empty if it is not.
     pub why: String,
-    /// Why, where the layer is absent, what the backstops refuse is not recorded either.
+    /// Why what the backstops refuse is not recorded, or, where the layer is there, not all of it.
     pub unrecorded: Option<String>,
 }
 
@@ -122,12 +123,16 @@ impl LsmState {
     #[must_use]
     pub fn layers(&self) -> Vec<Value> {
         if self.is_active() {
-            return vec![json!({
+            let lsm = json!({
                 "layer": "lsm",
                 "state": "full",
                 "actual": self.hooks,
                 "self_test": "denied",
-            })];
+            });
+            let refusals = self.unrecorded.as_ref();
+            let refusals =
+                refusals.map(|why| json!({ "layer": "refusals", "state": "partial", "why": why }));
+            return [lsm].into_iter().chain(refusals).collect();
         }
         let refusals = match &self.unrecorded {
             None => json!({ "layer": "refusals", "state": "full", "actual": "system-call exit" }),
@@ -224,7 +229,12 @@ pub fn attach_all(
         }
         hooks.push(*hook);
     }
-    Ok((links, LsmState { hooks, why: String::new(), unrecorded: None }))
+    let modules = Kernel::probe().security_modules;
+    let is_silent = modules.yes().is_some_and(|active| boot::is_landlock_first(active));
+    let unrecorded = is_silent.then(|| {
+        format!("{}; `clawbox doctor --fix` says how to change that", boot::LANDLOCK_FIRST)
+    });
+    Ok((links, LsmState { hooks, why: String::new(), unrecorded }))
 }
 
 /// Programs that judge the use of files that are open already, with their hooks.

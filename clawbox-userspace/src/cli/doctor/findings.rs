@@ -255,14 +255,17 @@ fn bpf_lsm(kernel: &Kernel) -> Finding {
     let missing = match (&kernel.security_modules, &kernel.bpf_lsm_refusal) {
         (Answer::Yes(modules), None) if active(modules) => {
             let found = "files, execution and other processes by binary".to_owned();
-            return Finding {
-                layer,
-                state: State::Ready,
-                required: false,
-                found,
-                gaps: vec![],
-                coarser: &[],
+            let gaps = if boot::is_landlock_first(modules) {
+                let fix = boot_with(kernel, "bpf");
+                vec![gap(
+                    boot::LANDLOCK_FIRST,
+                    format!("{fix}; `clawbox doctor --fix` has the steps"),
+                )]
+            } else {
+                vec![]
             };
+            let state = if gaps.is_empty() { State::Ready } else { State::Partial };
+            return Finding { layer, state, required: false, found, gaps, coarser: &[] };
         }
         (Answer::Yes(modules), Some(why)) if active(modules) => {
             gap(why.as_str(), "ask whoever runs this kernel to let BPF LSM programs load")
@@ -343,11 +346,17 @@ mod tests {
         assert_eq!(finding(&newest, "landlock").found, "ABI 11, of which this build uses 10");
         let lsm = finding(&able(), "bpf lsm");
         assert_eq!(lsm.state, State::Missing);
-        assert!(lsm.gaps[0].fix.contains("lsm=landlock,bpf "), "{}", lsm.gaps[0].fix);
+        assert!(lsm.gaps[0].fix.contains("lsm=bpf,landlock "), "{}", lsm.gaps[0].fix);
         assert!(lsm.coarser.iter().any(|line| line.contains("no islands")), "{lsm:?}");
-        let with = Answer::Yes(vec!["landlock".to_owned(), "bpf".to_owned()]);
-        let ready = finding(&Kernel { security_modules: with, ..able() }, "bpf lsm");
+        let with = |modules: [&str; 2]| {
+            let security_modules = Answer::Yes(modules.map(str::to_owned).to_vec());
+            finding(&Kernel { security_modules, ..able() }, "bpf lsm")
+        };
+        let ready = with(["bpf", "landlock"]);
         assert_eq!((ready.state, ready.coarser), (State::Ready, &[][..]));
+        let silent = with(["landlock", "bpf"]);
+        assert_eq!((silent.state, silent.coarser), (State::Partial, &[][..]));
+        assert!(silent.gaps[0].fix.contains("lsm=bpf,landlock "), "{}", silent.gaps[0].fix);
     }
 
     #[test]
