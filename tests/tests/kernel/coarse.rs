@@ -54,6 +54,34 @@ fn secret(scene: &Scene) -> String {
     path.display().to_string()
 }
 
+/// The kernel asks security modules in the order of its list, and Landlock's refusal leaves no record.
+#[test]
+fn with_bpf_lsm_a_refused_file_is_recorded_or_the_first_record_says_why_it_is_not() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap();
+    let place = |name: &str| modules.trim().split(',').position(|module| module == name).unwrap();
+    let secret = secret(&scene);
+    // As root, whom the file's own permissions let.
+    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).with_lsm().user(None);
+    let (outcomes, run) = attempts(clawbox, &[("read", format!("read('{secret}')"))]);
+    assert_eq!(outcome(&outcomes, "read"), "EACCES");
+    let start = &run.records("start")[0]["object"]["layers"];
+    let layers = start.as_array().unwrap();
+    let said = layers.iter().find(|layer| layer["layer"] == "refusals");
+    let is_recorded = run.denials().iter().any(|record| {
+        record["reason"] == "unknown-file" && record["object"]["path"] == secret.as_str()
+    });
+    if place("bpf") < place("landlock") {
+        assert!(said.is_none() && is_recorded, "{:#?}", run.denials());
+    } else {
+        let why = said.unwrap()["why"].as_str().unwrap();
+        assert!(why.contains("Landlock") && why.contains("doctor --fix"), "{why}");
+    }
+}
+
 /// Name, attempt, and of its record: action, access, path and second path. `~` is the working
 /// directory, `$` one that is root's alone, and `!` one that may be read, on the same filesystem.
 type Attempt =
