@@ -1,8 +1,11 @@
 //! `cargo xtask test`: everything that says whether clawbox works, here and on other kernels.
 //! Stages go on after a failure, so that one run shows all of them; the sum is the last line.
 
+use std::iter;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -203,8 +206,7 @@ pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> R
     judged(&output, status.success(), filter)
 }
 
-/// One VM for each kernel, all at once: each emulates a single processor, which two fifths of its time
-/// waits for the kernel's own grace periods.
+/// One VM for each kernel, as many at once as there are processors: each emulates a single one.
 pub fn on_other_kernels(
     workspace: &Workspace,
     kernels: &[Kernel],
@@ -231,18 +233,21 @@ pub fn on_other_kernels(
              runs them all there"
         );
     }
-    let run = &run;
-    thread::scope(|scope| {
-        let running: Vec<_> =
-            kernels.iter().map(|&kernel| scope.spawn(move || run(kernel))).collect();
-        let ended = running.into_iter().map(|kernel| {
-            // A thread that broke off has lost its stage: that is a failure, not a shorter list.
-            kernel.join().unwrap_or_else(|_| {
-                stage("enforcement, in VMs", || bail!("a VM's thread broke off; see above"))
-            })
-        });
-        ended.collect()
-    })
+    let next = Mutex::new(kernels.iter());
+    let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || iter::from_fn(take).map(|&kernel| run(kernel)).collect::<Vec<_>>();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut stages: Vec<Stage> = thread::scope(|scope| {
+        let workers = processors.min(kernels.len());
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        running.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+    });
+    stages.sort_by_key(|stage| kernels.iter().position(|kernel| stage.kernel == Some(*kernel)));
+    // A worker that broke off has lost its stages: that is a failure, not a shorter list.
+    if stages.len() < kernels.len() {
+        stages.push(stage("enforcement, in VMs", || bail!("a VM's thread broke off; see above")));
+    }
+    stages
 }
 
 /// The tests of real programs that other kernels than this one run.

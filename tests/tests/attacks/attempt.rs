@@ -111,6 +111,9 @@ pub struct Tried {
     pub outcome: String,
     pub denials: Vec<Value>,
     pub layer: Layer,
+    /// The trail says of its sandbox that the kernel left out returns of system calls: a kernel that
+    /// is preempted inside a tracing program (7.x) leaves out the program's next run on that CPU.
+    pub has_gap: bool,
 }
 
 impl Tried {
@@ -134,6 +137,8 @@ pub fn attempts<'w>(sandbox: impl Fn() -> Clawbox<'w>, tries: &[Attempt]) -> Vec
     while !left.is_empty() {
         let (some, run) = in_one_sandbox(sandbox(), left);
         left = &left[some.len()..];
+        let is_gap = |record: &Value| record["object"]["kind"] == "system-call-hook";
+        let has_gap = run.trail.iter().any(is_gap);
         tried.extend(some.into_iter().zip(marked(&run)).map(|((attempt, outcome), denials)| {
             let layer = layer_of(attempt, &outcome, &denials);
             if let Some(row) = attempt.row {
@@ -141,7 +146,7 @@ pub fn attempts<'w>(sandbox: impl Fn() -> Clawbox<'w>, tries: &[Attempt]) -> Vec
             } else {
                 assert_eq!(outcome, "ok", "{}: {denials:?}\n{}", attempt.name, run.stderr);
             }
-            Tried { name: attempt.name.clone(), outcome, denials, layer }
+            Tried { name: attempt.name.clone(), outcome, denials, layer, has_gap }
         }));
     }
     assert_eq!(tried.len(), tries.len(), "each has a mark in the trail");
