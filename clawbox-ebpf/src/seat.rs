@@ -3,6 +3,7 @@
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_cxchg},
+    mem::offset_of,
     ptr::{read_volatile, write_volatile},
 };
 
@@ -19,6 +20,8 @@ const CROWDED: u64 = u64::MAX;
 /// Words of an identity.
 const WORDS: usize = size_of::<Subject>() / 8;
 const _: () = assert!(size_of::<Subject>().is_multiple_of(8));
+// What `copy` relies on.
+const _: () = assert!(offset_of!(Subject, incarnation) == 0);
 
 #[inline(always)]
 fn of(group: u32) -> Option<*mut Seat> {
@@ -86,7 +89,9 @@ pub fn copy(group: u32, subject: *const Subject) {
     // group's, and it is the group's own exec or its parent's fork that is here.
     unsafe {
         let (from, to) = (subject.cast::<u64>(), (&raw mut (*seat).subject).cast::<u64>());
-        for word in 0..WORDS {
+        // From the end: whom it was written for comes last, so that nobody takes a half of the old
+        // and a half of the new for an identity.
+        for word in (0..WORDS).rev() {
             write_volatile(to.add(word), read_volatile(from.add(word)));
         }
     }

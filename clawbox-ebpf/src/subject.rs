@@ -198,13 +198,15 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
     }
     let identified = held.is_some();
     if let Some(subject) = held {
-        // SAFETY: as above. Written in place, which cannot fail for want of memory.
+        // SAFETY: as above. Written in place, which cannot fail for want of memory. Whom it is written
+        // for comes last: until then nobody who looks from another CPU takes it for an identity.
         unsafe {
-            (*subject).incarnation = now;
             (*subject).is_script = is_script;
             (*subject).exe = exe;
             (*subject).own = own;
             (*subject).lineage.extend(&own);
+            (&raw mut (*subject).incarnation.execs).write_volatile(now.execs);
+            (&raw mut (*subject).incarnation.born).write_volatile(now.born);
         }
         seat::copy(group, subject);
     }

@@ -20,15 +20,19 @@ pub fn without_debug_sections(object: &[u8]) -> Result<Vec<u8>> {
     // LLVM keeps names of sections and of symbols in one table; this writer keeps two.
     let names_sections = |section: &Section<'_>| matches!(section.data, SectionData::SectionString);
     if !builder.sections.iter().any(names_sections) {
-        let names = builder.sections.add();
-        names.name = ".shstrtab".into();
-        names.sh_type = elf::SHT_STRTAB;
-        names.sh_addralign = 1;
-        names.data = SectionData::SectionString;
+        add_section_names(&mut builder);
     }
     let mut stripped = Vec::new();
     builder.write(&mut stripped).context("cannot write the object without debug sections")?;
     Ok(stripped)
+}
+
+fn add_section_names(builder: &mut Builder<'_>) {
+    let names = builder.sections.add();
+    names.name = ".shstrtab".into();
+    names.sh_type = elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
 }
 
 #[cfg(test)]
@@ -50,11 +54,7 @@ mod tests {
             section.sh_addralign = 1;
             section.data = SectionData::Data(name.as_bytes().into());
         }
-        let strings = builder.sections.add();
-        strings.name = ".shstrtab".into();
-        strings.sh_type = elf::SHT_STRTAB;
-        strings.sh_addralign = 1;
-        strings.data = SectionData::SectionString;
+        add_section_names(&mut builder);
         let mut whole = Vec::new();
         builder.set_section_sizes();
         builder.write(&mut whole).unwrap();

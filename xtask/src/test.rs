@@ -20,8 +20,8 @@ use crate::tidy;
 use crate::vm::{self, Copy, Guest, Kernel, Limits};
 use crate::workspace::Workspace;
 
-/// The slowest kernel takes some fifteen minutes of it on a two-core machine with all VMs; the rest
-/// is for a busier one.
+/// The slowest kernel takes some fifteen minutes of it on a two-core machine with two VMs; the rest is
+/// for a busier one.
 const VM_TIME: Duration = Duration::from_secs(2400);
 const VM_MEMORY_MIB: u32 = 1536;
 /// Tests of programs that take an emulated machine minutes. Of several kernels each runs its own,

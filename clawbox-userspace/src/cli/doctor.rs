@@ -114,7 +114,9 @@ fn write_fix(out: &mut dyn Write, fix: &Fix) -> io::Result<()> {
             write_coarser(out)
         }
         Fix::Parameter { distribution, why, present, parameter, steps } => {
-            writeln!(out, "{}{}.", why[..1].to_uppercase(), &why[1..])?;
+            let mut rest = why.chars();
+            let first = rest.next().into_iter().flat_map(char::to_uppercase);
+            writeln!(out, "{}{}.", first.collect::<String>(), rest.as_str())?;
             if why != boot::LANDLOCK_FIRST {
                 writeln!(out)?;
                 write_coarser(out)?;
