@@ -324,4 +324,6 @@ pub struct TaskEvent {
     pub zero: u32,
     /// The path that exec was given, NUL-terminated; for a script the script's.
     pub path: [u8; SCRIPT_PATH],
+    /// For a script the path of its interpreter, NUL-terminated; else empty.
+    pub interpreter: [u8; SCRIPT_PATH],
 }

@@ -39,7 +39,7 @@ packed! {
     LossKey = 8,
     Header = 48,
     NetworkEvent = 120,
-    TaskEvent = 312,
+    TaskEvent = 568,
     FileEvent = 1104,
     Told = 1028,
     CallEvent = 2168,

@@ -326,7 +326,7 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
     };
     let event = slot.as_mut_ptr();
     // SAFETY: a reserved record of this type, written field by field because it does not fit the
-    // stack. The rest of `path` behind the NUL is what the ring held before; readers stop there.
+    // stack. What is behind the NUL of a path is what the ring held before; readers stop there.
     unsafe {
         (*event).header = Header {
             kind: Kind::Exec as u8,
@@ -345,6 +345,10 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
         (*event).zero = 0;
         (*event).path[0] = 0;
         kernel_read::exec_path(bprm, &raw mut (*event).path);
+        (*event).interpreter[0] = 0;
+        if executed.is_script != 0 {
+            kernel_read::interpreter_path(bprm, &raw mut (*event).interpreter);
+        }
     }
     slot.submit(wake(size_of::<TaskEvent>()));
 }

@@ -165,11 +165,21 @@ pub fn is_script(bprm: Kernel) -> bool {
 /// Copies the path exec was given. False where it does not fit, and then nothing may match it.
 #[inline(always)]
 pub fn exec_path(bprm: Kernel, into: *mut [u8; SCRIPT_PATH]) -> bool {
-    let filename: u64 = bprm.field::<BPRM_FILENAME, _>();
+    copy_path(bprm.field::<BPRM_FILENAME, _>(), into)
+}
+
+/// Copies the path of a script's interpreter. Nothing is decided by it.
+#[inline(always)]
+pub fn interpreter_path(bprm: Kernel, into: *mut [u8; SCRIPT_PATH]) {
+    copy_path(bprm.field::<BPRM_INTERP, _>(), into);
+}
+
+#[inline(always)]
+fn copy_path(from: u64, into: *mut [u8; SCRIPT_PATH]) -> bool {
     // SAFETY: `into` is SCRIPT_PATH writable bytes of a map value or ring record; the helper
     // checks the source.
     let copied =
-        unsafe { bpf_probe_read_kernel_str(into.cast(), SCRIPT_PATH as u32, filename as *const _) };
+        unsafe { bpf_probe_read_kernel_str(into.cast(), SCRIPT_PATH as u32, from as *const _) };
     // The count includes the NUL; a full buffer may be a cut path.
     copied > 1 && copied < SCRIPT_PATH as i64
 }

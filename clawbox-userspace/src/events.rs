@@ -121,7 +121,18 @@ unsafe fn read<T: Copy>(bytes: &[u8]) -> Result<T, DecodeError> {
 /// The path of a program start, without its NUL and what the ring held behind it.
 #[must_use]
 pub fn exec_path(event: &TaskEvent) -> &[u8] {
-    event.path.split(|byte| *byte == 0).next().unwrap_or_default()
+    until_nul(&event.path)
+}
+
+/// The path of the program that exec ended with, where the kernel told one: its own, or that of a
+/// script's interpreter.
+#[must_use]
+pub fn program_path(event: &TaskEvent) -> &[u8] {
+    if event.header.is_script == 1 { until_nul(&event.interpreter) } else { exec_path(event) }
+}
+
+fn until_nul(text: &[u8]) -> &[u8] {
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// The path of a denied file as far as the kernel told it.

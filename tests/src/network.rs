@@ -159,11 +159,7 @@ impl World {
     #[must_use]
     pub fn install(&self, program: &Path, name: &str) -> PathBuf {
         let target = self.bin().join(name);
-        // By a process of its own: another test's child would inherit a descriptor that is open for
-        // writing, and until its exec the program could not be started ("text file busy").
-        let copied = Command::new("cp").arg(program).arg(&target).status();
-        assert!(copied.is_ok_and(|status| status.success()), "cannot copy `{}`", program.display());
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).expect("just made");
+        copy_program(program, &target);
         target
     }
 
@@ -171,10 +167,25 @@ impl World {
     #[must_use]
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let target = self.bin().join(name);
-        fs::write(&target, text).expect("the directory of a world can be written");
-        fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).expect("just made");
+        let source = self.directory.path().join("script");
+        fs::write(&source, text).expect("the directory of a world can be written");
+        copy_program(&source, &target);
         target
     }
+}
+
+/// Copies a program, for everybody to run.
+///
+/// By a process of its own: a child of another test would inherit a descriptor that is open for
+/// writing, and until its exec the program could not be started ("text file busy").
+///
+/// # Panics
+///
+/// Where it cannot be copied.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cannot copy `{}`", from.display());
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).expect("just made");
 }
 
 impl Default for World {

@@ -2,16 +2,18 @@
 //! every hook; the names for people are kept here, and one that cannot be proven is not claimed.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clawbox_common::event::{Header, TaskEvent};
 use clawbox_common::subject::FileId;
 
-use crate::events::exec_path;
+use crate::events::{exec_path, program_path};
 use crate::kernel::file_id::Mounts;
 
 /// Programs remembered at most; then the table starts over.
@@ -117,12 +119,12 @@ impl Programs {
     }
 
     /// A path that is proven to be this program's: it names the same device and inode. Tried are
-    /// what `/proc` says of the process and, if that has ended, the path exec was given.
+    /// what `/proc` says of the process and, if that has ended, the path exec or the script gave.
     fn find(&mut self, event: &TaskEvent) -> Option<PathBuf> {
         let link = format!("/proc/{}/exe", event.header.tgid);
         let running = fs::read_link(&link).ok().filter(|_| self.is(Path::new(&link), event));
         running.or_else(|| {
-            let given = PathBuf::from(String::from_utf8_lossy(exec_path(event)).into_owned());
+            let given = PathBuf::from(OsStr::from_bytes(program_path(event)));
             (given.is_absolute() && self.is(&given, event))
                 .then(|| fs::canonicalize(&given).unwrap_or(given))
         })
@@ -151,6 +153,10 @@ fn is_gone(seen: &io::Result<fs::Metadata>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clawbox_common::event::Kind;
+    use clawbox_common::limits::SCRIPT_PATH;
+    use clawbox_common::verdict::{Reason, Verdict};
+
     use super::*;
 
     #[test]
@@ -165,5 +171,46 @@ mod tests {
         }
         assert_ne!(programs.filesystem("/proc/gone/it"), programs.filesystem("/etc/gone/it"));
         assert_eq!(programs.filesystem("…/it"), None);
+    }
+
+    #[test]
+    fn the_interpreter_of_a_script_that_has_ended_is_known_by_its_path() {
+        let shell = fs::canonicalize("/bin/sh").unwrap();
+        for (interpreter, known) in
+            [("/bin/sh", Some(shell.as_path())), ("/bin/true", None), ("bin/sh", None), ("", None)]
+        {
+            let mounts = Mounts::read().unwrap();
+            let exe = mounts.hold(&shell).unwrap().id;
+            let mut event = ended_script("/some/script", interpreter);
+            event.header.exe = exe;
+            let mut programs = Programs::new(mounts, []);
+            programs.started(&event);
+            assert_eq!(programs.path(exe), known, "{interpreter}");
+            assert_eq!(programs.script(u32::MAX), Some("/some/script"));
+        }
+    }
+
+    /// By a thread group that is not there.
+    fn ended_script(script: &str, interpreter: &str) -> TaskEvent {
+        let text = |path: &str| {
+            let mut text = [0; SCRIPT_PATH];
+            text[..path.len()].copy_from_slice(path.as_bytes());
+            text
+        };
+        let header = Header {
+            kind: Kind::Exec as u8,
+            verdict: Verdict::Allow as u8,
+            reason: Reason::Exec as u8,
+            audit_only: 0,
+            sandbox: 1,
+            time: 0,
+            tgid: u32::MAX,
+            tid: u32::MAX,
+            uid: 0,
+            is_script: 1,
+            exe: FileId { inode: 0, device: 0, zero: 0 },
+        };
+        let (path, interpreter) = (text(script), text(interpreter));
+        TaskEvent { header, parent: 1, zero: 0, path, interpreter }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use clawbox_common::limits::SCRIPT_PATH;
 use clawbox_tests::clawbox::Clawbox;
 use clawbox_tests::layer::{self, Layer};
+use clawbox_tests::network::copy_program;
 
 use super::attempt::{Attempt, PYTHON, attempts, find, got_through, harmless, hostile};
 use super::islands::{open_to_all, owned_by_sandbox};
@@ -287,7 +288,7 @@ fn a_named_binary_in_a_writable_tree_is_not_executed_once_it_is_another() {
         ("overwritten in a writable tree", &closed),
         ("overwritten in a writable tree whose files may be executed", &allowing),
     ] {
-        std::fs::copy("/bin/true", &tool).unwrap();
+        copy_program(Path::new("/bin/true"), &tool);
         open_to_all(&tool);
         owned_by_sandbox(&tool);
         let clawbox = Clawbox::new(&scene.world, policy);
@@ -322,10 +323,10 @@ fn paths_that_are_long_or_odd_are_nobodys_and_recorded() {
     let cut = script(room + 2);
     assert_eq!((fits.len(), longer.len()), (SCRIPT_PATH - 2, SCRIPT_PATH - 1));
     let odd = bin.join(std::ffi::OsStr::from_bytes(b"\xff\x01\" \n'x"));
-    std::fs::copy(&attack, &odd).unwrap();
+    copy_program(Path::new(&attack), &odd);
     let deep = bin.join("deep").join("e/".repeat(200)).join("f".repeat(200)).join("g".repeat(200));
     std::fs::create_dir_all(&deep).unwrap();
-    std::fs::copy(&attack, deep.join("tool")).unwrap();
+    copy_program(Path::new(&attack), &deep.join("tool"));
     let policy = scene.allowing(&fits, "{ host: v4.test, port: 7 }");
     let step = "tcp=v4.test:7";
     let account = scene.shell(

@@ -1,6 +1,9 @@
 //! Files by binary, in one sandbox; the attacks on files are in `attacks/islands.rs`.
 
+use std::path::Path;
+
 use clawbox_tests::clawbox::Clawbox;
+use clawbox_tests::network::copy_program;
 
 use crate::attacks::islands::open_to_all;
 use crate::scene::{Scene, denials};
@@ -16,7 +19,7 @@ fn a_rule_for_one_binary_opens_a_path_to_it_and_to_nobody_else() {
     std::fs::write(private.join("config"), "for cat alone").unwrap();
     let shared = private.with_file_name("shared");
     std::fs::create_dir(&shared).unwrap();
-    std::fs::copy("/bin/true", shared.join("prog")).unwrap();
+    copy_program(Path::new("/bin/true"), &shared.join("prog"));
     open_to_all(&private);
     open_to_all(&shared);
     let policy = scene.policy("").replace(
