@@ -20,7 +20,7 @@ use clawbox_common::{
     verdict::{Reason, Verdict},
 };
 
-use core::ffi::c_void;
+use core::{ffi::c_void, hint::black_box};
 
 use crate::{
     kernel_read::{self, Kernel, Place, Reached, Untyped},
@@ -56,24 +56,59 @@ pub fn lost(sandbox: u32, kind: Kind) {
     }
 }
 
-/// What an event says of a decision. A whole one that is handed to a function takes the stack that
-/// the way up needs.
+/// What of a decision matters afterwards, in one number of which the verifier knows nothing: verdict,
+/// reason, whether it is only recorded, and the sandbox's flags. Of a decision it would know the
+/// numbers, and verify what follows once for each reason there is.
 #[derive(Clone, Copy)]
-pub struct Judged {
-    verdict: u8,
-    reason: u8,
-    audit_only: u8,
-}
+pub struct Judged(u64);
 
 impl Judged {
     #[inline(always)]
     pub fn by(decision: &Decision) -> Self {
-        Self {
-            verdict: decision.verdict as u8,
-            reason: decision.reason as u8,
-            audit_only: decision.audit_only as u8,
-        }
+        let low = decision.verdict as u64 | (decision.reason as u64) << 8;
+        let audit_only = u64::from(decision.audit_only & 1) << 16;
+        Self(unknown(low | audit_only | u64::from(decision.flags) << 32))
     }
+
+    #[inline(always)]
+    const fn verdict(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline(always)]
+    const fn reason(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[inline(always)]
+    const fn audit_only(self) -> u8 {
+        (self.0 >> 16) as u8 & 1
+    }
+
+    /// [`clawbox_common::rule::SandboxState::flags`].
+    #[inline(always)]
+    pub const fn flags(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    pub const fn is_allowed(self) -> bool {
+        self.verdict() == Verdict::Allow as u8
+    }
+
+    /// Whether the operation goes on.
+    #[inline(always)]
+    pub const fn goes_on(self) -> bool {
+        self.is_allowed() || self.audit_only() == 1
+    }
+}
+
+/// A number, forgotten by the verifier: what a function with C's linkage gives back it does not look
+/// at where the function is called.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unknown(number: u64) -> u64 {
+    black_box(number)
 }
 
 #[inline(always)]
@@ -85,9 +120,9 @@ fn header(kind: Kind, standing: &Standing<'_>, judged: Judged) -> Header {
     };
     Header {
         kind: kind as u8,
-        verdict: judged.verdict,
-        reason: judged.reason,
-        audit_only: judged.audit_only,
+        verdict: judged.verdict(),
+        reason: judged.reason(),
+        audit_only: judged.audit_only(),
         sandbox,
         // SAFETY: a helper without arguments.
         time: unsafe { bpf_ktime_get_boot_ns() },

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use clawbox_common::{
     field::*,
+    file::{READ, WRITE},
     limits::{FILE_NAME, SCRIPT_PATH},
     patch,
     subject::{FileId, Incarnation},
@@ -435,15 +436,22 @@ impl Untyped {
 /// `FMODE_READ`, `FMODE_WRITE`, linux/fs.h.
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
+// What is opened to be read and to be written is told by the bits that a policy's rules use.
+const _: () = assert!(FMODE_READ == READ && FMODE_WRITE == WRITE);
 /// `__FMODE_EXEC`, which `do_open_execat` puts among the flags.
 const FMODE_EXEC: u32 = 0x20;
 
-/// Opened to be read, to be written, by exec.
+/// What a file was opened for: [`READ`] and [`WRITE`]; exec has it opened to be read. Without a branch,
+/// each way of which would be verified with all that follows.
 #[inline(always)]
-pub fn open_mode(file: Kernel) -> (bool, bool, bool) {
-    let mode: u32 = file.field::<FILE_MODE, _>();
-    let flags: u32 = file.field::<FILE_FLAGS, _>();
-    (mode & FMODE_READ != 0, mode & FMODE_WRITE != 0, flags & FMODE_EXEC != 0)
+pub fn open_mode(file: Kernel) -> u32 {
+    file.field::<FILE_MODE, u32>() & (FMODE_READ | FMODE_WRITE)
+}
+
+/// Whether it is exec that opens it.
+#[inline(always)]
+pub fn is_opened_by_exec(file: Kernel) -> bool {
+    file.field::<FILE_FLAGS, u32>() & FMODE_EXEC != 0
 }
 
 /// Where the kernel counts what happens to its trees: `rename_lock` and `mount_lock`, both

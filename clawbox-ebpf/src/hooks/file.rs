@@ -4,10 +4,9 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use clawbox_common::{
     decide::{Decision, file},
     event::{Kind, Operation},
-    file::{EXECUTE, READ, WRITE},
+    file::{EXECUTE, WRITE},
     rule::{REPORT_ALLOWS, SandboxState, TALLY_ALLOWS},
     subject::{Standing, Subject},
-    verdict::Verdict,
 };
 
 use super::verdict::eacces;
@@ -35,9 +34,9 @@ pub fn object(operation: Operation, access: u32, place: Place) -> bool {
     if matches!(standing, Standing::Outside) {
         return true;
     }
-    let decision = of_object(&standing, access, place);
-    report(&standing, &decision, operation, access, place);
-    decision.goes_on()
+    let judged = Judged::by(&of_object(&standing, access, place));
+    report(&standing, judged, operation, access, place);
+    judged.goes_on()
 }
 
 #[inline(always)]
@@ -64,8 +63,9 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
     let (subject, state) = match file::subject(&KernelLookup, &standing) {
         Ok(found) => found,
         Err(decision) => {
-            report(&standing, &decision, operation, access, Place::of_file(file));
-            return decision.goes_on();
+            let judged = Judged::by(&decision);
+            report(&standing, judged, operation, access, Place::of_file(file));
+            return judged.goes_on();
         }
     };
     let now = allowed::moment();
@@ -77,23 +77,23 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
                 && tally != 0
                 && tally::again(tally, access);
             if !is_counted {
-                let decision = file::remembered(state);
-                report(&standing, &decision, operation, access, Place::of_file(file));
+                let judged = Judged::by(&file::remembered(state));
+                report(&standing, judged, operation, access, Place::of_file(file));
             }
             return true;
         }
     }
     let (place, mut allows) = (Place::of_file(file), 0);
-    let decision = of_file(state, subject, access, place, &mut allows);
-    let tally = report(&standing, &decision, operation, access, place);
+    let judged = Judged::by(&of_file(state, subject, access, place, &mut allows));
+    let tally = report(&standing, judged, operation, access, place);
     if let Some(now) = now
         && allows != 0
-        && matches!(decision.verdict, Verdict::Allow)
+        && judged.is_allowed()
     {
         let found = Found { then: now, access: allows, tally };
         allowed::keep(file, place.mount, state, subject, &found);
     }
-    decision.goes_on()
+    judged.goes_on()
 }
 
 /// `allows` is what the way up allows, if that may be remembered.
@@ -143,14 +143,14 @@ fn entry(operation: Operation, place: Place, other: Option<Place>) -> bool {
     if matches!(standing, Standing::Outside) {
         return true;
     }
-    let (mut decision, mut at) = (of_entry(&standing, place), place);
+    let (mut judged, mut at) = (Judged::by(&of_entry(&standing, place)), place);
     if let Some(other) = other
-        && matches!(decision.verdict, Verdict::Allow)
+        && judged.is_allowed()
     {
-        (decision, at) = (of_entry(&standing, other), other);
+        (judged, at) = (Judged::by(&of_entry(&standing, other)), other);
     }
-    report(&standing, &decision, operation, WRITE, at);
-    decision.goes_on()
+    report(&standing, judged, operation, WRITE, at);
+    judged.goes_on()
 }
 
 /// Denials are reported one by one; what is allowed is counted, or reported too, as the sandbox's
@@ -158,15 +158,15 @@ fn entry(operation: Operation, place: Place, other: Option<Place>) -> bool {
 #[inline(always)]
 fn report(
     standing: &Standing<'_>,
-    decision: &Decision,
+    judged: Judged,
     operation: Operation,
     access: u32,
     place: Place,
 ) -> u32 {
     let (mut operation, mut at, mut tally) = (operation, place, 0);
-    if matches!(decision.verdict, Verdict::Allow) && decision.flags & REPORT_ALLOWS == 0 {
+    if judged.is_allowed() && judged.flags() & REPORT_ALLOWS == 0 {
         let Standing::Subject(subject) = standing else { return 0 };
-        if decision.flags & TALLY_ALLOWS == 0 {
+        if judged.flags() & TALLY_ALLOWS == 0 {
             return 0;
         }
         at.dentry = kernel_read::parent(place.dentry);
@@ -182,13 +182,8 @@ fn report(
     }
     let object = kernel_read::identity(at.dentry);
     let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
-    emit::used(standing, Judged::by(decision), &deed, Some(at));
+    emit::used(standing, judged, &deed, Some(at));
     tally
-}
-
-#[inline(always)]
-fn mode(reads: bool, writes: bool) -> u32 {
-    (if reads { READ } else { 0 }) | (if writes { WRITE } else { 0 })
 }
 
 /// `(file)`.
@@ -196,13 +191,13 @@ fn mode(reads: bool, writes: bool) -> u32 {
 pub fn file_open(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a file.
     let file = unsafe { argument(&ctx, 0) };
-    let (reads, writes, executes) = kernel_read::open_mode(file);
     // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork was
     // not seen, which has Landlock around it and gets an identity by this very exec.
-    if executes && matches!(subject::standing(), Standing::Unidentified) {
+    if kernel_read::is_opened_by_exec(file) && matches!(subject::standing(), Standing::Unidentified)
+    {
         return 0;
     }
-    eacces(opened(Operation::Open, mode(reads || executes, writes), file))
+    eacces(opened(Operation::Open, kernel_read::open_mode(file), file))
 }
 
 /// `(file)`: from another process, by `SCM_RIGHTS` and the like.
@@ -210,8 +205,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
 pub fn file_receive(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a file.
     let file = unsafe { argument(&ctx, 0) };
-    let (reads, writes, _) = kernel_read::open_mode(file);
-    eacces(object(Operation::Receive, mode(reads, writes), Place::of_file(file)))
+    eacces(object(Operation::Receive, kernel_read::open_mode(file), Place::of_file(file)))
 }
 
 /// `(directory, dentry, …)`.
@@ -260,12 +254,12 @@ pub fn path_link(ctx: LsmContext) -> i32 {
     if matches!(standing, Standing::Outside) {
         return 0;
     }
-    let (mut decision, mut at) = (of_object(&standing, WRITE, old), old);
-    if matches!(decision.verdict, Verdict::Allow) {
-        (decision, at) = (of_entry(&standing, new), new);
+    let (mut judged, mut at) = (Judged::by(&of_object(&standing, WRITE, old)), old);
+    if judged.is_allowed() {
+        (judged, at) = (Judged::by(&of_entry(&standing, new)), new);
     }
-    report(&standing, &decision, Operation::Link, WRITE, at);
-    eacces(decision.goes_on())
+    report(&standing, judged, Operation::Link, WRITE, at);
+    eacces(judged.goes_on())
 }
 
 /// `(old_directory, old_dentry, new_directory, new_dentry, …)`.
