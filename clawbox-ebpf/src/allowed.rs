@@ -11,6 +11,7 @@ use clawbox_common::{
     subject::{FileId, Mask, Subject},
 };
 use core::{
+    hint::black_box,
     intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
     ptr::null_mut,
 };
@@ -58,18 +59,23 @@ static ALLOWED: InodeStorage<Allowed> = InodeStorage::new();
 /// See [`Moment::unlinks`]. Written by programs alone, on any processor.
 static mut UNLINKS: u64 = 0;
 
-/// Now, or `None` while something moves, and where the kernel's counts are not known. To be taken
-/// before anything is looked at.
+/// Now. To be taken before anything is looked at.
 #[inline(always)]
-pub fn moment() -> Option<Moment> {
-    let (renames, mounts) = kernel_read::tree_changes()?;
+pub fn moment() -> Moment {
+    // Where the kernel's counts are not known something always moves.
+    let (renames, mounts) = kernel_read::tree_changes().unwrap_or((1, 1));
     // SAFETY: an aligned word, to which others only add.
     let unlinks = unsafe { (&raw const UNLINKS).read_volatile() };
-    // Odd: a change is being made.
-    if (renames | mounts) & 1 != 0 {
-        return None;
+    Moment { unlinks, renames, mounts }
+}
+
+impl Moment {
+    /// Whether nothing was moving: an odd count is a change that is being made. Asked where it matters,
+    /// not once: the verifier would take all that follows for either answer.
+    #[inline(always)]
+    fn is_still(self) -> bool {
+        black_box(self.renames | self.mounts) & 1 == 0
     }
-    Some(Moment { unlinks, renames, mounts })
 }
 
 /// The object is a directory, which has one name whatever its count of links.
@@ -89,6 +95,9 @@ pub fn recall(
     subject: &Subject,
     now: Moment,
 ) -> u32 {
+    if !now.is_still() {
+        return UNKNOWN;
+    }
     let inode = kernel_read::inode_of(file);
     // SAFETY: a map of this kind and a typed inode.
     let kept = unsafe {
@@ -159,7 +168,7 @@ pub struct Found {
 /// could be reached. A function of its own, with a part of the stack of its own.
 #[inline(never)]
 pub fn keep(file: Kernel, mount: u64, state: &SandboxState, subject: &Subject, found: &Found) {
-    if !kernel_read::has_one_path(file) || moment() != Some(found.then) {
+    if !found.then.is_still() || !kernel_read::has_one_path(file) || moment() != found.then {
         return;
     }
     let inode = kernel_read::inode_of(file);

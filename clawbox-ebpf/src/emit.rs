@@ -16,11 +16,15 @@ use clawbox_common::{
     },
     limits::{EVENT_WAKE, TOLD_NAMES},
     rule::LossKey,
-    subject::{FileId, Standing},
+    subject::{FileId, Standing, Subject},
     verdict::{Reason, Verdict},
 };
 
-use core::{ffi::c_void, hint::black_box};
+use core::{
+    ffi::c_void,
+    hint::black_box,
+    ptr::{self, null},
+};
 
 use crate::{
     kernel_read::{self, Kernel, Place, Reached, Untyped},
@@ -42,7 +46,12 @@ fn wake(record: usize) -> u64 {
 
 #[inline(always)]
 pub fn lost(sandbox: u32, kind: Kind) {
-    let key = LossKey { sandbox, kind: kind as u32 };
+    lost_of(sandbox, kind as u32);
+}
+
+#[inline(always)]
+fn lost_of(sandbox: u32, kind: u32) {
+    let key = LossKey { sandbox, kind };
     if let Some(count) = LOSSES.get_ptr_mut(key) {
         // SAFETY: an aligned u64 of a map value; the addition is atomic.
         unsafe {
@@ -113,13 +122,26 @@ pub extern "C" fn unknown(number: u64) -> u64 {
 
 #[inline(always)]
 fn header(kind: Kind, standing: &Standing<'_>, judged: Judged) -> Header {
+    header_of(kind as u8, subject(standing), judged)
+}
+
+#[inline(always)]
+const fn subject<'a>(standing: &Standing<'a>) -> Option<&'a Subject> {
+    match standing {
+        Standing::Subject(subject) => Some(subject),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn header_of(kind: u8, subject: Option<&Subject>, judged: Judged) -> Header {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let (sandbox, exe, is_script) = match standing {
-        Standing::Subject(subject) => (subject.sandbox, subject.exe, subject.is_script),
-        _ => (0, FileId::default(), 0),
+    let (sandbox, exe, is_script) = match subject {
+        Some(subject) => (subject.sandbox, subject.exe, subject.is_script),
+        None => (0, FileId::default(), 0),
     };
     Header {
-        kind: kind as u8,
+        kind,
         verdict: judged.verdict(),
         reason: judged.reason(),
         audit_only: judged.audit_only(),
@@ -176,14 +198,51 @@ pub struct Deed {
     pub other: u32,
 }
 
-/// Reports a use, with the names from the object upwards. A function of its own, so that what it
-/// spills is not on the hook's part of the stack when the hook goes up.
-#[inline(never)]
+/// Reports a use, with the names from the object upwards.
+#[inline(always)]
 pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Place>) {
-    let head = header(deed.kind, standing, judged);
+    let subject = subject(standing).map_or(null(), ptr::from_ref);
+    let (dentry, mount) = at.map_or((0, 0), |place| (place.dentry.address(), place.mount));
+    let deed = DeedNumbers {
+        object: deed.object,
+        operation: deed.operation as u32,
+        access: deed.access,
+        other: deed.other,
+        kind: deed.kind as u32,
+        dentry,
+        mount,
+    };
+    report_use(subject, judged.0, &raw const deed);
+}
+
+/// A [`Deed`] in numbers, and where it was. Typed pointers may not be handed to such a function, but
+/// what it reads from memory is a number.
+#[repr(C)]
+pub struct DeedNumbers {
+    object: FileId,
+    operation: u32,
+    access: u32,
+    other: u32,
+    kind: u32,
+    dentry: u64,
+    mount: u64,
+}
+
+/// With C's linkage, so that the verifier takes it once, as [`crate::search::meet`]; and with a stack
+/// of its own. Without a subject it is nobody's use, without a dentry that of no file.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_use(
+    subject: *const Subject,
+    judged: u64,
+    deed: *const DeedNumbers,
+) -> u32 {
+    // SAFETY: null, or a whole value of each caller, to which the verifier sees.
+    let (Some(deed), subject) = (unsafe { (deed.as_ref(), subject.as_ref()) }) else { return 0 };
+    let head = header_of(deed.kind as u8, subject, Judged(judged));
     let Some(mut slot) = EVENTS.reserve::<FileEvent>(0) else {
-        lost(head.sandbox, deed.kind);
-        return;
+        lost_of(head.sandbox, deed.kind);
+        return 0;
     };
     let event = slot.as_mut_ptr();
     // SAFETY: a reserved record of this type, written field by field because it does not fit the
@@ -191,15 +250,16 @@ pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Pla
     unsafe {
         (*event).header = head;
         (*event).object = deed.object;
-        (*event).operation = deed.operation as u32;
+        (*event).operation = deed.operation;
         (*event).access = deed.access;
         (*event).other = deed.other;
         (*event).told = 0;
-        if let Some(place) = at {
-            tell((&raw mut (*event).told).cast(), (place.dentry.address(), place.mount));
+        if deed.dentry != 0 {
+            tell((&raw mut (*event).told).cast(), (deed.dentry, deed.mount));
         }
     }
     slot.submit(wake(size_of::<FileEvent>()));
+    1
 }
 
 /// Tells the names from a dentry upwards.

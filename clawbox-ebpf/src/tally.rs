@@ -45,20 +45,42 @@ pub enum Counted {
 #[inline(always)]
 pub fn add(subject: &Subject, directory: FileId, access: u32) -> (Counted, u32) {
     let key = TallyKey { exe: subject.exe, directory, sandbox: subject.sandbox, zero: 0 };
-    let (mut counted, mut slot) = (Counted::Again, place(&key));
+    let found = count_use(&raw const key, access);
+    let slot = found as u32;
+    let counted = match (slot, found & FIRST) {
+        (0, _) => Counted::Lost,
+        (_, 0) => Counted::Again,
+        _ => Counted::First,
+    };
+    (counted, slot)
+}
+
+/// Beside a place: it was taken just now.
+const FIRST: u64 = 1 << 32;
+
+/// The place where a use was counted, zero for none, and [`FIRST`]. With C's linkage, so that the
+/// verifier takes it once, as [`crate::search::meet`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_use(key: *const TallyKey, access: u32) -> u64 {
+    // SAFETY: null, or a whole value of each caller, to which the verifier sees.
+    let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // A copy on this function's stack: 6.1 takes no key from the memory of another one.
+    let key = *key;
+    let (mut first, mut slot) = (0, place(&key));
     if slot == 0 {
         slot = take_place();
         // SAFETY: a helper without arguments.
-        let first = unsafe { bpf_ktime_get_boot_ns() };
-        let found = TallyPlace { slot, zero: 0, first };
+        let now = unsafe { bpf_ktime_get_boot_ns() };
+        let found = TallyPlace { slot, zero: 0, first: now };
         if slot != 0 && TALLY_PLACES.insert(key, found, u64::from(BPF_NOEXIST)).is_ok() {
-            counted = Counted::First;
+            first = FIRST;
         } else {
             // Another CPU was faster, or there is no room.
             slot = place(&key);
         }
     }
-    if slot != 0 && again(slot, access) { (counted, slot) } else { (Counted::Lost, 0) }
+    if slot != 0 && again(slot, access) { u64::from(slot) | first } else { 0 }
 }
 
 /// Where a key is counted; zero is nowhere yet.
@@ -71,9 +93,10 @@ fn place(key: &TallyKey) -> u32 {
 /// How often the next place is tried for, while other CPUs take places too.
 const TRIES: u32 = 16;
 
-/// A place that nobody has; zero where there is none left.
-#[inline(always)]
-fn take_place() -> u32 {
+/// A place that nobody has; zero where there is none left. With C's linkage, as [`count_use`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn take_place() -> u32 {
     let Some(taken) = TALLY_PLACES_TAKEN.get_ptr_mut(0) else { return 0 };
     // Not by an addition: without 32-bit registers LLVM has none that gives what was there before.
     for _ in 0..TRIES {

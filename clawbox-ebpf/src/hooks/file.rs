@@ -68,28 +68,21 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
             return judged.goes_on();
         }
     };
-    let now = allowed::moment();
-    if let Some(now) = now {
-        let mount = kernel_read::mount_of(file);
-        let tally = allowed::recall(file, mount, access, state, subject, now);
-        if tally != allowed::UNKNOWN {
-            let is_counted = state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
-                && tally != 0
-                && tally::again(tally, access);
-            if !is_counted {
-                let judged = Judged::by(&file::remembered(state));
-                report(&standing, judged, operation, access, Place::of_file(file));
-            }
-            return true;
-        }
-    }
+    let (now, mount) = (allowed::moment(), kernel_read::mount_of(file));
+    let known = allowed::recall(file, mount, access, state, subject, now);
     let (place, mut allows) = (Place::of_file(file), 0);
-    let judged = Judged::by(&of_file(state, subject, access, place, &mut allows));
-    let tally = report(&standing, judged, operation, access, place);
-    if let Some(now) = now
-        && allows != 0
-        && judged.is_allowed()
+    let judged = if known == allowed::UNKNOWN {
+        Judged::by(&of_file(state, subject, access, place, &mut allows))
+    } else if state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
+        && known != 0
+        && tally::again(known, access)
     {
+        return true;
+    } else {
+        Judged::by(&file::remembered(state))
+    };
+    let tally = report(&standing, judged, operation, access, place);
+    if allows != 0 && judged.is_allowed() {
         let found = Found { then: now, access: allows, tally };
         allowed::keep(file, place.mount, state, subject, &found);
     }
