@@ -103,9 +103,15 @@ fields! {
         REGS_5 = "pt_regs" "r8",
         REGS_6 = "pt_regs" "r9",
     }
-    // Until 6.17 the mounts of a filesystem are in a `list_head`, since then in a list of pointers.
     where_present {
+        // Until 6.17 the mounts of a filesystem are in a `list_head`, since then in a list of pointers.
         MOUNT_INSTANCE = "mount" "mnt_instance",
         MOUNT_NEXT = "mount" "mnt_next_for_sb",
+        // Since 6.15.
+        REQUEST_KIND = "landlock_request" "type",
+        REQUEST_OBJECT = "landlock_request" "audit.type",
+        REQUEST_DENTRY = "landlock_request" "audit.u.path.dentry",
+        REQUEST_MOUNT = "landlock_request" "audit.u.path.mnt",
+        REQUEST_ACCESS = "landlock_request" "access",
     }
 }

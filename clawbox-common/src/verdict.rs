@@ -129,6 +129,8 @@ reasons! {
     UnlistedProgram = 36, "unlisted-program";
     /// A Unix socket without a path that was not made in this sandbox.
     ForeignSocket = 37, "foreign-socket";
+    /// Landlock, which some kernels ask before the hooks, was not given the file at the start.
+    Landlock = 38, "landlock";
     /// The kernel refused it beneath the hooks: a backstop (Landlock), or the file's own
     /// permissions. Which of them cannot be told from a system call's answer.
     Refused = 40, "refused";

@@ -201,8 +201,14 @@ pub struct Deed {
 /// Reports a use, with the names from the object upwards.
 #[inline(always)]
 pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Place>) {
+    let at = at.map_or((0, 0), |place| (place.dentry.address(), place.mount));
+    used_at(standing, judged, deed, at);
+}
+
+/// As [`used`], with the addresses of dentry and mount; zero is none.
+#[inline(always)]
+pub fn used_at(standing: &Standing<'_>, judged: Judged, deed: &Deed, (dentry, mount): Reached) {
     let subject = subject(standing).map_or(null(), ptr::from_ref);
-    let (dentry, mount) = at.map_or((0, 0), |place| (place.dentry.address(), place.mount));
     let deed = DeedNumbers {
         object: deed.object,
         operation: deed.operation as u32,
@@ -363,7 +369,7 @@ impl Refused<'_> {
 /// Reports a system call that the kernel has refused beneath the hooks.
 #[inline(always)]
 pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
-    let head = header(Kind::Call, standing, Judged::by(&Decision::refused()));
+    let head = header(Kind::Call, standing, Judged::by(&Decision::refused(Reason::Refused)));
     let Some(mut slot) = EVENTS.reserve::<CallEvent>(0) else {
         lost(head.sandbox, Kind::Call);
         return;

@@ -2,6 +2,7 @@
 
 mod address;
 mod call;
+mod ceiling;
 mod exec;
 mod file;
 mod listen;

@@ -2,6 +2,7 @@
 //! fields, and the agent puts the running kernel's offsets in their place before load.
 
 mod call;
+mod ceiling;
 mod socket;
 
 use aya_ebpf::helpers::generated::{

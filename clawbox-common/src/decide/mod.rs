@@ -116,8 +116,8 @@ impl Decision {
     /// What the kernel has refused already, beneath the hooks; it went on for nobody.
     #[inline(always)]
     #[must_use]
-    pub const fn refused() -> Self {
-        Self::without_policy(Verdict::Deny, Reason::Refused)
+    pub const fn refused(reason: Reason) -> Self {
+        Self::without_policy(Verdict::Deny, reason)
     }
 
     /// Whether the operation goes on.

@@ -207,6 +207,17 @@ impl KernelTypes {
         self.types.get(prototype).map(|found| found.count)
     }
 
+    /// Whether the kernel has a function of this name whose arguments are what its source says: BTF
+    /// leaves out those that the compiler has changed or taken apart.
+    #[must_use]
+    pub fn has_function(&self, name: &str) -> bool {
+        let is_named = |found: &Type| {
+            let text = self.bytes.get(self.strings + found.name as usize..).unwrap_or_default();
+            text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+        };
+        self.types.iter().any(|found| found.kind == kind::FUNC && is_named(found))
+    }
+
     /// The numbers of `bpf_rdonly_cast` and of a structure to cast to; `None` where this kernel lacks
     /// one of them.
     #[must_use]

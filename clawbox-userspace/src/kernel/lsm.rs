@@ -1,7 +1,7 @@
 //! BPF LSM programs: which hooks this kernel has, in which form, and whether they are all in place.
 //! All or none: a set with a hole would be taken for the whole.
 
-use aya::programs::{Lsm, ProgramError};
+use aya::programs::{FEntry, FExit, Lsm, ProgramError};
 use aya::{Btf, Ebpf};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -231,10 +231,65 @@ pub fn attach_all(
     }
     let modules = Kernel::probe().security_modules;
     let is_silent = modules.yes().is_some_and(|active| boot::is_landlock_first(active));
-    let unrecorded = is_silent.then(|| {
-        format!("{}; `clawbox doctor --fix` says how to change that", boot::LANDLOCK_FIRST)
-    });
+    let mut unrecorded = None;
+    if is_silent {
+        match attach_ceiling(ebpf, types, kernel) {
+            Ok(watching) => links.extend(watching),
+            // Enforcement does not depend on them; that the trail lacks something is said.
+            Err(error) => {
+                let silent = boot::LANDLOCK_FIRST;
+                unrecorded = Some(format!(
+                    "{silent}, and the kernel functions that would tell cannot be watched ({error}); \
+                     `clawbox doctor --fix` says how to change that"
+                ));
+            }
+        }
+    }
     Ok((links, LsmState { hooks, why: String::new(), unrecorded }))
+}
+
+/// Programs that tell what Landlock refuses, with the functions of the kernel that they watch: its
+/// hooks, as far as this kernel has them.
+const CEILING: &[(&str, &str)] = &[
+    ("ceiling_mknod", "hook_path_mknod"),
+    ("ceiling_mkdir", "hook_path_mkdir"),
+    ("ceiling_symlink", "hook_path_symlink"),
+    ("ceiling_unlink", "hook_path_unlink"),
+    ("ceiling_rmdir", "hook_path_rmdir"),
+    ("ceiling_rename", "hook_path_rename"),
+    ("ceiling_link", "hook_path_link"),
+    ("ceiling_truncate", "hook_path_truncate"),
+    ("ceiling_file_truncate", "hook_file_truncate"),
+];
+
+/// Opens: by what is called for a refusal alone, or, before 6.15, by the hook.
+const CEILING_DENIAL: (&str, &str) = ("ceiling_denial", "landlock_log_denial");
+const CEILING_OPEN: (&str, &str) = ("ceiling_open", "hook_file_open");
+
+/// Attaches the programs that tell what Landlock refuses before ours are asked.
+fn attach_ceiling(
+    ebpf: &mut Ebpf,
+    types: &Btf,
+    kernel: &KernelTypes,
+) -> Result<Vec<NamedLink>, LoadError> {
+    let opens = if kernel.has_function(CEILING_DENIAL.1) { CEILING_DENIAL } else { CEILING_OPEN };
+    let present = CEILING.iter().filter(|(_, function)| kernel.has_function(function));
+    let watched = [&opens].into_iter().chain(present).map(|&(program, function)| {
+        let link = attach(ebpf, program, |found| {
+            if (program, function) == CEILING_DENIAL {
+                let program: &mut FEntry = found.try_into()?;
+                program.load(function, types)?;
+                let id = program.attach()?;
+                return Ok::<_, AttachError>(program.take_link(id)?.into());
+            }
+            let program: &mut FExit = found.try_into()?;
+            program.load(function, types)?;
+            let id = program.attach()?;
+            Ok(program.take_link(id)?.into())
+        })?;
+        Ok((program, link))
+    });
+    watched.collect()
 }
 
 /// Programs that judge the use of files that are open already, with their hooks.

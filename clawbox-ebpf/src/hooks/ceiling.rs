@@ -1,0 +1,135 @@
+//! What Landlock refuses before the LSM programs are asked: the verdict is Landlock's, and told here.
+//! Only attached where the kernel asks Landlock first; whatever comes by here was refused by nobody
+//! else, because the first module that refuses is the last that is asked.
+
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+use clawbox_common::{
+    decide::Decision,
+    event::{Kind, Operation},
+    file::{EXECUTE, WRITE},
+    subject::Standing,
+    verdict::Reason,
+};
+
+use crate::{
+    emit::{self, Deed, Judged},
+    kernel_read::{self, Kernel, Place, Reached, Untyped},
+    subject,
+};
+
+#[inline(always)]
+fn refused(operation: Operation, access: u32, place: Place) {
+    refused_at(operation, access, (place.dentry.address(), place.mount));
+}
+
+#[inline(always)]
+fn refused_at(operation: Operation, access: u32, at: Reached) {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return;
+    }
+    let object = Untyped(at.0).identity();
+    let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
+    let judged = Judged::by(&Decision::refused(Reason::Landlock));
+    emit::used_at(&standing, judged, &deed, at);
+}
+
+/// Whether the hook has refused.
+#[inline(always)]
+fn has_refused(ctx: &FExitContext) -> bool {
+    matches!(ctx.ret::<i32>(), Ok(result) if result != 0)
+}
+
+/// # Safety
+/// Argument `n` of the function is a pointer to a kernel structure.
+#[inline(always)]
+unsafe fn argument(ctx: &FExitContext, n: usize) -> Kernel {
+    // SAFETY: the caller's promise.
+    unsafe { Kernel::new(ctx.arg(n)) }
+}
+
+/// `(file)`: before 6.15, where nothing is called for a refusal alone.
+#[fexit(function = "hook_file_open")]
+pub fn ceiling_open(ctx: FExitContext) -> i32 {
+    if has_refused(&ctx) {
+        // SAFETY: the argument is a file.
+        let file = unsafe { argument(&ctx, 0) };
+        let executes = if kernel_read::is_opened_by_exec(file) { EXECUTE } else { 0 };
+        let access = kernel_read::open_mode(file) | executes;
+        refused(Operation::Open, access, Place::of_file(file));
+    }
+    0
+}
+
+/// `(domain, request)`: for each refusal, since 6.15. Those of opens are told here; what is asked for
+/// by a directory and an entry comes by the hooks below, because a request has the directory alone.
+#[fentry(function = "landlock_log_denial")]
+pub fn ceiling_denial(ctx: FEntryContext) -> i32 {
+    let request: *const u8 = ctx.arg(1);
+    if let Some((access, at)) = Untyped(request as u64).refused_open() {
+        refused_at(Operation::Open, access, at);
+    }
+    0
+}
+
+/// `(file)`.
+#[fexit(function = "hook_file_truncate")]
+pub fn ceiling_file_truncate(ctx: FExitContext) -> i32 {
+    if has_refused(&ctx) {
+        // SAFETY: the argument is a file.
+        let place = Place::of_file(unsafe { argument(&ctx, 0) });
+        refused(Operation::Truncate, WRITE, place);
+    }
+    0
+}
+
+/// `(path)`.
+#[fexit(function = "hook_path_truncate")]
+pub fn ceiling_truncate(ctx: FExitContext) -> i32 {
+    if has_refused(&ctx) {
+        // SAFETY: the argument is a path.
+        refused(Operation::Truncate, WRITE, Place::of_path(unsafe { argument(&ctx, 0) }));
+    }
+    0
+}
+
+/// `(directory, dentry, …)`.
+macro_rules! entry_hook {
+    ($($program:ident = $function:literal, $operation:ident)*) => {
+        $(
+            #[fexit(function = $function)]
+            pub fn $program(ctx: FExitContext) -> i32 {
+                if has_refused(&ctx) {
+                    // SAFETY: the arguments are a path and a dentry.
+                    let place = unsafe { Place::of_entry(argument(&ctx, 0), argument(&ctx, 1)) };
+                    refused(Operation::$operation, WRITE, place);
+                }
+                0
+            }
+        )*
+    };
+}
+
+// Of a rename the entry that was to be moved is told.
+entry_hook! {
+    ceiling_mknod = "hook_path_mknod", Create
+    ceiling_mkdir = "hook_path_mkdir", MakeDirectory
+    ceiling_symlink = "hook_path_symlink", MakeSymlink
+    ceiling_unlink = "hook_path_unlink", Unlink
+    ceiling_rmdir = "hook_path_rmdir", RemoveDirectory
+    ceiling_rename = "hook_path_rename", Rename
+}
+
+/// `(old_dentry, new_directory, new_dentry)`: the name that was to be made is told, as by `path_link`.
+#[fexit(function = "hook_path_link")]
+pub fn ceiling_link(ctx: FExitContext) -> i32 {
+    if has_refused(&ctx) {
+        // SAFETY: the arguments are a dentry, a path and a dentry.
+        let place = unsafe { Place::of_entry(argument(&ctx, 1), argument(&ctx, 2)) };
+        refused(Operation::Link, WRITE, place);
+    }
+    0
+}
