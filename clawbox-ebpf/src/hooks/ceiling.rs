@@ -86,14 +86,27 @@ pub fn ceiling_file_truncate(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `(path)`.
-#[fexit(function = "hook_path_truncate")]
-pub fn ceiling_truncate(ctx: FExitContext) -> i32 {
-    if has_refused(&ctx) {
-        // SAFETY: the argument is a path.
-        refused(Operation::Truncate, WRITE, Place::of_path(unsafe { argument(&ctx, 0) }));
-    }
-    0
+/// `(path, …)`.
+macro_rules! path_hook {
+    ($($program:ident = $function:literal, $operation:ident)*) => {
+        $(
+            #[fexit(function = $function)]
+            pub fn $program(ctx: FExitContext) -> i32 {
+                if has_refused(&ctx) {
+                    // SAFETY: the argument is a path.
+                    let place = Place::of_path(unsafe { argument(&ctx, 0) });
+                    refused(Operation::$operation, WRITE, place);
+                }
+                0
+            }
+        )*
+    };
+}
+
+// A socket's path is looked at since 7.1.
+path_hook! {
+    ceiling_truncate = "hook_path_truncate", Truncate
+    ceiling_unix_socket = "hook_unix_find", UnixSocket
 }
 
 /// `(directory, dentry, …)`.

@@ -9,10 +9,11 @@ const FILE_ACCESS: u32 = 3;
 /// `LSM_AUDIT_DATA_PATH`, linux/lsm_audit.h.
 const OF_PATH: u8 = 1;
 /// `LANDLOCK_ACCESS_FS_EXECUTE`, `…_WRITE_FILE`, `…_READ_FILE` and `…_READ_DIR`,
-/// uapi/linux/landlock.h: what an open asks for, and nothing else does.
+/// uapi/linux/landlock.h: what an open asks for, and nothing else does alone.
 const ASKS_TO_EXECUTE: u16 = 1 << 0;
 const ASKS_TO_WRITE: u16 = 1 << 1;
 const ASKS_TO_READ: u16 = 1 << 2 | 1 << 3;
+const OF_OPEN: u16 = ASKS_TO_EXECUTE | ASKS_TO_WRITE | ASKS_TO_READ;
 
 /// The number, or nothing.
 #[inline(always)]
@@ -33,7 +34,7 @@ impl Untyped {
         let access = bits(READ, asked & ASKS_TO_READ != 0)
             | bits(WRITE, asked & ASKS_TO_WRITE != 0)
             | bits(EXECUTE, asked & ASKS_TO_EXECUTE != 0);
-        if kind != FILE_ACCESS || of != OF_PATH || access == 0 {
+        if kind != FILE_ACCESS || of != OF_PATH || access == 0 || asked & !OF_OPEN != 0 {
             return None;
         }
         let at = (self.read::<REQUEST_DENTRY, _>(), self.read::<REQUEST_MOUNT, _>());

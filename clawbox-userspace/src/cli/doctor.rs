@@ -113,14 +113,12 @@ fn write_fix(out: &mut dyn Write, fix: &Fix) -> io::Result<()> {
             writeln!(out, "BPF LSM programs do not run here: {why}.\n")?;
             write_coarser(out)
         }
-        Fix::Parameter { distribution, why, present, parameter, steps } => {
-            let mut rest = why.chars();
-            let first = rest.next().into_iter().flat_map(char::to_uppercase);
-            writeln!(out, "{}{}.", first.collect::<String>(), rest.as_str())?;
-            if why != boot::LANDLOCK_FIRST {
-                writeln!(out)?;
-                write_coarser(out)?;
-            }
+        Fix::Parameter { distribution, present, parameter, steps } => {
+            writeln!(
+                out,
+                "BPF LSM programs do not run here: `bpf` is not in the kernel's list.\n"
+            )?;
+            write_coarser(out)?;
             if let Some(present) = present {
                 writeln!(out, "\nBooted with:     lsm={present}")?;
             }
@@ -213,7 +211,6 @@ mod tests {
     fn a_fix_is_printed_with_its_list_its_steps_and_what_is_coarser_until_then() {
         let fix = Fix::Parameter {
             distribution: "Debian GNU/Linux 12".to_owned(),
-            why: "not in the list".to_owned(),
             present: Some("landlock".to_owned()),
             parameter: "lsm=bpf,landlock".to_owned(),
             steps: vec!["update-grub".to_owned(), "reboot".to_owned()],
@@ -222,7 +219,7 @@ mod tests {
         write_fix(&mut text, &fix).unwrap();
         let text = String::from_utf8(text).unwrap();
         for wanted in
-            ["Debian", "Not in", "lsm=bpf,landlock", "1. update-grub", "only prints", "islands"]
+            ["Debian", "not in", "lsm=bpf,landlock", "1. update-grub", "only prints", "islands"]
         {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }

@@ -42,7 +42,7 @@ pub struct Boot {
     pub built_in: Option<bool>,
 }
 
-/// What to do for BPF LSM programs to run, and to be asked first.
+/// What to do for BPF LSM programs to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "fix", rename_all = "kebab-case")]
 pub enum Fix {
@@ -55,8 +55,6 @@ pub enum Fix {
     Parameter {
         /// The distribution that the steps are for.
         distribution: String,
-        /// What it mends.
-        why: String,
         /// The parameter's value now, where it is set.
         present: Option<String>,
         /// The whole parameter as it must be.
@@ -143,7 +141,7 @@ impl Loader {
 const GRUB: &str = "GRUB_CMDLINE_LINUX=";
 
 /// The list that has `module` active beside all that are: what is not in `lsm=` is switched off.
-/// `bpf` comes before `landlock`, see [`is_landlock_first`].
+/// `bpf` comes before `landlock`: a denial then has the policy's reason, not Landlock's.
 #[must_use]
 pub fn list_with(module: &str, active: &[String]) -> String {
     // `capability` is always there and is not named.
@@ -155,10 +153,6 @@ pub fn list_with(module: &str, active: &[String]) -> String {
     list.join(",")
 }
 
-/// What is lost where Landlock is first.
-pub const LANDLOCK_FIRST: &str = "the kernel asks Landlock before BPF LSM programs, so that what \
-    both refuse is refused without a record: `bpf` comes after `landlock` in its list";
-
 /// Whether Landlock stands before `bpf`. The kernel asks modules in the order of its list, and the
 /// first that refuses is the last that is asked (`call_int_hook`, security/security.c).
 #[must_use]
@@ -166,9 +160,6 @@ pub fn is_landlock_first(active: &[String]) -> bool {
     let place = |module: &str| active.iter().position(|name| name == module);
     matches!((place("landlock"), place("bpf")), (Some(landlock), Some(bpf)) if landlock < bpf)
 }
-
-/// What is wrong where programs would be attached and never run.
-const NOT_LISTED: &str = "BPF LSM programs do not run here: `bpf` is not in the kernel's list";
 
 /// What to do on this host.
 #[must_use]
@@ -186,7 +177,7 @@ pub fn plan(kernel: &Kernel, boot: &Boot) -> Fix {
         }
     };
     let has_bpf = active.iter().any(|name| name == "bpf");
-    if has_bpf && (kernel.bpf_lsm_refusal.is_some() || !is_landlock_first(&active)) {
+    if has_bpf {
         return match &kernel.bpf_lsm_refusal {
             None => Fix::Nothing { why: "`bpf` is among the active security modules".to_owned() },
             Some(why) => Fix::Elsewhere {
@@ -203,10 +194,8 @@ pub fn plan(kernel: &Kernel, boot: &Boot) -> Fix {
         return Fix::Elsewhere { why: why.to_owned() };
     }
     let parameter = format!("lsm={}", list_with("bpf", &active));
-    let why = if has_bpf { LANDLOCK_FIRST } else { NOT_LISTED };
     Fix::Parameter {
         distribution: boot.distribution.clone(),
-        why: why.to_owned(),
         present: boot.present().map(str::to_owned),
         steps: steps(boot, &parameter),
         parameter,

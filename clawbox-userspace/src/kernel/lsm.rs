@@ -230,17 +230,17 @@ pub fn attach_all(
         hooks.push(*hook);
     }
     let modules = Kernel::probe().security_modules;
-    let is_silent = modules.yes().is_some_and(|active| boot::is_landlock_first(active));
+    let is_asked_late = modules.yes().is_some_and(|active| boot::is_landlock_first(active));
     let mut unrecorded = None;
-    if is_silent {
+    if is_asked_late {
         match attach_ceiling(ebpf, types, kernel) {
             Ok(watching) => links.extend(watching),
             // Enforcement does not depend on them; that the trail lacks something is said.
             Err(error) => {
-                let silent = boot::LANDLOCK_FIRST;
                 unrecorded = Some(format!(
-                    "{silent}, and the kernel functions that would tell cannot be watched ({error}); \
-                     `clawbox doctor --fix` says how to change that"
+                    "the kernel asks Landlock before BPF LSM programs, and its functions that would \
+                     tell what it refuses cannot be watched ({error}): with `bpf` before `landlock` \
+                     in the boot parameter `lsm=`, the programs are asked first"
                 ));
             }
         }
@@ -260,6 +260,7 @@ const CEILING: &[(&str, &str)] = &[
     ("ceiling_link", "hook_path_link"),
     ("ceiling_truncate", "hook_path_truncate"),
     ("ceiling_file_truncate", "hook_file_truncate"),
+    ("ceiling_unix_socket", "hook_unix_find"),
 ];
 
 /// Opens: by what is called for a refusal alone, or, before 6.15, by the hook.

@@ -255,17 +255,14 @@ fn bpf_lsm(kernel: &Kernel) -> Finding {
     let missing = match (&kernel.security_modules, &kernel.bpf_lsm_refusal) {
         (Answer::Yes(modules), None) if active(modules) => {
             let found = "files, execution and other processes by binary".to_owned();
-            let gaps = if boot::is_landlock_first(modules) {
-                let fix = boot_with(kernel, "bpf");
-                vec![gap(
-                    boot::LANDLOCK_FIRST,
-                    format!("{fix}; `clawbox doctor --fix` has the steps"),
-                )]
-            } else {
-                vec![]
+            return Finding {
+                layer,
+                state: State::Ready,
+                required: false,
+                found,
+                gaps: vec![],
+                coarser: &[],
             };
-            let state = if gaps.is_empty() { State::Ready } else { State::Partial };
-            return Finding { layer, state, required: false, found, gaps, coarser: &[] };
         }
         (Answer::Yes(modules), Some(why)) if active(modules) => {
             gap(why.as_str(), "ask whoever runs this kernel to let BPF LSM programs load")
@@ -354,9 +351,8 @@ mod tests {
         };
         let ready = with(["bpf", "landlock"]);
         assert_eq!((ready.state, ready.coarser), (State::Ready, &[][..]));
-        let silent = with(["landlock", "bpf"]);
-        assert_eq!((silent.state, silent.coarser), (State::Partial, &[][..]));
-        assert!(silent.gaps[0].fix.contains("lsm=bpf,landlock "), "{}", silent.gaps[0].fix);
+        let late = with(["landlock", "bpf"]);
+        assert_eq!((late.state, late.gaps.len()), (State::Ready, 0));
     }
 
     #[test]
