@@ -76,6 +76,7 @@ fn in_guests(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let limits = Limits {
         memory_mib: GUEST_MEMORY_MIB,
         time: GUEST_TIME,
+        silence: None,
         label: None,
         counts_instructions: true,
     };

@@ -112,6 +112,7 @@ fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Re
     let limits = Limits {
         memory_mib: VM_MEMORY_MIB,
         time: VM_TIME,
+        silence: None,
         label: None,
         counts_instructions: false,
     };

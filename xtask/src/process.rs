@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
@@ -52,7 +52,7 @@ pub fn tee(command: &mut Command) -> Result<(ExitStatus, String)> {
 
 /// Copies a child's output to ours as it comes; returns all of it. With a label it goes line by
 /// line, each with the label in front, so that several may write at once.
-pub fn pass_through(mut from: ChildStdout, label: Option<&str>) -> String {
+pub fn pass_through(mut from: impl Read, label: Option<&str>) -> String {
     let mut all = Vec::new();
     let mut chunk = [0; 4096];
     let mut told = 0;

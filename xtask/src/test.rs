@@ -23,6 +23,8 @@ use crate::workspace::Workspace;
 /// The slowest kernel takes some fifteen minutes of it on a two-core machine with two VMs; the rest is
 /// for a busier one.
 const VM_TIME: Duration = Duration::from_secs(2400);
+/// A test that says nothing for two minutes gives up by itself.
+const VM_SILENCE: Duration = Duration::from_secs(300);
 const VM_MEMORY_MIB: u32 = 1536;
 /// Tests of programs that take an emulated machine minutes. Of several kernels each runs its own,
 /// unless a filter asks for them.
@@ -291,8 +293,13 @@ fn in_vm(
     is_labelled: bool,
 ) -> Result<Judged> {
     let label = is_labelled.then(|| kernel.name());
-    let limits =
-        Limits { memory_mib: VM_MEMORY_MIB, time: VM_TIME, label, counts_instructions: false };
+    let limits = Limits {
+        memory_mib: VM_MEMORY_MIB,
+        time: VM_TIME,
+        silence: Some(VM_SILENCE),
+        label,
+        counts_instructions: false,
+    };
     let outcome = vm::boot(workspace, kernel, guest, limits)?;
     judged(&outcome.output, outcome.status == 0, filter)
 }

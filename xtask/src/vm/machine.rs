@@ -2,8 +2,10 @@
 //! The status travels on a serial port of its own: a guest that panics never sends one.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,9 @@ const POLL: Duration = Duration::from_millis(20);
 
 const READY: &str = "clawbox-vm-ready";
 const EXIT: &str = "clawbox-vm-exit: ";
-/// Quiet but for a panic, which ends the machine at once (`-no-reboot`).
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=3 oops=panic panic=-1";
+/// Quiet but for a panic, which ends the machine at once (`-no-reboot`), and for errors, as which the
+/// kernel tells a task that has been blocked for two minutes.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=4 oops=panic panic=-1";
 
 /// What a guest may use.
 #[derive(Clone, Copy)]
@@ -30,6 +33,9 @@ pub struct Limits {
     pub memory_mib: u32,
     /// From start to the command's end.
     pub time: Duration,
+    /// Without a line of output for so long, the machine is taken to stand still, and started again
+    /// once: one in some hundred boots has been seen to.
+    pub silence: Option<Duration>,
     /// What to put before each line of output, if it is not the only machine.
     pub label: Option<&'static str>,
     /// Let the guest's clock go forward by a nanosecond, and its processor's counter by one, with
@@ -48,6 +54,7 @@ pub struct Outcome {
 enum End {
     Finished(Outcome),
     NeverReady(&'static str),
+    StoodStill,
 }
 
 /// What a machine boots from.
@@ -66,8 +73,13 @@ pub fn run(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<Ou
 }
 
 fn run_until_ready(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<Outcome> {
+    let mut limits = limits;
     for boot in 1..=BOOTS {
         match run_once(kernel, media, limits)? {
+            End::StoodStill => {
+                println!("vm: {} stood still; its machine is started again", kernel.name);
+                limits.silence = None;
+            }
             End::Finished(outcome) => return Ok(outcome),
             End::NeverReady(why) => {
                 println!(
@@ -92,8 +104,10 @@ fn run_once(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<E
         .spawn()
         .context("cannot start `qemu-system-x86_64`; `cargo xtask setup --for test` installs it")?;
     let stdout = child.stdout.take().context("QEMU has no output")?;
+    let heard = Arc::new(Mutex::new(Instant::now()));
+    let stdout = Heard { from: stdout, last: Arc::clone(&heard) };
     let reader = thread::spawn(move || process::pass_through(stdout, limits.label));
-    let waited = wait(&mut child, &report, limits.time);
+    let waited = wait(&mut child, &report, limits, &heard);
     let output = reader.join().unwrap_or_default();
     let text = fs::read_to_string(&report).unwrap_or_default();
     let _ = fs::remove_file(&report);
@@ -104,6 +118,7 @@ fn run_once(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<E
     match waited? {
         Waited::Ended if !ready => Ok(End::NeverReady("stopped")),
         Waited::BootTimeout => Ok(End::NeverReady("hung")),
+        Waited::Silence => Ok(End::StoodStill),
         Waited::Ended => {
             bail!("the guest died before its command ended; see its last output above")
         }
@@ -114,14 +129,38 @@ fn run_once(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<E
     }
 }
 
+/// A machine's output, and when the last of it came.
+struct Heard<R> {
+    from: R,
+    last: Arc<Mutex<Instant>>,
+}
+
+impl<R: Read> Read for Heard<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(into)?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(read)
+    }
+}
+
 enum Waited {
     Ended,
     BootTimeout,
+    Silence,
     Timeout,
 }
 
 /// Waits for QEMU's end, and brings it about when time is up.
-fn wait(child: &mut Child, report: &Path, limit: Duration) -> Result<Waited> {
+fn wait(
+    child: &mut Child,
+    report: &Path,
+    limits: Limits,
+    heard: &Mutex<Instant>,
+) -> Result<Waited> {
+    let is_silent = || {
+        let last = *heard.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.silence.is_some_and(|silence| last.elapsed() > silence)
+    };
     let start = Instant::now();
     loop {
         if child.try_wait().context("cannot wait for QEMU")?.is_some() {
@@ -130,8 +169,9 @@ fn wait(child: &mut Child, report: &Path, limit: Duration) -> Result<Waited> {
         let written = fs::read_to_string(report).unwrap_or_default();
         let verdict = match start.elapsed() {
             _ if exit_status(&written).is_some() => Waited::Ended,
-            elapsed if elapsed > limit => Waited::Timeout,
+            elapsed if elapsed > limits.time => Waited::Timeout,
             elapsed if written.is_empty() && elapsed > BOOT_TIME => Waited::BootTimeout,
+            _ if is_silent() => Waited::Silence,
             _ => {
                 thread::sleep(POLL);
                 continue;

@@ -80,6 +80,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let limits = Limits {
         memory_mib: args.memory,
         time: Duration::from_secs(args.timeout),
+        silence: None,
         label: None,
         counts_instructions: args.icount,
     };
