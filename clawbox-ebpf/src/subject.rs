@@ -12,7 +12,10 @@ use clawbox_common::{
     rule::{BinaryKey, ScriptKey},
     subject::{FileId, Mask, Standing, Subject},
 };
-use core::hint::black_box;
+use core::{
+    hint::black_box,
+    ptr::{read_volatile, write_volatile},
+};
 
 use crate::{
     kernel_read::{self, Kernel},
@@ -70,7 +73,28 @@ pub fn standing<'a>() -> Standing<'a> {
             };
         }
     }
-    if cgroup_sandbox().is_some() { Standing::Unidentified } else { Standing::Outside }
+    if cgroup_sandbox().is_some() || is_orphan(current_thread_group()) {
+        Standing::Unidentified
+    } else {
+        Standing::Outside
+    }
+}
+
+/// 1 once a thread group was born outside every sandbox's cgroup, of a parent with an identity, and
+/// found the table full: nothing says whose it is, and its cgroup says that it is nobody's.
+static mut ORPHANS: u32 = 0;
+
+#[inline(always)]
+fn has_orphans() -> bool {
+    // SAFETY: an aligned word that only ever becomes 1.
+    unsafe { read_volatile(&raw const ORPHANS) != 0 }
+}
+
+/// Whether it may be such a thread group, or a descendant of one: it has taken a seat. So may have one
+/// of the host's that meets two others at its seat; from then on that one is denied too.
+#[inline(always)]
+fn is_orphan(group: u32) -> bool {
+    has_orphans() && seat::may_have_identity(group)
 }
 
 /// The sandbox of a thread group, by its identity alone.
@@ -214,7 +238,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
 }
 
 /// Copies the parent's identity to a new thread group. Where the table is full the child has no
-/// identity and is denied by its cgroup.
+/// identity and is denied by its cgroup, or where that is no sandbox's, as an orphan.
 #[inline(always)]
 pub fn fork(parent: Kernel, child: Kernel) {
     let group = kernel_read::thread_group(child);
@@ -222,11 +246,15 @@ pub fn fork(parent: Kernel, child: Kernel) {
     if group == from || !seat::may_have_identity(from) {
         return;
     }
-    let Some(subject) = SUBJECTS.get_ptr(from) else { return };
+    let held = SUBJECTS.get_ptr(from);
+    let born = kernel_read::incarnation(parent).born;
     // SAFETY: a map value; only the parent's exec writes to it, and the parent is here.
-    if unsafe { (*subject).incarnation.born } != kernel_read::incarnation(parent).born {
+    let Some(subject) = held.filter(|held| unsafe { (**held).incarnation.born } == born) else {
+        if has_orphans() {
+            seat::take(group);
+        }
         return;
-    }
+    };
     seat::take(group);
     // SAFETY: key and value are initialised and of the map's sizes. The value is handed to the
     // helper where it stands: copying it over the stack costs more than the insert.
@@ -244,6 +272,9 @@ pub fn fork(parent: Kernel, child: Kernel) {
         // SAFETY: a map value of a process that has not run yet.
         unsafe { (*copy).incarnation.born = kernel_read::incarnation(child).born }
         seat::copy(group, copy);
+    } else if cgroup_sandbox().is_none() {
+        // SAFETY: an aligned word; others write the same.
+        unsafe { write_volatile(&raw mut ORPHANS, 1) }
     }
 }
 

@@ -358,6 +358,51 @@ fn where_the_table_of_identities_is_full_a_new_process_is_nobody_and_other_sandb
     layer::tell(12, "a full table", Layer::observed(&refused, &refusals));
 }
 
+/// As root, under a policy that opens the hierarchy: neither the table nor the cgroup says whose the
+/// child is.
+#[test]
+fn where_the_table_is_full_a_child_outside_the_cgroup_is_denied_and_so_is_its_own() {
+    let scene = Scene::new();
+    let (tool, policy) = only_tool(&scene);
+    let procs = cgroup_root().join("cgroup.procs").display().to_string();
+    let open = format!("[/dev/null, {}]", cgroup_root().display());
+    let policy = policy.replace("[/dev/null]", &open);
+    let attempt = format!("{tool} tcp=198.18.0.1:7");
+    // A subshell connects by itself, and then a child of it: neither goes through exec.
+    // By the real address, which nobody in the sandbox may dial and everybody outside may.
+    let connect = format!("exec 3<>/dev/tcp/{SITE}/7 && echo ok || echo refused");
+    let script = format!(
+        "{tool} resolve=v4.test; echo 0 >{procs}; read a; \
+         ( {connect} ) 2>/dev/null; ( : ; ( {connect} ); : ) 2>/dev/null; read a; {attempt}"
+    );
+    let mut running = Clawbox::new(&scene.world, &policy)
+        .user(None)
+        .argument("--share=cgroup")
+        .spawn(&["/usr/bin/bash", "-c", &script]);
+    running.line();
+    running.signal(Signal::SIGSTOP);
+    let pinned = MapData::from_pin(running.pins().join("SUBJECTS")).unwrap();
+    let mut subjects: HashMap<_, u32, Subject> = HashMap::try_from(Map::HashMap(pinned)).unwrap();
+    let (_, subject) = subjects.iter().next().unwrap().unwrap();
+    let first = 1 << 30;
+    let full = (first..).find(|process| subjects.insert(process, subject, 0).is_err()).unwrap();
+    running.say("go");
+    let said = [running.line(), running.line()];
+    for process in first..full {
+        subjects.remove(&process).unwrap();
+    }
+    running.signal(Signal::SIGCONT);
+    running.say("go");
+    let allowed = running.line();
+    let run = running.wait();
+    assert_eq!(said, ["refused", "refused"], "{run:?}");
+    assert!(allowed.contains("\"ok\""), "{allowed} {run:?}");
+    let denied = run.denials();
+    let of_nobody = |record: &&&serde_json::Value| record["reason"] == "no-identity";
+    assert!(denied.iter().filter(of_nobody).count() >= 2, "{denied:#?}");
+    assert_eq!(scene.echo.arrivals().len(), 1);
+}
+
 #[test]
 fn a_process_that_moves_to_another_cgroup_stays_under_its_policy() {
     let scene = Scene::new();
