@@ -170,17 +170,3 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_mutants_text_is_in_its_file_once() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        for mutant in mutants::ALL {
-            let text = fs::read_to_string(root.join(mutant.file)).unwrap();
-            assert_eq!(text.matches(mutant.from).count(), 1, "{}", mutant.name);
-        }
-    }
-}

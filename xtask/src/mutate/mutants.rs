@@ -36,6 +36,27 @@ const fn lsm(
 
 pub(super) const ALL: &[Mutant] = &[
     here(
+        "a child that nothing says whose it is, is denied",
+        "clawbox-ebpf/src/subject.rs",
+        "unsafe { write_volatile(&raw mut ORPHANS, 1) }",
+        "unsafe { write_volatile(&raw mut ORPHANS, 0) }",
+        "where_the_table_is_full_a_child_outside_the_cgroup_is_denied_and_so_is_its_own",
+    ),
+    here(
+        "a child of an orphan is one",
+        "clawbox-ebpf/src/subject.rs",
+        "        if has_orphans() {\n            seat::take(group);\n        }\n",
+        "",
+        "where_the_table_is_full_a_child_outside_the_cgroup_is_denied_and_so_is_its_own",
+    ),
+    lsm(
+        "what Landlock refuses first is recorded",
+        "clawbox-ebpf/src/hooks/ceiling.rs",
+        "    if matches!(standing, Standing::Outside) {\n        return;\n    }\n",
+        "    if !matches!(standing, Standing::Outside) {\n        return;\n    }\n",
+        "with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_first",
+    ),
+    here(
         "an identity says whom it was written for",
         "clawbox-ebpf/src/subject.rs",
         "        if subject.incarnation.born == now.born {",
@@ -45,8 +66,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "the identity comes before the cgroup",
         "clawbox-ebpf/src/subject.rs",
-        "    if cgroup_sandbox().is_some() { Standing::Unidentified } else { Standing::Outside }\n}\n\n/// The sandbox of a thread group",
-        "    Standing::Outside\n}\n\n/// The sandbox of a thread group",
+        "    if cgroup_sandbox().is_some() || is_orphan(current_thread_group()) {",
+        "    if is_orphan(current_thread_group()) {",
         "a_process_that_moves_to_another",
     ),
     here(
@@ -94,8 +115,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "what is linked must be writable by its old name",
         FILES,
-        "    let (mut decision, mut at) = (of_object(&standing, WRITE, old), old);",
-        "    let (mut decision, mut at) = (of_entry(&standing, new), old);",
+        "    let (mut judged, mut at) = (Judged::by(&of_object(&standing, WRITE, old)), old);",
+        "    let (mut judged, mut at) = (Judged::by(&of_entry(&standing, new)), old);",
         "islands_in_a_writable_tree",
     ),
     lsm(
@@ -251,8 +272,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "without an identity the cgroup denies",
         "clawbox-ebpf/src/subject.rs",
-        "    if cgroup_sandbox().is_some() { Standing::Unidentified } else { Standing::Outside }\n}\n\n/// The sandbox of a thread group",
-        "    Standing::Outside\n}\n\n/// The sandbox of a thread group",
+        "    if cgroup_sandbox().is_some() || is_orphan(current_thread_group()) {",
+        "    if is_orphan(current_thread_group()) {",
         "where_the_table_of_identities_is_full",
     ),
     lsm(
@@ -279,8 +300,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a descriptor is judged when it comes",
         FILES,
-        "    eacces(object(Operation::Receive, mode(reads, writes), Place::of_file(file)))",
-        "    eacces(object(Operation::Receive, mode(reads, writes), Place::of_file(file)) | true)",
+        "    eacces(object(Operation::Receive, kernel_read::open_mode(file), Place::of_file(file)))",
+        "    let judged = object(Operation::Receive, kernel_read::open_mode(file), Place::of_file(file));\n    eacces(judged | true)",
         "a_descriptor_that_comes_from_outside",
     ),
     here(
