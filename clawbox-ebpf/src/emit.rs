@@ -75,7 +75,7 @@ impl Judged {
     #[inline(always)]
     pub fn by(decision: &Decision) -> Self {
         let low = decision.verdict as u64 | (decision.reason as u64) << 8;
-        let audit_only = u64::from(decision.audit_only & 1) << 16;
+        let audit_only = u64::from(decision.audit_only == 1) << 16;
         Self(unknown(low | audit_only | u64::from(decision.flags) << 32))
     }
 

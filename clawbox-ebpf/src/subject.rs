@@ -90,8 +90,9 @@ fn has_orphans() -> bool {
     unsafe { read_volatile(&raw const ORPHANS) != 0 }
 }
 
-/// Whether it may be such a thread group, or a descendant of one: it has taken a seat. So may have one
-/// of the host's that meets two others at its seat; from then on that one is denied too.
+/// Whether it may be such a thread group, or a descendant of one: it has taken a seat, or its seat is
+/// crowded. That may be one of the host's too, and where the table was really filled nearly all are:
+/// denied rather than let go.
 #[inline(always)]
 fn is_orphan(group: u32) -> bool {
     has_orphans() && seat::may_have_identity(group)

@@ -113,7 +113,7 @@ impl Decision {
         }
     }
 
-    /// What the kernel has refused already, beneath the hooks; it went on for nobody.
+    /// What the kernel has refused already, before or beneath the hooks; it went on for nobody.
     #[inline(always)]
     #[must_use]
     pub const fn refused(reason: Reason) -> Self {

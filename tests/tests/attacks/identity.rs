@@ -8,7 +8,7 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, Map, MapData, loaded_maps};
 use clawbox_common::limits::{SEATS, SUBJECTS};
 use clawbox_common::subject::{Seat, Subject};
-use clawbox_tests::clawbox::{Clawbox, cgroup_root};
+use clawbox_tests::clawbox::{Clawbox, Running, cgroup_root};
 use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::network::SITE;
 use clawbox_tests::services::Service;
@@ -316,6 +316,33 @@ fn many_processes_at_once_are_each_denied_and_recorded() {
     scene.nothing_arrived_but_at(&[SITE.into()]);
 }
 
+/// A run's table of identities without room, filled by hand while its agent is stopped.
+struct FullTable {
+    subjects: HashMap<MapData, u32, Subject>,
+    strangers: std::ops::Range<u32>,
+}
+
+impl FullTable {
+    fn of(running: &Running) -> Self {
+        running.signal(Signal::SIGSTOP);
+        let pinned = MapData::from_pin(running.pins().join("SUBJECTS")).unwrap();
+        let mut subjects: HashMap<_, u32, Subject> =
+            HashMap::try_from(Map::HashMap(pinned)).unwrap();
+        let (_, subject) = subjects.iter().next().unwrap().unwrap();
+        let first = 1 << 30;
+        let full = (first..).find(|process| subjects.insert(process, subject, 0).is_err()).unwrap();
+        assert!(full - first <= SUBJECTS, "{full}");
+        Self { subjects, strangers: first..full }
+    }
+
+    fn empty(mut self, running: &Running) {
+        for process in self.strangers {
+            self.subjects.remove(&process).unwrap();
+        }
+        running.signal(Signal::SIGCONT);
+    }
+}
+
 /// The table is filled by hand, while the agent, which would clear it of processes that are none, is
 /// stopped: a sandbox that fills it with processes needs more memory than a small machine has.
 #[test]
@@ -326,13 +353,7 @@ fn where_the_table_of_identities_is_full_a_new_process_is_nobody_and_other_sandb
     let script = format!("{tool} resolve=v4.test; read a; {attempt}; read a; {attempt}");
     let mut running = Clawbox::new(&scene.world, &policy).spawn(&["/bin/sh", "-c", &script]);
     running.line();
-    running.signal(Signal::SIGSTOP);
-    let pinned = MapData::from_pin(running.pins().join("SUBJECTS")).unwrap();
-    let mut subjects: HashMap<_, u32, Subject> = HashMap::try_from(Map::HashMap(pinned)).unwrap();
-    let (_, subject) = subjects.iter().next().unwrap().unwrap();
-    let first = 1 << 30;
-    let full = (first..).find(|process| subjects.insert(process, subject, 0).is_err()).unwrap();
-    assert!(full - first <= SUBJECTS, "{full}");
+    let full = FullTable::of(&running);
     running.say("go");
     let outcome = |line: &str| {
         let said: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -341,10 +362,7 @@ fn where_the_table_of_identities_is_full_a_new_process_is_nobody_and_other_sandb
     let refused = outcome(&running.line());
     let other = Clawbox::new(&scene.world, &policy).run(&[tool.as_str(), "tcp=v4.test:7"]);
     assert_eq!(outcome(other.stdout.trim()), "ok", "{other:?}");
-    for process in first..full {
-        subjects.remove(&process).unwrap();
-    }
-    running.signal(Signal::SIGCONT);
+    full.empty(&running);
     running.say("go");
     assert_eq!(outcome(&running.line()), "ok");
     let run = running.wait();
@@ -380,18 +398,10 @@ fn where_the_table_is_full_a_child_outside_the_cgroup_is_denied_and_so_is_its_ow
         .argument("--share=cgroup")
         .spawn(&["/usr/bin/bash", "-c", &script]);
     running.line();
-    running.signal(Signal::SIGSTOP);
-    let pinned = MapData::from_pin(running.pins().join("SUBJECTS")).unwrap();
-    let mut subjects: HashMap<_, u32, Subject> = HashMap::try_from(Map::HashMap(pinned)).unwrap();
-    let (_, subject) = subjects.iter().next().unwrap().unwrap();
-    let first = 1 << 30;
-    let full = (first..).find(|process| subjects.insert(process, subject, 0).is_err()).unwrap();
+    let full = FullTable::of(&running);
     running.say("go");
     let said = [running.line(), running.line()];
-    for process in first..full {
-        subjects.remove(&process).unwrap();
-    }
-    running.signal(Signal::SIGCONT);
+    full.empty(&running);
     running.say("go");
     let allowed = running.line();
     let run = running.wait();

