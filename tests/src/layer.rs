@@ -80,6 +80,7 @@ impl Layer {
             (Some("network"), _) if record["action"] == "listen" => Self::BpfLsm,
             (Some("network" | "dns"), _) => Self::SocketHooks,
             (Some("privilege"), Some("system-call")) => Self::Seccomp,
+            (_, Some("landlock")) => Self::Landlock,
             // Attackers have the user of what they attack: what is left is Landlock's scopes.
             (Some("privilege"), Some("refused")) => Self::Landlock,
             (Some("file"), Some("refused")) if permitted(record) => Self::Landlock,
