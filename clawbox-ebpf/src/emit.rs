@@ -27,7 +27,7 @@ use core::{
 };
 
 use crate::{
-    kernel_read::{self, Kernel, Place, Reached, Untyped},
+    kernel_read::{self, Dentry as _, Kernel, Reached, Untyped},
     maps::{EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
     subject::Executed,
 };
@@ -200,14 +200,8 @@ pub struct Deed {
 
 /// Reports a use, with the names from the object upwards.
 #[inline(always)]
-pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Place>) {
-    let at = at.map_or((0, 0), |place| (place.dentry.address(), place.mount));
-    used_at(standing, judged, deed, at);
-}
-
-/// As [`used`], with the addresses of dentry and mount; zero is none.
-#[inline(always)]
-pub fn used_at(standing: &Standing<'_>, judged: Judged, deed: &Deed, (dentry, mount): Reached) {
+pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Reached>) {
+    let (dentry, mount) = at.unwrap_or_default();
     let subject = subject(standing).map_or(null(), ptr::from_ref);
     let deed = DeedNumbers {
         object: deed.object,

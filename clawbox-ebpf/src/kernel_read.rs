@@ -3,6 +3,7 @@
 
 mod call;
 mod ceiling;
+mod place;
 mod socket;
 
 use aya_ebpf::helpers::generated::{
@@ -24,6 +25,7 @@ use core::{
 };
 
 pub use call::*;
+pub use place::*;
 pub use socket::*;
 
 /// Depth of a sandbox's cgroup below the root of the hierarchy.
@@ -152,7 +154,7 @@ pub fn group_is_dead(task: Kernel) -> bool {
 /// The file that exec will run: for a script, its interpreter.
 #[inline(always)]
 pub fn program(bprm: Kernel) -> FileId {
-    identity(bprm.pointer::<BPRM_FILE>().pointer::<FILE_DENTRY>())
+    Place::of_file(bprm_file(bprm)).dentry.identity()
 }
 
 /// Whether exec went through an interpreter: `binfmt_script` replaces `bprm->interp`, which
@@ -234,71 +236,6 @@ pub fn is_own_path(bprm: Kernel, file: Kernel, memory: *mut Paths) -> bool {
     }
 }
 
-/// The object of a dentry; zero for one that does not exist (yet).
-#[inline(always)]
-pub fn identity(dentry: Kernel) -> FileId {
-    let inode = dentry.pointer::<DENTRY_INODE>();
-    if inode.0.is_null() {
-        return FileId::default();
-    }
-    let device: u32 = inode.pointer::<INODE_SB>().field::<SB_DEV, _>();
-    FileId { inode: inode.field::<INODE_INO, _>(), device, zero: 0 }
-}
-
-/// `SB_NOUSER`, linux/fs.h: no path leads into this filesystem, so what is in it (pipes, sockets,
-/// memfds) can only be had by a descriptor that its maker passed on.
-const SB_NOUSER: u64 = 1 << 31;
-
-/// Whether a dentry has no place in any directory.
-#[inline(always)]
-pub fn is_placeless(dentry: Kernel) -> bool {
-    let inode = dentry.pointer::<DENTRY_INODE>();
-    if inode.0.is_null() {
-        return false;
-    }
-    let flags: u64 = inode.pointer::<INODE_SB>().field::<SB_FLAGS, _>();
-    flags & SB_NOUSER != 0
-}
-
-/// Where an object is: a typed dentry, and the address of its `struct vfsmount`, zero where the
-/// hook does not know it.
-#[derive(Clone, Copy)]
-pub struct Place {
-    pub dentry: Kernel,
-    pub mount: u64,
-}
-
-impl Place {
-    #[inline(always)]
-    pub fn of_file(file: Kernel) -> Self {
-        Self { dentry: file.pointer::<FILE_DENTRY>(), mount: mount_of(file) }
-    }
-
-    #[inline(always)]
-    pub fn of_path(path: Kernel) -> Self {
-        Self { dentry: path.pointer::<PATH_DENTRY>(), mount: path.field::<PATH_MNT, _>() }
-    }
-
-    /// An entry, under the path of its directory.
-    #[inline(always)]
-    pub fn of_entry(directory: Kernel, dentry: Kernel) -> Self {
-        Self { dentry, mount: directory.field::<PATH_MNT, _>() }
-    }
-
-    /// For hooks that are given no path: the way up ends at the filesystem's root, unless there is
-    /// but one place where that can be, as for a sandbox's own `/tmp`.
-    #[inline(always)]
-    pub fn of_dentry(dentry: Kernel) -> Self {
-        let inode = Untyped(Untyped(dentry.address()).read::<DENTRY_INODE, _>());
-        Self { dentry, mount: Untyped(inode.read::<INODE_SB, _>()).only_mount() }
-    }
-}
-
-#[inline(always)]
-pub fn parent(dentry: Kernel) -> Kernel {
-    dentry.pointer::<DENTRY_PARENT>()
-}
-
 impl PartialEq for Kernel {
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
@@ -360,19 +297,16 @@ impl Untyped {
         value
     }
 
+    /// Of a dentry.
     #[inline(always)]
-    pub fn identity(self) -> FileId {
-        let inode = Self(self.read::<DENTRY_INODE, _>());
-        if inode.0 == 0 {
-            return FileId::default();
-        }
-        let device = Self(inode.read::<INODE_SB, _>()).read::<SB_DEV, _>();
-        FileId { inode: inode.read::<INODE_INO, _>(), device, zero: 0 }
+    fn inode(self) -> Self {
+        Self(self.read::<DENTRY_INODE, _>())
     }
 
+    /// Of an inode.
     #[inline(always)]
-    pub fn parent(self) -> Self {
-        Self(self.read::<DENTRY_PARENT, _>())
+    fn filesystem(self) -> Self {
+        Self(self.read::<INODE_SB, _>())
     }
 
     /// The name of a dentry in its directory. False where it does not fit.

@@ -14,7 +14,7 @@ use clawbox_common::{
 use core::{ffi::c_void, ptr::read_volatile};
 
 use crate::{
-    kernel_read::{self, Kernel, Place, Untyped},
+    kernel_read::{Dentry as _, Kernel, Place, Untyped},
     maps::KernelLookup,
 };
 
@@ -29,10 +29,10 @@ pub struct Found {
 /// What the steps hand to one another, on the stack of who starts them. A loop in the program
 /// itself would be verified once for every step: 371,000 instructions for 64 of them.
 #[repr(C)]
-struct Way {
+struct Way<D> {
     /// Typed as long as the way stays in its first filesystem; the verifier follows the type
-    /// through the context.
-    dentry: Kernel,
+    /// through the context. Nothing where it is followed by its address.
+    dentry: D,
     subject: *const Subject,
     /// Where the way stands behind the first mount point, and the `struct mount` of that.
     at: u64,
@@ -57,6 +57,23 @@ const TOP: u32 = 2;
 #[inline(always)]
 pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
     let mut way = Way {
+        dentry: (),
+        subject,
+        at: place.dentry.0,
+        // None, and so this ends at the top of the filesystem.
+        mount: 0,
+        below: 0,
+        search: Search::new(state),
+        end: ON,
+    };
+    climb(step_beyond, &mut way);
+    beyond(way, place.mount)
+}
+
+/// As [`from`], for the place of an open file: by typed loads in the file's own filesystem.
+#[inline(always)]
+pub fn from_open_file(place: Place<Kernel>, state: &SandboxState, subject: &Subject) -> Found {
+    let mut way = Way {
         dentry: place.dentry,
         subject,
         at: 0,
@@ -66,9 +83,15 @@ pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
         end: ON,
     };
     climb(step_inside, &mut way);
+    beyond(way, place.mount)
+}
+
+/// Goes on where a way has ended at the top of a filesystem that is mounted somewhere.
+#[inline(always)]
+fn beyond<D>(mut way: Way<D>, mount: u64) -> Found {
     // SAFETY: a field of a value of this frame; volatile, because the steps have written it.
-    if unsafe { read_volatile(&way.end) } == TOP && place.mount != 0 {
-        let mount = Untyped::mount_of(place.mount);
+    if unsafe { read_volatile(&way.end) } == TOP && mount != 0 {
+        let mount = Untyped::mount_of(mount);
         let outer = mount.mount_parent();
         if outer != mount {
             way.at = mount.mount_point().0;
@@ -84,7 +107,7 @@ pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
 }
 
 #[inline(always)]
-fn climb(step: extern "C" fn(u64, *mut Way) -> i64, way: &mut Way) {
+fn climb<D>(step: extern "C" fn(u64, *mut Way<D>) -> i64, way: &mut Way<D>) {
     // SAFETY: the callback takes an index and this context, which outlives the call.
     unsafe {
         bpf_loop(FILE_DEPTH as u32, step as *mut c_void, (&raw mut *way).cast(), 0);
@@ -117,7 +140,7 @@ pub extern "C" fn meet(
 }
 
 #[inline(always)]
-fn show(way: &mut Way, object: FileId) -> bool {
+fn show<D>(way: &mut Way<D>, object: FileId) -> bool {
     // By its address: on 7.x no typed pointer may be handed to such a function ("R5 is not a
     // scalar"), and what is read from memory that was handed to it is a number.
     let below = &raw const way.below;
@@ -130,14 +153,14 @@ fn show(way: &mut Way, object: FileId) -> bool {
 
 /// One step in the object's own filesystem, by typed loads; 1 ends the loop.
 #[inline(never)]
-extern "C" fn step_inside(_index: u64, way: *mut Way) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context of `from`, which nobody else uses meanwhile.
+extern "C" fn step_inside(_index: u64, way: *mut Way<Kernel>) -> i64 {
+    // SAFETY: `bpf_loop` hands over the context of who starts the steps, which nobody else uses meanwhile.
     let way = unsafe { &mut *way };
     let dentry = way.dentry;
-    if show(way, kernel_read::identity(dentry)) {
+    if show(way, dentry.identity()) {
         return 1;
     }
-    let parent = kernel_read::parent(dentry);
+    let parent = dentry.parent();
     if parent == dentry {
         way.end = TOP;
         return 1;
@@ -147,9 +170,9 @@ extern "C" fn step_inside(_index: u64, way: *mut Way) -> i64 {
     0
 }
 
-/// One step behind a mount point, by checked reads.
+/// One step by checked reads, also from a mount to where it is mounted.
 #[inline(never)]
-extern "C" fn step_beyond(_index: u64, way: *mut Way) -> i64 {
+extern "C" fn step_beyond<D>(_index: u64, way: *mut Way<D>) -> i64 {
     // SAFETY: as in `step_inside`.
     let way = unsafe { &mut *way };
     let dentry = Untyped(way.at);
@@ -176,16 +199,16 @@ extern "C" fn step_beyond(_index: u64, way: *mut Way) -> i64 {
 
 /// Whether a rule keeps an entry where it is.
 #[inline(always)]
-pub fn is_held(dentry: Kernel, state: &SandboxState) -> bool {
-    let directory = kernel_read::identity(kernel_read::parent(dentry));
-    let name = |into: &mut Name| Untyped(dentry.address()).name(&raw mut *into);
-    file::is_held(&KernelLookup, state, kernel_read::identity(dentry), directory, name)
+pub fn is_held(dentry: Untyped, state: &SandboxState) -> bool {
+    let directory = dentry.parent().identity();
+    let name = |into: &mut Name| dentry.name(&raw mut *into);
+    file::is_held(&KernelLookup, state, dentry.identity(), directory, name)
 }
 
 /// Whether the policy opens a Unix socket by itself.
 #[inline(always)]
-pub fn is_opened(dentry: Kernel, state: &SandboxState) -> bool {
-    let directory = kernel_read::identity(kernel_read::parent(dentry));
-    let name = |into: &mut Name| Untyped(dentry.address()).name(&raw mut *into);
-    unix::is_opened(&KernelLookup, state, kernel_read::identity(dentry), directory, name)
+pub fn is_opened(dentry: Untyped, state: &SandboxState) -> bool {
+    let directory = dentry.parent().identity();
+    let name = |into: &mut Name| dentry.name(&raw mut *into);
+    unix::is_opened(&KernelLookup, state, dentry.identity(), directory, name)
 }

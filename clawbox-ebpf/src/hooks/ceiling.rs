@@ -16,13 +16,13 @@ use clawbox_common::{
 
 use crate::{
     emit::{self, Deed, Judged},
-    kernel_read::{self, Kernel, Place, Reached, Untyped},
+    kernel_read::{self, Dentry as _, Kernel, Place, Reached, Untyped},
     subject,
 };
 
 #[inline(always)]
 fn refused(operation: Operation, access: u32, place: Place) {
-    refused_at(operation, access, (place.dentry.address(), place.mount));
+    refused_at(operation, access, place.by_address());
 }
 
 #[inline(always)]
@@ -34,7 +34,7 @@ fn refused_at(operation: Operation, access: u32, at: Reached) {
     let object = Untyped(at.0).identity();
     let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
     let judged = Judged::by(&Decision::refused(Reason::Landlock));
-    emit::used_at(&standing, judged, &deed, at);
+    emit::used(&standing, judged, &deed, Some(at));
 }
 
 /// Whether the hook has refused.

@@ -12,7 +12,7 @@ use clawbox_common::{
 use super::{file::execution, verdict::eacces};
 use crate::{
     emit::{self, Deed, Judged},
-    kernel_read::{self, Kernel, Paths, Place},
+    kernel_read::{self, Dentry as _, Kernel, Paths, Place},
     maps::{EVENTS, KernelLookup, SCRIPT_STARTS},
     search, subject,
 };
@@ -29,7 +29,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let Some(sandbox) = subject::sandbox(&standing) else { return 0 };
     let file = kernel_read::bprm_file(bprm);
     let place = Place::of_file(file);
-    let object = kernel_read::identity(place.dentry);
+    let object = place.dentry.identity();
     let named = subject::named(object, sandbox);
     if named.is_some() {
         // What the policy trusts a program with is not for a library that its caller chose.
@@ -39,7 +39,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     if !matches!(decision.verdict, Verdict::Allow) {
         let (kind, operation) = (Kind::File, Operation::Start);
         let deed = Deed { kind, operation, access: EXECUTE, object, other: 0 };
-        emit::used(&standing, Judged::by(&decision), &deed, Some(place));
+        emit::used(&standing, Judged::by(&decision), &deed, Some(place.by_address()));
         return eacces(decision.goes_on());
     }
     // Who has no identity gets one by this exec; see `file_open`.
@@ -77,11 +77,11 @@ fn remember_script(standing: &Standing<'_>, bprm: Kernel) {
     let Ok((subject, state)) = decide::file::subject(&KernelLookup, standing) else { return };
     let file = kernel_read::bprm_file(bprm);
     let Place { dentry, mount } = Place::of_file(file);
-    let script = kernel_read::identity(dentry);
+    let script = dentry.identity();
     if subject::named(script, subject.sandbox).is_none() {
         return;
     }
-    let directory = kernel_read::parent(dentry);
+    let directory = dentry.parent();
     if directory == dentry {
         return;
     }

@@ -13,7 +13,7 @@ use super::verdict::eacces;
 use crate::{
     allowed::{self, Found},
     emit::{self, Deed, Judged},
-    kernel_read::{self, Kernel, Place, Untyped},
+    kernel_read::{self, Dentry, Kernel, Place, Untyped},
     maps::KernelLookup,
     search, subject,
     tally::{self, Counted},
@@ -45,7 +45,7 @@ fn of_object(standing: &Standing<'_>, access: u32, place: Place) -> Decision {
         Ok(found) => found,
         Err(decision) => return decision,
     };
-    if kernel_read::is_placeless(place.dentry) {
+    if place.dentry.is_placeless() {
         return file::placeless(access, state);
     }
     let found = search::from(place, state, subject);
@@ -64,13 +64,13 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
         Ok(found) => found,
         Err(decision) => {
             let judged = Judged::by(&decision);
-            report(&standing, judged, operation, access, Place::of_file(file));
+            report(&standing, judged, operation, access, Place::of_open_file(file));
             return judged.goes_on();
         }
     };
     let (now, mount) = (allowed::moment(), kernel_read::mount_of(file));
     let known = allowed::recall(file, mount, access, state, subject, now);
-    let (place, mut allows) = (Place::of_file(file), 0);
+    let (place, mut allows) = (Place::of_open_file(file), 0);
     let judged = if known == allowed::UNKNOWN {
         Judged::by(&of_file(state, subject, access, place, &mut allows))
     } else if state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
@@ -95,10 +95,10 @@ fn of_file(
     state: &SandboxState,
     subject: &Subject,
     access: u32,
-    place: Place,
+    place: Place<Kernel>,
     allows: &mut u32,
 ) -> Decision {
-    if kernel_read::is_placeless(place.dentry) {
+    if place.dentry.is_placeless() {
         return file::placeless(access, state);
     }
     // A layer of overlayfs, which the merged file was judged for. Not what is executed: that is the
@@ -106,7 +106,7 @@ fn of_file(
     if access & EXECUTE == 0 && Untyped::mount_of(place.mount).is_internal_mount() {
         return file::judged_elsewhere(state);
     }
-    let found = search::from(place, state, subject);
+    let found = search::from_open_file(place, state, subject);
     if !found.whole {
         return file::too_deep(state);
     }
@@ -121,7 +121,7 @@ fn of_entry(standing: &Standing<'_>, place: Place) -> Decision {
         Ok(found) => found,
         Err(decision) => return decision,
     };
-    let directory = Place { dentry: kernel_read::parent(place.dentry), mount: place.mount };
+    let directory = Place { dentry: place.dentry.parent(), mount: place.mount };
     let found = search::from(directory, state, subject);
     if !found.whole {
         return file::too_deep(state);
@@ -149,12 +149,12 @@ fn entry(operation: Operation, place: Place, other: Option<Place>) -> bool {
 /// Denials are reported one by one; what is allowed is counted, or reported too, as the sandbox's
 /// audit level wants it. Gives where it was counted; zero is nowhere.
 #[inline(always)]
-fn report(
+fn report<D: Dentry>(
     standing: &Standing<'_>,
     judged: Judged,
     operation: Operation,
     access: u32,
-    place: Place,
+    place: Place<D>,
 ) -> u32 {
     let (mut operation, mut at, mut tally) = (operation, place, 0);
     if judged.is_allowed() && judged.flags() & REPORT_ALLOWS == 0 {
@@ -162,10 +162,10 @@ fn report(
         if judged.flags() & TALLY_ALLOWS == 0 {
             return 0;
         }
-        at.dentry = kernel_read::parent(place.dentry);
+        at.dentry = place.dentry.parent();
         operation = Operation::Tally;
         let counted;
-        (counted, tally) = tally::add(subject, kernel_read::identity(at.dentry), access);
+        (counted, tally) = tally::add(subject, at.dentry.identity(), access);
         if matches!(counted, Counted::Lost) {
             emit::lost(subject.sandbox, Kind::File);
         }
@@ -173,9 +173,9 @@ fn report(
             return tally;
         }
     }
-    let object = kernel_read::identity(at.dentry);
+    let object = at.dentry.identity();
     let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
-    emit::used(standing, judged, &deed, Some(at));
+    emit::used(standing, judged, &deed, Some(at.by_address()));
     tally
 }
 
@@ -242,7 +242,7 @@ pub fn path_link(ctx: LsmContext) -> i32 {
         unsafe { (argument(&ctx, 0), argument(&ctx, 1), argument(&ctx, 2)) };
     let new = Place::of_entry(directory, new);
     // Both are on one mount: link(2) fails with EXDEV otherwise.
-    let old = Place { dentry: old, mount: new.mount };
+    let old = Place { dentry: Untyped(old.address()), mount: new.mount };
     let standing = subject::standing();
     if matches!(standing, Standing::Outside) {
         return 0;

@@ -24,8 +24,7 @@ pub fn sock(socket: Kernel) -> Kernel {
     socket.pointer::<SOCKET_SOCK>()
 }
 
-/// Where a Unix socket was bound; `None` for one without a path. Its dentry is typed like that of
-/// a file.
+/// Where a Unix socket was bound; `None` for one without a path.
 #[inline(always)]
 pub fn bound_path(sock: Kernel) -> Option<Place> {
     // SAFETY: the helper takes a socket of any family, and gives null for one of another.
@@ -34,11 +33,12 @@ pub fn bound_path(sock: Kernel) -> Option<Place> {
     if unix.is_null() {
         return None;
     }
-    let dentry = unix.pointer::<UNIX_DENTRY>();
-    if dentry.is_null() {
+    let unix = Untyped(unix.address());
+    let dentry = Untyped(unix.read::<UNIX_DENTRY, _>());
+    if dentry.0 == 0 {
         return None;
     }
-    Some(Place { dentry, mount: unix.field::<UNIX_MNT, _>() })
+    Some(Place { dentry, mount: unix.read::<UNIX_MNT, _>() })
 }
 
 /// The id of the cgroup that a socket was made in, or of the one above it at the level of the
