@@ -1,8 +1,8 @@
 //! `cargo xtask test`: everything that says whether clawbox works, here and on other kernels.
 //! Stages go on after a failure, so that one run shows all of them; the sum is the last line.
 
+use std::fs;
 use std::iter;
-use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -20,8 +20,8 @@ use crate::tidy;
 use crate::vm::{self, Copy, Guest, Kernel, Limits};
 use crate::workspace::Workspace;
 
-/// The slowest kernel takes some fifteen minutes of it on a two-core machine with two VMs; the rest is
-/// for a busier one.
+/// The slowest kernel takes some fifteen minutes of it on a two-core machine with three VMs; the rest
+/// is for a busier one.
 const VM_TIME: Duration = Duration::from_secs(2400);
 /// A test that says nothing for two minutes gives up by itself.
 const VM_SILENCE: Duration = Duration::from_secs(300);
@@ -208,7 +208,9 @@ pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> R
     judged(&output, status.success(), filter)
 }
 
-/// One VM for each kernel, as many at once as there are processors: each emulates a single one.
+/// One VM for each kernel, as many at once as there is memory for. More than there are processors,
+/// each of which it takes to emulate one: a guest is idle for a quarter of its time, while its kernel
+/// waits for all tasks before it takes a hook away.
 pub fn on_other_kernels(
     workspace: &Workspace,
     kernels: &[Kernel],
@@ -238,9 +240,9 @@ pub fn on_other_kernels(
     let next = Mutex::new(kernels.iter());
     let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || iter::from_fn(take).map(|&kernel| run(kernel)).collect::<Vec<_>>();
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let at_once = memory_available().map_or(1, |mib| mib / u64::from(VM_MEMORY_MIB)).max(1);
     let mut stages: Vec<Stage> = thread::scope(|scope| {
-        let workers = processors.min(kernels.len());
+        let workers = kernels.len().min(usize::try_from(at_once).unwrap_or(1));
         let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         running.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
     });
@@ -250,6 +252,13 @@ pub fn on_other_kernels(
         stages.push(stage("enforcement, in VMs", || bail!("a VM's thread broke off; see above")));
     }
     stages
+}
+
+/// In MiB; `None` where this machine does not say.
+fn memory_available() -> Option<u64> {
+    let told = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
 /// The tests of real programs that other kernels than this one run.

@@ -41,6 +41,25 @@ $bb stty -onlcr <&1
 $bb hostname clawbox-vm
 $bb ip link set lo up
 
+# Tells what every task waits in once nothing has come out of the first port for four minutes: xtask
+# takes the machine away after five.
+tell_what_stands_still() {
+    last= still=0
+    while $bb sleep 30; do
+        said=$($bb grep ^0: /proc/tty/driver/serial)
+        if [ "$said" = "$last" ]; then still=$((still + 1)); else still=0; fi
+        last=$said
+        [ $still = 8 ] || continue
+        for task in /proc/[0-9]*/task/[0-9]*; do
+            # Threads of the kernel have no command line; those that are idle say nothing.
+            [ -s "$task/cmdline" ] || $bb grep -q '^State:.D' "$task/status" || continue
+            echo "vm: $task $($bb tr '\0' ' ' <"$task/cmdline") waits in:"
+            $bb head -n 6 "$task/stack"
+        done
+    done
+}
+tell_what_stands_still 2>/dev/null &
+
 echo clawbox-vm-ready >/dev/ttyS1
 cd /root
 /vm/command
