@@ -95,7 +95,9 @@ fn audit_mode_lets_through_and_says_what_would_have_been_denied() {
             None
         );
         let questions = account.run.records("question");
-        let evil = questions.iter().find(|record| record["object"]["name"] == "evil.test").unwrap();
+        // Its addresses of both families are asked for, in either order, and it has one.
+        let mut answered = questions.iter().filter(had_something);
+        let evil = answered.find(|record| record["object"]["name"] == "evil.test").unwrap();
         assert_eq!((&evil["reason"], &evil["let_through"]), (&"unknown-name".into(), &true.into()));
     }
     // The same in force.
