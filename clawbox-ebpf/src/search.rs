@@ -34,7 +34,8 @@ struct Way<D> {
     /// through the context. Nothing where it is followed by its address.
     dentry: D,
     subject: *const Subject,
-    /// Where the way stands behind the first mount point, and the `struct mount` of that.
+    /// Where the way stands if not at `dentry`, and the `struct mount` of that; zero is none, with
+    /// which the way ends at the top of the filesystem.
     at: u64,
     mount: u64,
     /// The dentry by which the way came into this directory; zero at the object itself, and at a
@@ -44,6 +45,13 @@ struct Way<D> {
     below: u64,
     search: Search,
     end: u32,
+}
+
+impl<D> Way<D> {
+    #[inline(always)]
+    fn new(dentry: D, at: u64, state: &SandboxState, subject: &Subject) -> Self {
+        Self { dentry, subject, at, mount: 0, below: 0, search: Search::new(state), end: ON }
+    }
 }
 
 /// Not at an end yet.
@@ -56,16 +64,7 @@ const TOP: u32 = 2;
 /// Looks for the nearest rule with an opinion about the subject, at the place or above it.
 #[inline(always)]
 pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
-    let mut way = Way {
-        dentry: (),
-        subject,
-        at: place.dentry.0,
-        // None, and so this ends at the top of the filesystem.
-        mount: 0,
-        below: 0,
-        search: Search::new(state),
-        end: ON,
-    };
+    let mut way = Way::new((), place.dentry.0, state, subject);
     climb(step_beyond, &mut way);
     beyond(way, place.mount)
 }
@@ -73,15 +72,7 @@ pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
 /// As [`from`], for the place of an open file: by typed loads in the file's own filesystem.
 #[inline(always)]
 pub fn from_open_file(place: Place<Kernel>, state: &SandboxState, subject: &Subject) -> Found {
-    let mut way = Way {
-        dentry: place.dentry,
-        subject,
-        at: 0,
-        mount: 0,
-        below: 0,
-        search: Search::new(state),
-        end: ON,
-    };
+    let mut way = Way::new(place.dentry, 0, state, subject);
     climb(step_inside, &mut way);
     beyond(way, place.mount)
 }
@@ -154,7 +145,8 @@ fn show<D>(way: &mut Way<D>, object: FileId) -> bool {
 /// One step in the object's own filesystem, by typed loads; 1 ends the loop.
 #[inline(never)]
 extern "C" fn step_inside(_index: u64, way: *mut Way<Kernel>) -> i64 {
-    // SAFETY: `bpf_loop` hands over the context of who starts the steps, which nobody else uses meanwhile.
+    // SAFETY: `bpf_loop` hands over the context of who starts the steps, which nobody else uses
+    // meanwhile.
     let way = unsafe { &mut *way };
     let dentry = way.dentry;
     if show(way, dentry.identity()) {

@@ -20,8 +20,8 @@ use crate::tidy;
 use crate::vm::{self, Copy, Guest, Kernel, Limits};
 use crate::workspace::Workspace;
 
-/// The slowest kernel takes some fifteen minutes of it on a two-core machine with three VMs; the rest
-/// is for a busier one.
+/// The slowest kernel takes some twenty minutes of it on a two-core machine with three VMs; the rest is
+/// for a busier one.
 const VM_TIME: Duration = Duration::from_secs(2400);
 /// A test that says nothing for two minutes gives up by itself.
 const VM_SILENCE: Duration = Duration::from_secs(300);
@@ -209,8 +209,8 @@ pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> R
 }
 
 /// One VM for each kernel, as many at once as there is memory for. More than there are processors,
-/// each of which it takes to emulate one: a guest is idle for a quarter of its time, while its kernel
-/// waits for all tasks before it takes a hook away.
+/// each of which it takes to emulate one: where a run with LSM ends or the next one begins, a guest is
+/// idle for seconds, while its kernel waits for all tasks before it takes a hook away.
 pub fn on_other_kernels(
     workspace: &Workspace,
     kernels: &[Kernel],
