@@ -52,8 +52,9 @@ tell_what_stands_still() {
         [ $still = 8 ] || continue
         for task in /proc/[0-9]*/task/[0-9]*; do
             # Threads of the kernel have no command line; those that are idle say nothing.
-            [ -s "$task/cmdline" ] || $bb grep -q '^State:.D' "$task/status" || continue
-            echo "vm: $task $($bb tr '\0' ' ' <"$task/cmdline") waits in:"
+            command=$($bb tr '\0' ' ' <"$task/cmdline")
+            [ -n "$command" ] || $bb grep -q '^State:.D' "$task/status" || continue
+            echo "vm: $task $command waits in:"
             $bb head -n 6 "$task/stack"
         done
     done
