@@ -239,7 +239,7 @@ impl<'w> Clawbox<'w> {
         let cgroup = cgroup_root().join("clawbox").join(format!("{name}-{}", child.id()));
         Running {
             name,
-            _sandbox: EndsSandbox(cgroup),
+            sandbox: EndsSandbox(cgroup),
             stdin: child.stdin.take(),
             child,
             lines: read,
@@ -305,17 +305,23 @@ pub struct Running {
     trail: Option<PathBuf>,
     patience: Duration,
     locks: PathBuf,
-    _sandbox: EndsSandbox,
+    sandbox: EndsSandbox,
 }
 
 /// Ends a run's sandbox when it is dropped: a test that fails must leave nothing running, and no
 /// later run of its world is there to clean up.
 struct EndsSandbox(PathBuf);
 
-impl Drop for EndsSandbox {
-    fn drop(&mut self) {
+impl EndsSandbox {
+    fn end(&self) {
         // It has ended already if its test went well.
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
+    }
+}
+
+impl Drop for EndsSandbox {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -328,7 +334,9 @@ impl Running {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => line,
             Err(error) => {
+                // The sandbox too, which a killed clawbox leaves behind: it has the same stderr.
                 let _ = self.child.kill();
+                self.sandbox.end();
                 let stderr = self.stderr.take().and_then(|thread| thread.join().ok());
                 panic!(
                     "the command wrote no line ({error}); stderr: {}",
@@ -402,6 +410,9 @@ impl Running {
     pub fn wait(mut self) -> Finished {
         drop(self.stdin.take());
         let (pid, ended) = (self.child.id(), deadline(self.child, self.patience));
+        if ended.is_none() {
+            self.sandbox.end();
+        }
         let text = |thread: Option<JoinHandle<String>>| {
             thread.and_then(|thread| thread.join().ok()).unwrap_or_default()
         };

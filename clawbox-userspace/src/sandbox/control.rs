@@ -2,11 +2,15 @@
 //! One question and one answer a connection, a JSON object a line each.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -214,7 +218,7 @@ pub enum AskError {
         runs: Vec<String>,
     },
     /// The run does not answer.
-    #[error("`{}` does not answer: {source}; its clawbox may have been killed", path.display())]
+    #[error("`{}` does not answer: {source}; its clawbox may have been stopped or killed", path.display())]
     Silent {
         /// The socket.
         path: PathBuf,
@@ -235,7 +239,7 @@ pub fn ask(name: &str, request: &Request) -> Result<Answer, AskError> {
     let path = path_of(&find(name, &runs())?);
     let silent = |source| AskError::Silent { path: path.clone(), source };
     let answer = || -> io::Result<Answer> {
-        let mut stream = UnixStream::connect(&path)?;
+        let mut stream = connect(&path, PATIENCE)?;
         stream.set_read_timeout(Some(ANSWER))?;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
@@ -245,6 +249,21 @@ pub fn ask(name: &str, request: &Request) -> Result<Answer, AskError> {
         Ok(serde_json::from_str(&answer)?)
     };
     answer().map_err(silent)
+}
+
+/// Connects, and waits no longer than this for room in the socket's backlog: a clawbox that is
+/// stopped takes nobody out of it.
+fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let socket =
+        socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // What bounds a send bounds a connect too: unix_stream_connect() in net/unix/af_unix.c.
+    let limit = TimeVal::microseconds(i64::try_from(patience.as_micros()).unwrap_or(i64::MAX));
+    socket::setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    match socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => Ok(socket.into()),
+        Err(Errno::EAGAIN) => Err(io::ErrorKind::TimedOut.into()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The runs that have a control socket.
@@ -282,6 +301,25 @@ mod tests {
         assert!(matches!(find("agent", &runs), Err(AskError::Ambiguous { .. })));
         let unknown = find("nobody", &runs).unwrap_err().to_string();
         assert!(unknown.ends_with("running: agent-12, agent-7, other-1-3"), "{unknown}");
+    }
+
+    #[test]
+    fn a_clawbox_that_takes_nobody_is_not_waited_for_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("full.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let patience = Duration::from_millis(20);
+        let mut held = Vec::new();
+        let error = loop {
+            match connect(&path, patience) {
+                Ok(stream) => held.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "after {} held", held.len());
+        // Somebody is taken out, and there is room again.
+        listener.accept().unwrap();
+        connect(&path, patience).unwrap();
     }
 
     #[test]

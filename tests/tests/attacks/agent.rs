@@ -164,7 +164,7 @@ try:
         one.connect(path)
         held.append(one)
     held[0].sendall(b'{}\\n')
-    print('said', held[0].makefile().readline())
+    print('said', held[0].makefile().readline().strip(), flush=True)
 except OSError as error:
     print('refused', error.errno, len(held), flush=True)
 sys.stdin.readline()
