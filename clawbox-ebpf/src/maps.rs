@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use clawbox_common::{
-    decide::{Destination, Files, Lookup},
+    decide::{Files, Lookup},
     event::CallShape,
     file::{FileKey, FileRule, NameKey},
     limits,
@@ -132,12 +132,6 @@ impl Lookup for KernelLookup {
     #[inline(always)]
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
         ADDRESSES.get(Key::new(bits, *key))
-    }
-
-    /// Hooks that have a destination ask with its socket: `hooks/address.rs`.
-    #[inline(always)]
-    fn is_own(&self, _: u32, _: &Destination) -> bool {
-        false
     }
 }
 

@@ -33,6 +33,7 @@ struct Way<D> {
     /// Typed as long as the way stays in its first filesystem; the verifier follows the type
     /// through the context. Nothing where it is followed by its address.
     dentry: D,
+    search: *mut Search,
     subject: *const Subject,
     /// Where the way stands if not at `dentry`, and the `struct mount` of that; zero is none, with
     /// which the way ends at the top of the filesystem.
@@ -43,15 +44,7 @@ struct Way<D> {
     /// context holds at first, and takes the branch for any other value of a known zero out of the
     /// program.
     below: u64,
-    search: Search,
     end: u32,
-}
-
-impl<D> Way<D> {
-    #[inline(always)]
-    fn new(dentry: D, at: u64, state: &SandboxState, subject: &Subject) -> Self {
-        Self { dentry, subject, at, mount: 0, below: 0, search: Search::new(state), end: ON }
-    }
 }
 
 /// Not at an end yet.
@@ -61,47 +54,107 @@ const MET: u32 = 1;
 /// There is nothing above.
 const TOP: u32 = 2;
 
-/// Looks for the nearest rule with an opinion about the subject, at the place or above it.
-#[inline(always)]
-pub fn from(place: Place, state: &SandboxState, subject: &Subject) -> Found {
-    let mut way = Way::new((), place.dentry.0, state, subject);
-    climb(step_beyond, &mut way);
-    beyond(way, place.mount)
+/// A place from which a way up can be gone.
+pub trait Start: Copy {
+    /// That of an open file.
+    fn of(file: Kernel) -> Self;
+
+    /// Looks for the nearest rule with an opinion about the subject, at the place or above it.
+    fn search(self, state: &SandboxState, subject: &Subject) -> Found;
 }
 
-/// As [`from`], for the place of an open file: by typed loads in the file's own filesystem.
-#[inline(always)]
-pub fn from_open_file(place: Place<Kernel>, state: &SandboxState, subject: &Subject) -> Found {
-    let mut way = Way::new(place.dentry, 0, state, subject);
-    climb(step_inside, &mut way);
-    beyond(way, place.mount)
+/// By checked reads.
+impl Start for Place {
+    #[inline(always)]
+    fn of(file: Kernel) -> Self {
+        Self::of_file(file)
+    }
+
+    #[inline(always)]
+    fn search(self, state: &SandboxState, subject: &Subject) -> Found {
+        let mut search = Search::new(state);
+        let end = climb(&raw mut search, subject, &Footing { at: self.dentry.0, mount: 0 });
+        let end = beyond(&mut search, end, subject, self.mount);
+        Found { search, whole: end != ON }
+    }
+}
+
+/// By typed loads in its own filesystem.
+impl Start for Place<Kernel> {
+    #[inline(always)]
+    fn of(file: Kernel) -> Self {
+        Self::of_open_file(file)
+    }
+
+    #[inline(always)]
+    fn search(self, state: &SandboxState, subject: &Subject) -> Found {
+        let mut search = Search::new(state);
+        let mut way = Way {
+            dentry: self.dentry,
+            search: &raw mut search,
+            subject,
+            at: 0,
+            mount: 0,
+            below: 0,
+            end: ON,
+        };
+        let end = go(step_inside, &mut way);
+        let end = beyond(&mut search, end, subject, self.mount);
+        Found { search, whole: end != ON }
+    }
 }
 
 /// Goes on where a way has ended at the top of a filesystem that is mounted somewhere.
 #[inline(always)]
-fn beyond<D>(mut way: Way<D>, mount: u64) -> Found {
-    // SAFETY: a field of a value of this frame; volatile, because the steps have written it.
-    if unsafe { read_volatile(&way.end) } == TOP && mount != 0 {
+fn beyond(search: &mut Search, end: u32, subject: &Subject, mount: u64) -> u32 {
+    if end == TOP && mount != 0 {
         let mount = Untyped::mount_of(mount);
         let outer = mount.mount_parent();
         if outer != mount {
-            way.at = mount.mount_point().0;
-            way.mount = outer.0;
-            way.below = 0;
-            way.end = ON;
-            climb(step_beyond, &mut way);
+            let start = Footing { at: mount.mount_point().0, mount: outer.0 };
+            return climb(&raw mut *search, subject, &raw const start);
         }
     }
-    // SAFETY: as above.
-    let (search, end) = unsafe { (read_volatile(&way.search), read_volatile(&way.end)) };
-    Found { search, whole: end != ON }
+    end
+}
+
+/// Where a way by address starts: the addresses of a dentry and of the `struct mount` that it is in;
+/// without that, the way ends at the top of the filesystem.
+#[repr(C)]
+pub struct Footing {
+    at: u64,
+    mount: u64,
+}
+
+/// Goes up by checked reads, and gives how it ended.
+///
+/// A function of its own with C's linkage, as [`meet`]: what follows it is verified once, not once for
+/// every way through it. Its addresses are handed over in memory: as an argument the verifier takes no
+/// pointer that has a type ("R3 is not a scalar").
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn climb(
+    search: *mut Search,
+    subject: *const Subject,
+    start: *const Footing,
+) -> u32 {
+    if search.is_null() || subject.is_null() || start.is_null() {
+        // To the verifier they could be. What did not end is too deep.
+        return ON;
+    }
+    // SAFETY: not null, and the verifier sees to it that each caller has a whole value here.
+    let &Footing { at, mount } = unsafe { &*start };
+    let mut way = Way { dentry: (), search, subject, at, mount, below: 0, end: ON };
+    go(step_beyond, &mut way)
 }
 
 #[inline(always)]
-fn climb<D>(step: extern "C" fn(u64, *mut Way<D>) -> i64, way: &mut Way<D>) {
-    // SAFETY: the callback takes an index and this context, which outlives the call.
+fn go<D>(step: extern "C" fn(u64, *mut Way<D>) -> i64, way: &mut Way<D>) -> u32 {
+    // SAFETY: the callback takes an index and this context, which outlives the call. The field is
+    // volatile, because the steps have written it.
     unsafe {
         bpf_loop(FILE_DEPTH as u32, step as *mut c_void, (&raw mut *way).cast(), 0);
+        read_volatile(&way.end)
     }
 }
 
@@ -135,7 +188,7 @@ fn show<D>(way: &mut Way<D>, object: FileId) -> bool {
     // By its address: on 7.x no typed pointer may be handed to such a function ("R5 is not a
     // scalar"), and what is read from memory that was handed to it is a number.
     let below = &raw const way.below;
-    if meet(&raw mut way.search, way.subject, object.inode, object.device, below) != 0 {
+    if meet(way.search, way.subject, object.inode, object.device, below) != 0 {
         way.end = MET;
         return true;
     }
@@ -192,15 +245,36 @@ extern "C" fn step_beyond<D>(_index: u64, way: *mut Way<D>) -> i64 {
 /// Whether a rule keeps an entry where it is.
 #[inline(always)]
 pub fn is_held(dentry: Untyped, state: &SandboxState) -> bool {
-    let directory = dentry.parent().identity();
-    let name = |into: &mut Name| dentry.name(&raw mut *into);
-    file::is_held(&KernelLookup, state, dentry.identity(), directory, name)
+    // What cannot be asked is held.
+    own_rule(state, &raw const dentry.0, HELD) != 0
 }
 
 /// Whether the policy opens a Unix socket by itself.
 #[inline(always)]
 pub fn is_opened(dentry: Untyped, state: &SandboxState) -> bool {
-    let directory = dentry.parent().identity();
+    own_rule(state, &raw const dentry.0, OPENED) == 1
+}
+
+/// What is asked of the rule at an entry or at its name.
+const HELD: u32 = 0;
+const OPENED: u32 = 1;
+/// To the verifier a pointer could be null.
+const UNASKED: u32 = 2;
+
+/// With C's linkage, as [`meet`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn own_rule(state: *const SandboxState, dentry: *const u64, asked: u32) -> u32 {
+    if state.is_null() || dentry.is_null() {
+        return UNASKED;
+    }
+    // SAFETY: not null, and the verifier sees to it that each caller has a whole value here.
+    let (state, dentry) = unsafe { (&*state, Untyped(*dentry)) };
+    let (object, directory) = (dentry.identity(), dentry.parent().identity());
     let name = |into: &mut Name| dentry.name(&raw mut *into);
-    unix::is_opened(&KernelLookup, state, dentry.identity(), directory, name)
+    u32::from(if asked == HELD {
+        file::is_held(&KernelLookup, state, object, directory, name)
+    } else {
+        unix::is_opened(&KernelLookup, state, object, directory, name)
+    })
 }

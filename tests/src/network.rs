@@ -94,20 +94,14 @@ impl World {
 
     /// Makes a command start on the host that clawbox runs on.
     pub fn enter(&self, command: &mut Command) {
+        self.entry().enter(command);
+    }
+
+    /// The way there, for who cannot borrow the world.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
         let namespace = self.inside.try_clone().expect("a descriptor can be copied");
-        let locks = self.locks();
-        fs::create_dir_all(LOCKS).expect("/run can be written");
-        // SAFETY: the closure makes four system calls on values that it owns.
-        unsafe {
-            command.pre_exec(move || {
-                setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
-                unshare(CloneFlags::CLONE_NEWNS)?;
-                let (private, nothing) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
-                mount(nothing, "/", nothing, private, nothing)?;
-                mount(Some(&locks), LOCKS, nothing, MsFlags::MS_BIND, nothing)?;
-                Ok(())
-            });
-        }
+        Entry { namespace, locks: self.locks() }
     }
 
     /// A command that starts on the host that clawbox runs on.
@@ -171,6 +165,35 @@ impl World {
         fs::write(&source, text).expect("the directory of a world can be written");
         copy_program(&source, &target);
         target
+    }
+}
+
+/// The way to the host of a world.
+pub struct Entry {
+    namespace: OwnedFd,
+    locks: PathBuf,
+}
+
+impl Entry {
+    /// Makes a command start there.
+    ///
+    /// # Panics
+    /// No more descriptors can be had, or `/run` cannot be written.
+    pub fn enter(&self, command: &mut Command) {
+        let namespace = self.namespace.try_clone().expect("a descriptor can be copied");
+        let locks = self.locks.clone();
+        fs::create_dir_all(LOCKS).expect("/run can be written");
+        // SAFETY: the closure makes four system calls on values that it owns.
+        unsafe {
+            command.pre_exec(move || {
+                setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                let (private, nothing) = (MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
+                mount(nothing, "/", nothing, private, nothing)?;
+                mount(Some(&locks), LOCKS, nothing, MsFlags::MS_BIND, nothing)?;
+                Ok(())
+            });
+        }
     }
 }
 

@@ -34,7 +34,6 @@ pub fn start<L: Lookup>(lookup: &L, sandbox: u32, slots: Option<&Mask>) -> Decis
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::Destination;
     use crate::rule::{AddressKey, HostIds, RuleValue, SandboxState, SyntheticKey, SyntheticValue};
 
     /// Sandbox 1 and a rule.
@@ -56,9 +55,6 @@ mod tests {
         }
         fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
             None
-        }
-        fn is_own(&self, _: u32, _: &Destination) -> bool {
-            false
         }
     }
 

@@ -304,7 +304,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::decide::Destination;
     use crate::rule::{AddressKey, HostIds, RuleKey, RuleValue, SyntheticKey, SyntheticValue};
     use crate::subject::Mask;
 
@@ -336,9 +335,6 @@ mod tests {
         }
         fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
             None
-        }
-        fn is_own(&self, _: u32, _: &Destination) -> bool {
-            false
         }
     }
 

@@ -28,8 +28,6 @@ pub trait Lookup {
     fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue>;
     /// Longest prefix that holds the address; `bits` is how much of the key to compare.
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds>;
-    /// Whether what is sent there arrives at a socket that a process of this sandbox has bound.
-    fn is_own(&self, sandbox: u32, to: &Destination) -> bool;
 }
 
 /// The tables that a search for a file's rule reads; `None` as in [`Lookup`].
@@ -49,6 +47,18 @@ pub struct Destination {
     pub port: u16,
     /// [`TCP`] or [`UDP`].
     pub transport: u8,
+    /// The sandbox whose process has bound the socket at which it would arrive; zero if none has, or
+    /// if [`Destination::may_be_own`] says that it does not matter.
+    pub receiver: u32,
+}
+
+impl Destination {
+    /// Whether the decision depends on `receiver`.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_be_own(&self) -> bool {
+        self.port != DNS_PORT && matches!(self.address.range(), Range::Loopback)
+    }
 }
 
 /// What the hook does to an operation that goes on.
@@ -61,7 +71,7 @@ pub struct Destination {
 pub enum Route {
     /// Nothing.
     Direct = 0,
-    /// Replace the address by [`Decision::target`]; the port stays.
+    /// Take it to the address behind the one that was asked for.
     Real = 1,
     /// Take it to the sandbox's resolver.
     Resolver = 2,
@@ -82,8 +92,10 @@ pub struct Decision {
     pub flags: u32,
     /// What to do to it if it goes on.
     pub route: Route,
-    /// Where [`Route::Real`] leads; zero for the others.
+    /// Where the route leads; zero for [`Route::Direct`].
     pub target: Address,
+    /// The port there; zero for [`Route::Direct`].
+    pub target_port: u32,
     /// Host pattern of the deciding rule; zero if none decided.
     pub host: u32,
     /// Number of the name behind a synthetic address; zero if the address was literal.
@@ -106,6 +118,7 @@ impl Decision {
             flags: 0,
             route: Route::Direct,
             target: Address { words: [0; 4] },
+            target_port: 0,
             host: 0,
             name: 0,
             matched: 0,
@@ -174,7 +187,12 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
         if port == 0 {
             return deny(Reason::NoResolver, state);
         }
-        return Decision { route: Route::Resolver, ..allow(Reason::Resolver, state) };
+        return Decision {
+            route: Route::Resolver,
+            target: to.address.loopback(),
+            target_port: u32::from(port),
+            ..allow(Reason::Resolver, state)
+        };
     }
     let judged = to.address.embedded();
     if matches!(judged.range(), Range::Synthetic) {
@@ -196,8 +214,19 @@ fn named<L: Lookup>(
     let Some(target) = lookup.synthetic(&key) else {
         return deny(Reason::StaleName, state);
     };
+    if target.real.is_v4() != to.address.is_v4() {
+        // Nor can a sandbox that only records have it: no socket reaches another family's address.
+        let name = target.name;
+        return Decision { audit_only: 0, name, ..deny(Reason::StaleName, state) };
+    }
     let decision = ruled(lookup, subject, state, to, &target.hosts);
-    Decision { route: Route::Real, target: target.real, name: target.name, ..decision }
+    Decision {
+        route: Route::Real,
+        target: target.real,
+        target_port: u32::from(to.port),
+        name: target.name,
+        ..decision
+    }
 }
 
 /// A destination that the process named by its address.
@@ -226,7 +255,7 @@ fn literal<L: Lookup>(
         if !matches!(to.address.range(), Range::Loopback) {
             return deny(Reason::Loopback, state);
         }
-        if lookup.is_own(subject.sandbox, to) {
+        if to.receiver != 0 && to.receiver == subject.sandbox {
             return allow(Reason::OwnListener, state);
         }
     }

@@ -34,7 +34,6 @@ pub fn nameless<L: Lookup>(lookup: &L, standing: &Standing<'_>, theirs: Option<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::Destination;
     use crate::file::{FileKey, FileRule, HAS_NAMES, NameKey, READABLE, WRITABLE};
     use crate::limits::FILE_NAME;
     use crate::rule::{AddressKey, HostIds, RuleKey, RuleValue, SyntheticKey, SyntheticValue};
@@ -77,9 +76,6 @@ mod tests {
         }
         fn address(&self, _: &AddressKey, _: u32) -> Option<&HostIds> {
             None
-        }
-        fn is_own(&self, _: u32, _: &Destination) -> bool {
-            false
         }
     }
 

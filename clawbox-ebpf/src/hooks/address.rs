@@ -15,12 +15,12 @@ use clawbox_common::{
     decide::{self, Decision, Destination, Route},
     event::Kind,
     rule::Rewritten,
-    subject::Standing,
+    subject::{Standing, Subject},
     verdict::{Reason, Verdict},
 };
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::{self, null, read_volatile, write_volatile};
 
-use super::receiver::SocketLookup;
+use super::receiver;
 use crate::{
     emit,
     maps::{KernelLookup, REWRITTEN},
@@ -89,38 +89,25 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
         address: address_of(at, matches!(family, Family::V4)),
         port: port_of(at),
         transport,
+        receiver: 0,
     })
-}
-
-/// Where the operation really goes; `None` where it stays as asked.
-#[inline(always)]
-fn target(
-    standing: &Standing<'_>,
-    decision: &Decision,
-    to: &Destination,
-) -> Option<(Address, u16)> {
-    match decision.route {
-        Route::Direct => None,
-        Route::Real => Some((decision.target, to.port)),
-        Route::Resolver => {
-            let Standing::Subject(subject) = standing else { return None };
-            let state = decide::Lookup::sandbox(&KernelLookup, subject.sandbox)?;
-            let port = if to.address.is_v4() { state.resolver_v4 } else { state.resolver_v6 };
-            Some((to.address.loopback(), port))
-        }
-    }
 }
 
 /// Remembers with the socket what it was asked to reach. False where there is no memory for it.
 #[inline(always)]
-fn remember(ctx: &SockAddrContext, to: &Destination, real: Address, real_port: u16) -> bool {
+fn remember(ctx: &SockAddrContext, to: &Destination, decision: &Decision) -> bool {
     // SAFETY: the context's socket; the storage lives as long as it.
     unsafe {
         let kept = REWRITTEN.get_or_insert_ptr_mut(ctx, None);
         if kept.is_null() {
             return false;
         }
-        *kept = Rewritten { asked: to.address, real, asked_port: to.port, real_port };
+        *kept = Rewritten {
+            asked: to.address,
+            real: decision.target,
+            asked_port: to.port,
+            real_port: decision.target_port as u16,
+        };
     }
     true
 }
@@ -167,11 +154,6 @@ fn as_connected(ctx: &SockAddrContext, to: &mut Destination) -> bool {
     is_same
 }
 
-#[inline(always)]
-fn refuse(reason: Reason, decision: &Decision) -> Decision {
-    Decision { verdict: Verdict::Deny, reason, ..*decision }
-}
-
 /// A connected socket's send comes here without an address, and so with port 0, when it carries
 /// control messages of the IP layer (`udp_sendmsg`; an address with port 0 fails before this).
 /// Its peer was judged at connect. One that goes to the resolver keeps the address that names its
@@ -187,6 +169,83 @@ fn send_on_connected(ctx: &SockAddrContext, family: Family, kind: Kind) {
     if unsafe { (*kept).asked_port } == DNS_PORT {
         mark_asker(ctx.sock_addr, kind);
     }
+}
+
+/// A subject's destination, in words: a byte between them that is not written could not be handed to a
+/// function of its own on 6.1.
+#[repr(C)]
+pub struct Question {
+    address: Address,
+    port: u32,
+    transport: u32,
+    receiver: u32,
+}
+
+/// A [`Decision`]'s memory; all zeros are a denial.
+type DecisionWords = [u64; size_of::<Decision>() / 8];
+
+const _: () = assert!(size_of::<DecisionWords>() == size_of::<Decision>());
+const _: () =
+    assert!(Verdict::Deny as u8 == 0 && Reason::Unset as u8 == 0 && Route::Direct as u32 == 0);
+
+/// The decision, by functions of its own.
+#[inline(always)]
+fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &Destination) -> Decision {
+    let subject = match standing {
+        Standing::Subject(subject) => ptr::from_ref(*subject),
+        _ => null(),
+    };
+    let mut question = Question {
+        address: to.address,
+        port: u32::from(to.port),
+        transport: u32::from(to.transport),
+        receiver: 0,
+    };
+    if may_be_own(&raw const question) != 0 {
+        question.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
+    }
+    let mut words: DecisionWords = [0; _];
+    judge(subject, &raw const question, &raw mut words);
+    // SAFETY: `judge` has written a whole decision, or nothing, and zeros are one too.
+    unsafe { (&raw const words).cast::<Decision>().read() }
+}
+
+impl Question {
+    #[inline(always)]
+    fn destination(&self) -> Destination {
+        let Self { address, port, transport, receiver } = *self;
+        Destination { address, port: port as u16, transport: transport as u8, receiver }
+    }
+}
+
+/// With C's linkage, as [`judge`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn may_be_own(question: *const Question) -> u32 {
+    // SAFETY: null, or a whole value of the caller, to which the verifier sees.
+    unsafe { question.as_ref() }
+        .map_or(0, |question| u32::from(question.destination().may_be_own()))
+}
+
+/// Writes the decision about a destination. With C's linkage, as [`crate::search::meet`]: inside the
+/// hooks it was verified for every way into it, and what follows for every decision: 60,000
+/// instructions a hook. Without a subject it is nobody's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn judge(
+    subject: *const Subject,
+    question: *const Question,
+    into: *mut DecisionWords,
+) -> u32 {
+    if question.is_null() || into.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, and the verifier sees to it that each caller has a whole value here.
+    let (to, subject) = unsafe { ((*question).destination(), subject.as_ref()) };
+    let standing = subject.map_or(Standing::Unidentified, Standing::Subject);
+    // SAFETY: memory of a decision's size and alignment.
+    unsafe { into.cast::<Decision>().write(decide::egress(&KernelLookup, &standing, &to)) };
+    1
 }
 
 /// Judges a destination; 1 lets the operation go on, 0 makes it fail with EPERM.
@@ -210,26 +269,18 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
         Family::V4 if matches!(kind, Kind::Send) => as_connected(ctx, &mut to),
         _ => false,
     };
-    let mut decision = decide::egress(&SocketLookup(ctx), &standing, &to);
-    let mut real = (to.address, to.port);
-    // A denial says too which address the name stood for.
-    if matches!(decision.route, Route::Real) {
-        real.0 = decision.target;
-    }
-    if decision.goes_on()
-        && let Some(aim) = target(&standing, &decision, &to)
-    {
-        real = aim;
-        if aim.0.is_v4() != to.address.is_v4() {
-            decision = Decision { audit_only: 0, ..refuse(Reason::StaleName, &decision) };
-        } else if !remember(ctx, &to, aim.0, aim.1) {
-            decision = Decision { audit_only: 0, ..refuse(Reason::NoMemory, &decision) };
-        } else {
-            set(at, matches!(family, Family::V4), aim.0, aim.1);
-            let is_question = matches!(decision.route, Route::Resolver) && !is_own_address;
-            if matches!(family, Family::V4) && is_question {
+    let mut decision = judged(ctx, &standing, &to);
+    if decision.goes_on() && !matches!(decision.route, Route::Direct) {
+        if remember(ctx, &to, &decision) {
+            let v4 = matches!(family, Family::V4);
+            set(at, v4, decision.target, decision.target_port as u16);
+            if v4 && matches!(decision.route, Route::Resolver) && !is_own_address {
                 mark_asker(at, kind);
             }
+        } else {
+            decision.audit_only = 0;
+            decision.verdict = Verdict::Deny;
+            decision.reason = Reason::NoMemory;
         }
     }
     #[cfg(feature = "log")]
@@ -243,7 +294,9 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
     );
     emit::network(kind, &standing, &decision, |event| {
         event.asked = to.address;
-        event.real = real.0;
+        // A denial says too which address the name stood for.
+        event.real =
+            if matches!(decision.route, Route::Direct) { to.address } else { decision.target };
         event.port = to.port;
         event.transport = to.transport;
         event.to_resolver = u8::from(matches!(decision.route, Route::Resolver));

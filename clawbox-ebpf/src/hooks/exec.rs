@@ -14,7 +14,8 @@ use crate::{
     emit::{self, Deed, Judged},
     kernel_read::{self, Dentry as _, Kernel, Paths, Place},
     maps::{EVENTS, KernelLookup, SCRIPT_STARTS},
-    search, subject,
+    search::Start as _,
+    subject,
 };
 
 /// `PROT_EXEC`, uapi/asm-generic/mman-common.h.
@@ -91,7 +92,7 @@ fn remember_script(standing: &Standing<'_>, bprm: Kernel) {
     if !is_own {
         return;
     }
-    let found = search::from(Place { dentry: directory, mount }, state, subject);
+    let found = Place { dentry: directory, mount }.search(state, subject);
     if found.whole && !found.search.is_written() {
         let _ = SCRIPT_STARTS.insert(start, script, 0);
     }

@@ -15,7 +15,8 @@ use crate::{
     emit::{self, Deed, Judged},
     kernel_read::{self, Dentry, Kernel, Place, Untyped},
     maps::KernelLookup,
-    search, subject,
+    search::{self, Start},
+    subject,
     tally::{self, Counted},
 };
 
@@ -48,14 +49,17 @@ fn of_object(standing: &Standing<'_>, access: u32, place: Place) -> Decision {
     if place.dentry.is_placeless() {
         return file::placeless(access, state);
     }
-    let found = search::from(place, state, subject);
+    let found = place.search(state, subject);
     if found.whole { file::access(&found.search, access, state) } else { file::too_deep(state) }
 }
 
 /// Judges a use of an open file, and reports a denial. What was allowed a moment ago is allowed
-/// without going up.
+/// without going up; if that must be done, then by dentries of this kind.
 #[inline(always)]
-pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
+pub fn opened<D: Dentry>(operation: Operation, access: u32, file: Kernel) -> bool
+where
+    Place<D>: Start,
+{
     let standing = subject::standing();
     if matches!(standing, Standing::Outside) {
         return true;
@@ -64,13 +68,13 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
         Ok(found) => found,
         Err(decision) => {
             let judged = Judged::by(&decision);
-            report(&standing, judged, operation, access, Place::of_open_file(file));
+            report(&standing, judged, operation, access, Place::<D>::of(file));
             return judged.goes_on();
         }
     };
     let (now, mount) = (allowed::moment(), kernel_read::mount_of(file));
     let known = allowed::recall(file, mount, access, state, subject, now);
-    let (place, mut allows) = (Place::of_open_file(file), 0);
+    let (place, mut allows) = (Place::<D>::of(file), 0);
     let judged = if known == allowed::UNKNOWN {
         Judged::by(&of_file(state, subject, access, place, &mut allows))
     } else if state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
@@ -91,13 +95,16 @@ pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
 
 /// `allows` is what the way up allows, if that may be remembered.
 #[inline(always)]
-fn of_file(
+fn of_file<D: Dentry>(
     state: &SandboxState,
     subject: &Subject,
     access: u32,
-    place: Place<Kernel>,
+    place: Place<D>,
     allows: &mut u32,
-) -> Decision {
+) -> Decision
+where
+    Place<D>: Start,
+{
     if place.dentry.is_placeless() {
         return file::placeless(access, state);
     }
@@ -106,7 +113,7 @@ fn of_file(
     if access & EXECUTE == 0 && Untyped::mount_of(place.mount).is_internal_mount() {
         return file::judged_elsewhere(state);
     }
-    let found = search::from_open_file(place, state, subject);
+    let found = place.search(state, subject);
     if !found.whole {
         return file::too_deep(state);
     }
@@ -122,7 +129,7 @@ fn of_entry(standing: &Standing<'_>, place: Place) -> Decision {
         Err(decision) => return decision,
     };
     let directory = Place { dentry: place.dentry.parent(), mount: place.mount };
-    let found = search::from(directory, state, subject);
+    let found = directory.search(state, subject);
     if !found.whole {
         return file::too_deep(state);
     }
@@ -190,7 +197,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     {
         return 0;
     }
-    eacces(opened(Operation::Open, kernel_read::open_mode(file), file))
+    eacces(opened::<Kernel>(Operation::Open, kernel_read::open_mode(file), file))
 }
 
 /// `(file)`: from another process, by `SCM_RIGHTS` and the like.
@@ -354,5 +361,5 @@ attribute_hook! { inode_setxattr inode_removexattr inode_set_acl inode_remove_ac
 /// Executable mappings and program starts, for `hooks/exec.rs`.
 #[inline(always)]
 pub fn execution(operation: Operation, file: Kernel) -> i32 {
-    eacces(opened(operation, EXECUTE, file))
+    eacces(opened::<Untyped>(operation, EXECUTE, file))
 }

@@ -8,7 +8,7 @@ use clawbox_common::{
 };
 
 use super::{file::opened, verdict::eacces};
-use crate::kernel_read::{self, Kernel};
+use crate::kernel_read::{self, Kernel, Untyped};
 
 /// `MAY_WRITE`, linux/fs.h.
 const MAY_WRITE: u32 = 2;
@@ -26,20 +26,22 @@ pub fn file_permission(ctx: LsmContext) -> i32 {
     let mask: u32 = ctx.arg(1);
     let (operation, access) =
         if mask & MAY_WRITE != 0 { (Operation::Write, WRITE) } else { (Operation::Read, READ) };
-    eacces(opened(operation, access, file))
+    eacces(opened::<Kernel>(operation, access, file))
 }
 
-/// `(file, requested, protection, flags)`: as in `mmap_file`, which judges execution.
+/// `(file, requested, protection, flags)`: as in `mmap_file`, which judges execution. What exec maps is
+/// the program that it has judged, for a process that has no identity again yet.
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file_again(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a file or null.
     let file = unsafe { Kernel::new(ctx.arg(0)) };
     let (protection, flags): (u64, u64) = (ctx.arg(2), ctx.arg(3));
-    if file.is_null() {
+    if file.is_null() || kernel_read::is_opened_by_exec(file) {
         return 0;
     }
     let writes = protection & PROT_WRITE != 0 && flags & MAP_PRIVATE == 0;
-    eacces(opened(Operation::Map, if writes { WRITE } else { READ }, file))
+    let access = if writes { WRITE } else { READ };
+    eacces(opened::<Untyped>(Operation::Map, access, file))
 }
 
 /// `(vma, requested, protection)`: a shared mapping that was made to be read becomes writable.
@@ -55,5 +57,5 @@ pub fn file_mprotect_again(ctx: LsmContext) -> i32 {
     if file.is_null() {
         return 0;
     }
-    eacces(opened(Operation::Map, WRITE, file))
+    eacces(opened::<Untyped>(Operation::Map, WRITE, file))
 }

@@ -8,18 +8,10 @@ use aya_ebpf::{
     },
     programs::SockAddrContext,
 };
-use clawbox_common::{
-    decide::{Destination, Lookup},
-    rule::{
-        AddressKey, HostIds, RuleKey, RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP,
-    },
-};
+use clawbox_common::{decide::Destination, rule::TCP};
 use core::ffi::c_void;
 
-use crate::maps::{BOUND_BY, KernelLookup};
-
-/// The policy maps, and the sockets of the namespace that the context's socket is in.
-pub struct SocketLookup<'a>(pub &'a SockAddrContext);
+use crate::maps::BOUND_BY;
 
 /// `struct bpf_sock_tuple`, uapi/linux/bpf.h, for either family. The sender's port is not known yet,
 /// and no socket has a peer with port 0, so only those are found that take from everybody.
@@ -83,7 +75,7 @@ unsafe fn look_up(
 
 /// The sandbox that has bound the socket which takes what is sent there; zero is none.
 #[inline(always)]
-fn owner(ctx: &SockAddrContext, to: &Destination) -> u32 {
+pub fn owner(ctx: &SockAddrContext, to: &Destination) -> u32 {
     let socket = receiver(ctx, to);
     if socket.is_null() {
         return 0;
@@ -96,32 +88,5 @@ fn owner(ctx: &SockAddrContext, to: &Destination) -> u32 {
         let owner = if kept.is_null() { 0 } else { *kept.cast::<u32>() };
         bpf_sk_release(socket.cast());
         owner
-    }
-}
-
-impl Lookup for SocketLookup<'_> {
-    #[inline(always)]
-    fn sandbox(&self, sandbox: u32) -> Option<&SandboxState> {
-        KernelLookup.sandbox(sandbox)
-    }
-
-    #[inline(always)]
-    fn rule(&self, key: &RuleKey) -> Option<&RuleValue> {
-        KernelLookup.rule(key)
-    }
-
-    #[inline(always)]
-    fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue> {
-        KernelLookup.synthetic(key)
-    }
-
-    #[inline(always)]
-    fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
-        KernelLookup.address(key, bits)
-    }
-
-    #[inline(always)]
-    fn is_own(&self, sandbox: u32, to: &Destination) -> bool {
-        sandbox != 0 && owner(self.0, to) == sandbox
     }
 }

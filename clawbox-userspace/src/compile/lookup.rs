@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use clawbox_common::address::Address;
-use clawbox_common::decide::{Destination, Lookup};
+use clawbox_common::decide::Lookup;
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, AddressKey, HostIds, RuleKey, RuleValue, SandboxState, SyntheticKey,
     SyntheticValue,
@@ -52,11 +52,6 @@ impl Lookup for ImageLookup<'_> {
                 AddressKey { address: masked(key.address, bits - ADDRESS_KEY_HEAD), ..*key };
             self.image.addresses.get(&(prefix, bits))
         })
-    }
-
-    /// Nothing runs, so nothing is bound.
-    fn is_own(&self, _: u32, _: &Destination) -> bool {
-        false
     }
 }
 

@@ -461,12 +461,13 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
         let Some(hosts) = rule.hosts_for(real) else {
             return (false, None);
         };
-        address = wire("198.18.3.4".parse().unwrap());
+        let synthetic = if wire(real).is_v4() { "198.18.3.4" } else { "fd63:6c61:7762:6f78::4" };
+        address = wire(synthetic.parse().unwrap());
         let key = SyntheticKey { sandbox: 9, policy: image.generation(), address };
         let value = SyntheticValue { real: wire(real), hosts, name: 1 };
         lookup.synthetics.insert(key, value);
         if asked.port == 53 {
-            lookup.state.resolver_v4 = 0;
+            (lookup.state.resolver_v4, lookup.state.resolver_v6) = (0, 0);
         }
     }
     let mut up = asked.ancestors.clone();
@@ -479,7 +480,7 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
         lineage: mask(image, &up),
         incarnation: Incarnation::default(),
     };
-    let to = Destination { address, port: asked.port, transport: asked.transport };
+    let to = Destination { address, port: asked.port, transport: asked.transport, receiver: 0 };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     let allowed = decision.verdict == Verdict::Allow;
     if !(allowed && decision.reason == Reason::Rule) {

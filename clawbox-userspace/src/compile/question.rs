@@ -84,7 +84,13 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
         }
     };
     let subject = subject(image, &question.binary, &question.ancestors);
-    let to = Destination { address, port: question.port.get(), transport: question.transport };
+    // Nothing runs, so nothing is bound.
+    let to = Destination {
+        address,
+        port: question.port.get(),
+        transport: question.transport,
+        receiver: 0,
+    };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     let rule = match (decision.verdict, decision.reason) {
         (Verdict::Allow, Reason::Rule) => image.attribute(

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use aya::maps::MapError;
 use aya::programs::links::{FdLink, LinkError};
@@ -313,13 +314,22 @@ pub(super) fn attach(
     name: &'static str,
     how: impl FnOnce(&mut Program) -> Result<FdLink, AttachError>,
 ) -> Result<FdLink, LoadError> {
+    let since = Instant::now();
     let program = ebpf.program_mut(name).ok_or(LoadError::Absent { kind: "program", name })?;
-    how(program).map_err(|error| match error {
+    let link = how(program).map_err(|error| match error {
         AttachError::Program(source) => {
             LoadError::Program { program: name, source: Box::new(source) }
         }
         AttachError::Link(source) => LoadError::Link { program: name, source },
-    })
+    })?;
+    let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+    tracing::debug!(
+        program = name,
+        verified,
+        micros = since.elapsed().as_micros() as u64,
+        "attached"
+    );
+    Ok(link)
 }
 
 fn trace(program: &mut Program, tracepoint: &str, types: &Btf) -> Result<FdLink, AttachError> {

@@ -211,12 +211,9 @@ pub fn attach_all(
         if has.is_none() || arguments.is_some_and(|wanted| has != Some(wanted)) {
             continue;
         }
-        let since = std::time::Instant::now();
         let attached = attach(ebpf, program, |program| {
             let program: &mut Lsm = program.try_into()?;
             program.load(hook, types)?;
-            let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
-            tracing::debug!(hook, verified, micros = since.elapsed().as_micros() as u64, "loaded");
             let id = program.attach()?;
             Ok::<_, AttachError>(program.take_link(id)?.into())
         });

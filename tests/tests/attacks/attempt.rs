@@ -26,6 +26,8 @@ def start(*command):
     status = os.spawnv(os.P_WAIT, command[0], command)
     if status == 127:
         raise OSError(errno.EACCES, "")
+    if status < 0:
+        raise OSError(errno.ENOEXEC, "")
 def copied(path):
     made = os.memfd_create("program")
     os.write(made, read(path))
@@ -102,6 +104,15 @@ impl Attempt {
         self.unrecorded = Some(layer);
         self
     }
+}
+
+/// Attempts before the first of which the host does something, such as to change the policy: a start
+/// loads all programs, and an emulated machine takes long for it.
+pub fn from_then_on(before: impl Fn() + 'static, mut tries: Vec<Attempt>) -> Vec<Attempt> {
+    if let Some(first) = tries.first_mut() {
+        first.before = Some(Box::new(before));
+    }
+    tries
 }
 
 /// What came of an attempt.

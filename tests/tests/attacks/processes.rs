@@ -4,7 +4,10 @@
 use clawbox_tests::clawbox::{Clawbox, Running};
 use clawbox_tests::layer::Layer;
 
-use super::attempt::{Attempt, PYTHON, attempts, find, got_through, harmless, hostile};
+use super::attempt::{
+    Attempt, PYTHON, attempts, find, from_then_on, got_through, harmless, hostile,
+};
+use crate::live::change_to;
 use crate::scene::Scene;
 
 /// A named program waits, and an unnamed one of the same user and sandbox, its parent, reaches for it:
@@ -43,19 +46,25 @@ fn no_identity_reaches_into_another_one_of_its_sandbox() {
     let tool = scene.copy("tool");
     let policy = scene.allowing(&tool, "{ host: v4.test, port: 7 }");
     let open = policy.replace("[/dev/null]", "[/dev/null, /proc]").replace(" /proc,", "");
-    let all = into_another_identity(&tool, has_lsm);
-    let sandbox = |policy: &str| {
-        let clawbox = Clawbox::new(&scene.world, policy);
-        if has_lsm { clawbox.with_lsm() } else { clawbox }
-    };
-    let tried = attempts(|| sandbox(&policy), &all);
-    assert_eq!(got_through(&all, &tried).count(), 0, "{tried:#?}");
-    let writes = all.into_iter().filter(|attempt| attempt.name.starts_with("writing"));
+    let all = || into_another_identity(&tool, has_lsm);
+    let writes = all().into_iter().filter(|attempt| attempt.name.starts_with("writing"));
     let writes: Vec<Attempt> = writes
         .map(|attempt| attempt.named("writing /proc/PID/mem, /proc writable").known_if(!has_lsm))
         .collect();
-    let tried = attempts(|| sandbox(&open), &writes);
-    assert_eq!(got_through(&writes, &tried).count(), 0, "{tried:#?}");
+    let sandboxes = if has_lsm {
+        let narrowed = from_then_on(change_to(&scene, "identities", &policy), all());
+        vec![(&open, writes.into_iter().chain(narrowed).collect())]
+    } else {
+        vec![(&policy, all()), (&open, writes)]
+    };
+    for (policy, tries) in sandboxes {
+        let sandbox = || {
+            let clawbox = Clawbox::new(&scene.world, policy).name("identities");
+            if has_lsm { clawbox.with_lsm() } else { clawbox }
+        };
+        let tried = attempts(sandbox, &tries);
+        assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
+    }
 }
 
 /// Owns shared memory under a key, and waits.
@@ -135,13 +144,13 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     let has_lsm = scene.has_lsm();
     let victim = Victim::new(&scene);
     let policy = scene.policy("");
-    let with = |share: bool, user| {
-        let clawbox = Clawbox::new(&scene.world, &policy).user(user);
-        let clawbox = if share { clawbox.argument("--share=pid") } else { clawbox };
+    let with = |user| {
+        let clawbox = Clawbox::new(&scene.world, &policy).user(user).argument("--share=pid");
         if has_lsm { clawbox.with_lsm() } else { clawbox }
     };
     let tries = by_number(victim.pid, &victim.shared);
-    let tried = attempts(|| with(false, Some("nobody")), &tries);
+    // By namespaces, which need no hook's help.
+    let tried = attempts(|| Clawbox::new(&scene.world, &policy), &tries);
     assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
     let mut tries = in_sight(victim.pid, "another sandbox's");
     tries.push(harmless("a child", "p = os.fork() or os._exit(0); os.waitpid(p, 0)"));
@@ -150,7 +159,7 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
         "import signal; p = os.fork() or signal.pause(); os.kill(p, 9); os.waitpid(p, 0)",
     ));
     tries.push(harmless("its own environment", "read('/proc/self/environ')"));
-    let tried = attempts(|| with(true, Some("nobody")), &tries);
+    let tried = attempts(|| with(Some("nobody")), &tries);
     if has_lsm {
         assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
         let nice = find(&tried, "another sandbox's, in sight: its nice value");
@@ -164,7 +173,7 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
         .into_iter()
         .filter(|attempt| !attempt.name.ends_with("a stop"))
         .collect();
-    let tried = attempts(|| with(true, None), &tries);
+    let tried = attempts(|| with(None), &tries);
     if has_lsm {
         assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
     }

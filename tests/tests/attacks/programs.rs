@@ -5,12 +5,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use clawbox_common::limits::SCRIPT_PATH;
-use clawbox_tests::clawbox::Clawbox;
+use clawbox_tests::clawbox::{Clawbox, Running};
 use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::network::copy_program;
+use serde_json::Value;
 
-use super::attempt::{Attempt, PYTHON, attempts, find, got_through, harmless, hostile};
+use super::attempt::{
+    Attempt, PYTHON, attempts, find, from_then_on, got_through, harmless, hostile,
+};
 use super::islands::{open_to_all, owned_by_sandbox};
+use crate::live::{change_to, changes};
 use crate::scene::{Account, Scene};
 
 /// Row 5, and what of row 3 is about mappings: programs from what the sandbox can write.
@@ -66,16 +70,28 @@ fn what_the_sandbox_may_write_it_may_not_execute() {
     let has_lsm = scene.has_lsm();
     let work = std::fs::canonicalize(scene.world.work()).unwrap();
     let policy = scene.policy("").replace("[/dev/null]", "[/dev/null, /dev/shm]");
-    let sandbox = |policy: &str| {
-        let clawbox = Clawbox::new(&scene.world, policy);
-        if has_lsm { clawbox.with_lsm() } else { clawbox }
-    };
     let closed = policy.replace("execution: { from_writable: allow }", "");
     let tries = from_what_can_be_written();
-    let tried = attempts(|| sandbox(&closed), &tries);
     if !has_lsm {
+        attempts(|| Clawbox::new(&scene.world, &closed), &tries);
         return;
     }
+    // What has no place in a directory is no program, whatever is said of writable files.
+    let names =
+        ["a copy started", "a library mapped from a writable path", "a mapping made executable"];
+    let allowed = from_what_can_be_written()
+        .into_iter()
+        .filter(|attempt| names.contains(&attempt.name.as_str()))
+        .map(|attempt| attempt.named("allowed").now_harmless())
+        .chain([hostile(
+            5,
+            "a memfd started, writable files allowed",
+            "start('/proc/self/fd/%d' % copied('/bin/true'))",
+        )]);
+    let tries = from_then_on(change_to(&scene, "writable", &closed), tries);
+    let tries: Vec<Attempt> = allowed.chain(tries).collect();
+    let sandbox = || Clawbox::new(&scene.world, &policy).name("writable").with_lsm();
+    let tried = attempts(sandbox, &tries);
     assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
     let own = work.join("own").display().to_string();
     for (name, action) in [
@@ -86,21 +102,6 @@ fn what_the_sandbox_may_write_it_may_not_execute() {
         let found = find(&tried, name);
         assert!(found.has(action, "writable-program") && found.paths().contains(&own.as_str()));
     }
-    // What has no place in a directory is no program, whatever is said of writable files.
-    let names =
-        ["a copy started", "a library mapped from a writable path", "a mapping made executable"];
-    let tries: Vec<Attempt> = from_what_can_be_written()
-        .into_iter()
-        .filter(|attempt| names.contains(&attempt.name.as_str()))
-        .map(Attempt::now_harmless)
-        .chain([hostile(
-            5,
-            "a memfd started, writable files allowed",
-            "start('/proc/self/fd/%d' % copied('/bin/true'))",
-        )])
-        .collect();
-    let tried = attempts(|| sandbox(&policy), &tries);
-    assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
 }
 
 /// What the loader says of a library that it cannot find it says only where it looked for it, and
@@ -283,26 +284,49 @@ fn a_named_binary_in_a_writable_tree_is_not_executed_once_it_is_another() {
     let tool = std::fs::canonicalize(scene.world.work()).unwrap().join("tool");
     let allowing = scene.allowing(&tool.display().to_string(), "{ host: v4.test, port: 7 }");
     let closed = allowing.replace("execution: { from_writable: allow }\n", "");
-    let script = format!("cat {} > tool; ./tool tcp=v4.test:7", scene.attack());
-    for (attack, policy) in [
-        ("overwritten in a writable tree", &closed),
-        ("overwritten in a writable tree whose files may be executed", &allowing),
-    ] {
+    let script = format!(
+        "while read a; do cat {} > tool; ./tool tcp=v4.test:7; echo end; done",
+        scene.attack()
+    );
+    let start = |policy: &str| {
+        let clawbox = Clawbox::new(&scene.world, policy);
+        let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+        clawbox.spawn(&["/bin/sh", "-c", &script])
+    };
+    // Its inode stays, whatever is written to it.
+    let as_it_was = || {
         copy_program(Path::new("/bin/true"), &tool);
         open_to_all(&tool);
         owned_by_sandbox(&tool);
-        let clawbox = Clawbox::new(&scene.world, policy);
-        let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
-        let account = Account::of(clawbox.run(&["/bin/sh", "-c", &script]));
+    };
+    let overwritten = |running: &mut Running| {
+        as_it_was();
+        running.say("go");
         // It says nothing if it was not started.
-        let outcome = account.outcomes().first().map_or("EACCES", |(_, outcome)| outcome);
-        let denials = account.run.denials();
-        let denials: Vec<_> =
-            denials.into_iter().filter(|record| record["action"] == "start-program").collect();
-        assert!(outcome == "ok" || !denials.is_empty(), "{account:?}");
-        assert!(!has_lsm || policy == &allowing || outcome != "ok", "{account:?}");
-        layer::tell(6, attack, Layer::observed(outcome, &denials));
+        let line = running.line();
+        let told: Value = serde_json::from_str(&line).unwrap_or_default();
+        assert!(line == "end" || running.line() == "end", "{line}");
+        told["outcome"].as_str().unwrap_or("EACCES").to_owned()
+    };
+    as_it_was();
+    let mut running = start(&allowing);
+    let outcome = overwritten(&mut running);
+    let attack = "overwritten in a writable tree whose files may be executed";
+    layer::tell(6, attack, Layer::observed(&outcome, &[]));
+    if has_lsm {
+        changes(&scene, &running, &closed);
+    } else {
+        assert_eq!(running.wait().status, 0);
+        running = start(&closed);
     }
+    let outcome = overwritten(&mut running);
+    let run = running.wait();
+    let denials = run.denials();
+    let denials: Vec<_> =
+        denials.into_iter().filter(|record| record["action"] == "start-program").collect();
+    assert!(outcome == "ok" || !denials.is_empty(), "{run:?}");
+    assert!(!has_lsm || outcome != "ok", "{run:?}");
+    layer::tell(6, "overwritten in a writable tree", Layer::observed(&outcome, &denials));
 }
 
 /// One byte more than the kernel's buffer for a script's path holds, and names that are no text.
@@ -353,7 +377,7 @@ fn paths_that_are_long_or_odd_are_nobodys_and_recorded() {
         assert!(file.ends_with(&format!(":{inode}")), "{file}: {path:?}");
     }
     let starts = account.run.records("exec");
-    let is_odd = |record: &&serde_json::Value| {
+    let is_odd = |record: &&Value| {
         record["object"]["path"].as_str().is_some_and(|path| path.ends_with("\u{1}\" \n'x"))
     };
     assert!(starts.iter().any(is_odd), "{starts:#?}");

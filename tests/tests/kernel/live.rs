@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use clawbox_tests::clawbox::{Clawbox, Running, program};
-use clawbox_tests::network::SITE;
+use clawbox_tests::network::{Entry, SITE};
 use serde_json::Value;
 
 use crate::scene::{ECHO, Scene};
@@ -15,7 +15,7 @@ use crate::scene::{ECHO, Scene};
 pub fn set(scene: &Scene, running: &Running, policy: &str) -> (Option<i32>, Value) {
     let file = scene.world.private().join("next.yaml");
     std::fs::write(&file, policy).unwrap();
-    let output = set_file(scene, &running.run(), &file);
+    let output = set_file(&scene.world.entry(), &running.run(), &file);
     let said = String::from_utf8_lossy(&output.stdout);
     let answer = serde_json::from_str(&said).unwrap_or_else(|error| {
         panic!("{error}: {said}{}", String::from_utf8_lossy(&output.stderr))
@@ -23,12 +23,23 @@ pub fn set(scene: &Scene, running: &Running, policy: &str) -> (Option<i32>, Valu
     (output.status.code(), answer)
 }
 
-fn set_file(scene: &Scene, run: &str, file: &Path) -> Output {
+fn set_file(host: &Entry, run: &str, file: &Path) -> Output {
     let mut command = Command::new(program());
     command.args(["policy", "set", "--format", "json", run]).arg(file);
     // Runs of a world are known in it alone.
-    scene.world.enter(&mut command);
+    host.enter(&mut command);
     command.output().unwrap()
+}
+
+/// Puts a sandbox under a policy when it is called.
+pub fn change_to(scene: &Scene, sandbox: &str, policy: &str) -> impl Fn() + 'static {
+    let (host, sandbox, policy) = (scene.world.entry(), sandbox.to_owned(), policy.to_owned());
+    let file = scene.world.private().join("next.yaml");
+    move || {
+        std::fs::write(&file, &policy).unwrap();
+        let output = set_file(&host, &sandbox, &file);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
 }
 
 #[track_caller]
@@ -180,7 +191,7 @@ fn who_asks_for_a_sandbox_that_is_not_there_is_told_which_are() {
     assert_eq!(running.line(), "on");
     let file = scene.world.private().join("next.yaml");
     std::fs::write(&file, scene.policy("")).unwrap();
-    let output = set_file(&scene, "no-such-sandbox", &file);
+    let output = set_file(&scene.world.entry(), "no-such-sandbox", &file);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2));
     let known = format!("no sandbox `no-such-sandbox` is running here; running: {}", running.run());

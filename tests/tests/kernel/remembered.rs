@@ -71,12 +71,18 @@ impl Tree {
 }
 
 #[test]
-fn no_allow_is_remembered_for_another_path_than_it_was_found_for() {
+fn no_allow_outlives_a_move_a_name_or_a_change_of_the_mounts() {
     let scene = Scene::new();
     if !scene.has_lsm() {
         return;
     }
+    // One sandbox for both, because an emulated machine takes long to load the programs.
     let mut tree = Tree::new(&scene);
+    none_is_remembered_for_another_path(&mut tree);
+    none_is_remembered_over_a_change_of_the_mounts(&mut tree);
+}
+
+fn none_is_remembered_for_another_path(tree: &mut Tree) {
     for file in ["open/deep/file", "open/renamed", "open/linked", "open/two", "open/exchanged"] {
         fs::write(tree.at(file), "text").unwrap();
         assert_eq!(tree.reads(file), "ok", "{file}");
@@ -105,13 +111,7 @@ fn no_allow_is_remembered_for_another_path_than_it_was_found_for() {
     assert_eq!(tree.reads("open/two"), "ok");
 }
 
-#[test]
-fn no_allow_is_remembered_over_a_change_of_the_mounts() {
-    let scene = Scene::new();
-    if !scene.has_lsm() {
-        return;
-    }
-    let mut tree = Tree::new(&scene);
+fn none_is_remembered_over_a_change_of_the_mounts(tree: &mut Tree) {
     let (open, closed) = (tree.at("mnt"), tree.at("closed/mnt"));
     fs::create_dir(&closed).unwrap();
     let (open, closed) = (open.display().to_string(), closed.display().to_string());

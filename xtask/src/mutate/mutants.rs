@@ -100,9 +100,9 @@ pub(super) const ALL: &[Mutant] = &[
     ),
     here(
         "the socket that would get it says whose a destination is",
-        "clawbox-ebpf/src/hooks/receiver.rs",
-        "sandbox != 0 && owner(self.0, to) == sandbox",
-        "sandbox != 0 && owner(self.0, to) <= sandbox",
+        DECIDE,
+        "to.receiver == subject.sandbox",
+        "to.receiver <= subject.sandbox",
         "a_clients_own_port_lends_no_way",
     ),
     lsm(
@@ -173,28 +173,28 @@ pub(super) const ALL: &[Mutant] = &[
         ALLOWED,
         "!= now.renames",
         "!= now.renames && version == 0",
-        "no_allow_is_remembered",
+        "no_allow_outlives",
     ),
     lsm(
         "an object with two names is not remembered",
         ALLOWED,
         "kernel_read::names_of(inode) != 1)",
         "kernel_read::names_of(inode) == 0)",
-        "no_allow_is_remembered_for",
+        "no_allow_outlives",
     ),
     lsm(
         "a name less is a new moment",
         FILES,
         "        allowed::one_name_less();",
         "        let _ = allowed::one_name_less;",
-        "no_allow_is_remembered_for",
+        "no_allow_outlives",
     ),
     lsm(
         "a remembered allow is of one mount",
         ALLOWED,
         "!= mount\n",
         "!= mount && version == 0\n",
-        "no_allow_is_remembered_over",
+        "no_allow_outlives",
     ),
     lsm(
         "a remembered allow is one subject's",
@@ -335,8 +335,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "open files are judged again after a change",
         "clawbox-ebpf/src/hooks/open_file.rs",
-        "    eacces(opened(operation, access, file))",
-        "    eacces(opened(operation, access, file) || access != 0)",
+        "    eacces(opened::<Kernel>(operation, access, file))",
+        "    eacces(opened::<Kernel>(operation, access, file) || access != 0)",
         "narrowing_reaches_files",
     ),
     lsm(

@@ -37,8 +37,8 @@ pub struct Limits {
     pub memory_mib: u32,
     /// From start to the command's end.
     pub time: Duration,
-    /// Without a line of output for so long, the machine is taken to stand still, and started again
-    /// once: one in some hundred boots has been seen to.
+    /// Without a line of output for so long, the machine is taken to stand still, and ended. A guest on
+    /// a disk has said before what its tasks wait in.
     pub silence: Option<Duration>,
     /// What to put before each line of output, if it is not the only machine.
     pub label: Option<&'static str>,
@@ -58,7 +58,6 @@ pub struct Outcome {
 enum End {
     Finished(Outcome),
     NeverReady(&'static str),
-    StoodStill,
 }
 
 /// What a machine boots from.
@@ -77,13 +76,8 @@ pub fn run(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<Ou
 }
 
 fn run_until_ready(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<Outcome> {
-    let mut limits = limits;
     for boot in 1..=BOOTS {
         match run_once(kernel, media, limits)? {
-            End::StoodStill => {
-                println!("vm: {} stood still; its machine is started again", kernel.name);
-                limits.silence = None;
-            }
             End::Finished(outcome) => return Ok(outcome),
             End::NeverReady(why) => {
                 println!(
@@ -122,7 +116,10 @@ fn run_once(kernel: &KernelFiles, media: &Media<'_>, limits: Limits) -> Result<E
     match waited? {
         Waited::Ended if !ready => Ok(End::NeverReady("stopped")),
         Waited::BootTimeout => Ok(End::NeverReady("hung")),
-        Waited::Silence => Ok(End::StoodStill),
+        Waited::Silence => bail!(
+            "the guest said nothing for {} s; see above what its tasks wait in",
+            limits.silence.unwrap_or_default().as_secs()
+        ),
         Waited::Ended => {
             bail!("the guest died before its command ended; see its last output above")
         }
