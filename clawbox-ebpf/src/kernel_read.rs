@@ -69,6 +69,17 @@ macro_rules! load {
     }};
 }
 
+/// The number, of which the compiler knows nothing any more; `black_box` would take it over the stack.
+#[inline(always)]
+pub fn unseen(number: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: the number stays what it is.
+    unsafe {
+        asm!("{number} = {number}", number = inout(reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    number
+}
+
 /// How far into its structure a field is.
 #[inline(always)]
 fn offset<const FIELD: u16>() -> u64 {

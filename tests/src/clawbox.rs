@@ -119,7 +119,7 @@ impl<'w> Clawbox<'w> {
     }
 
     /// With BPF LSM where the kernel has it. Most runs go without, because an emulated machine takes
-    /// half a minute to verify the programs.
+    /// ten seconds to verify the programs.
     #[must_use]
     pub fn with_lsm(mut self) -> Self {
         self.lsm = true;

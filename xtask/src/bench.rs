@@ -78,6 +78,7 @@ fn in_guests(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         time: GUEST_TIME,
         silence: None,
         label: None,
+        yields: false,
         counts_instructions: true,
     };
     for &kernel in &args.kernel.0 {

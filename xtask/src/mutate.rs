@@ -114,6 +114,7 @@ fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Re
         time: VM_TIME,
         silence: None,
         label: None,
+        yields: false,
         counts_instructions: false,
     };
     let outcome = vm::boot(workspace, kernel, guest, limits)?;

@@ -42,6 +42,8 @@ pub struct Limits {
     pub silence: Option<Duration>,
     /// What to put before each line of output, if it is not the only machine.
     pub label: Option<&'static str>,
+    /// Leave the processors to the other machines where they have use for them.
+    pub yields: bool,
     /// Let the guest's clock go forward by a nanosecond, and its processor's counter by one, with
     /// every instruction, and skip what it would sleep.
     pub counts_instructions: bool,
@@ -185,15 +187,13 @@ fn wait(
 }
 
 fn command(kernel: &KernelFiles, media: &Media<'_>, report: &Path, limits: Limits) -> Command {
+    let mut command = Command::new("nice");
+    command.args(["-n", if limits.yields { "10" } else { "0" }]);
     // A stopped xtask must not leave a busy VM behind.
-    let mut command = match process::find_program("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-            command
-        }
-        None => Command::new("qemu-system-x86_64"),
-    };
+    if let Some(setpriv) = process::find_program("setpriv") {
+        command.arg(setpriv).args(["--pdeathsig", "KILL"]);
+    }
+    command.arg("qemu-system-x86_64");
     command.args(["-nodefaults", "-no-reboot", "-display", "none", "-smp", "1"]);
     // Emulated even where the processor could do it: every machine then tests the same.
     command.arg("-cpu");

@@ -82,6 +82,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         time: Duration::from_secs(args.timeout),
         silence: None,
         label: None,
+        yields: false,
         counts_instructions: args.icount,
     };
     let outcome = boot(workspace, args.kernel, &guest, limits)?;
