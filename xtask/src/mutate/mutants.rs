@@ -66,8 +66,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "the identity comes before the cgroup",
         "clawbox-ebpf/src/subject.rs",
-        "    if cgroup_sandbox().is_some() || is_orphan(current_thread_group()) {",
-        "    if is_orphan(current_thread_group()) {",
+        "    if let Some(subject) = identity(group) {",
+        "    if let Some(subject) = identity(group).filter(|_| cgroup_sandbox().is_some()) {",
         "a_process_that_moves_to_another",
     ),
     here(
@@ -272,8 +272,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "without an identity the cgroup denies",
         "clawbox-ebpf/src/subject.rs",
-        "    if cgroup_sandbox().is_some() || is_orphan(current_thread_group()) {",
-        "    if is_orphan(current_thread_group()) {",
+        "    if cgroup_sandbox().is_some() || is_orphan(group) {",
+        "    if is_orphan(group) {",
         "where_the_table_of_identities_is_full",
     ),
     lsm(
