@@ -1,5 +1,5 @@
 //! Allows are remembered with the object: none outlives the path for which it was found, whoever
-//! moves the object, and from wherever.
+//! moves the object, and from wherever. That they are one binary's is in `files.rs`.
 
 use std::fs;
 use std::os::fd::AsFd;
@@ -127,27 +127,4 @@ fn none_is_remembered_over_a_change_of_the_mounts(tree: &mut Tree) {
     tree.mount(&["--bind", &open, &closed]);
     assert_eq!(tree.reads("mnt/file"), "ok");
     assert_eq!(tree.reads("closed/mnt/file"), "EACCES");
-}
-
-#[test]
-fn what_one_binary_was_allowed_is_not_remembered_for_another() {
-    let scene = Scene::new();
-    if !scene.has_lsm() {
-        return;
-    }
-    let file = scene.world.work().join("secret");
-    fs::write(&file, "text").unwrap();
-    let path = file.display().to_string();
-    let (cat, head) = ("/usr/bin/cat", "/usr/bin/head");
-    let policy = scene.policy("").replace("include_workdir: true", "include_workdir: false").replace(
-        "  read_write:",
-        &format!(
-            "  rules: [{{ binaries: [{{ path: {cat}, match: self }}], read_only: [{path}] }}]\n  read_write:"
-        ),
-    );
-    let script = format!(
-        "for i in 1 2 3; do {cat} {path} >/dev/null && echo cat; {head} {path} >/dev/null || echo held; done"
-    );
-    let run = Clawbox::new(&scene.world, &policy).with_lsm().run(&["/bin/sh", "-c", &script]);
-    assert_eq!(run.stdout, "cat\nheld\n".repeat(3), "{}", run.stderr);
 }

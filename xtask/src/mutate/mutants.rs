@@ -201,7 +201,7 @@ pub(super) const ALL: &[Mutant] = &[
         ALLOWED,
         "&& !is_same(kept, subject))",
         "&& !is_same(kept, subject) && version == 0)",
-        "what_one_binary_was_allowed",
+        "a_rule_for_one_binary",
     ),
     // Rows 2, 4 and 6: the loader, an interpreter, and what replaces an allowed binary are others.
     here(
