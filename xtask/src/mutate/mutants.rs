@@ -101,7 +101,7 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "the socket that would get it says whose a destination is",
         DECIDE,
-        "to.receiver == subject.sandbox",
+        "to.receiver != 0 && to.receiver == subject.sandbox",
         "to.receiver <= subject.sandbox",
         "a_clients_own_port_lends_no_way",
     ),
