@@ -59,8 +59,20 @@ pub trait Start: Copy {
     /// That of an open file.
     fn of(file: Kernel) -> Self;
 
+    /// Goes up to the top of its own filesystem, and gives how that ended.
+    fn climb_inside(self, search: *mut Search, subject: &Subject) -> u32;
+
+    /// The address of its `struct vfsmount`; zero where that is not known.
+    fn mount(self) -> u64;
+
     /// Looks for the nearest rule with an opinion about the subject, at the place or above it.
-    fn search(self, state: &SandboxState, subject: &Subject) -> Found;
+    #[inline(always)]
+    fn search(self, state: &SandboxState, subject: &Subject) -> Found {
+        let mut search = Search::new(state);
+        let end = self.climb_inside(&raw mut search, subject);
+        let end = beyond(&mut search, end, subject, self.mount());
+        Found { search, whole: end != ON }
+    }
 }
 
 /// By checked reads.
@@ -71,15 +83,17 @@ impl Start for Place {
     }
 
     #[inline(always)]
-    fn search(self, state: &SandboxState, subject: &Subject) -> Found {
-        let mut search = Search::new(state);
-        let end = climb(&raw mut search, subject, &Footing { at: self.dentry.0, mount: 0 });
-        let end = beyond(&mut search, end, subject, self.mount);
-        Found { search, whole: end != ON }
+    fn climb_inside(self, search: *mut Search, subject: &Subject) -> u32 {
+        climb(search, subject, &Footing { at: self.dentry.0, mount: 0 })
+    }
+
+    #[inline(always)]
+    fn mount(self) -> u64 {
+        self.mount
     }
 }
 
-/// By typed loads in its own filesystem.
+/// By typed loads.
 impl Start for Place<Kernel> {
     #[inline(always)]
     fn of(file: Kernel) -> Self {
@@ -87,20 +101,15 @@ impl Start for Place<Kernel> {
     }
 
     #[inline(always)]
-    fn search(self, state: &SandboxState, subject: &Subject) -> Found {
-        let mut search = Search::new(state);
-        let mut way = Way {
-            dentry: self.dentry,
-            search: &raw mut search,
-            subject,
-            at: 0,
-            mount: 0,
-            below: 0,
-            end: ON,
-        };
-        let end = go(step_inside, &mut way);
-        let end = beyond(&mut search, end, subject, self.mount);
-        Found { search, whole: end != ON }
+    fn climb_inside(self, search: *mut Search, subject: &Subject) -> u32 {
+        let dentry = self.dentry;
+        let mut way = Way { dentry, search, subject, at: 0, mount: 0, below: 0, end: ON };
+        go(step_inside, &mut way)
+    }
+
+    #[inline(always)]
+    fn mount(self) -> u64 {
+        self.mount
     }
 }
 
