@@ -10,10 +10,12 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::thread;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tempfile::TempDir;
 
 use crate::capture::{Capture, Packet};
@@ -69,6 +71,7 @@ impl World {
     #[must_use]
     pub fn new() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
+        share_pins();
         let (inside, outside) = (fresh_namespace(), fresh_namespace());
         for namespace in [&inside, &outside] {
             within(namespace, quiet_ipv6);
@@ -226,6 +229,23 @@ fn within<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Where clawbox pins its programs.
+const PINS: &str = "/sys/fs/bpf";
+
+/// Mounts bpffs where this machine has not done so. A clawbox would do it for itself, and so in the
+/// mount namespace of its world alone, out of the test's sight.
+fn share_pins() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let found = statfs(PINS).expect("the kernel has BPF");
+        if found.filesystem_type() != BPF_FS_MAGIC {
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            mount(Some("bpf"), PINS, Some("bpf"), flags, Some("mode=0700"))
+                .expect("bpffs can be mounted");
+        }
+    });
 }
 
 fn fresh_namespace() -> OwnedFd {
