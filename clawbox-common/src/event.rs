@@ -213,6 +213,8 @@ operations! {
     ProcessImage = 31, "process-image";
     /// A key of the kernel's keyrings.
     Key = 32, "key";
+    /// A device was to be asked for, or told, something of its own.
+    Ioctl = 33, "ioctl";
     /// A file that was open already was read.
     Read = 40, "read";
     /// A file that was open already was written.

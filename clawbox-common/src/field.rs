@@ -113,5 +113,9 @@ fields! {
         REQUEST_DENTRY = "landlock_request" "audit.u.path.dentry",
         REQUEST_MOUNT = "landlock_request" "audit.u.path.mnt",
         REQUEST_ACCESS = "landlock_request" "access",
+        REQUEST_TASK = "landlock_request" "audit.u.tsk",
+        REQUEST_IOCTL = "landlock_request" "audit.u.op",
+        IOCTL_DENTRY = "lsm_ioctlop_audit" "path.dentry",
+        IOCTL_MOUNT = "lsm_ioctlop_audit" "path.mnt",
     }
 }

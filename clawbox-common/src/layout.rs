@@ -10,7 +10,7 @@ use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, LossKey, Rewritten,
     RuleKey, RuleValue, SandboxState, SandboxStates, ScriptKey, SyntheticKey, SyntheticValue,
 };
-use crate::subject::{FileId, Incarnation, Mask, Seat, Subject};
+use crate::subject::{FileId, Incarnation, Kind, Mask, Seat, Subject};
 
 /// A record's size is the sum of its fields: no padding, so no uninitialised byte is compared by
 /// a map or copied to userspace.
@@ -23,8 +23,9 @@ packed! {
     FileId = 16,
     Mask = 32,
     Incarnation = 16,
-    Subject = 104,
-    Seat = 112,
+    Subject = 112,
+    Kind = 88,
+    Seat = 120,
     RuleKey = 12,
     RuleValue = 72,
     HostIds = 16,

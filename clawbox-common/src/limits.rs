@@ -35,6 +35,10 @@ pub const SUBJECTS: u32 = 65_536;
 /// of two, so that numbers share seats evenly where there are more than these.
 pub const SEATS: u32 = 32_768;
 
+/// Kinds of subjects whose number is known; of the one that was asked for longest ago it is forgotten,
+/// and another one is given the next time.
+pub const KINDS: u32 = 4_096;
+
 /// Files named as binaries, over all sandboxes.
 pub const BINARIES: u32 = 65_536;
 

@@ -80,12 +80,41 @@ pub struct Subject {
     pub sandbox: u32,
     /// 1 where a `#!` script was started, so that `script` identities are in `own` too.
     pub is_script: u32,
+    /// A number of all that [`Kind`] has: equal only where that is. Zero where none could be given.
+    pub kind: u64,
     /// The file that runs: for a script its interpreter.
     pub exe: FileId,
     /// Slots that the program running now matches, itself.
     pub own: Mask,
     /// `own`, and the same of every ancestor and every earlier program of this process.
     pub lineage: Mask,
+}
+
+/// What decides of files that one subject and another have in common: everything but which process
+/// it is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Kind {
+    /// [`Subject::exe`]
+    pub exe: FileId,
+    /// [`Subject::own`]
+    pub own: Mask,
+    /// [`Subject::lineage`]
+    pub lineage: Mask,
+    /// [`Subject::sandbox`]
+    pub sandbox: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+impl Subject {
+    /// What its number stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn what_kind(&self) -> Kind {
+        let Self { exe, own, lineage, sandbox, .. } = *self;
+        Kind { exe, own, lineage, sandbox, zero: 0 }
+    }
 }
 
 /// A place for one thread group, found by its number's last bits: its identity, without a search.

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use clawbox_common::{
     limits::MASK_WORDS,
     rule::{FILES_BY_BINARY, SandboxState},
-    subject::{FileId, Mask, Subject},
+    subject::{Mask, Subject},
 };
 use core::{
     intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
@@ -26,7 +26,8 @@ struct Allowed {
     version: u64,
     /// The mount by which the file was reached.
     mount: u64,
-    moment: Moment,
+    /// [`Moment::changes`].
+    changes: u64,
     /// Policy generation.
     policy: u32,
     /// Bits of `clawbox_common::file`, and [`DIRECTORY`].
@@ -34,38 +35,44 @@ struct Allowed {
     /// Whose the allow is, where the policy tells binaries apart; zero where it does not.
     own: Mask,
     lineage: Mask,
-    /// Where uses by this program in this sandbox are counted; zero is nowhere.
-    exe: FileId,
-    sandbox: u32,
+    /// Of the subject that it was found for; [`NO_KIND`] if that has no number.
+    kind: u64,
+    /// Where uses by that kind are counted; [`NOWHERE`] if nowhere.
     tally: u32,
+    zero: u32,
 }
 
-/// Counts that go up whenever an object may have become another path's.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq)]
+/// How often an object may have become another path's.
+#[derive(Clone, Copy)]
 pub struct Moment {
-    /// Names with which an object that has several lost one of them.
-    unlinks: u64,
-    /// The kernel's own count of moved dentries, `rename_lock`.
-    renames: u32,
-    /// The kernel's own count of changes of any mount tree, `mount_lock`.
-    mounts: u32,
+    /// Names that objects with several have lost, and the kernel's own counts of moved dentries
+    /// (`rename_lock`) and of changes of any mount tree (`mount_lock`). Each only goes up, so that their
+    /// sum is what it was only if each of them is.
+    changes: u64,
+    /// Odd while one of the kernel's counts is.
+    moving: u64,
 }
+
+/// What no subject has.
+const NO_KIND: u64 = u64::MAX;
+/// What is no place.
+const NOWHERE: u32 = u32::MAX;
 
 #[btf_map]
 static ALLOWED: InodeStorage<Allowed> = InodeStorage::new();
 
-/// See [`Moment::unlinks`]. Written by programs alone, on any processor.
+/// Names with which an object that has several lost one of them. Written by programs alone, on any
+/// processor.
 static mut UNLINKS: u64 = 0;
 
 /// Now. To be taken before anything is looked at.
 #[inline(always)]
 pub fn moment() -> Moment {
-    // Where the kernel's counts are not known something always moves.
-    let (renames, mounts) = kernel_read::tree_changes().unwrap_or((1, 1));
+    let (renames, mounts) = kernel_read::tree_changes();
     // SAFETY: an aligned word, to which others only add.
     let unlinks = unsafe { (&raw const UNLINKS).read_volatile() };
-    Moment { unlinks, renames, mounts }
+    let changes = unlinks.wrapping_add(renames).wrapping_add(mounts);
+    Moment { changes, moving: renames | mounts }
 }
 
 impl Moment {
@@ -73,66 +80,89 @@ impl Moment {
     /// not once: the verifier would take all that follows for either answer.
     #[inline(always)]
     fn is_still(self) -> bool {
-        kernel_read::unseen(u64::from(self.renames | self.mounts)) & 1 == 0
+        kernel_read::unseen(self.moving) & 1 == 0
     }
 }
 
 /// The object is a directory, which has one name whatever its count of links.
-const DIRECTORY: u32 = 1 << 31;
+const DIRECTORY: u32 = 1 << 16;
 
-/// Nothing is remembered that allows it.
-pub const UNKNOWN: u32 = u32::MAX;
-
-/// Where this use is counted, if all of the access is known to be allowed; zero if that is not known
-/// for this program. [`UNKNOWN`] if it is not known to be allowed.
+/// Where this use is counted, [`NOWHERE`] if that is nowhere, if it is known to be allowed for this very
+/// kind of subject. What every open asks first.
 #[inline(always)]
-pub fn recall(
+pub fn recall_own(
     file: Kernel,
-    mount: u64,
     access: u32,
     state: &SandboxState,
     subject: &Subject,
     now: Moment,
-) -> u32 {
-    if !now.is_still() {
-        return UNKNOWN;
-    }
-    let inode = kernel_read::inode_of(file);
-    // SAFETY: a map of this kind and a typed inode.
-    let kept = unsafe {
-        bpf_inode_storage_get(map(), inode.for_helpers(), null_mut(), 0).cast::<Allowed>()
-    };
-    if kept.is_null() {
-        return UNKNOWN;
-    }
-    // SAFETY: a whole value of the map; RCU keeps it alive until this program ends. Every read is
-    // volatile, and so between the two of the version; x86 keeps them in order.
+) -> Option<u32> {
+    let kept = remembered(file)?;
+    // SAFETY: a whole value of the map. Every read is volatile, and so between the two of the version.
     unsafe {
         let version = (&raw const (*kept).version).read_volatile();
-        if version == 0 || version & 1 != 0 {
-            return UNKNOWN;
-        }
+        let tally = (&raw const (*kept).tally).read_volatile();
+        let is_own = (&raw const (*kept).kind).read_volatile() == subject.kind
+            && holds(kept, version, file, access, state, now)
+            && (&raw const (*kept).version).read_volatile() == version;
+        is_own.then_some(tally)
+    }
+}
+
+/// Whether all of the access is known to be allowed, if perhaps for a subject of another kind that the
+/// policy does not tell from this one.
+#[inline(always)]
+pub fn recall(
+    file: Kernel,
+    access: u32,
+    state: &SandboxState,
+    subject: &Subject,
+    now: Moment,
+) -> bool {
+    let Some(kept) = remembered(file) else { return false };
+    // SAFETY: as in `recall_own`.
+    unsafe {
+        let version = (&raw const (*kept).version).read_volatile();
+        holds(kept, version, file, access, state, now)
+            && (state.flags & FILES_BY_BINARY == 0 || is_same(kept, subject))
+            && (&raw const (*kept).version).read_volatile() == version
+    }
+}
+
+/// What is kept for an open file's inode.
+#[inline(always)]
+fn remembered(file: Kernel) -> Option<*const Allowed> {
+    let inode = kernel_read::inode_of(file);
+    // SAFETY: a map of this kind and a typed inode. RCU keeps the value alive until this program ends.
+    let kept = unsafe { bpf_inode_storage_get(map(), inode.for_helpers(), null_mut(), 0) };
+    if kept.is_null() { None } else { Some(kept.cast()) }
+}
+
+/// Whether an allow is whole and as good as it was, leaving aside for whom. What was never written has
+/// no policy; and since nothing is kept while something moves, nothing moves if the counts are the same.
+///
+/// # Safety
+/// A whole value of the map.
+#[inline(always)]
+unsafe fn holds(
+    kept: *const Allowed,
+    version: u64,
+    file: Kernel,
+    access: u32,
+    state: &SandboxState,
+    now: Moment,
+) -> bool {
+    // SAFETY: the caller's promise. x86 keeps reads in order.
+    unsafe {
         let granted = (&raw const (*kept).access).read_volatile();
-        if (&raw const (*kept).policy).read_volatile() != state.policy
-            || granted & access != access
-            || (&raw const (*kept).moment.unlinks).read_volatile() != now.unlinks
-            || (&raw const (*kept).moment.renames).read_volatile() != now.renames
-            || (&raw const (*kept).moment.mounts).read_volatile() != now.mounts
-            || (&raw const (*kept).mount).read_volatile() != mount
+        version & 1 == 0
+            && granted & access == access
+            && (&raw const (*kept).policy).read_volatile() == state.policy
+            && (&raw const (*kept).changes).read_volatile() == now.changes
+            && (&raw const (*kept).mount).read_volatile() == kernel_read::mount_of(file)
             // It may have got another name since, by which it is now asked for.
-            || (granted & DIRECTORY == 0 && kernel_read::names_of(inode) != 1)
-            || (state.flags & FILES_BY_BINARY != 0 && !is_same(kept, subject))
-        {
-            return UNKNOWN;
-        }
-        let counts = (&raw const (*kept).exe.inode).read_volatile() == subject.exe.inode
-            && (&raw const (*kept).exe.device).read_volatile() == subject.exe.device
-            && (&raw const (*kept).sandbox).read_volatile() == subject.sandbox;
-        let tally = if counts { (&raw const (*kept).tally).read_volatile() } else { 0 };
-        if (&raw const (*kept).version).read_volatile() != version {
-            return UNKNOWN;
-        }
-        tally
+            && (granted & DIRECTORY != 0
+                || kernel_read::names_of(kernel_read::inode_of(file)) == 1)
     }
 }
 
@@ -140,17 +170,20 @@ pub fn recall(
 /// A whole value of the map.
 #[inline(always)]
 unsafe fn is_same(kept: *const Allowed, subject: &Subject) -> bool {
-    let mut differs = 0;
     for word in 0..MASK_WORDS {
+        // One by one: loaded together, they would all be on the stack.
         // SAFETY: the caller's promise.
-        unsafe {
-            differs |=
-                (&raw const (*kept).own.words[word]).read_volatile() ^ subject.own.words[word];
-            differs |= (&raw const (*kept).lineage.words[word]).read_volatile()
-                ^ subject.lineage.words[word];
+        let (own, lineage) = unsafe {
+            (
+                (&raw const (*kept).own.words[word]).read_volatile(),
+                (&raw const (*kept).lineage.words[word]).read_volatile(),
+            )
+        };
+        if own != subject.own.words[word] || lineage != subject.lineage.words[word] {
+            return false;
         }
     }
-    differs == 0
+    true
 }
 
 /// An access that the way up has just been gone for.
@@ -164,10 +197,27 @@ pub struct Found {
 }
 
 /// Remembers an access, if nothing has moved since and the object has no other name by which it
-/// could be reached. A function of its own, with a part of the stack of its own.
+/// could be reached.
+#[inline(always)]
+pub fn keep(file: Kernel, state: &SandboxState, subject: &Subject, found: &Found) {
+    if found.then.is_still() && kernel_read::has_one_path(file) {
+        let tally = if found.tally == 0 { NOWHERE } else { found.tally };
+        let where_and_what = u64::from(tally) << 32 | u64::from(found.access);
+        keep_since(file, state, subject, found.then.changes, where_and_what);
+    }
+}
+
+/// A function of its own, with a part of the stack of its own. Numbers and no pointer to its caller's
+/// stack: it would be left where a result is ("cannot return stack pointer to the caller").
 #[inline(never)]
-pub fn keep(file: Kernel, mount: u64, state: &SandboxState, subject: &Subject, found: &Found) {
-    if !found.then.is_still() || !kernel_read::has_one_path(file) || moment() != found.then {
+fn keep_since(
+    file: Kernel,
+    state: &SandboxState,
+    subject: &Subject,
+    changes: u64,
+    where_and_what: u64,
+) {
+    if moment().changes != changes {
         return;
     }
     let inode = kernel_read::inode_of(file);
@@ -188,21 +238,18 @@ pub fn keep(file: Kernel, mount: u64, state: &SandboxState, subject: &Subject, f
         if before & 1 != 0 || !change(&raw mut (*into).version, before, before + 1) {
             return;
         }
-        (&raw mut (*into).mount).write_volatile(mount);
-        (&raw mut (*into).moment).write_volatile(found.then);
+        (&raw mut (*into).mount).write_volatile(kernel_read::mount_of(file));
+        (&raw mut (*into).changes).write_volatile(changes);
         (&raw mut (*into).policy).write_volatile(state.policy);
-        (&raw mut (*into).access).write_volatile(found.access | directory);
+        (&raw mut (*into).access).write_volatile(where_and_what as u32 | directory);
         for word in 0..MASK_WORDS {
             (&raw mut (*into).own.words[word]).write_volatile(subject.own.words[word] & bits);
             let lineage = subject.lineage.words[word] & bits;
             (&raw mut (*into).lineage.words[word]).write_volatile(lineage);
         }
-        // By fields: a copy goes over the stack, and its address is then what this returns to the
-        // hook ("cannot return stack pointer to the caller").
-        (&raw mut (*into).exe.inode).write_volatile(subject.exe.inode);
-        (&raw mut (*into).exe.device).write_volatile(subject.exe.device);
-        (&raw mut (*into).sandbox).write_volatile(subject.sandbox);
-        (&raw mut (*into).tally).write_volatile(found.tally);
+        let kind = if subject.kind == 0 { NO_KIND } else { subject.kind };
+        (&raw mut (*into).kind).write_volatile(kind);
+        (&raw mut (*into).tally).write_volatile((where_and_what >> 32) as u32);
         (&raw mut (*into).version).write_volatile(before + 2);
     }
 }

@@ -202,7 +202,6 @@ pub struct Deed {
 #[inline(always)]
 pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Reached>) {
     let (dentry, mount) = at.unwrap_or_default();
-    let subject = subject(standing).map_or(null(), ptr::from_ref);
     let deed = DeedNumbers {
         object: deed.object,
         operation: deed.operation as u32,
@@ -212,20 +211,26 @@ pub fn used(standing: &Standing<'_>, judged: Judged, deed: &Deed, at: Option<Rea
         dentry,
         mount,
     };
-    report_use(subject, judged.0, &raw const deed);
+    used_by(subject(standing), judged, &deed);
+}
+
+/// The same in numbers. Without a subject it is nobody's use.
+#[inline(always)]
+pub fn used_by(subject: Option<&Subject>, judged: Judged, deed: &DeedNumbers) {
+    report_use(subject.map_or(null(), ptr::from_ref), judged.0, deed);
 }
 
 /// A [`Deed`] in numbers, and where it was. Typed pointers may not be handed to such a function, but
 /// what it reads from memory is a number.
 #[repr(C)]
 pub struct DeedNumbers {
-    object: FileId,
-    operation: u32,
-    access: u32,
-    other: u32,
-    kind: u32,
-    dentry: u64,
-    mount: u64,
+    pub object: FileId,
+    pub operation: u32,
+    pub access: u32,
+    pub other: u32,
+    pub kind: u32,
+    pub dentry: u64,
+    pub mount: u64,
 }
 
 /// With C's linkage, so that the verifier takes it once, as [`crate::search::meet`]; and with a stack

@@ -124,6 +124,13 @@ impl Kernel {
         }
     }
 
+    /// A field of four bytes, with zeros above, which the compiler would put there itself.
+    #[inline(always)]
+    fn word<const FIELD: u16>(self) -> u64 {
+        // SAFETY: as in `field`.
+        unsafe { load!("u32", FIELD, self.0) }
+    }
+
     #[inline(always)]
     fn pointer<const FIELD: u16>(self) -> Self {
         Self(self.field::<FIELD, _>())
@@ -412,32 +419,41 @@ static MOUNT_LOCK: u64 = 0;
 #[unsafe(no_mangle)]
 static TYPE_SEQUENCE: u32 = 0;
 
-/// The word at a kernel address. Read as a structure of one word where the kernel can cast to it: as
-/// cheap as any load, where the helper costs a hundred instructions.
+/// 1 where the agent did not find both.
+#[unsafe(no_mangle)]
+static MOVES_UNSEEN: u64 = 1;
+
+/// How often a dentry was moved, and a mount tree changed; odd while that is being done, and always
+/// where it is not known. Read as structures of one word where the kernel can cast to them: as cheap as
+/// any load, where the helper costs a hundred instructions.
 #[inline(always)]
-fn word_at(address: u64) -> u32 {
-    let structure = constant(&TYPE_SEQUENCE);
+pub fn tree_changes() -> (u64, u64) {
+    // SAFETY: references to initialised statics; volatile as in `constant`.
+    let (renames, mounts, unseen) = unsafe {
+        (read_volatile(&RENAME_LOCK), read_volatile(&MOUNT_LOCK), read_volatile(&MOVES_UNSEEN))
+    };
+    let structure = u64::from(constant(&TYPE_SEQUENCE));
     if structure == 0 {
-        return Untyped(address).count();
+        let count = |address| u64::from(Untyped(address).count());
+        return (count(renames) | unseen, count(mounts));
     }
     // SAFETY: not a helper but a place for the agent, which puts the kernel function's number here
     // whenever it sets the number of the structure; otherwise this is never reached. The function
     // gives back the address with a type, and a load from there that faults reads as zero.
     unsafe {
         let cast: unsafe extern "C" fn(u64, u64) -> *const u32 = transmute(patch::CAST as usize);
-        read_volatile(cast(address, u64::from(structure)))
+        let count = |address| {
+            let word: u64;
+            asm!(
+                "{word} = *(u32 *)({at} + 0)",
+                word = out(reg) word,
+                at = in(reg) cast(address, structure),
+                options(nostack, preserves_flags, readonly),
+            );
+            word
+        };
+        (count(renames) | unseen, count(mounts))
     }
-}
-
-/// How often a dentry was moved, and a mount tree changed; odd while that is being done.
-#[inline(always)]
-pub fn tree_changes() -> Option<(u32, u32)> {
-    // SAFETY: references to initialised statics; volatile as in `constant`.
-    let (renames, mounts) = unsafe { (read_volatile(&RENAME_LOCK), read_volatile(&MOUNT_LOCK)) };
-    if renames == 0 || mounts == 0 {
-        return None;
-    }
-    Some((word_at(renames), word_at(mounts)))
 }
 
 /// The mount by which a file was opened: the address of its `struct vfsmount`.
@@ -478,8 +494,8 @@ pub fn is_directory(inode: Kernel) -> bool {
 
 /// How many names an object has; a directory's count is another one.
 #[inline(always)]
-pub fn names_of(inode: Kernel) -> u32 {
-    inode.field::<INODE_NLINK, _>()
+pub fn names_of(inode: Kernel) -> u64 {
+    inode.word::<INODE_NLINK>()
 }
 
 /// Whether an object would keep a name if it lost one.

@@ -9,6 +9,7 @@ mod allowed;
 mod emit;
 mod hooks;
 mod kernel_read;
+mod kind;
 mod maps;
 mod search;
 mod seat;

@@ -19,6 +19,7 @@ use core::{
 
 use crate::{
     kernel_read::{self, Kernel},
+    kind,
     maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPT_STARTS, SCRIPTS, SUBJECTS},
     seat::{self, Found},
 };
@@ -239,6 +240,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
             (*subject).exe = exe;
             (*subject).own = own;
             (*subject).lineage.extend(&own);
+            (*subject).kind = kind::number(subject);
             (&raw mut (*subject).incarnation.execs).write_volatile(now.execs);
             (&raw mut (*subject).incarnation.born).write_volatile(now.born);
         }

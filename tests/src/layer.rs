@@ -35,7 +35,7 @@ pub enum Layer {
     Start,
     /// Killing, stopping or filling changes nothing: what decides is pinned in the kernel.
     Pinned,
-    /// The agent, which asks who speaks to it.
+    /// The agent, which asks who speaks to it, and is spared where memory is short.
     Agent,
     /// It is let through.
     NotStopped,

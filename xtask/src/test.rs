@@ -277,7 +277,11 @@ pub fn guest(workspace: &Workspace, filter: Option<&str>) -> Result<Guest> {
 
     let built = programs(&process::output(&mut cargo)?);
     let test = format!("{GUEST_TESTS}/kernel");
-    let mut guest = Guest::new([test].into_iter().chain(filter.map(str::to_owned)).collect());
+    let filter = filter.map(str::to_owned);
+    let mut guest = Guest::new([test.clone()].into_iter().chain(filter.clone()).collect());
+    // What leaves the machine good for nothing else.
+    let last = ["--ignored", "--test-threads=1"].map(str::to_owned);
+    guest.afterwards = [test].into_iter().chain(last).chain(filter).collect();
     for (name, path) in built {
         guest.copies.push(Copy::new(path, PathBuf::from(GUEST_TESTS).join(name))?);
     }

@@ -10,10 +10,11 @@ use clawbox_common::{
     decide::Decision,
     event::{Kind, Operation},
     file::{EXECUTE, WRITE},
-    subject::Standing,
+    subject::{FileId, Standing},
     verdict::Reason,
 };
 
+use super::privilege::NO_AUDIT;
 use crate::{
     emit::{self, Deed, Judged},
     kernel_read::{self, Dentry as _, Kernel, Place, Reached, Untyped},
@@ -27,14 +28,32 @@ fn refused(operation: Operation, access: u32, place: Place) {
 
 #[inline(always)]
 fn refused_at(operation: Operation, access: u32, at: Reached) {
+    let object = Untyped(at.0).identity();
+    tell(Deed { kind: Kind::File, operation, access, object, other: 0 }, Some(at));
+}
+
+/// A process that was to be traced or signalled, by its thread group.
+#[inline(always)]
+fn refused_process(operation: Operation, other: u32) {
+    let object = FileId::default();
+    tell(Deed { kind: Kind::Privilege, operation, access: 0, object, other }, None);
+}
+
+/// A Unix socket without a path.
+#[inline(always)]
+fn refused_socket() {
+    let (operation, object) = (Operation::UnixSocket, FileId::default());
+    tell(Deed { kind: Kind::File, operation, access: WRITE, object, other: 0 }, None);
+}
+
+#[inline(always)]
+fn tell(deed: Deed, at: Option<Reached>) {
     let standing = subject::standing();
     if matches!(standing, Standing::Outside) {
         return;
     }
-    let object = Untyped(at.0).identity();
-    let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
     let judged = Judged::by(&Decision::refused(Reason::Landlock));
-    emit::used(&standing, judged, &deed, Some(at));
+    emit::used(&standing, judged, &deed, at);
 }
 
 /// Whether the hook has refused.
@@ -64,15 +83,76 @@ pub fn ceiling_open(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `(domain, request)`: for each refusal, since 6.15. Those of opens are told here; what is asked for
-/// by a directory and an entry comes by the hooks below, because a request has the directory alone.
+/// `(domain, request)`: for each refusal, since 6.15. What is asked for by a directory and an entry
+/// comes by the hooks below all the same, because a request has the directory alone.
 #[fentry(function = "landlock_log_denial")]
 pub fn ceiling_denial(ctx: FEntryContext) -> i32 {
     let request: *const u8 = ctx.arg(1);
-    if let Some((access, at)) = Untyped(request as u64).refused_open() {
+    let request = Untyped(request as u64);
+    if let Some((access, at)) = request.refused_open() {
         refused_at(Operation::Open, access, at);
+    } else if let Some(at) = request.refused_ioctl() {
+        refused_at(Operation::Ioctl, WRITE, at);
+    } else if let Some((operation, other)) = request.refused_process() {
+        refused_process(operation, other);
+    } else if request.is_of_refused_socket() {
+        refused_socket();
     }
     0
+}
+
+/// `(file, command, argument)`: before 6.15.
+#[fexit(function = "hook_file_ioctl")]
+pub fn ceiling_ioctl(ctx: FExitContext) -> i32 {
+    if has_refused(&ctx) {
+        // SAFETY: the argument is a file.
+        let place = Place::of_file(unsafe { argument(&ctx, 0) });
+        refused(Operation::Ioctl, WRITE, place);
+    }
+    0
+}
+
+/// `(child, mode)`: before 6.15.
+#[fexit(function = "hook_ptrace_access_check")]
+pub fn ceiling_trace(ctx: FExitContext) -> i32 {
+    let mode: u32 = ctx.arg(1);
+    if has_refused(&ctx) && mode & NO_AUDIT == 0 {
+        // SAFETY: the argument is a task.
+        let other = unsafe { argument(&ctx, 0) };
+        refused_process(Operation::Trace, kernel_read::thread_group(other));
+    }
+    0
+}
+
+/// `(task, …)`: before 6.15.
+#[fexit(function = "hook_task_kill")]
+pub fn ceiling_signal(ctx: FExitContext) -> i32 {
+    if has_refused(&ctx) {
+        // SAFETY: the argument is a task.
+        let other = unsafe { argument(&ctx, 0) };
+        refused_process(Operation::Signal, kernel_read::thread_group(other));
+    }
+    0
+}
+
+/// Before 6.15.
+macro_rules! abstract_hook {
+    ($($program:ident = $function:literal)*) => {
+        $(
+            #[fexit(function = $function)]
+            pub fn $program(ctx: FExitContext) -> i32 {
+                if has_refused(&ctx) {
+                    refused_socket();
+                }
+                0
+            }
+        )*
+    };
+}
+
+abstract_hook! {
+    ceiling_abstract_stream = "hook_unix_stream_connect"
+    ceiling_abstract_datagram = "hook_unix_may_send"
 }
 
 /// `(file)`.

@@ -12,7 +12,7 @@ use clawbox_common::{
 use super::verdict::eacces;
 use crate::{
     allowed::{self, Found},
-    emit::{self, Deed, Judged},
+    emit::{self, DeedNumbers, Judged},
     kernel_read::{self, Dentry, Kernel, Place, Untyped},
     maps::KernelLookup,
     search::{self, Start},
@@ -53,10 +53,41 @@ fn of_object(standing: &Standing<'_>, access: u32, place: Place) -> Decision {
     if found.whole { file::access(&found.search, access, state) } else { file::too_deep(state) }
 }
 
-/// Judges a use of an open file, and reports a denial. What was allowed a moment ago is allowed
-/// without going up; if that must be done, then by dentries of this kind.
+/// Judges the common use of an open file, its opening or reading or writing, and reports a denial.
 #[inline(always)]
-pub fn opened<D: Dentry>(operation: Operation, access: u32, file: Kernel) -> bool
+pub fn opened(operation: Operation, access: u32, file: Kernel) -> bool {
+    goes_on_at_once(access, file) || judged_apart(operation, access, file)
+}
+
+/// A function of its own: the compiler would have numbers ready for it where nearly nobody comes so far.
+#[inline(never)]
+fn judged_apart(operation: Operation, access: u32, file: Kernel) -> bool {
+    judged::<Kernel>(operation, access, file)
+}
+
+/// Whether somebody outside every sandbox asks, or it was allowed a moment ago and is counted now.
+/// What nearly every open of a host goes through, and nothing else.
+#[inline(always)]
+fn goes_on_at_once(access: u32, file: Kernel) -> bool {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return true;
+    }
+    let Ok((subject, state)) = file::subject(&KernelLookup, &standing) else { return false };
+    let Some(tally) = allowed::recall_own(file, access, state, subject, allowed::moment()) else {
+        return false;
+    };
+    match state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) {
+        TALLY_ALLOWS => tally::again(tally, access),
+        0 => true,
+        _ => false,
+    }
+}
+
+/// Judges any use of an open file, and reports a denial: what was allowed before is taken from there, if
+/// for another kind of subject; else the way up is gone, by dentries of this kind.
+#[inline(always)]
+pub fn judged<D: Dentry>(operation: Operation, access: u32, file: Kernel) -> bool
 where
     Place<D>: Start,
 {
@@ -67,28 +98,30 @@ where
     let (subject, state) = match file::subject(&KernelLookup, &standing) {
         Ok(found) => found,
         Err(decision) => {
+            // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork
+            // was not seen, which has Landlock around it and gets an identity by this very exec.
+            if matches!(standing, Standing::Unidentified)
+                && operation as u32 == Operation::Open as u32
+                && kernel_read::is_opened_by_exec(file)
+            {
+                return true;
+            }
             let judged = Judged::by(&decision);
             report(&standing, judged, operation, access, Place::<D>::of(file));
             return judged.goes_on();
         }
     };
-    let (now, mount) = (allowed::moment(), kernel_read::mount_of(file));
-    let known = allowed::recall(file, mount, access, state, subject, now);
+    let now = allowed::moment();
     let (place, mut allows) = (Place::<D>::of(file), 0);
-    let judged = if known == allowed::UNKNOWN {
-        Judged::by(&of_file(state, subject, access, place, &mut allows))
-    } else if state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) == TALLY_ALLOWS
-        && known != 0
-        && tally::again(known, access)
-    {
-        return true;
-    } else {
+    let judged = if allowed::recall(file, access, state, subject, now) {
         Judged::by(&file::remembered(state))
+    } else {
+        Judged::by(&of_file(state, subject, access, place, &mut allows))
     };
     let tally = report(&standing, judged, operation, access, place);
     if allows != 0 && judged.is_allowed() {
         let found = Found { then: now, access: allows, tally };
-        allowed::keep(file, place.mount, state, subject, &found);
+        allowed::keep(file, state, subject, &found);
     }
     judged.goes_on()
 }
@@ -163,16 +196,31 @@ fn report<D: Dentry>(
     access: u32,
     place: Place<D>,
 ) -> u32 {
-    let (mut operation, mut at, mut tally) = (operation, place, 0);
+    let subject = if let Standing::Subject(subject) = standing { Some(*subject) } else { None };
+    let what = u64::from(access) << 32 | operation as u64;
+    report_what(subject, judged, what, place.dentry, place.mount)
+}
+
+/// With a part of the stack of its own. `what` is the access and the operation.
+#[inline(never)]
+fn report_what<D: Dentry>(
+    subject: Option<&Subject>,
+    judged: Judged,
+    what: u64,
+    dentry: D,
+    mount: u64,
+) -> u32 {
+    let (mut operation, access) = (what as u32, (what >> 32) as u32);
+    let (mut dentry, mut tally) = (dentry, 0);
     if judged.is_allowed() && judged.flags() & REPORT_ALLOWS == 0 {
-        let Standing::Subject(subject) = standing else { return 0 };
+        let Some(subject) = subject else { return 0 };
         if judged.flags() & TALLY_ALLOWS == 0 {
             return 0;
         }
-        at.dentry = place.dentry.parent();
-        operation = Operation::Tally;
+        dentry = dentry.parent();
+        operation = Operation::Tally as u32;
         let counted;
-        (counted, tally) = tally::add(subject, at.dentry.identity(), access);
+        (counted, tally) = tally::add(subject, dentry.identity(), access);
         if matches!(counted, Counted::Lost) {
             emit::lost(subject.sandbox, Kind::File);
         }
@@ -180,9 +228,10 @@ fn report<D: Dentry>(
             return tally;
         }
     }
-    let object = at.dentry.identity();
-    let deed = Deed { kind: Kind::File, operation, access, object, other: 0 };
-    emit::used(standing, judged, &deed, Some(at.by_address()));
+    let (object, dentry) = (dentry.identity(), dentry.untyped().0);
+    let kind = Kind::File as u32;
+    let deed = DeedNumbers { object, operation, access, other: 0, kind, dentry, mount };
+    emit::used_by(subject, judged, &deed);
     tally
 }
 
@@ -191,13 +240,7 @@ fn report<D: Dentry>(
 pub fn file_open(ctx: LsmContext) -> i32 {
     // SAFETY: the argument is a file.
     let file = unsafe { argument(&ctx, 0) };
-    // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork was
-    // not seen, which has Landlock around it and gets an identity by this very exec.
-    if kernel_read::is_opened_by_exec(file) && matches!(subject::standing(), Standing::Unidentified)
-    {
-        return 0;
-    }
-    eacces(opened::<Kernel>(Operation::Open, kernel_read::open_mode(file), file))
+    eacces(opened(Operation::Open, kernel_read::open_mode(file), file))
 }
 
 /// `(file)`: from another process, by `SCM_RIGHTS` and the like.
@@ -361,5 +404,5 @@ attribute_hook! { inode_setxattr inode_removexattr inode_set_acl inode_remove_ac
 /// Executable mappings and program starts, for `hooks/exec.rs`.
 #[inline(always)]
 pub fn execution(operation: Operation, file: Kernel) -> i32 {
-    eacces(opened::<Untyped>(operation, EXECUTE, file))
+    eacces(judged::<Untyped>(operation, EXECUTE, file))
 }

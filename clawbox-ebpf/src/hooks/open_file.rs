@@ -7,7 +7,10 @@ use clawbox_common::{
     file::{READ, WRITE},
 };
 
-use super::{file::opened, verdict::eacces};
+use super::{
+    file::{judged, opened},
+    verdict::eacces,
+};
 use crate::kernel_read::{self, Kernel, Untyped};
 
 /// `MAY_WRITE`, linux/fs.h.
@@ -26,7 +29,7 @@ pub fn file_permission(ctx: LsmContext) -> i32 {
     let mask: u32 = ctx.arg(1);
     let (operation, access) =
         if mask & MAY_WRITE != 0 { (Operation::Write, WRITE) } else { (Operation::Read, READ) };
-    eacces(opened::<Kernel>(operation, access, file))
+    eacces(opened(operation, access, file))
 }
 
 /// `(file, requested, protection, flags)`: as in `mmap_file`, which judges execution. What exec maps is
@@ -41,7 +44,7 @@ pub fn mmap_file_again(ctx: LsmContext) -> i32 {
     }
     let writes = protection & PROT_WRITE != 0 && flags & MAP_PRIVATE == 0;
     let access = if writes { WRITE } else { READ };
-    eacces(opened::<Untyped>(Operation::Map, access, file))
+    eacces(judged::<Untyped>(Operation::Map, access, file))
 }
 
 /// `(vma, requested, protection)`: a shared mapping that was made to be read becomes writable.
@@ -57,5 +60,5 @@ pub fn file_mprotect_again(ctx: LsmContext) -> i32 {
     if file.is_null() {
         return 0;
     }
-    eacces(opened::<Untyped>(Operation::Map, WRITE, file))
+    eacces(judged::<Untyped>(Operation::Map, WRITE, file))
 }

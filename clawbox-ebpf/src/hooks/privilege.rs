@@ -53,7 +53,7 @@ fn process(operation: Operation, other: Kernel) -> i32 {
 }
 
 /// `PTRACE_MODE_NOAUDIT`, linux/ptrace.h: what is asked only to know how much to show.
-const NO_AUDIT: u32 = 4;
+pub const NO_AUDIT: u32 = 4;
 
 /// `(child, mode)`: also who reads another one's memory or environment by way of /proc.
 #[lsm(hook = "ptrace_access_check")]

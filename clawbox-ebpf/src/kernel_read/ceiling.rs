@@ -1,13 +1,19 @@
 //! What Landlock was asked for when it refused, for the trail alone.
 
-use clawbox_common::file::EXECUTE;
+use clawbox_common::{event::Operation, file::EXECUTE};
 
 use super::*;
 
-/// `LANDLOCK_REQUEST_FS_ACCESS`, security/landlock/log.h.
+/// `LANDLOCK_REQUEST_PTRACE`, `…_FS_ACCESS`, `…_SCOPE_ABSTRACT_UNIX_SOCKET` and `…_SCOPE_SIGNAL`,
+/// security/landlock/log.h.
+const TRACE: u32 = 1;
 const FILE_ACCESS: u32 = 3;
-/// `LSM_AUDIT_DATA_PATH`, linux/lsm_audit.h.
+const ABSTRACT_SOCKET: u32 = 5;
+const SIGNAL: u32 = 6;
+/// `LSM_AUDIT_DATA_PATH`, `…_TASK` and `…_IOCTL_OP`, linux/lsm_audit.h.
 const OF_PATH: u8 = 1;
+const OF_TASK: u8 = 5;
+const OF_IOCTL: u8 = 11;
 /// `LANDLOCK_ACCESS_FS_EXECUTE`, `…_WRITE_FILE`, `…_READ_FILE` and `…_READ_DIR`,
 /// uapi/linux/landlock.h: what an open asks for, and nothing else does alone.
 const ASKS_TO_EXECUTE: u16 = 1 << 0;
@@ -39,5 +45,35 @@ impl Untyped {
         }
         let at = (self.read::<REQUEST_DENTRY, _>(), self.read::<REQUEST_MOUNT, _>());
         Some((access, at))
+    }
+
+    /// Where the device is that a `landlock_request` for an ioctl was about.
+    #[inline(always)]
+    pub fn refused_ioctl(self) -> Option<Reached> {
+        if self.read::<REQUEST_KIND, u32>() != FILE_ACCESS
+            || self.read::<REQUEST_OBJECT, u8>() != OF_IOCTL
+        {
+            return None;
+        }
+        let of = Self(self.read::<REQUEST_IOCTL, _>());
+        Some((of.read::<IOCTL_DENTRY, _>(), of.read::<IOCTL_MOUNT, _>()))
+    }
+
+    /// The thread group that a `landlock_request` was about, and what was to be done to it.
+    #[inline(always)]
+    pub fn refused_process(self) -> Option<(Operation, u32)> {
+        let kind: u32 = self.read::<REQUEST_KIND, _>();
+        if (kind != TRACE && kind != SIGNAL) || self.read::<REQUEST_OBJECT, u8>() != OF_TASK {
+            return None;
+        }
+        let task = Self(self.read::<REQUEST_TASK, _>());
+        let operation = if kind == TRACE { Operation::Trace } else { Operation::Signal };
+        Some((operation, task.read::<TASK_TGID, _>()))
+    }
+
+    /// Whether a `landlock_request` was about a Unix socket without a path.
+    #[inline(always)]
+    pub fn is_of_refused_socket(self) -> bool {
+        self.read::<REQUEST_KIND, u32>() == ABSTRACT_SOCKET
     }
 }

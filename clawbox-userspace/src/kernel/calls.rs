@@ -167,7 +167,7 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_execve, Operation::Start.name(), Access::Execute, path(1)),
     call(libc::SYS_execveat, Operation::Start.name(), Access::Execute, at(1, 2)),
     // Landlock's answer for a device; EPERM is a driver's own.
-    call(libc::SYS_ioctl, "ioctl", Access::Write, only(CALL_EACCES, descriptor(1))),
+    call(libc::SYS_ioctl, Operation::Ioctl.name(), Access::Write, only(CALL_EACCES, descriptor(1))),
     call(libc::SYS_bind, Operation::Create.name(), Access::Write, socket_address()),
     call(libc::SYS_connect, Operation::UnixSocket.name(), Access::Write, socket_address()),
     call(libc::SYS_kill, Operation::Signal.name(), Access::Process, shape(CALL_EPERM, 0, 0)),

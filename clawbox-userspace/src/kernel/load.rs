@@ -21,6 +21,7 @@ use super::calls;
 use super::lsm::{self, LsmState};
 use super::patch::{PatchError, Patched};
 use super::pin::PinLinksError;
+use super::probe::{self, Kernel};
 use super::symbols;
 
 /// The object, carried in the agent. Aligned, because the ELF reader casts headers in place.
@@ -60,6 +61,9 @@ pub enum LoadError {
     /// No usable type information.
     #[error(transparent)]
     Btf(#[from] BtfError),
+    /// The verifier would say it, of the first helper that reads, in a screenful.
+    #[error("{}; {}", probe::LOCKED_DOWN, probe::LOCKED_DOWN_FIX)]
+    LockedDown,
     /// aya could not read the kernel's types.
     #[error("the kernel's type information cannot be used: {0}")]
     Types(#[from] aya::BtfError),
@@ -197,6 +201,9 @@ impl Programs {
         sizes: Sizes,
         wanted: Wanted,
     ) -> Result<Self, LoadError> {
+        if Kernel::probe().keeps_memory_from_bpf() {
+            return Err(LoadError::LockedDown);
+        }
         let kernel = KernelTypes::read(Path::new(VMLINUX))?;
         let offsets = offsets(&kernel)?;
         let types = Btf::from_sys_fs()?;
@@ -206,6 +213,8 @@ impl Programs {
         let (renames, mounts) = trees.unwrap_or_default();
         loader.override_global("RENAME_LOCK", &renames, true);
         loader.override_global("MOUNT_LOCK", &mounts, true);
+        let unseen = u64::from(trees.is_none());
+        loader.override_global("MOVES_UNSEEN", &unseen, true);
         loader.override_global("SANDBOX_LEVEL", &place.level, true);
         loader.override_global("SANDBOX_PARENT", &place.parent, true);
         for (name, entries) in [

@@ -260,9 +260,16 @@ const CEILING: &[(&str, &str)] = &[
     ("ceiling_unix_socket", "hook_unix_find"),
 ];
 
-/// Opens: by what is called for a refusal alone, or, before 6.15, by the hook.
+/// The rest: by what is called for a refusal alone, or, before 6.15, by the hooks.
 const CEILING_DENIAL: (&str, &str) = ("ceiling_denial", "landlock_log_denial");
-const CEILING_OPEN: (&str, &str) = ("ceiling_open", "hook_file_open");
+const CEILING_BEFORE: &[(&str, &str)] = &[
+    ("ceiling_open", "hook_file_open"),
+    ("ceiling_ioctl", "hook_file_ioctl"),
+    ("ceiling_trace", "hook_ptrace_access_check"),
+    ("ceiling_signal", "hook_task_kill"),
+    ("ceiling_abstract_stream", "hook_unix_stream_connect"),
+    ("ceiling_abstract_datagram", "hook_unix_may_send"),
+];
 
 /// Attaches the programs that tell what Landlock refuses before ours are asked.
 fn attach_ceiling(
@@ -270,9 +277,12 @@ fn attach_ceiling(
     types: &Btf,
     kernel: &KernelTypes,
 ) -> Result<Vec<NamedLink>, LoadError> {
-    let opens = if kernel.has_function(CEILING_DENIAL.1) { CEILING_DENIAL } else { CEILING_OPEN };
-    let present = CEILING.iter().filter(|(_, function)| kernel.has_function(function));
-    let watched = [&opens].into_iter().chain(present).map(|&(program, function)| {
+    let rest: &[_] =
+        if kernel.has_function(CEILING_DENIAL.1) { &[CEILING_DENIAL] } else { CEILING_BEFORE };
+    // Without the first, which tells opens, none is attached, and that is said.
+    let is_wanted = |function| function == rest[0].1 || kernel.has_function(function);
+    let wanted = rest.iter().chain(CEILING).filter(|(_, function)| is_wanted(function));
+    let watched = wanted.map(|&(program, function)| {
         let link = attach(ebpf, program, |found| {
             if (program, function) == CEILING_DENIAL {
                 let program: &mut FEntry = found.try_into()?;

@@ -72,6 +72,11 @@ pub struct Kernel {
     pub namespaces: Answer<()>,
 }
 
+/// What [`Kernel::keeps_memory_from_bpf`] means, and what to do.
+pub const LOCKED_DOWN: &str = "lockdown=confidentiality keeps BPF from reading kernel memory";
+/// See [`LOCKED_DOWN`].
+pub const LOCKED_DOWN_FIX: &str = "boot with lockdown=integrity, or without a lockdown parameter";
+
 /// The part that only system calls can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calls {
@@ -122,6 +127,11 @@ impl Kernel {
     pub fn version(&self) -> Option<(u32, u32)> {
         let mut numbers = self.release.yes()?.split(|c: char| !c.is_ascii_digit());
         Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+
+    /// Whether it is locked down so far that BPF programs may not read its memory.
+    pub fn keeps_memory_from_bpf(&self) -> bool {
+        self.lockdown.yes().is_some_and(|mode| mode == "confidentiality")
     }
 
     /// Whether the effective set has this capability; `None` if that cannot be told.

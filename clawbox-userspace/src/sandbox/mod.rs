@@ -13,6 +13,7 @@ mod install;
 pub mod launch;
 pub mod monitor;
 pub mod objects;
+pub mod oom;
 pub mod run;
 pub mod run_lock;
 pub mod self_test;

@@ -21,6 +21,7 @@ use super::install::Installed;
 use super::launch::{self, BackstopReport, LaunchError};
 use super::monitor::{self, Counts, Monitor, Questions};
 use super::objects::Objects;
+use super::oom;
 use super::run_lock::{self, RunLock, RunLockError};
 use super::strays::{Remnants, StraysError};
 use super::watch::{self, Foreground, HeldSignals, Served};
@@ -277,6 +278,7 @@ fn start(
     let judges = lsm.is_active();
     let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)
         .inspect_err(|_| told_refusals(run, identities, &mut ring, &mut trail))?;
+    oom::spare();
     steps.done("started");
     trail.add(Draft { time: Some(started), ..boundary(run, "start", layers(&lsm, &report), None) });
     let in_force = PolicyInForce::new(run.image.clone());

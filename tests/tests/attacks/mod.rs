@@ -7,6 +7,7 @@ pub mod attempt;
 mod calls;
 mod identity;
 pub mod islands;
+mod last;
 mod open_files;
 mod processes;
 mod programs;

@@ -5,7 +5,7 @@ use clawbox_tests::clawbox::{Clawbox, Running};
 use clawbox_tests::layer::Layer;
 
 use super::attempt::{
-    Attempt, PYTHON, attempts, find, from_then_on, got_through, harmless, hostile,
+    Attempt, PYTHON, Tried, attempts, find, from_then_on, got_through, harmless, hostile,
 };
 use crate::live::change_to;
 use crate::scene::Scene;
@@ -121,17 +121,37 @@ fn by_number(pid: u32, shared: &str) -> Vec<Attempt> {
     ]
 }
 
+/// Whose process the attacks of root are on: one with all capabilities, which the kernel lets nobody
+/// without them look into.
+const HOST: &str = "the host's, as root";
+
+/// Each refusal of what an attacker tried on a process in sight has its record, whether Landlock was
+/// asked first or not. Nobody else is asked who may look into a process that has capabilities.
+fn refusals_are_told(tried: &[Tried]) {
+    for tried in tried.iter().filter(|tried| tried.name.contains("in sight")) {
+        let has_capabilities = tried.name.starts_with(HOST);
+        let action = match tried.name.rsplit(": ").next().unwrap() {
+            "a signal" | "a stop" | "a signal by descriptor" => "signal",
+            "its environment" | "its memory" | "its descriptors" if !has_capabilities => "trace",
+            _ => continue,
+        };
+        let is_told = tried.has(action, "landlock") || tried.has(action, "other-process");
+        assert!(is_told, "{tried:#?}");
+    }
+}
+
 /// With the host's processes in sight, so that only hooks, Landlock and permissions stand in the way.
 fn in_sight(pid: u32, whose: &str) -> Vec<Attempt> {
     let on = |name: &str, code: String| hostile(36, &format!("{whose}, in sight: {name}"), code);
+    let of_memory = if whose == HOST { Layer::Permissions } else { Layer::Landlock };
     vec![
         on("a signal", format!("os.kill({pid}, 0)")).or(Layer::Landlock),
         on("a stop", format!("os.kill({pid}, 19)")).or(Layer::Landlock),
         on("a signal by descriptor", format!("call(424, os.pidfd_open({pid}), 0, 0, 0)"))
             .or(Layer::Landlock),
-        on("its environment", format!("read('/proc/{pid}/environ')")).or(Layer::Landlock),
-        on("its memory", format!("read('/proc/{pid}/mem')")).or(Layer::Landlock),
-        on("its descriptors", format!("os.readlink('/proc/{pid}/fd/0')")).or(Layer::Landlock),
+        on("its environment", format!("read('/proc/{pid}/environ')")).or(of_memory),
+        on("its memory", format!("read('/proc/{pid}/mem')")).or(of_memory),
+        on("its descriptors", format!("os.readlink('/proc/{pid}/fd/0')")).or(of_memory),
         on("its nice value", format!("os.setpriority(os.PRIO_PROCESS, {pid}, 5)")),
         on("its processors", format!("os.sched_setaffinity({pid}, [0])")),
         on("its limits", format!("import resource as r; r.prlimit({pid}, r.RLIMIT_CORE, (0, 0))")),
@@ -162,6 +182,7 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     let tried = attempts(|| with(Some("nobody")), &tries);
     if has_lsm {
         assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
+        refusals_are_told(&tried);
         let nice = find(&tried, "another sandbox's, in sight: its nice value");
         assert!(nice.has("schedule", "other-process"), "{nice:#?}");
         assert_eq!(nice.denials[0]["object"]["other_pid"], victim.pid);
@@ -169,12 +190,13 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     victim.end();
     // As root, whom permissions do not stop, at a process of no sandbox.
     let host = std::process::id();
-    let tries: Vec<Attempt> = in_sight(host, "the host's, as root")
+    let tries: Vec<Attempt> = in_sight(host, HOST)
         .into_iter()
         .filter(|attempt| !attempt.name.ends_with("a stop"))
         .collect();
     let tried = attempts(|| with(None), &tries);
     if has_lsm {
         assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
+        refusals_are_told(&tried);
     }
 }

@@ -56,6 +56,10 @@ fn secret(scene: &Scene) -> String {
     path.display().to_string()
 }
 
+/// `RNDGETENTCNT` of a device that may be read and not written.
+const ASK_DEVICE: &str = "import fcntl; \
+    fcntl.ioctl(os.open('/dev/urandom', os.O_RDONLY), 0x80045200, bytes(4))";
+
 /// The kernel asks security modules in the order of its list, and Landlock's refusal leaves no record.
 /// By Landlock where the kernel asks it first, as Debian's list has it, else by the hooks.
 #[test]
@@ -93,9 +97,11 @@ fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_firs
             "/usr/bin/tr".into(),
         ),
     ];
-    let codes: Vec<_> = tries.iter().map(|(name, code, ..)| (*name, code.clone())).collect();
+    let mut codes: Vec<_> = tries.iter().map(|(name, code, ..)| (*name, code.clone())).collect();
+    codes.push(("device", ASK_DEVICE.to_owned()));
     // As root, whom the file's own permissions let.
-    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).with_lsm().user(None);
+    let policy = scene.policy("").replace("/proc,", "/proc, /dev/urandom,");
+    let clawbox = Clawbox::new(&scene.world, &policy).with_lsm().user(None);
     let (outcomes, run) = attempts(clawbox.argument("--audit-level=denials"), &codes);
     // Of allowed uses nothing is told at this level, not even a count.
     let is_allow = |record: &&Value| record["class"] == "file" && record["verdict"] == "allow";
@@ -103,6 +109,16 @@ fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_firs
     let start = &run.records("start")[0]["object"]["layers"];
     assert!(start.as_array().unwrap().iter().all(|layer| layer["layer"] != "refusals"), "{start}");
     let denials = run.denials();
+    // Landlock alone refuses it, since ABI 5.
+    let rights = layer(&run, "landlock.files")["actual"].as_array().unwrap();
+    let is_refused = rights.iter().any(|right| right == "ioctl on devices");
+    assert_eq!(outcome(&outcomes, "device") == "EACCES", is_refused, "{outcomes:?}");
+    let is_told = |record: &&&Value| {
+        record["action"] == "ioctl"
+            && record["reason"] == "landlock"
+            && record["object"]["path"] == "/dev/urandom"
+    };
+    assert_eq!(denials.iter().filter(is_told).count(), usize::from(is_refused), "{denials:#?}");
     for (name, _, action, reason, path) in tries {
         assert_eq!(outcome(&outcomes, name), "EACCES", "{name}");
         let told: Vec<_> = denials

@@ -171,8 +171,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one moment",
         ALLOWED,
-        "!= now.renames",
-        "!= now.renames && version == 0",
+        "!= now.changes",
+        "!= now.changes && version == 0",
         "no_allow_outlives",
     ),
     lsm(
@@ -192,8 +192,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one mount",
         ALLOWED,
-        "!= mount\n",
-        "!= mount && version == 0\n",
+        "!= kernel_read::mount_of(file)\n",
+        "!= kernel_read::mount_of(file) && version == 0\n",
         "no_allow_outlives",
     ),
     lsm(

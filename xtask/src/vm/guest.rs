@@ -39,6 +39,8 @@ const ETC: [(&str, &str); 5] = [
 pub struct Guest {
     /// The command and its arguments.
     pub command: Vec<String>,
+    /// Another one, run when that has ended, however it did; its failure counts too. May be empty.
+    pub afterwards: Vec<String>,
     /// Host files and directories.
     pub copies: Vec<Copy>,
     /// The command's environment, beyond a login's.
@@ -76,7 +78,8 @@ impl Copy {
 impl Guest {
     /// A guest that runs `command` and has no more than the machine's programs.
     pub fn new(command: Vec<String>) -> Self {
-        Self { command, copies: Vec::new(), variables: Vec::new(), has_disk: false }
+        let (copies, variables) = (Vec::new(), Vec::new());
+        Self { command, afterwards: Vec::new(), copies, variables, has_disk: false }
     }
 
     /// The same guest with a test program as its command, less the tests whose name contains one of
@@ -95,8 +98,15 @@ impl Guest {
         for (name, value) in &self.variables {
             script.push_str(&format!("export {name}={}\n", quoted(value)));
         }
-        let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
-        script.push_str(&format!("exec {}\n", words.join(" ")));
+        let words = |command: &[String]| -> String {
+            let words: Vec<String> = command.iter().map(|word| quoted(word)).collect();
+            words.join(" ")
+        };
+        script.push_str(&format!("{}\nstatus=$?\n", words(&self.command)));
+        if !self.afterwards.is_empty() {
+            script.push_str(&format!("{} || status=$?\n", words(&self.afterwards)));
+        }
+        script.push_str("exit $status\n");
         script
     }
 }
@@ -212,8 +222,10 @@ mod tests {
     fn the_command_reaches_the_guest_word_by_word() {
         let mut guest = Guest::new(vec!["sh".to_owned(), "-c".to_owned(), "echo 'a b'".to_owned()]);
         guest.variables.push(("NAME".to_owned(), "$x".to_owned()));
-        let expected = "#!/bin/sh\nexport NAME='$x'\nexec 'sh' '-c' 'echo '\\''a b'\\'''\n";
-        assert_eq!(guest.script(), expected);
+        let first = "#!/bin/sh\nexport NAME='$x'\n'sh' '-c' 'echo '\\''a b'\\'''\nstatus=$?\n";
+        assert_eq!(guest.script(), format!("{first}exit $status\n"));
+        guest.afterwards.push("last".to_owned());
+        assert_eq!(guest.script(), format!("{first}'last' || status=$?\nexit $status\n"));
     }
 
     #[test]

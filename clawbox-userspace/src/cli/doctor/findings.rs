@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::kernel::boot;
 use crate::kernel::lsm;
-use crate::kernel::probe::{Answer, Capability, Kernel};
+use crate::kernel::probe::{Answer, Capability, Kernel, LOCKED_DOWN, LOCKED_DOWN_FIX};
 use crate::sandbox::launch::landlock::{NEWEST_ABI, since};
 use crate::sandbox::launch::syscalls;
 
@@ -141,11 +141,8 @@ fn socket_hooks(kernel: &Kernel) -> Finding {
              /sys is not mounted: mount -t sysfs sysfs /sys",
         ));
     }
-    if kernel.lockdown.yes().is_some_and(|mode| mode == "confidentiality") {
-        gaps.push(gap(
-            "lockdown=confidentiality keeps BPF from reading kernel memory",
-            "boot with lockdown=integrity, or without a lockdown parameter",
-        ));
+    if kernel.keeps_memory_from_bpf() {
+        gaps.push(gap(LOCKED_DOWN, LOCKED_DOWN_FIX));
     }
     if let (Answer::No(why), Some((7.., _))) = (&kernel.cmpxchg16b, kernel.version()) {
         gaps.push(gap(
