@@ -37,7 +37,7 @@ struct Allowed {
     lineage: Mask,
     /// Of the subject that it was found for; [`NO_KIND`] if that has no number.
     kind: u64,
-    /// Where uses by that kind are counted; [`NOWHERE`] if nowhere.
+    /// Where uses by that kind are counted; a place of `tally.rs`.
     tally: u32,
     zero: u32,
 }
@@ -55,8 +55,6 @@ pub struct Moment {
 
 /// What no subject has.
 const NO_KIND: u64 = u64::MAX;
-/// What is no place.
-const NOWHERE: u32 = u32::MAX;
 
 #[btf_map]
 static ALLOWED: InodeStorage<Allowed> = InodeStorage::new();
@@ -71,7 +69,7 @@ pub fn moment() -> Moment {
     let (renames, mounts) = kernel_read::tree_changes();
     // SAFETY: an aligned word, to which others only add.
     let unlinks = unsafe { (&raw const UNLINKS).read_volatile() };
-    let changes = unlinks.wrapping_add(renames).wrapping_add(mounts);
+    let changes = kernel_read::made(unlinks.wrapping_add(renames).wrapping_add(mounts));
     Moment { changes, moving: renames | mounts }
 }
 
@@ -80,15 +78,14 @@ impl Moment {
     /// not once: the verifier would take all that follows for either answer.
     #[inline(always)]
     fn is_still(self) -> bool {
-        kernel_read::unseen(self.moving) & 1 == 0
+        !kernel_read::moves_unseen() && kernel_read::unseen(self.moving) & 1 == 0
     }
 }
 
 /// The object is a directory, which has one name whatever its count of links.
 const DIRECTORY: u32 = 1 << 16;
 
-/// Where this use is counted, [`NOWHERE`] if that is nowhere, if it is known to be allowed for this very
-/// kind of subject. What every open asks first.
+/// Where this use is counted, if it is known to be allowed for this very kind of subject. What every open asks first.
 #[inline(always)]
 pub fn recall_own(
     file: Kernel,
@@ -161,8 +158,8 @@ unsafe fn holds(
             && (&raw const (*kept).changes).read_volatile() == now.changes
             && (&raw const (*kept).mount).read_volatile() == kernel_read::mount_of(file)
             // It may have got another name since, by which it is now asked for.
-            && (granted & DIRECTORY != 0
-                || kernel_read::names_of(kernel_read::inode_of(file)) == 1)
+            && (kernel_read::names_of(kernel_read::inode_of(file)) == 1
+                || granted & DIRECTORY != 0)
     }
 }
 
@@ -192,7 +189,7 @@ pub struct Found {
     pub then: Moment,
     /// Bits of `clawbox_common::file`.
     pub access: u32,
-    /// Where it was counted; zero is nowhere.
+    /// Where the next ones are counted; a place of `tally.rs`.
     pub tally: u32,
 }
 
@@ -201,8 +198,7 @@ pub struct Found {
 #[inline(always)]
 pub fn keep(file: Kernel, state: &SandboxState, subject: &Subject, found: &Found) {
     if found.then.is_still() && kernel_read::has_one_path(file) {
-        let tally = if found.tally == 0 { NOWHERE } else { found.tally };
-        let where_and_what = u64::from(tally) << 32 | u64::from(found.access);
+        let where_and_what = u64::from(found.tally) << 32 | u64::from(found.access);
         keep_since(file, state, subject, found.then.changes, where_and_what);
     }
 }

@@ -80,6 +80,17 @@ pub fn unseen(number: u64) -> u64 {
     number
 }
 
+/// The number, worked out before what comes next: else the compiler keeps what it is made of, over calls.
+#[inline(always)]
+pub fn made(number: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: the number stays what it is.
+    unsafe {
+        asm!("{number} = {number}", number = inout(reg) number, options(nomem, nostack, preserves_flags));
+    }
+    number
+}
+
 /// How far into its structure a field is.
 #[inline(always)]
 fn offset<const FIELD: u16>() -> u64 {
@@ -139,7 +150,13 @@ impl Kernel {
 
 #[inline(always)]
 pub fn thread_group(task: Kernel) -> u32 {
-    task.field::<TASK_TGID, _>()
+    thread_group_word(task) as u32
+}
+
+/// The same number as seats have it.
+#[inline(always)]
+pub fn thread_group_word(task: Kernel) -> u64 {
+    task.word::<TASK_TGID>()
 }
 
 /// The task that this program runs for.
@@ -423,19 +440,24 @@ static TYPE_SEQUENCE: u32 = 0;
 #[unsafe(no_mangle)]
 static MOVES_UNSEEN: u64 = 1;
 
-/// How often a dentry was moved, and a mount tree changed; odd while that is being done, and always
-/// where it is not known. Read as structures of one word where the kernel can cast to them: as cheap as
-/// any load, where the helper costs a hundred instructions.
+/// Whether [`tree_changes`] tells nothing.
+#[inline(always)]
+pub fn moves_unseen() -> bool {
+    // SAFETY: a reference to an initialised static; volatile as in `constant`.
+    unsafe { read_volatile(&MOVES_UNSEEN) != 0 }
+}
+
+/// How often a dentry was moved, and a mount tree changed; odd while that is being done. Read as
+/// structures of one word where the kernel can cast to them: as cheap as any load, where the helper
+/// costs a hundred instructions.
 #[inline(always)]
 pub fn tree_changes() -> (u64, u64) {
     // SAFETY: references to initialised statics; volatile as in `constant`.
-    let (renames, mounts, unseen) = unsafe {
-        (read_volatile(&RENAME_LOCK), read_volatile(&MOUNT_LOCK), read_volatile(&MOVES_UNSEEN))
-    };
+    let (renames, mounts) = unsafe { (read_volatile(&RENAME_LOCK), read_volatile(&MOUNT_LOCK)) };
     let structure = u64::from(constant(&TYPE_SEQUENCE));
     if structure == 0 {
         let count = |address| u64::from(Untyped(address).count());
-        return (count(renames) | unseen, count(mounts));
+        return (count(renames), count(mounts));
     }
     // SAFETY: not a helper but a place for the agent, which puts the kernel function's number here
     // whenever it sets the number of the structure; otherwise this is never reached. The function
@@ -452,7 +474,7 @@ pub fn tree_changes() -> (u64, u64) {
             );
             word
         };
-        (count(renames) | unseen, count(mounts))
+        (count(renames), count(mounts))
     }
 }
 

@@ -47,11 +47,11 @@ pub enum Found<'a> {
 /// Looks for a thread group. Its own exec alone changes what it sees, when it has one thread left;
 /// a seat is given to another one after its end.
 #[inline(always)]
-pub fn find<'a>(group: u32) -> Found<'a> {
-    let Some(seat) = of(group) else { return Found::Crowded };
+pub fn find<'a>(group: u64) -> Found<'a> {
+    let Some(seat) = of(group as u32) else { return Found::Crowded };
     match occupant(seat) {
         // SAFETY: a map value, which stays as long as the map; see above for changes.
-        held if held == u64::from(group) => Found::Seated(unsafe { &(*seat).subject }),
+        held if held == group => Found::Seated(unsafe { &(*seat).subject }),
         CROWDED => Found::Crowded,
         _ => Found::Nobody,
     }
@@ -59,7 +59,7 @@ pub fn find<'a>(group: u32) -> Found<'a> {
 
 /// False only for a thread group that never took a seat, or has left it since.
 #[inline(always)]
-pub fn may_have_identity(group: u32) -> bool {
+pub fn may_have_identity(group: u64) -> bool {
     !matches!(find(group), Found::Nobody)
 }
 

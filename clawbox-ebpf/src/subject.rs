@@ -47,12 +47,12 @@ fn cgroup_sandbox() -> Option<u32> {
 /// What is written for a thread group's number. Only the thread group's own exec changes it, when it
 /// has one thread left; programs of another one read what exec does not change.
 #[inline(always)]
-fn identity<'a>(group: u32) -> Option<&'a Subject> {
+fn identity<'a>(group: u64) -> Option<&'a Subject> {
     let found = match seat::find(group) {
         Found::Nobody => None,
         Found::Seated(subject) => Some(subject),
         // SAFETY: RCU keeps the value alive until this program ends; as for its changes, see above.
-        Found::Crowded => unsafe { SUBJECTS.get(group) },
+        Found::Crowded => unsafe { SUBJECTS.get(group as u32) },
     };
     let mut found = found.map_or(null(), ptr::from_ref);
     // Opaque: the compiler would copy what it knows to be unused from a register that this way did
@@ -72,7 +72,7 @@ fn identity<'a>(group: u32) -> Option<&'a Subject> {
 pub fn standing<'a>() -> Standing<'a> {
     // Its number by a load, which a helper of its own would take ten times as long for.
     let task = kernel_read::current();
-    let group = kernel_read::thread_group(task);
+    let group = kernel_read::thread_group_word(task);
     if let Some(subject) = identity(group) {
         let now = kernel_read::incarnation(task);
         if subject.incarnation.born == now.born {
@@ -104,7 +104,7 @@ fn has_orphans() -> bool {
 /// crowded. That may be one of the host's too, and where the table was really filled nearly all are:
 /// denied rather than let go.
 #[inline(always)]
-fn is_orphan(group: u32) -> bool {
+fn is_orphan(group: u64) -> bool {
     has_orphans() && seat::may_have_identity(group)
 }
 
@@ -112,7 +112,7 @@ fn is_orphan(group: u32) -> bool {
 #[inline(always)]
 pub fn sandbox_of(task: Kernel) -> Option<u32> {
     // One word is read, which its own exec does not change.
-    let subject = identity(kernel_read::thread_group(task))?;
+    let subject = identity(kernel_read::thread_group_word(task))?;
     if subject.incarnation.born != kernel_read::incarnation(task).born {
         return None;
     }
@@ -122,7 +122,7 @@ pub fn sandbox_of(task: Kernel) -> Option<u32> {
 /// Who a task is; `None` for one that is nobody, or is just becoming another program.
 #[inline(always)]
 pub fn of<'a>(task: Kernel) -> Option<&'a Subject> {
-    let subject = identity(kernel_read::thread_group(task))?;
+    let subject = identity(kernel_read::thread_group_word(task))?;
     let now = kernel_read::incarnation(task);
     (subject.incarnation.born == now.born && subject.incarnation.execs == now.execs)
         .then_some(subject)
@@ -255,7 +255,7 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
 pub fn fork(parent: Kernel, child: Kernel) {
     let group = kernel_read::thread_group(child);
     let from = kernel_read::thread_group(parent);
-    if group == from || !seat::may_have_identity(from) {
+    if group == from || !seat::may_have_identity(u64::from(from)) {
         return;
     }
     let held = SUBJECTS.get_ptr(from);
@@ -298,7 +298,7 @@ pub fn exit(task: Kernel) {
         return;
     }
     let group = kernel_read::thread_group(task);
-    if !seat::may_have_identity(group) {
+    if !seat::may_have_identity(u64::from(group)) {
         return;
     }
     // SAFETY: the key is initialised and of the map's size.

@@ -29,6 +29,11 @@ static TALLIES: Array<Tally> = Array::with_max_entries(limits::TALLIES, 0);
 #[map]
 static TALLY_PLACES_TAKEN: Array<u64> = Array::with_max_entries(1, 0);
 
+/// The place that nobody reads: for uses that are not to be counted.
+pub const NOBODYS: u32 = 0;
+/// No place: uses are to be told otherwise.
+pub const NONE: u32 = u32::MAX;
+
 /// What became of a use.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Counted {
@@ -122,6 +127,11 @@ pub fn again(slot: u32, access: u32) -> bool {
     let Some(tally) = TALLIES.get_ptr_mut(slot) else { return false };
     // SAFETY: aligned words of a map value.
     unsafe {
+        // What is asked most, by one comparison.
+        if access == READ {
+            one_more(&raw mut (*tally).reads);
+            return true;
+        }
         if access & READ != 0 {
             one_more(&raw mut (*tally).reads);
         }

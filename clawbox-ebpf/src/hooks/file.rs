@@ -77,11 +77,7 @@ fn goes_on_at_once(access: u32, file: Kernel) -> bool {
     let Some(tally) = allowed::recall_own(file, access, state, subject, allowed::moment()) else {
         return false;
     };
-    match state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) {
-        TALLY_ALLOWS => tally::again(tally, access),
-        0 => true,
-        _ => false,
-    }
+    tally::again(tally, access)
 }
 
 /// Judges any use of an open file, and reports a denial: what was allowed before is taken from there, if
@@ -120,6 +116,11 @@ where
     };
     let tally = report(&standing, judged, operation, access, place);
     if allows != 0 && judged.is_allowed() {
+        let tally = match state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) {
+            TALLY_ALLOWS if tally != 0 => tally,
+            0 => tally::NOBODYS,
+            _ => tally::NONE,
+        };
         let found = Found { then: now, access: allows, tally };
         allowed::keep(file, state, subject, &found);
     }

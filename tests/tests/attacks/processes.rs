@@ -67,11 +67,12 @@ fn no_identity_reaches_into_another_one_of_its_sandbox() {
     }
 }
 
-/// Owns shared memory under a key, and waits.
+/// Owns shared memory under a key and a message queue, and waits.
 const VICTIM: &str = "
 import ctypes, sys
 libc = ctypes.CDLL(None)
 assert libc.shmget(0xc1a4, 4096, 0o1666) >= 0
+assert libc.mq_open(b'/clawbox-victim', 0o100, 0o666, None) >= 0
 open(sys.argv[1], 'w').write('secret')
 print('ready', flush=True)
 input()
@@ -116,6 +117,7 @@ fn by_number(pid: u32, shared: &str) -> Vec<Attempt> {
         on("its memory", format!("read('/proc/{pid}/mem')")),
         on("its nice value", format!("os.setpriority(os.PRIO_PROCESS, {pid}, 5)")),
         on("its shared memory by key", "call(29, 0xc1a4, 4096, 0)".to_owned()),
+        on("its message queue", "call(240, b'clawbox-victim', 0, 0, 0)".to_owned()),
         hostile(36, "its shared memory by name", format!("read('{shared}')")),
         hostile(36, "ptrace", format!("call(101, 16, {pid}, 0, 0)")),
     ]

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use clawbox_tests::clawbox::{Clawbox, Finished};
+use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::network::{NOBODY, World};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -168,13 +169,16 @@ fn at_home(world: &World, served: &Served, binary: &str, script: &str) -> Finish
     run
 }
 
+fn has_lsm(run: &Finished) -> bool {
+    let layers = run.records("start")[0]["object"]["layers"].as_array().unwrap();
+    layers.iter().any(|layer| layer["layer"] == "lsm" && layer["state"] == "full")
+}
+
 /// Nothing is denied, and nothing is missing: in a guest not the LSM hooks either.
 #[track_caller]
 fn untroubled(run: &Finished) {
     if std::env::var_os("CLAWBOX_TESTS_LSM").is_some() {
-        let layers = run.records("start")[0]["object"]["layers"].as_array().unwrap();
-        let lsm = layers.iter().find(|layer| layer["layer"] == "lsm").unwrap();
-        assert_eq!(lsm["state"], "full", "{lsm:#}");
+        assert!(has_lsm(run), "{:#}", run.records("start")[0]);
     }
     let gaps: Vec<&Value> = run.trail.iter().filter(|record| record["class"] == "gap").collect();
     assert!(run.denials().is_empty() && gaps.is_empty(), "{:#?}{gaps:#?}", run.denials());
@@ -258,8 +262,19 @@ fn a_server_answers_a_request_of_its_own_sandbox() {
              reply.on('end', () => server.close());\
            }}));"
     );
-    let run = at_home(&world, &served, "/usr/bin/node", &format!("node -e \"{program}\""));
-    assert_eq!(run.stdout, "answered\n");
+    // And an attack: the sandbox's own code for a program that is named.
+    let script = format!(
+        "echo \"console.log('required')\" >required.js; \
+         NODE_OPTIONS=--require=$HOME/required.js node -e \"{program}\""
+    );
+    let run = at_home(&world, &served, "/usr/bin/node", &script);
+    if has_lsm(&run) {
+        // Started with `AT_SECURE`, with which node takes no options from its environment.
+        assert_eq!(run.stdout, "answered\n");
+        layer::tell(3, "NODE_OPTIONS of a named node", Layer::BpfLsm);
+    } else {
+        assert_eq!(run.stdout, "required\nanswered\n");
+    }
     untroubled(&run);
 }
 
