@@ -475,6 +475,7 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
     let subject = Subject {
         sandbox: 9,
         is_script: 0,
+        kind: 0,
         exe: FileId::default(),
         own: mask(image, &[asked.program]),
         lineage: mask(image, &up),

@@ -171,15 +171,15 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one moment",
         ALLOWED,
-        "!= now.changes",
-        "!= now.changes && version == 0",
+        "== now.changes\n",
+        "| now.changes != u64::MAX\n",
         "no_allow_outlives",
     ),
     lsm(
         "an object with two names is not remembered",
         ALLOWED,
-        "kernel_read::names_of(inode) != 1)",
-        "kernel_read::names_of(inode) == 0)",
+        "kernel_read::names_of(kernel_read::inode_of(file)) == 1",
+        "kernel_read::names_of(kernel_read::inode_of(file)) != 0",
         "no_allow_outlives",
     ),
     lsm(
@@ -192,15 +192,22 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "a remembered allow is of one mount",
         ALLOWED,
-        "!= kernel_read::mount_of(file)\n",
-        "!= kernel_read::mount_of(file) && version == 0\n",
+        "== kernel_read::mount_of(file)\n",
+        "| kernel_read::mount_of(file) != 0\n",
         "no_allow_outlives",
     ),
     lsm(
         "a remembered allow is one subject's",
         ALLOWED,
-        "&& !is_same(kept, subject))",
-        "&& !is_same(kept, subject) && version == 0)",
+        "|| is_same(kept, subject))",
+        "|| is_same(kept, subject) | (version != 0))",
+        "a_rule_for_one_binary",
+    ),
+    lsm(
+        "what is asked first is of one kind of subject",
+        ALLOWED,
+        "(*kept).kind).read_volatile() == subject.kind\n",
+        "(*kept).kind).read_volatile() | subject.kind != 0\n",
         "a_rule_for_one_binary",
     ),
     // Rows 2, 4 and 6: the loader, an interpreter, and what replaces an allowed binary are others.
@@ -335,8 +342,8 @@ pub(super) const ALL: &[Mutant] = &[
     lsm(
         "open files are judged again after a change",
         "clawbox-ebpf/src/hooks/open_file.rs",
-        "    eacces(opened::<Kernel>(operation, access, file))",
-        "    eacces(opened::<Kernel>(operation, access, file) || access != 0)",
+        "    eacces(opened(operation, access, file))",
+        "    eacces(opened(operation, access, file) || access != 0)",
         "narrowing_reaches_files",
     ),
     lsm(
