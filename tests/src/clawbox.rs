@@ -198,7 +198,7 @@ impl<'w> Clawbox<'w> {
         if !self.lsm {
             clawbox.args(["--lsm", "off"]);
         }
-        if self.records_refusals {
+        if self.records_refusals && !self.lsm {
             clawbox.arg("--refusals");
         }
         clawbox.args(&self.arguments).arg("--").args(command);

@@ -72,8 +72,8 @@ pub struct RunCommand {
     /// What to make of the kernel's BPF LSM, which decides files by binary
     #[arg(long, value_enum, default_value_t)]
     lsm: LsmUse,
-    /// Record what Landlock and seccomp refuse, where the kernel has no BPF LSM to tell it. It costs
-    /// every process of the host some time at each system call, so it is off unless asked for
+    /// Record what seccomp refuses, and where the kernel has no BPF LSM to tell it, what Landlock does.
+    /// It costs every process of the host some time at each system call: off unless asked for
     #[arg(long)]
     refusals: bool,
     /// What of the host the command is to see, in place of one of its own; may be repeated

@@ -191,11 +191,20 @@ fn bit(errno: i32) -> u8 {
     }
 }
 
+/// What is told at system-call exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// What Landlock, the files' own permissions and the filter refuse.
+    All,
+    /// What the filter refuses; files and other processes have hooks that tell.
+    Filtered,
+}
+
 /// The table by number: these calls, and those that the filter refuses. Answers that programs take
 /// for "not available" (`ENOSYS` to clone3) are no denials.
-fn shapes() -> Vec<CallShape> {
+fn shapes(told: Told) -> Vec<CallShape> {
     let mut shapes = vec![CallShape::default(); CALL_NUMBERS as usize];
-    for call in CALLS {
+    for call in CALLS.iter().filter(|_| told == Told::All) {
         if let Some(row) = shapes.get_mut(call.number as usize) {
             *row = call.shape;
         }
@@ -216,13 +225,14 @@ fn shapes() -> Vec<CallShape> {
 /// Writes the table and attaches the program that reads it.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
+    told: Told,
     how: impl FnOnce(&mut Program) -> Result<FdLink, AttachError>,
 ) -> Result<NamedLink, LoadError> {
     let name = SHAPES;
     let map = ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
     let mut table: Array<_, CallShape> =
         Array::try_from(map).map_err(|source| LoadError::Map { name, source })?;
-    for (index, shape) in (0..).zip(shapes()) {
+    for (index, shape) in (0..).zip(shapes(told)) {
         table.set(index, shape, 0).map_err(|source| LoadError::Map { name, source })?;
     }
     Ok((PROGRAM, load::attach(ebpf, PROGRAM, how)?))
@@ -245,17 +255,29 @@ mod tests {
 
     #[test]
     fn what_the_filter_refuses_is_told_unless_the_answer_means_not_available() {
-        let shapes = shapes();
-        for denial in syscalls::denials() {
-            let told = shapes[denial.number as usize].errnos & CALL_EPERM != 0;
-            assert_eq!(told, denial.errno == libc::EPERM, "{}", denial.name());
+        for shapes in [shapes(Told::All), shapes(Told::Filtered)] {
+            for denial in syscalls::denials() {
+                let told = shapes[denial.number as usize].errnos & CALL_EPERM != 0;
+                assert_eq!(told, denial.errno == libc::EPERM, "{}", denial.name());
+            }
+            assert_eq!(shapes.last().unwrap().errnos, CALL_EPERM);
         }
-        assert_eq!(shapes.last().unwrap().errnos, CALL_EPERM);
+    }
+
+    #[test]
+    fn what_hooks_tell_is_not_told_again() {
+        let shapes = shapes(Told::Filtered);
+        for call in CALLS {
+            let errnos = shapes[call.number as usize].errnos;
+            // The hooks of files answer EACCES, those of processes EPERM, as the filter does.
+            let not_told = if call.access == Access::Process { u8::MAX } else { !CALL_EPERM };
+            assert_eq!(errnos & not_told, 0, "{}", call.action);
+        }
     }
 
     #[test]
     fn nothing_is_told_of_calls_that_nobody_refuses() {
-        let shapes = shapes();
+        let shapes = shapes(Told::All);
         for number in [libc::SYS_read, libc::SYS_write, libc::SYS_stat, libc::SYS_getpid] {
             assert_eq!(shapes[number as usize], CallShape::default());
         }

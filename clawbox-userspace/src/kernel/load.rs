@@ -162,8 +162,8 @@ fn room(entries: u32, bound: u32) -> u32 {
 pub struct Wanted {
     /// The BPF LSM programs.
     pub lsm: bool,
-    /// Without those, the program that tells what Landlock and seccomp refuse. It costs every process
-    /// of the host some time at each system call.
+    /// The program that tells what seccomp refuses, and without those, what Landlock does. It costs
+    /// every process of the host some time at each system call.
     pub refusals: bool,
 }
 
@@ -254,14 +254,16 @@ impl Programs {
             (Vec::new(), LsmState::absent("switched off by --lsm off"))
         };
         links.extend(of_lsm);
-        if !lsm.is_active() && !wanted.refusals {
-            lsm.unrecorded = Some("not asked for: --refusals records it, at a cost".to_owned());
-        } else if !lsm.is_active() {
-            match calls::attach(&mut ebpf, |program| trace(program, calls::TRACEPOINT, &types)) {
+        if wanted.refusals {
+            let told = if lsm.is_active() { calls::Told::Filtered } else { calls::Told::All };
+            let how = |program: &mut _| trace(program, calls::TRACEPOINT, &types);
+            match calls::attach(&mut ebpf, told, how) {
                 Ok(link) => links.push(link),
                 // Enforcement does not depend on it; that the trail lacks something is said.
                 Err(error) => lsm.unrecorded = Some(error.to_string()),
             }
+        } else if !lsm.is_active() {
+            lsm.unrecorded = Some("not asked for: --refusals records it, at a cost".to_owned());
         }
         Ok(Self { ebpf, links, lsm })
     }

@@ -10,12 +10,10 @@ const OWN_SCORE: &str = "/proc/self/oom_score_adj";
 const SPARED: &str = "-900";
 
 /// Has the kernel end nearly everybody else first. Children take it over: to be done when the sandbox's
-/// first process has been made.
+/// first process has been made. Verdicts do not depend on it, and a container may lack the right to
+/// (CAP_SYS_RESOURCE).
 pub fn spare() {
     if let Err(error) = fs::write(OWN_SCORE, SPARED) {
-        tracing::warn!(
-            "out of memory, the kernel may end clawbox before the sandbox, which is then without \
-             names: {error}"
-        );
+        tracing::debug!("clawbox is ended as anything else where memory is short: {error}");
     }
 }

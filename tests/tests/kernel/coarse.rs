@@ -99,10 +99,12 @@ fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_firs
     ];
     let mut codes: Vec<_> = tries.iter().map(|(name, code, ..)| (*name, code.clone())).collect();
     codes.push(("device", ASK_DEVICE.to_owned()));
+    codes.push(("unshare", "call(272, 0x10000000)".to_owned()));
     // As root, whom the file's own permissions let.
     let policy = scene.policy("").replace("/proc,", "/proc, /dev/urandom,");
     let clawbox = Clawbox::new(&scene.world, &policy).with_lsm().user(None);
-    let (outcomes, run) = attempts(clawbox.argument("--audit-level=denials"), &codes);
+    let clawbox = clawbox.argument("--audit-level=denials").argument("--refusals");
+    let (outcomes, run) = attempts(clawbox, &codes);
     // Of allowed uses nothing is told at this level, not even a count.
     let is_allow = |record: &&Value| record["class"] == "file" && record["verdict"] == "allow";
     assert_eq!((run.trail.iter().filter(is_allow).count(), run.records("summary").len()), (0, 0));
@@ -119,6 +121,13 @@ fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_firs
             && record["object"]["path"] == "/dev/urandom"
     };
     assert_eq!(denials.iter().filter(is_told).count(), usize::from(is_refused), "{denials:#?}");
+    // What the filter refuses no hook sees; asked for, it is told when the call returns.
+    assert_eq!(outcome(&outcomes, "unshare"), "EPERM");
+    let by_calls: Vec<_> =
+        denials.iter().filter(|record| record["reason"] == "system-call").collect();
+    assert_eq!(by_calls.len(), 1, "{denials:#?}");
+    assert_eq!(by_calls[0]["object"]["system_call"], "unshare");
+    assert!(denials.iter().all(|record| record["reason"] != "refused"), "{denials:#?}");
     for (name, _, action, reason, path) in tries {
         assert_eq!(outcome(&outcomes, name), "EACCES", "{name}");
         let told: Vec<_> = denials
