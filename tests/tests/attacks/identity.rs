@@ -528,7 +528,8 @@ fn reseat(process: u32, subject: Subject) {
     let seats = loaded_maps().filter_map(Result::ok).filter(|map| map.name() == b"SEATS");
     let mut taken = seats.filter_map(|map| {
         let map = MapData::from_id(map.id()).ok()?;
-        let mut seats: Array<_, Seat> = Array::try_from(Map::Array(map)).unwrap();
+        // Of another build, which somebody has left.
+        let mut seats: Array<_, Seat> = Array::try_from(Map::Array(map)).ok()?;
         let at = process & (SEATS - 1);
         let seat = seats.get(&at, 0).unwrap();
         (seat.group == u64::from(process))

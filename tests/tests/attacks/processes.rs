@@ -67,16 +67,37 @@ fn no_identity_reaches_into_another_one_of_its_sandbox() {
     }
 }
 
-/// Owns shared memory under a key and a message queue, and waits.
+/// Owns shared memory under a key, and waits.
 const VICTIM: &str = "
 import ctypes, sys
 libc = ctypes.CDLL(None)
 assert libc.shmget(0xc1a4, 4096, 0o1666) >= 0
-assert libc.mq_open(b'/clawbox-victim', 0o100, 0o666, None) >= 0
 open(sys.argv[1], 'w').write('secret')
 print('ready', flush=True)
 input()
 ";
+
+/// A message queue of the host: Landlock lets no sandbox make one.
+struct Queue;
+
+impl Queue {
+    fn new() -> Self {
+        Self::call("mq_open(b'/clawbox-victim', 0o100, 0o666, None)");
+        Self
+    }
+
+    fn call(call: &str) {
+        let code = format!("import ctypes; assert ctypes.CDLL(None).{call} >= 0");
+        let called = std::process::Command::new(PYTHON).args(["-c", &code]).status();
+        assert!(called.unwrap().success(), "{call}");
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        Self::call("mq_unlink(b'/clawbox-victim')");
+    }
+}
 
 /// Another sandbox, of the same user, and the host's number of its process.
 struct Victim {
@@ -117,7 +138,7 @@ fn by_number(pid: u32, shared: &str) -> Vec<Attempt> {
         on("its memory", format!("read('/proc/{pid}/mem')")),
         on("its nice value", format!("os.setpriority(os.PRIO_PROCESS, {pid}, 5)")),
         on("its shared memory by key", "call(29, 0xc1a4, 4096, 0)".to_owned()),
-        on("its message queue", "call(240, b'clawbox-victim', 0, 0, 0)".to_owned()),
+        on("the host's message queue", "call(240, b'clawbox-victim', 0, 0, 0)".to_owned()),
         hostile(36, "its shared memory by name", format!("read('{shared}')")),
         hostile(36, "ptrace", format!("call(101, 16, {pid}, 0, 0)")),
     ]
@@ -165,6 +186,7 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     let scene = Scene::new();
     let has_lsm = scene.has_lsm();
     let victim = Victim::new(&scene);
+    let _queue = Queue::new();
     let policy = scene.policy("");
     let with = |user| {
         let clawbox = Clawbox::new(&scene.world, &policy).user(user).argument("--share=pid");
