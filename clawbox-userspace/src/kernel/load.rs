@@ -255,18 +255,20 @@ impl Programs {
         };
         links.extend(of_lsm);
         if wanted.refusals {
-            let told = if lsm.is_active() { calls::Told::Filtered } else { calls::Told::All };
-            let how = |program: &mut _| trace(program, calls::TRACEPOINT, &types);
-            match calls::attach(&mut ebpf, told, how) {
-                Ok(link) => links.push(link),
-                // Enforcement does not depend on it; that the trail lacks something is said.
-                Err(error) => lsm.unrecorded = Some(error.to_string()),
-            }
+            links.extend(watch_refusals(&mut ebpf, &types, &mut lsm));
         } else if !lsm.is_active() {
             lsm.unrecorded = Some("not asked for: --refusals records it, at a cost".to_owned());
         }
         Ok(Self { ebpf, links, lsm })
     }
+}
+
+/// Attaches the program that tells refused system calls. Enforcement does not depend on it: where it
+/// cannot be had, that the trail lacks something is said.
+fn watch_refusals(ebpf: &mut Ebpf, types: &Btf, lsm: &mut LsmState) -> Option<NamedLink> {
+    let told = if lsm.is_active() { calls::Told::Filtered } else { calls::Told::All };
+    let attached = calls::attach(ebpf, told, |program| trace(program, calls::TRACEPOINT, types));
+    attached.map_err(|error| lsm.unrecorded = Some(error.to_string())).ok()
 }
 
 /// Passes on what the programs log, from a thread of its own that ends with the process.

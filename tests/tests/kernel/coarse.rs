@@ -56,26 +56,13 @@ fn secret(scene: &Scene) -> String {
     path.display().to_string()
 }
 
-/// `RNDGETENTCNT` of a device that may be read and not written.
-const ASK_DEVICE: &str = "import fcntl; \
-    fcntl.ioctl(os.open('/dev/urandom', os.O_RDONLY), 0x80045200, bytes(4))";
+/// Name, attempt, and of its record: action, reason where the hooks are asked first, and path.
+type Use = (&'static str, String, &'static str, &'static str, String);
 
-/// The kernel asks security modules in the order of its list, and Landlock's refusal leaves no record.
-/// By Landlock where the kernel asks it first, as Debian's list has it, else by the hooks.
-#[test]
-fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_first() {
-    let scene = Scene::new();
-    if !scene.has_lsm() {
-        return;
-    }
-    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap();
-    let place = |name: &str| modules.trim().split(',').position(|module| module == name).unwrap();
-    let by_landlock = place("landlock") < place("bpf");
-    let secret = secret(&scene);
-    let private = Path::new(&secret).parent().unwrap().display().to_string();
-    let tries: &[(&str, String, &str, &str, String)] = &[
-        ("read", format!("read('{secret}')"), "open", "unknown-file", secret.clone()),
-        ("list", format!("os.listdir('{private}')"), "open", "unknown-file", private.clone()),
+fn uses_of_files(secret: &str, private: &str) -> Vec<Use> {
+    vec![
+        ("read", format!("read('{secret}')"), "open", "unknown-file", secret.to_owned()),
+        ("list", format!("os.listdir('{private}')"), "open", "unknown-file", private.to_owned()),
         ("write", "write('/usr/bin/env')".into(), "open", "read-only", "/usr/bin/env".into()),
         ("make", "write('/usr/x1', os.O_CREAT)".into(), "create", "read-only", "/usr/x1".into()),
         ("fifo", "os.mkfifo('/usr/x2')".into(), "create", "read-only", "/usr/x2".into()),
@@ -96,7 +83,27 @@ fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_firs
             "read-only",
             "/usr/bin/tr".into(),
         ),
-    ];
+    ]
+}
+
+/// `RNDGETENTCNT` of a device that may be read and not written.
+const ASK_DEVICE: &str = "import fcntl; \
+    fcntl.ioctl(os.open('/dev/urandom', os.O_RDONLY), 0x80045200, bytes(4))";
+
+/// The kernel asks security modules in the order of its list, and Landlock's refusal leaves no record.
+/// By Landlock where the kernel asks it first, as Debian's list has it, else by the hooks.
+#[test]
+fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_first() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap();
+    let place = |name: &str| modules.trim().split(',').position(|module| module == name).unwrap();
+    let by_landlock = place("landlock") < place("bpf");
+    let secret = secret(&scene);
+    let private = Path::new(&secret).parent().unwrap().display().to_string();
+    let tries = uses_of_files(&secret, &private);
     let mut codes: Vec<_> = tries.iter().map(|(name, code, ..)| (*name, code.clone())).collect();
     codes.push(("device", ASK_DEVICE.to_owned()));
     codes.push(("unshare", "call(272, 0x10000000)".to_owned()));
@@ -128,7 +135,7 @@ fn with_bpf_lsm_every_refused_use_of_a_file_has_one_record_whoever_is_asked_firs
     assert_eq!(by_calls.len(), 1, "{denials:#?}");
     assert_eq!(by_calls[0]["object"]["system_call"], "unshare");
     assert!(denials.iter().all(|record| record["reason"] != "refused"), "{denials:#?}");
-    for (name, _, action, reason, path) in tries {
+    for (name, _, action, reason, path) in &tries {
         assert_eq!(outcome(&outcomes, name), "EACCES", "{name}");
         let told: Vec<_> = denials
             .iter()
