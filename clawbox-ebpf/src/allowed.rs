@@ -46,8 +46,9 @@ struct Allowed {
 #[derive(Clone, Copy)]
 pub struct Moment {
     /// Names that objects with several have lost, and the kernel's own counts of moved dentries
-    /// (`rename_lock`) and of changes of any mount tree (`mount_lock`). Each only goes up, so that their
-    /// sum is what it was only if each of them is.
+    /// (`rename_lock`) and of changes of any mount tree (`mount_lock`). Each only goes up, until the
+    /// kernel's, of 32 bits, begin anew: their sum is what it was only if each of them is, or after 2^31
+    /// moves and mounts.
     changes: u64,
     /// Odd while one of the kernel's counts is.
     moving: u64,
@@ -85,7 +86,8 @@ impl Moment {
 /// The object is a directory, which has one name whatever its count of links.
 const DIRECTORY: u32 = 1 << 16;
 
-/// Where this use is counted, if it is known to be allowed for this very kind of subject. What every open asks first.
+/// Where this use is counted, if it is known to be allowed for this very kind of subject. What every
+/// open asks first.
 #[inline(always)]
 pub fn recall_own(
     file: Kernel,

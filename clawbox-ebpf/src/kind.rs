@@ -6,10 +6,8 @@ use clawbox_common::{
     limits,
     subject::{Kind, Subject},
 };
-use core::{
-    intrinsics::{AtomicOrdering, atomic_cxchg},
-    ptr::read_volatile,
-};
+
+use crate::counter;
 
 /// Numbers that were given. Forgetting one costs its kind another number.
 #[map]
@@ -17,9 +15,6 @@ static KINDS: LruHashMap<Kind, u64> = LruHashMap::with_max_entries(limits::KINDS
 
 /// The last number that was given.
 static mut LAST: u64 = 0;
-
-/// How often the next number is tried for, while other CPUs take numbers too.
-const TRIES: u32 = 16;
 
 /// The number of a subject's kind; zero where none can be had. With C's linkage, so that the verifier
 /// takes it once, as [`crate::search::meet`]; and with a stack of its own.
@@ -33,7 +28,8 @@ pub extern "C" fn number(subject: *const Subject) -> u64 {
     if let Some(number) = given(&kind) {
         return number;
     }
-    let fresh = next();
+    // SAFETY: a word that nobody else changes.
+    let fresh = unsafe { counter::next(&raw mut LAST) };
     if fresh != 0 && KINDS.insert(&kind, fresh, u64::from(BPF_NOEXIST)).is_ok() {
         return fresh;
     }
@@ -45,25 +41,4 @@ pub extern "C" fn number(subject: *const Subject) -> u64 {
 fn given(kind: &Kind) -> Option<u64> {
     // SAFETY: a value is written when its entry is made, and not changed afterwards.
     unsafe { KINDS.get(kind) }.copied()
-}
-
-/// Not by an addition: without 32-bit registers LLVM has none that gives what was there before.
-#[inline(always)]
-fn next() -> u64 {
-    let last = &raw mut LAST;
-    for _ in 0..TRIES {
-        // SAFETY: an aligned word, which everybody changes so.
-        let (before, is_taken) = unsafe {
-            let before = read_volatile(last);
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                last,
-                before,
-                before + 1,
-            )
-        };
-        if is_taken {
-            return before + 1;
-        }
-    }
-    0
 }

@@ -6,6 +6,7 @@
 #![allow(internal_features, reason = "BPF has no stable way to add atomically to a map value")]
 
 mod allowed;
+mod counter;
 mod emit;
 mod hooks;
 mod kernel_read;

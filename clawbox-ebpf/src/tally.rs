@@ -12,10 +12,9 @@ use clawbox_common::{
     limits,
     subject::{FileId, Subject},
 };
-use core::{
-    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
-    ptr::read_volatile,
-};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use crate::counter;
 
 /// What is counted, and where. An entry is made once and never changed or removed.
 #[map]
@@ -95,30 +94,16 @@ fn place(key: &TallyKey) -> u32 {
     unsafe { TALLY_PLACES.get(key) }.map_or(0, |place| place.slot)
 }
 
-/// How often the next place is tried for, while other CPUs take places too.
-const TRIES: u32 = 16;
-
 /// A place that nobody has; zero where there is none left. With C's linkage, as [`count_use`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn take_place() -> u32 {
     let Some(taken) = TALLY_PLACES_TAKEN.get_ptr_mut(0) else { return 0 };
-    // Not by an addition: without 32-bit registers LLVM has none that gives what was there before.
-    for _ in 0..TRIES {
-        // SAFETY: an aligned word of a map value.
-        let (before, is_taken) = unsafe {
-            let before = read_volatile(taken);
-            atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-                taken,
-                before,
-                before + 1,
-            )
-        };
-        if is_taken {
-            return if before < u64::from(limits::TALLIES) - 1 { before as u32 + 1 } else { 0 };
-        }
+    // SAFETY: an aligned word of a map value, which nobody else changes.
+    match unsafe { counter::next(taken) } {
+        number if number < u64::from(limits::TALLIES) => number as u32,
+        _ => 0,
     }
-    0
 }
 
 /// Counts one use where such uses are counted. False where that is no place.
