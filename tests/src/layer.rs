@@ -103,7 +103,8 @@ impl Layer {
 }
 
 /// Whether the owner and mode of a refused file would have let the sandbox's user through, so that
-/// Landlock refused it. Looked at afterwards, on the host.
+/// Landlock refused it. Looked at afterwards, on the host: whoever owns what is left of a way owned what
+/// has gone since, as a sandbox's cgroup has.
 fn permitted(record: &Value) -> bool {
     let object = &record["object"];
     let path = PathBuf::from(object["path"].as_str().unwrap_or_default());
@@ -114,8 +115,9 @@ fn permitted(record: &Value) -> bool {
         let shift = if u64::from(file.uid()) == user { 6 } else { 0 };
         file.mode() >> shift & bit == bit
     };
-    let reached = path.ancestors().skip(1).all(|above| may(above, 1));
-    let parent = path.parent().unwrap_or(Path::new("/"));
+    let left: Vec<&Path> = path.ancestors().skip(1).filter(|above| above.exists()).collect();
+    let reached = left.iter().all(|above| may(above, 1));
+    let parent = left.first().copied().unwrap_or(Path::new("/"));
     // Nobody else answers so; and who may look into a process of one's own user is Landlock's to say.
     let by_landlock = object["errno"] == "EXDEV" || path.starts_with("/proc");
     by_landlock
@@ -125,6 +127,7 @@ fn permitted(record: &Value) -> bool {
                 "create" | "mkdir" | "unlink" | "rmdir" | "symlink" | "rename" | "link" => {
                     may(parent, 2)
                 }
+                _ if path.parent() != Some(parent) => owns(parent),
                 "open" if !path.exists() => may(parent, 2),
                 _ => {
                     let accesses = object["access"].as_array();
