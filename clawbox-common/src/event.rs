@@ -24,6 +24,10 @@ pub enum Kind {
     Privilege = 7,
     /// A system call came back refused.
     Call = 8,
+    /// Something was to be sent on a connected socket.
+    SendConnected = 9,
+    /// Something was to be received on a connected socket.
+    Receive = 10,
 }
 
 impl Kind {
@@ -37,6 +41,8 @@ impl Kind {
         Kind::File,
         Kind::Privilege,
         Kind::Call,
+        Kind::SendConnected,
+        Kind::Receive,
     ];
 
     /// The name in audit records.
@@ -51,6 +57,8 @@ impl Kind {
             Kind::File => "file",
             Kind::Privilege => "privilege",
             Kind::Call => "system-call",
+            Kind::SendConnected => "send-connected",
+            Kind::Receive => "receive",
         }
     }
 }

@@ -7,8 +7,8 @@ use crate::address::Address;
 use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
 use crate::rule::{
-    ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, HostIds, LossKey, Rewritten,
-    RuleKey, RuleValue, SandboxState, SandboxStates, ScriptKey, SyntheticKey, SyntheticValue,
+    ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, Granted, HostIds, LossKey, RuleKey,
+    RuleValue, SandboxState, SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
 };
 use crate::subject::{FileId, Incarnation, Kind, Mask, Seat, Subject};
 
@@ -36,7 +36,8 @@ packed! {
     SandboxStates = 72,
     BinaryKey = 24,
     ScriptKey = 264,
-    Rewritten = 36,
+    Granted = 40,
+    SocketState = 136,
     LossKey = 8,
     Header = 48,
     NetworkEvent = 120,
@@ -76,6 +77,6 @@ macro_rules! pod {
 pod! {
     Tally, TallyKey, TallyPlace,
     Address, FileId, Mask, Seat, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
-    AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, Rewritten, LossKey,
+    AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, SocketState, LossKey,
     FileKey, NameKey, FileRule, CallShape,
 }

@@ -83,7 +83,7 @@ pub struct SyntheticKey {
 
 /// What stands behind a synthetic address.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SyntheticValue {
     /// The address a connection really goes to.
     pub real: Address,
@@ -202,10 +202,11 @@ pub struct ScriptKey {
     pub zero: u32,
 }
 
-/// What a socket was asked to reach and what it reaches instead, kept with the socket.
+/// What is kept with a socket: what it was asked to reach and what it reaches instead, and who has
+/// bound it. A connection that a listener takes begins with a copy of the listener's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rewritten {
+pub struct SocketState {
     /// As the process asked.
     pub asked: Address,
     /// Where it goes.
@@ -214,6 +215,27 @@ pub struct Rewritten {
     pub asked_port: u16,
     /// Port it goes to, host byte order.
     pub real_port: u16,
+    /// The sandbox that it was connected to a listener of; zero if `real` is no listener of a sandbox.
+    pub receiver: u32,
+    /// The sandbox whose process has bound it; zero is none.
+    pub bound_by: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// The cookie of the socket that was bound: another one's is a connection that it took.
+    pub bound_as: u64,
+    /// If `asked` stands for a name: what is behind it, under the policy that it was connected under and
+    /// under one that is to follow. A connection outlives the entry in the table of addresses.
+    pub names: [Granted; 2],
+}
+
+/// What is behind a name's address, under one policy.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Granted {
+    /// Policy generation; zero is nothing.
+    pub policy: u32,
+    /// As in the table of addresses.
+    pub value: SyntheticValue,
 }
 
 /// What losses are counted by.

@@ -3,6 +3,7 @@
 mod address;
 mod call;
 mod ceiling;
+mod connected;
 mod exec;
 mod file;
 mod listen;

@@ -2,8 +2,11 @@
 //! write identities, listeners, events and losses.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::SkStorage,
+    bindings::{
+        BPF_F_CLONE, BPF_F_NO_PREALLOC, BPF_SK_STORAGE_GET_F_CREATE,
+        bpf_map_type::BPF_MAP_TYPE_SK_STORAGE,
+    },
+    helpers::generated::bpf_sk_storage_get,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
@@ -13,12 +16,15 @@ use clawbox_common::{
     file::{FileKey, FileRule, NameKey},
     limits,
     rule::{
-        AddressKey, BinaryKey, HostIds, LossKey, Rewritten, RuleKey, RuleValue, STATE_SLOTS,
-        SandboxState, SandboxStates, ScriptKey, SyntheticKey, SyntheticValue,
+        AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, STATE_SLOTS, SandboxState,
+        SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
     },
     subject::{FileId, Mask, Seat, Subject},
 };
-use core::ptr::read_volatile;
+use core::{
+    ffi::c_void,
+    ptr::{self, null, null_mut, read_volatile},
+};
 
 /// cgroup id → sandbox, for tasks that have no identity yet.
 #[map]
@@ -75,12 +81,40 @@ pub static SUBJECTS: HashMap<u32, Subject> =
 #[map]
 pub static SEATS: Array<Seat> = Array::with_max_entries(limits::SEATS, 0);
 
-/// Socket → the sandbox whose process has bound it.
-#[btf_map]
-pub static BOUND_BY: SkStorage<u32> = SkStorage::new();
+/// As aya's, and copied to the connections that a listener takes.
+#[repr(C)]
+pub struct SocketStorage<T> {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const T,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields only describe the map, and nothing reads them.
+unsafe impl<T> Sync for SocketStorage<T> {}
+
+impl<T> SocketStorage<T> {
+    const fn new() -> Self {
+        let (r#type, key, value) = (null(), null(), null());
+        Self { r#type, key, value, max_entries: null(), map_flags: null() }
+    }
+
+    /// What is kept with a socket; null if nothing is, and none was to be made or could be.
+    ///
+    /// # Safety
+    /// A socket, or a context that stands for one, as the program's kind takes it.
+    #[inline(always)]
+    pub unsafe fn of(&self, socket: *mut c_void, or_make: bool) -> *mut T {
+        let flags = if or_make { u64::from(BPF_SK_STORAGE_GET_F_CREATE) } else { 0 };
+        let map = ptr::from_ref(self).cast_mut().cast();
+        // SAFETY: the caller's promise, and a map of this kind.
+        unsafe { bpf_sk_storage_get(map, socket, null_mut(), flags) }.cast()
+    }
+}
 
 #[btf_map]
-pub static REWRITTEN: SkStorage<Rewritten> = SkStorage::new();
+pub static SOCKETS: SocketStorage<SocketState> = SocketStorage::new();
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(limits::EVENT_RING, 0);

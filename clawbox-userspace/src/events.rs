@@ -77,7 +77,12 @@ impl Event {
                 let event: CallEvent = unsafe { read(bytes) }?;
                 Ok(Self::Call(decoded(kind, &event.header)?, Box::new(event)))
             }
-            Kind::Connect | Kind::Send | Kind::Bind | Kind::Socket => {
+            Kind::Connect
+            | Kind::Send
+            | Kind::SendConnected
+            | Kind::Receive
+            | Kind::Bind
+            | Kind::Socket => {
                 // SAFETY: `read` checks the size; every byte pattern is a `NetworkEvent`.
                 let event: NetworkEvent = unsafe { read(bytes) }?;
                 Ok(Self::Network(decoded(kind, &event.header)?, event))

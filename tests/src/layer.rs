@@ -77,7 +77,7 @@ impl Layer {
 
     fn of_record(record: &Value) -> Self {
         match (record["class"].as_str(), record["reason"].as_str()) {
-            (Some("network"), _) if record["action"] == "listen" => Self::BpfLsm,
+            (Some("network"), _) if has_lsm_hook(record) => Self::BpfLsm,
             (Some("network" | "dns"), _) => Self::SocketHooks,
             (Some("privilege"), Some("system-call")) => Self::Seccomp,
             (_, Some("landlock")) => Self::Landlock,
@@ -100,6 +100,11 @@ impl Layer {
             other => panic!("{other}, without a record: what refused it?"),
         }
     }
+}
+
+/// Uses of sockets that no cgroup hook sees.
+fn has_lsm_hook(record: &Value) -> bool {
+    matches!(record["action"].as_str(), Some("listen" | "send-connected" | "receive"))
 }
 
 /// Whether the owner and mode of a refused file would have let the sandbox's user through, so that

@@ -12,8 +12,8 @@ use crate::address::{Address, DNS_PORT, Range, asker_of};
 use crate::file::{FileKey, FileRule, NameKey};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
-    ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostIds, RuleKey, RuleValue,
-    SandboxState, SyntheticKey, SyntheticValue, TCP, UDP,
+    ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, Granted, HOST_LOOPBACK, HostIds, RuleKey,
+    RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP, UDP,
 };
 use crate::subject::{Standing, Subject};
 use crate::verdict::{Reason, Verdict};
@@ -36,6 +36,44 @@ pub trait Files {
     fn file(&self, key: &FileKey) -> Option<&FileRule>;
     /// The rule that stands at a name.
     fn name(&self, key: &NameKey) -> Option<&FileRule>;
+}
+
+/// The tables, for a socket that is connected: what its name stood for is kept with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Connected<'a, L> {
+    /// The tables.
+    pub lookup: &'a L,
+    /// Of the socket.
+    pub names: &'a [Granted; 2],
+}
+
+impl<L: Lookup> Lookup for Connected<'_, L> {
+    #[inline(always)]
+    fn sandbox(&self, sandbox: u32) -> Option<&SandboxState> {
+        self.lookup.sandbox(sandbox)
+    }
+
+    #[inline(always)]
+    fn rule(&self, key: &RuleKey) -> Option<&RuleValue> {
+        self.lookup.rule(key)
+    }
+
+    #[inline(always)]
+    fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue> {
+        let [first, second] = self.names;
+        if first.policy == key.policy {
+            return Some(&first.value);
+        }
+        if second.policy == key.policy {
+            return Some(&second.value);
+        }
+        self.lookup.synthetic(key)
+    }
+
+    #[inline(always)]
+    fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
+        self.lookup.address(key, bits)
+    }
 }
 
 /// Where a packet is to go, as the process asked.
@@ -367,10 +405,11 @@ const SOCK_DGRAM: u32 = 2;
 const IPPROTO_IP: u32 = 0;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
-const IPPROTO_MPTCP: u32 = 262;
 
 /// May this subject make an IPv4 or IPv6 socket of this type and protocol? Only those can be made
-/// whose every packet passes a hook that decides: raw, ping, SCTP and the rest cannot.
+/// whose every packet passes a hook that decides: raw, ping, SCTP and the rest cannot. Nor can MPTCP:
+/// the kernel itself connects further subflows, to addresses that the peer names. Programs that ask for
+/// it take TCP where they do not get it.
 #[inline(always)]
 pub fn socket<L: Lookup>(
     lookup: &L,
@@ -383,9 +422,7 @@ pub fn socket<L: Lookup>(
         Err(decision) => return decision,
     };
     let known = match kind {
-        SOCK_STREAM => {
-            protocol == IPPROTO_IP || protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP
-        }
+        SOCK_STREAM => protocol == IPPROTO_IP || protocol == IPPROTO_TCP,
         SOCK_DGRAM => protocol == IPPROTO_IP || protocol == IPPROTO_UDP,
         _ => false,
     };
@@ -398,7 +435,7 @@ pub fn socket<L: Lookup>(
 #[must_use]
 pub const fn transport_of(protocol: u32) -> Option<u8> {
     match protocol {
-        IPPROTO_TCP | IPPROTO_MPTCP => Some(TCP),
+        IPPROTO_TCP => Some(TCP),
         IPPROTO_UDP => Some(UDP),
         _ => None,
     }

@@ -12,18 +12,21 @@ use aya_ebpf::{
 };
 use clawbox_common::{
     address::{Address, DNS_PORT, asker_address},
-    decide::{self, Decision, Destination, Route},
+    decide::{self, Connected, Decision, Destination, Lookup as _, Route},
     event::Kind,
-    rule::Rewritten,
+    rule::{SocketState, SyntheticKey},
     subject::{Standing, Subject},
     verdict::{Reason, Verdict},
 };
-use core::ptr::{self, null, read_volatile, write_volatile};
+use core::{
+    ffi::c_void,
+    ptr::{self, null, read_volatile, write_volatile},
+};
 
 use super::receiver;
 use crate::{
     emit,
-    maps::{KernelLookup, REWRITTEN},
+    maps::{KernelLookup, SOCKETS},
     subject,
 };
 
@@ -80,6 +83,13 @@ pub fn set(at: *mut bpf_sock_addr, v4: bool, address: Address, port: u16) {
     }
 }
 
+/// The socket, for [`SOCKETS`].
+#[inline(always)]
+pub fn socket(ctx: &SockAddrContext) -> *mut c_void {
+    // SAFETY: the context pointer of this program.
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }.cast()
+}
+
 #[inline(always)]
 fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
     // SAFETY: the context pointer of this program.
@@ -93,21 +103,67 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
     })
 }
 
-/// Remembers with the socket what it was asked to reach. False where there is no memory for it.
+/// Remembers with the socket what it was asked to reach. False where there is no memory for it. A
+/// datagram to somebody else on a connected socket is not: only the peer's answers are received.
 #[inline(always)]
-fn remember(ctx: &SockAddrContext, to: &Destination, decision: &Decision) -> bool {
+fn remember(
+    ctx: &SockAddrContext,
+    to: &Destination,
+    decision: &Decision,
+    kind: Kind,
+    sandbox: u32,
+) -> bool {
     // SAFETY: the context's socket; the storage lives as long as it.
     unsafe {
-        let kept = REWRITTEN.get_or_insert_ptr_mut(ctx, None);
+        let kept = SOCKETS.of(socket(ctx), true);
         if kept.is_null() {
             return false;
         }
-        *kept = Rewritten {
-            asked: to.address,
-            real: decision.target,
-            asked_port: to.port,
-            real_port: decision.target_port as u16,
-        };
+        if matches!(kind, Kind::Send) && is_connected(ctx) {
+            return true;
+        }
+        (*kept).asked = to.address;
+        (*kept).real = decision.target;
+        (*kept).asked_port = to.port;
+        (*kept).real_port = decision.target_port as u16;
+        (*kept).receiver = 0;
+        (*kept).names[0].policy = 0;
+        (*kept).names[1].policy = 0;
+        if matches!(kind, Kind::Connect)
+            && decision.name != 0
+            && let Some(value) = KernelLookup.synthetic(&SyntheticKey {
+                sandbox,
+                policy: decision.policy,
+                address: to.address,
+            })
+        {
+            (*kept).names[0].value = *value;
+            (*kept).names[0].policy = decision.policy;
+        }
+    }
+    true
+}
+
+#[inline(always)]
+fn is_connected(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the context pointer of this program, and its socket, which the verifier knows.
+    unsafe { read_volatile(&raw const (*(*ctx.sock_addr).__bindgen_anon_1.sk).dst_port) != 0 }
+}
+
+/// Remembers that it is connected to a listener of its own sandbox: nothing tells that later.
+#[inline(always)]
+fn remember_own(ctx: &SockAddrContext, to: &Destination, sandbox: u32) -> bool {
+    // SAFETY: as in `remember`.
+    unsafe {
+        let kept = SOCKETS.of(socket(ctx), true);
+        if kept.is_null() {
+            return false;
+        }
+        (*kept).asked = to.address;
+        (*kept).real = to.address;
+        (*kept).asked_port = to.port;
+        (*kept).real_port = to.port;
+        (*kept).receiver = sandbox;
     }
     true
 }
@@ -140,7 +196,7 @@ fn as_connected(ctx: &SockAddrContext, to: &mut Destination) -> bool {
         return false;
     }
     // SAFETY: the context's socket; the storage lives as long as it.
-    let kept = unsafe { REWRITTEN.get_ptr_mut(ctx) };
+    let kept = unsafe { SOCKETS.of(socket(ctx), false) };
     if kept.is_null() {
         return false;
     }
@@ -161,7 +217,7 @@ fn as_connected(ctx: &SockAddrContext, to: &mut Destination) -> bool {
 #[inline(always)]
 fn send_on_connected(ctx: &SockAddrContext, family: Family, kind: Kind) {
     // SAFETY: the context's socket; the storage lives as long as it.
-    let kept = unsafe { REWRITTEN.get_ptr_mut(ctx) };
+    let kept = unsafe { SOCKETS.of(socket(ctx), false) };
     if kept.is_null() || !matches!(family, Family::V4) {
         return;
     }
@@ -195,22 +251,52 @@ fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &Destination) -> D
         Standing::Subject(subject) => ptr::from_ref(*subject),
         _ => null(),
     };
-    let mut question = Question {
-        address: to.address,
-        port: u32::from(to.port),
-        transport: u32::from(to.transport),
-        receiver: 0,
-    };
+    let mut question = Question::about(to);
     if may_be_own(&raw const question) != 0 {
         question.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
     }
+    answer(subject, &question)
+}
+
+/// What [`judge`] writes.
+#[inline(always)]
+fn answer(subject: *const Subject, question: &Question) -> Decision {
     let mut words: DecisionWords = [0; _];
-    judge(subject, &raw const question, &raw mut words);
+    judge(subject, ptr::from_ref(question), &raw mut words);
     // SAFETY: `judge` has written a whole decision, or nothing, and zeros are one too.
     unsafe { (&raw const words).cast::<Decision>().read() }
 }
 
+/// What [`judge`] writes, or [`judge_connected`] if what is kept with the socket is about this.
+#[inline(always)]
+pub fn answer_again(
+    subject: *const Subject,
+    to: &Destination,
+    kept: *const SocketState,
+) -> Decision {
+    let question = Question::about(to);
+    let mut words: DecisionWords = [0; _];
+    if kept.is_null() {
+        judge(subject, &raw const question, &raw mut words);
+    } else {
+        judge_connected(subject, &raw const question, kept, &raw mut words);
+    }
+    // SAFETY: as in `answer`.
+    unsafe { (&raw const words).cast::<Decision>().read() }
+}
+
+#[inline(always)]
+const fn without_memory(decision: Decision) -> Decision {
+    Decision { audit_only: 0, verdict: Verdict::Deny, reason: Reason::NoMemory, ..decision }
+}
+
 impl Question {
+    #[inline(always)]
+    pub fn about(to: &Destination) -> Self {
+        let Destination { address, port, transport, receiver } = *to;
+        Self { address, port: u32::from(port), transport: u32::from(transport), receiver }
+    }
+
     #[inline(always)]
     fn destination(&self) -> Destination {
         let Self { address, port, transport, receiver } = *self;
@@ -248,6 +334,27 @@ pub extern "C" fn judge(
     1
 }
 
+/// As [`judge`], for a socket that is connected and has been told where to.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn judge_connected(
+    subject: *const Subject,
+    question: *const Question,
+    kept: *const SocketState,
+    into: *mut DecisionWords,
+) -> u32 {
+    if question.is_null() || kept.is_null() || into.is_null() {
+        return 0;
+    }
+    // SAFETY: as in `judge`.
+    let (to, subject, kept) = unsafe { ((*question).destination(), subject.as_ref(), &*kept) };
+    let standing = subject.map_or(Standing::Unidentified, Standing::Subject);
+    let lookup = Connected { lookup: &KernelLookup, names: &kept.names };
+    // SAFETY: memory of a decision's size and alignment.
+    unsafe { into.cast::<Decision>().write(decide::egress(&lookup, &standing, &to)) };
+    1
+}
+
 /// Judges a destination; 1 lets the operation go on, 0 makes it fail with EPERM.
 #[inline(always)]
 fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
@@ -270,18 +377,24 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
         _ => false,
     };
     let mut decision = judged(ctx, &standing, &to);
-    if decision.goes_on() && !matches!(decision.route, Route::Direct) {
-        if remember(ctx, &to, &decision) {
+    let is_direct = matches!(decision.route, Route::Direct);
+    if decision.goes_on() && !is_direct {
+        let sandbox = if let Standing::Subject(subject) = standing { subject.sandbox } else { 0 };
+        if remember(ctx, &to, &decision, kind, sandbox) {
             let v4 = matches!(family, Family::V4);
             set(at, v4, decision.target, decision.target_port as u16);
             if v4 && matches!(decision.route, Route::Resolver) && !is_own_address {
                 mark_asker(at, kind);
             }
         } else {
-            decision.audit_only = 0;
-            decision.verdict = Verdict::Deny;
-            decision.reason = Reason::NoMemory;
+            decision = without_memory(decision);
         }
+    } else if let Standing::Subject(subject) = standing
+        && matches!(kind, Kind::Connect)
+        && matches!(decision.reason, Reason::OwnListener)
+        && !remember_own(ctx, &to, subject.sandbox)
+    {
+        decision = without_memory(decision);
     }
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(

@@ -2,14 +2,14 @@
 
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
-use super::address::{address_of, port_of, set};
-use crate::maps::REWRITTEN;
+use super::address::{address_of, port_of, set, socket};
+use crate::maps::SOCKETS;
 
 /// Shows the asked address where the real one is seen. Never refuses: nothing leaves here.
 #[inline(always)]
 fn show_asked(ctx: &SockAddrContext, v4: bool) -> i32 {
     // SAFETY: the context's socket; the storage lives as long as it.
-    let kept = unsafe { REWRITTEN.get_ptr_mut(ctx) };
+    let kept = unsafe { SOCKETS.of(socket(ctx), false) };
     if kept.is_null() {
         return 1;
     }

@@ -3,15 +3,13 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
-    helpers::generated::{
-        bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release, bpf_sk_storage_get,
-    },
+    helpers::generated::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release},
     programs::SockAddrContext,
 };
 use clawbox_common::{decide::Destination, rule::TCP};
 use core::ffi::c_void;
 
-use crate::maps::BOUND_BY;
+use crate::maps::SOCKETS;
 
 /// `struct bpf_sock_tuple`, uapi/linux/bpf.h, for either family. The sender's port is not known yet,
 /// and no socket has a peer with port 0, so only those are found that take from everybody.
@@ -80,12 +78,10 @@ pub fn owner(ctx: &SockAddrContext, to: &Destination) -> u32 {
     if socket.is_null() {
         return 0;
     }
-    // SAFETY: a socket of this program until it is released, and a map of this kind, whose value is
-    // one word.
+    // SAFETY: a socket of this program until it is released.
     unsafe {
-        let map = (&raw const BOUND_BY).cast_mut().cast();
-        let kept = bpf_sk_storage_get(map, socket.cast(), core::ptr::null_mut(), 0);
-        let owner = if kept.is_null() { 0 } else { *kept.cast::<u32>() };
+        let kept = SOCKETS.of(socket.cast(), false);
+        let owner = if kept.is_null() { 0 } else { (*kept).bound_by };
         bpf_sk_release(socket.cast());
         owner
     }

@@ -2,15 +2,14 @@
 //! sandbox has bound it.
 
 use aya_ebpf::{
-    bindings::BPF_SK_STORAGE_GET_F_CREATE, helpers::generated::bpf_sk_storage_get,
-    macros::cgroup_sock, programs::SockContext,
+    helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock, programs::SockContext,
 };
 use clawbox_common::{decide, event::Kind, subject::Standing};
 use core::ptr::read_volatile;
 
 use crate::{
     emit,
-    maps::{BOUND_BY, KernelLookup},
+    maps::{KernelLookup, SOCKETS},
     subject,
 };
 
@@ -42,14 +41,13 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 #[inline(always)]
 fn bound(ctx: &SockContext) -> i32 {
     let Standing::Subject(subject) = subject::standing() else { return 1 };
-    let map = (&raw const BOUND_BY).cast_mut().cast();
-    let create = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
-    // SAFETY: for these programs the helper takes the context in the socket's place. Without memory
+    // SAFETY: for these programs the helpers take the context in the socket's place. Without memory
     // the sandbox cannot reach its own listener: a deny, not an allow.
     unsafe {
-        let kept = bpf_sk_storage_get(map, ctx.sock.cast(), core::ptr::null_mut(), create);
+        let kept = SOCKETS.of(ctx.sock.cast(), true);
         if !kept.is_null() {
-            *kept.cast::<u32>() = subject.sandbox;
+            (*kept).bound_by = subject.sandbox;
+            (*kept).bound_as = bpf_get_socket_cookie(ctx.sock.cast());
         }
     }
     1

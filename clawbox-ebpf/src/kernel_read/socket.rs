@@ -1,6 +1,7 @@
 //! Sockets: their family and port, where a Unix socket was bound, and where a socket was made.
 
-use aya_ebpf::helpers::generated::bpf_skc_to_unix_sock;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_unix_sock, bpf_sock_from_file};
+use clawbox_common::address::Address;
 
 use super::*;
 
@@ -18,10 +19,53 @@ pub fn is_unbound(socket: Kernel) -> bool {
     (family == INTERNET[0] || family == INTERNET[1]) && port == 0
 }
 
+/// The socket that a file is; null for any other.
+#[inline(always)]
+pub fn socket_of(file: Kernel) -> Kernel {
+    // SAFETY: the helper takes a file.
+    Kernel(unsafe { bpf_sock_from_file(file.for_helpers().cast()) }.cast_const().cast())
+}
+
 /// The `struct sock` of a socket; null where it is being closed.
 #[inline(always)]
 pub fn sock(socket: Kernel) -> Kernel {
     socket.pointer::<SOCKET_SOCK>()
+}
+
+/// The other end of an internet socket.
+pub struct Peer {
+    pub address: Address,
+    /// Host byte order.
+    pub port: u16,
+    /// `IPPROTO_` number.
+    pub protocol: u32,
+}
+
+/// Whom an internet socket is connected to (`skc_dport`); `None` for one that is not, and any other.
+#[inline(always)]
+pub fn peer(sock: Kernel) -> Option<Peer> {
+    let family: u16 = sock.field::<SOCK_FAMILY, _>();
+    if family != INTERNET[0] && family != INTERNET[1] {
+        return None;
+    }
+    let port: u16 = sock.field::<SOCK_PEER_PORT, _>();
+    if port == 0 {
+        return None;
+    }
+    let address = if family == INTERNET[0] {
+        Address::v4(sock.field::<SOCK_PEER_V4, _>())
+    } else {
+        Address { words: Untyped(sock.address()).read::<SOCK_PEER_V6, _>() }
+    };
+    let protocol: u16 = sock.field::<SOCK_PROTOCOL, _>();
+    Some(Peer { address, port: u16::from_be(port), protocol: u32::from(protocol) })
+}
+
+/// A socket's number that no other one ever has.
+#[inline(always)]
+pub fn cookie(sock: Kernel) -> u64 {
+    // SAFETY: the helper takes a socket of any family.
+    unsafe { bpf_get_socket_cookie(sock.for_helpers()) }
 }
 
 /// Where a Unix socket was bound; `None` for one without a path.

@@ -11,4 +11,5 @@ mod last;
 mod open_files;
 mod processes;
 mod programs;
+mod sockets;
 mod start;

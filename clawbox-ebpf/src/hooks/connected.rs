@@ -1,0 +1,103 @@
+//! Sockets that are connected: whoever uses one is judged by their own rules as if they connected it
+//! now. So it does not matter who has, how it came to them, or what the policy was then.
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use clawbox_common::{
+    decide::{self, Destination},
+    event::Kind,
+    subject::Standing,
+};
+use core::ptr::{self, null};
+
+use super::{address::answer_again, verdict::eperm};
+use crate::{
+    emit,
+    kernel_read::{self, Kernel},
+    maps::SOCKETS,
+    subject,
+};
+
+/// `MAY_WRITE`, linux/fs.h.
+const MAY_WRITE: u32 = 2;
+
+/// `(socket, message, size)`: every send but what [`socket_splice`] sees.
+#[lsm(hook = "socket_sendmsg")]
+pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a socket.
+    used(unsafe { Kernel::new(ctx.arg(0)) }, Kind::SendConnected)
+}
+
+/// `(socket, message, size, flags)`
+#[lsm(hook = "socket_recvmsg")]
+pub fn socket_recvmsg(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a socket.
+    used(unsafe { Kernel::new(ctx.arg(0)) }, Kind::Receive)
+}
+
+/// `(file, mask)`: until 6.5 `splice` and `sendfile` send pages past `socket_sendmsg`.
+#[lsm(hook = "file_permission")]
+pub fn socket_splice(ctx: LsmContext) -> i32 {
+    let mask: u32 = ctx.arg(1);
+    if mask & MAY_WRITE == 0 {
+        return 0;
+    }
+    // SAFETY: the argument is a file.
+    let socket = kernel_read::socket_of(unsafe { Kernel::new(ctx.arg(0)) });
+    if socket.is_null() { 0 } else { used(socket, Kind::SendConnected) }
+}
+
+#[inline(always)]
+fn used(socket: Kernel, kind: Kind) -> i32 {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return 0;
+    }
+    let sock = kernel_read::sock(socket);
+    if sock.is_null() {
+        return 0;
+    }
+    // What has no peer goes where each send says, which the cgroup hooks judge.
+    let Some(peer) = kernel_read::peer(sock) else { return 0 };
+    let Some(transport) = decide::transport_of(peer.protocol) else {
+        let decision = decide::socket(&crate::maps::KernelLookup, &standing, 0, 0);
+        emit::network(kind, &standing, &decision, |_| ());
+        return eperm(decision.goes_on());
+    };
+    let mut to =
+        Destination { address: peer.address, port: peer.port, transport, receiver: 0 };
+    // SAFETY: a typed socket.
+    let kept = unsafe { SOCKETS.of(sock.for_helpers(), false) };
+    let mut told = null();
+    if !kept.is_null() {
+        // SAFETY: not null, and a whole value of the map.
+        let kept = unsafe { &*kept };
+        let is_taken = kept.bound_by != 0 && kept.bound_as != kernel_read::cookie(sock);
+        if let Standing::Subject(subject) = standing
+            && is_taken
+            && kept.bound_by == subject.sandbox
+        {
+            return 0;
+        }
+        if kept.real == peer.address && kept.real_port == peer.port {
+            to = Destination { address: kept.asked, port: kept.asked_port, ..to };
+            to.receiver = kept.receiver;
+            told = ptr::from_ref(kept);
+        }
+    }
+    let subject = match standing {
+        Standing::Subject(subject) => ptr::from_ref(subject),
+        _ => null(),
+    };
+    let decision = answer_again(subject, &to, told);
+    // An allow was told when it was connected, and so was what only is recorded.
+    if !decision.goes_on() {
+        emit::network(kind, &standing, &decision, |event| {
+            event.asked = to.address;
+            event.real = peer.address;
+            event.port = to.port;
+            event.transport = transport;
+            event.cookie = kernel_read::cookie(sock);
+        });
+    }
+    eperm(decision.goes_on())
+}
