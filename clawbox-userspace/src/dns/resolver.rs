@@ -119,6 +119,15 @@ impl Resolver {
         });
     }
 
+    /// What the policy in force says of a name, by its number, and one of its addresses; `None` if the
+    /// name is not known any more, or not allowed.
+    #[must_use]
+    pub fn grants(&self, name: u32, real: std::net::IpAddr) -> Option<HostIds> {
+        let name = self.names.name_of(name)?;
+        let judged = self.judge(&name).ok()?;
+        self.admit(&judged, &name, real).ok()
+    }
+
     /// Withdraws what an earlier policy said: call it when the next one is in force.
     pub fn forget_outdated(&self) {
         lock(&self.pool).forget_outdated();

@@ -8,12 +8,12 @@ use std::sync::Mutex;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage};
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
     AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, SandboxStates,
-    ScriptKey, SyntheticKey, SyntheticValue,
+    ScriptKey, SocketState, SyntheticKey, SyntheticValue,
 };
 use clawbox_common::subject::{Incarnation, Mask, Subject};
 
@@ -284,6 +284,14 @@ impl Enforcer {
         Skips::of(&self.ebpf, "task_exit")
     }
 
+    /// What is kept with sockets. Can be taken once.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn take_sockets(&mut self) -> Result<SkStorage<MapData, SocketState>, LoadError> {
+        self.map("SOCKETS")
+    }
+
     /// The table of synthetic addresses. Can be taken once.
     ///
     /// # Errors
@@ -335,6 +343,15 @@ impl Identified {
         let all =
             self.subjects.iter().map(|entry| entry.map(|(id, subject)| (id, subject.incarnation)));
         all.collect::<Result<_, _>>().map_err(|source| LoadError::Map { name: SUBJECTS, source })
+    }
+
+    /// The thread groups and who they are.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn subjects(&self) -> Result<Vec<(u32, Subject)>, LoadError> {
+        let all = self.subjects.iter().collect::<Result<_, _>>();
+        all.map_err(|source| LoadError::Map { name: SUBJECTS, source })
     }
 
     /// Removes an identity.

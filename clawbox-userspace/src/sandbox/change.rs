@@ -8,6 +8,7 @@ use std::time::Instant;
 use clawbox_common::subject::FileId;
 
 use super::ceiling::Ceiling;
+use super::connections::{Connections, Reset};
 use super::control::{Answer, Request, Text};
 use super::identities::Identities;
 use super::in_force::PolicyInForce;
@@ -45,6 +46,9 @@ pub fn accounts(policy: &Policy) -> [Option<String>; 2] {
         .map(|account| account.as_ref().map(|account| account.value.to_string()))
 }
 
+/// The answer, programs that the policy names, and sockets that it does not allow.
+type Made = (Answer, Vec<(FileId, PathBuf)>, Vec<Reset>);
+
 /// A running sandbox's policy, and what it takes to replace it.
 pub struct LivePolicy<'a> {
     /// The kernel side.
@@ -59,6 +63,8 @@ pub struct LivePolicy<'a> {
     pub ceiling: Ceiling,
     /// What the launch settled.
     pub settled: Settled,
+    /// Sockets that are open.
+    pub connections: Connections,
     /// Descriptors that keep the inode numbers of every later policy from being given out again.
     pub held: &'a mut Vec<(Identities, Objects)>,
     /// The maps' entries of the policy in force.
@@ -75,6 +81,8 @@ pub struct Change {
     pub programs: Vec<(FileId, PathBuf)>,
     /// The policy's file; empty if it cannot be known.
     pub policy: String,
+    /// Sockets that it does not allow any more.
+    pub resets: Vec<Reset>,
 }
 
 impl LivePolicy<'_> {
@@ -83,12 +91,12 @@ impl LivePolicy<'_> {
         let Request::SetPolicy(texts) = request;
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
         match self.set(texts) {
-            Ok((answer, programs)) => Change { answer, programs, policy },
-            Err(answer) => Change { answer, programs: Vec::new(), policy },
+            Ok((answer, programs, resets)) => Change { answer, programs, policy, resets },
+            Err(answer) => Change { answer, programs: Vec::new(), policy, resets: Vec::new() },
         }
     }
 
-    fn set(&mut self, texts: Vec<Text>) -> Result<(Answer, Vec<(FileId, PathBuf)>), Answer> {
+    fn set(&mut self, texts: Vec<Text>) -> Result<Made, Answer> {
         let since = Instant::now();
         let policy = self.load(texts)?;
         let before = self.in_force.image();
@@ -116,7 +124,12 @@ impl LivePolicy<'_> {
         })?;
         self.held.push((identities, objects));
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok((Answer::Changed { generation, microseconds, warnings }, programs))
+        let image = self.in_force.image();
+        let state = image.state(self.ports, self.settled.audit.flags());
+        let resets = self.connections.reset(&image, &state);
+        let connections_reset = resets.len();
+        let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
+        Ok((answer, programs, resets))
     }
 
     fn load(&self, texts: Vec<Text>) -> Result<Policy, Answer> {
@@ -168,6 +181,8 @@ impl LivePolicy<'_> {
                 self.in_force.replace(image);
                 // From here on nothing is waited for, so no question is answered in between.
                 self.resolver.refresh();
+                let resolver = &self.resolver;
+                self.connections.renew(state.policy, |name, real| resolver.grants(name, real));
                 self.enforcer.set_state(SANDBOX, &state)
             });
         if let Err(error) = switched {

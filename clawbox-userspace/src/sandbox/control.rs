@@ -57,6 +57,9 @@ pub enum Answer {
         generation: u32,
         /// From the question to the switch.
         microseconds: u64,
+        /// Sockets that the policy does not allow any more.
+        #[serde(default)]
+        connections_reset: usize,
         /// What of the policy finds nothing on this host.
         warnings: Vec<String>,
     },

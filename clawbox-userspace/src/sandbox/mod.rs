@@ -5,6 +5,7 @@ pub mod ceiling;
 pub mod cgroup;
 pub mod change;
 pub mod child;
+mod connections;
 pub mod control;
 pub mod identities;
 pub mod in_force;

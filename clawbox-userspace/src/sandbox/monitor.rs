@@ -8,22 +8,26 @@ use std::time::{Duration, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
 use clawbox_common::address::asker_of;
-use clawbox_common::event::{Kind, Operation};
+use clawbox_common::event::{Header, Kind, Operation};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 use tokio::io::unix::AsyncFd;
 
 use super::change::Change;
+use super::connections::Reset;
 use super::control::Answer;
 use crate::audit::clock::Clock;
 use crate::audit::kernel_event::{self, Meaning};
 use crate::audit::programs::Programs;
-use crate::audit::record::{Class, Object, Question, SandboxObject, Subject, VerdictName};
+use crate::audit::record::{
+    Class, Endpoint, Object, Question, SandboxObject, Subject, VerdictName,
+};
 use crate::audit::trail::{Draft, Trail};
 use crate::dns::{Observer, QuestionEvent};
 use crate::events::{Event, told_path};
 use crate::kernel::losses::Losses;
 use crate::kernel::tallies::Tallies;
+use crate::policy::address::readable;
 
 /// How long an event waits at most before it is read.
 pub const TICK: Duration = Duration::from_millis(25);
@@ -204,6 +208,10 @@ impl Monitor {
                 layers: Vec::new(),
             })),
         });
+        for reset in &change.resets {
+            let host = self.meaning.name(reset.name);
+            self.trail.add(cut(reset, host, &self.programs));
+        }
         self.trail.flush();
     }
 
@@ -276,6 +284,35 @@ fn asker(client: SocketAddr, programs: &Programs) -> Option<Subject> {
     let IpAddr::V4(source) = client.ip() else { return None };
     let header = programs.asker(asker_of(source.to_bits())?)?;
     Some(kernel_event::subject(header, programs))
+}
+
+/// The record of a connection that a new policy ended.
+fn cut(reset: &Reset, host: Option<String>, programs: &Programs) -> Draft {
+    let header = Header {
+        tgid: reset.process,
+        uid: reset.user,
+        exe: reset.subject.exe,
+        is_script: reset.subject.is_script,
+        ..Header::default()
+    };
+    let asked = readable(reset.to.address);
+    Draft {
+        time: None,
+        class: Class::Network,
+        action: "reset",
+        verdict: VerdictName::Deny,
+        reason: reset.decision.reason.name(),
+        let_through: false,
+        rule: None,
+        subject: Some(kernel_event::subject(&header, programs)),
+        object: Object::Endpoint(Endpoint {
+            host,
+            ip: reset.real,
+            asked: (asked != reset.real).then_some(asked),
+            port: reset.to.port,
+            transport: kernel_event::transport(reset.to.transport).to_owned(),
+        }),
+    }
 }
 
 fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draft {

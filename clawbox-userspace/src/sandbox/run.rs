@@ -14,6 +14,7 @@ use super::ceiling::Ceiling;
 use super::cgroup::{self, CgroupError};
 use super::change::{LivePolicy, Settled};
 use super::child::{self, Invocation, SpawnError, status};
+use super::connections::Connections;
 use super::control;
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
@@ -249,6 +250,7 @@ struct Started {
     resolver: Arc<Resolver>,
     sockets: ResolverSockets,
     ceiling: Ceiling,
+    connections: Connections,
 }
 
 /// Starts the command, which is under the policy from its first instruction.
@@ -268,6 +270,7 @@ fn start(
     let counts = Counts { losses: enforcer.take_losses()?, tallies: enforcer.take_tallies()? };
     let skipped_exits = enforcer.skipped_exits()?;
     let table = Arc::new(enforcer.take_synthetics()?);
+    let connections = Connections::of(&name, enforcer)?;
     trim_heap();
     steps.done("placed");
 
@@ -298,7 +301,18 @@ fn start(
     let monitor = Monitor::new(ring, counts, questions, programs, meaning, trail, first_process)
         .map_err(system("poll the event ring"))?;
     let ceiling = Ceiling::new(&run.backstops, &report, judges);
-    Ok(Started { child, name, control, remnants, monitor, in_force, resolver, sockets, ceiling })
+    Ok(Started {
+        child,
+        name,
+        control,
+        remnants,
+        monitor,
+        in_force,
+        resolver,
+        sockets,
+        ceiling,
+        connections,
+    })
 }
 
 /// Runs a command under a policy, from loading to clean-up.
@@ -327,8 +341,18 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let ports = ports(&ready.sockets);
     let written = installed.enforce(&run, &identities, &objects, ports)?;
     let entered = runtime.enter();
-    let Started { child, name, control, remnants, monitor, in_force, resolver, sockets, ceiling } =
-        start(&run, &mut installed, ready, &identities, &mut steps)?;
+    let Started {
+        child,
+        name,
+        control,
+        remnants,
+        monitor,
+        in_force,
+        resolver,
+        sockets,
+        ceiling,
+        connections,
+    } = start(&run, &mut installed, ready, &identities, &mut steps)?;
     drop(entered);
     let mut live = LivePolicy {
         ceiling,
@@ -336,6 +360,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         in_force,
         resolver: resolver.clone(),
         ports,
+        connections,
         held: &mut named_later,
         outgoing: None,
         enforcer: installed.parts()?.0,

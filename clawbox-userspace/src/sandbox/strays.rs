@@ -48,7 +48,7 @@ pub enum StraysError {
 }
 
 /// A process that an identity stands for; its number cannot come to mean another one.
-struct Stray {
+pub(super) struct Stray {
     process: u32,
     fd: OwnedFd,
 }
@@ -120,8 +120,16 @@ impl Remnants {
 }
 
 impl Stray {
+    /// The process, by descriptor.
+    pub(super) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
     /// `None` where the process that the identity was written for has ended.
-    fn find(process: u32, incarnation: Incarnation) -> Result<Option<Self>, StraysError> {
+    pub(super) fn find(
+        process: u32,
+        incarnation: Incarnation,
+    ) -> Result<Option<Self>, StraysError> {
         let failed = |source: Errno| failed("find", process, source);
         let Some(pid) = Pid::from_raw(process.cast_signed()) else { return Ok(None) };
         let fd = match pidfd_open(pid, PidfdFlags::empty()) {

@@ -1,10 +1,18 @@
 //! Row 19: sockets of another program, and of a policy that has been narrowed since. Who has connected
 //! one does not matter; who uses it does.
 
-use clawbox_tests::clawbox::Clawbox;
-use clawbox_tests::network::SITE;
+use std::io::{ErrorKind, Read};
+use std::net::TcpListener;
 
-use super::attempt::{Attempt, PYTHON, attempts, find, got_through, harmless, hostile};
+use clawbox_tests::clawbox::{Clawbox, Running};
+use clawbox_tests::layer::{self, Layer};
+use clawbox_tests::network::SITE;
+use serde_json::Value;
+
+use super::attempt::{
+    ATTACKER, Attempt, PYTHON, answer, attempts, find, got_through, harmless, hostile,
+};
+use crate::live;
 use crate::scene::{ECHO, Scene};
 
 /// Uses a socket in the way that it is told, and answers with what came of it. The socket comes with the
@@ -140,4 +148,108 @@ fn a_socket_is_judged_by_who_uses_it_whoever_has_connected_it() {
         };
         assert!(tried.denials.iter().all(by_other), "{tried:?}");
     }
+}
+
+/// What is open when the policy changes: by a Python name, how it comes about.
+const OPEN: &str = r#"
+import socket, threading
+def connected(to, kind=socket.SOCK_STREAM):
+    made = socket.socket(socket.AF_INET, kind)
+    made.connect(to)
+    return made
+def listening(port):
+    made = socket.create_server(("127.0.0.1", port))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    there = connected(("127.0.0.1", port))
+    return made, there, made.accept()[0]
+def echoed(made):
+    made.send(b"mine\n")
+    if made.recv(99) != b"mine\n": raise OSError(errno.EIO, "")
+def taken(there, here):
+    there.send(b"mine\n")
+    if here.recv(99) != b"mine\n": raise OSError(errno.EIO, "")
+def accepted(listener):
+    listener.setblocking(False)
+    try: listener.accept()
+    except BlockingIOError: pass
+kept, named = connected((SITE, 7)), connected(("v4.test", 7))
+gone, gone_udp = connected((SITE, 9)), connected((SITE, 7), socket.SOCK_DGRAM)
+gone_name = connected(("api.test", 7))
+listener, there, here = listening(8080)
+gone_listener, gone_there, gone_here = listening(8081)
+waiting = threading.Thread(target=gone.recv, args=[1], daemon=True)
+threading.excepthook = lambda told: None
+waiting.start()
+"#;
+
+/// Uses that go on, and those that end, with what they are called.
+const GO_ON: [&str; 4] =
+    ["echoed(kept)", "echoed(named)", "taken(there, here)", "accepted(listener)"];
+const END: [(&str, &str); 5] = [
+    ("an allowed connection", "echoed(gone)"),
+    ("an allowed connection by name", "echoed(gone_name)"),
+    ("an allowed datagram socket", "echoed(gone_udp)"),
+    ("an allowed listener", "accepted(gone_listener)"),
+    ("a connection that an allowed listener took", "taken(gone_there, gone_here)"),
+];
+
+#[track_caller]
+fn all_go_on(running: &mut Running, uses: impl IntoIterator<Item = &'static str>) {
+    for code in uses {
+        assert_eq!(answer(running, code), "ok", "{code}");
+    }
+}
+
+#[test]
+fn a_policy_that_is_narrowed_resets_what_it_does_not_allow_and_nothing_else() {
+    let scene = Scene::new();
+    let has_lsm = scene.has_lsm();
+    let policy = |endpoints: &str, ports: &str| {
+        format!("{}\nlisten: {{ ports: [{ports}] }}\n", scene.allowing(PYTHON, endpoints))
+    };
+    let stay = format!("{{ host: {SITE}, port: {ECHO} }}, {{ host: v4.test, port: {ECHO} }}");
+    let go = format!(
+        "{{ host: {SITE}, port: 9 }}, {{ host: {SITE}, port: {ECHO}, transport: udp }}, \
+         {{ host: api.test, port: {ECHO} }}"
+    );
+    let before = policy(&format!("{stay}, {go}"), "8080, 8081");
+    let far = scene.world.outside(|| TcpListener::bind((SITE, 9)).unwrap());
+    let clawbox = Clawbox::new(&scene.world, &before);
+    let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+    let mut running = clawbox.spawn(&[PYTHON, "-c", ATTACKER]);
+    let file = scene.world.script("open", OPEN);
+    let begin = format!("SITE = '{SITE}'; exec(open('{}').read())", file.display());
+    all_go_on(&mut running, [&*begin.leak()]);
+    let (mut far, _) = far.accept().unwrap();
+    all_go_on(&mut running, GO_ON);
+    // Twice, so that both places for what a name stands for have been used.
+    let wider = policy(&format!("{stay}, {go}, {{ host: other.test, port: 8 }}"), "8080, 8081");
+    for same in [&wider, &before] {
+        let (status, said) = live::set(&scene, &running, same);
+        assert_eq!((status, &said["connections_reset"]), (Some(0), &0.into()), "{said}");
+        all_go_on(&mut running, GO_ON.into_iter().chain(END[1..].iter().map(|(_, code)| *code)));
+    }
+    let (status, said) = live::set(&scene, &running, &policy(&stay, "8080"));
+    assert_eq!(status, Some(0), "{said}");
+    let end = far.read(&mut [0; 9]).map_err(|error| error.kind());
+    assert_eq!(end, Err(ErrorKind::ConnectionReset), "not left to drain");
+    // Who waits on a connection does not wait any longer.
+    all_go_on(&mut running, ["waiting.join()"]);
+    let outcomes: Vec<String> = END.iter().map(|(_, code)| answer(&mut running, code)).collect();
+    all_go_on(&mut running, GO_ON);
+    let run = running.wait();
+    let resets: Vec<&Value> =
+        run.trail.iter().filter(|record| record["action"] == "reset").collect();
+    assert_eq!(resets.len() as u64, said["connections_reset"].as_u64().unwrap(), "{resets:#?}");
+    for ((attack, _), outcome) in END.iter().zip(&outcomes) {
+        assert_ne!(outcome, "ok", "{attack}");
+        let layer = if outcome == "EPERM" { Layer::BpfLsm } else { Layer::Agent };
+        layer::tell(19, &format!("{attack}, after the policy was narrowed"), layer);
+    }
+    let by_port = |port: u64| resets.iter().filter(move |record| record["object"]["port"] == port);
+    assert_eq!(by_port(9).count(), 1, "{resets:#?}");
+    assert!(by_port(9).all(|record| record["reason"] == "unknown-endpoint"));
+    assert!(by_port(7).any(|record| record["object"]["host"] == "api.test"), "{resets:#?}");
+    assert!(by_port(8080).next().is_none());
+    assert!(by_port(8081).all(|record| record["reason"] == "listen-not-allowed"), "{resets:#?}");
 }

@@ -79,14 +79,19 @@ impl Set {
     fn print(&self, out: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
         let style = Style::of(&std::io::stdout());
         match answer {
-            Answer::Changed { generation, microseconds, warnings } => {
+            Answer::Changed { generation, microseconds, connections_reset, warnings } => {
                 for warning in warnings {
                     writeln!(out, "{}: {warning}", style.doubtful("warning"))?;
                 }
                 let milliseconds = *microseconds as f64 / 1000.0;
+                let reset = match connections_reset {
+                    0 => String::new(),
+                    1 => "; 1 open connection was reset".to_owned(),
+                    many => format!("; {many} open connections were reset"),
+                };
                 writeln!(
                     out,
-                    "{}: policy {generation} is in force (after {milliseconds:.1} ms)",
+                    "{}: policy {generation} is in force (after {milliseconds:.1} ms){reset}",
                     style.strong(&self.sandbox)
                 )
             }

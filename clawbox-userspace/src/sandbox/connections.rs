@@ -1,0 +1,326 @@
+//! Sockets that are open while a policy changes: what the new one says of names is written to them
+//! before it is in force, and what no longer passes is reset afterwards, not left to drain.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use aya::maps::{MapData, SkStorage};
+use clawbox_common::decide::{self, Connected, Decision, Destination, transport_of};
+use clawbox_common::rule::{Granted, HostIds, SandboxState, SocketState, SyntheticValue};
+use clawbox_common::subject::{Standing, Subject};
+use rustix::net::{Shutdown, connect_unspec, getpeername, getsockname, shutdown, sockopt};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+use super::run::SANDBOX;
+use super::strays::Stray;
+use crate::compile::{ImageLookup, MapImage};
+use crate::kernel::enforcer::{Enforcer, Identified};
+use crate::kernel::load::LoadError;
+use crate::policy::address::{readable, wire};
+
+/// Names that no socket was connected to.
+const NO_NAMES: [Granted; 2] = [Granted {
+    policy: 0,
+    value: SyntheticValue {
+        real: clawbox_common::address::Address { words: [0; 4] },
+        hosts: HostIds { ids: [0; 4] },
+        name: 0,
+    },
+}; 2];
+
+/// What the kernel knows of a sandbox's processes and of sockets.
+pub struct Connections {
+    identified: Identified,
+    states: SkStorage<MapData, SocketState>,
+}
+
+/// A socket that was reset.
+pub struct Reset {
+    /// A process that has it.
+    pub process: u32,
+    /// That process's user.
+    pub user: u32,
+    /// That process's identity.
+    pub subject: Subject,
+    /// Where it led, as it was asked; of a listener and a connection that it took, its own end.
+    pub to: Destination,
+    /// The address behind it.
+    pub real: IpAddr,
+    /// The name's number; zero if there was none.
+    pub name: u32,
+    /// Why.
+    pub decision: Decision,
+}
+
+/// An open socket and who has it.
+struct Open {
+    socket: OwnedFd,
+    end: End,
+    transport: u8,
+    state: Option<SocketState>,
+    users: Vec<(u32, Subject)>,
+}
+
+/// What a socket is there for.
+#[derive(Clone, Copy)]
+enum End {
+    /// Connected, to there.
+    Client(SocketAddr),
+    /// Listens here, or was taken here.
+    Server(SocketAddr),
+}
+
+impl Connections {
+    /// Of a run whose programs are attached.
+    ///
+    /// # Errors
+    /// It has no table of identities, or that of sockets was taken before.
+    pub fn of(run: &str, enforcer: &mut Enforcer) -> Result<Self, LoadError> {
+        let absent = LoadError::Absent { kind: "map", name: "SUBJECTS" };
+        let identified = Identified::of_run(run)?.ok_or(absent)?;
+        Ok(Self { identified, states: enforcer.take_sockets()? })
+    }
+
+    /// Writes to every connection by name what the policy says of its name that comes next.
+    /// `grant` tells it, by name's number and real address.
+    pub fn renew(&mut self, generation: u32, grant: impl Fn(u32, IpAddr) -> Option<HostIds>) {
+        for open in self.open() {
+            let Some(mut state) = open.state else { continue };
+            let Some(slot) = renewed(&mut state, generation, &grant) else { continue };
+            tracing::trace!(slot, "a connection's name is granted again");
+            // A lost race with the socket's own process leaves what does not fit its peer: a deny.
+            if let Err(error) = self.states.insert(&open.socket, state, 0) {
+                tracing::debug!("a connection's name cannot be granted again: {error}");
+            }
+        }
+    }
+
+    /// Resets what no process that has it may have connected under this policy.
+    pub fn reset(&mut self, image: &MapImage, state: &SandboxState) -> Vec<Reset> {
+        let mut lookup = ImageLookup::new(image, SANDBOX);
+        lookup.state = *state;
+        let mut resets = Vec::new();
+        for open in self.open() {
+            let verdicts = open.users.iter().map(|(_, subject)| open.judged(&lookup, subject));
+            let verdicts: Vec<Decision> = verdicts.collect();
+            let (Some(&(process, subject)), Some(&decision)) =
+                (open.users.first(), verdicts.first())
+            else {
+                continue;
+            };
+            if verdicts.iter().any(Decision::goes_on) {
+                continue;
+            }
+            if let Err(error) = cut(&open.socket) {
+                tracing::warn!("a connection that the policy no longer allows stays: {error}");
+                continue;
+            }
+            resets.push(open.reset(process, subject, decision));
+        }
+        resets
+    }
+
+    /// The internet sockets of the sandbox's processes. What ends meanwhile is left out; what a message
+    /// holds that is on its way between two processes is seen by none.
+    fn open(&self) -> Vec<Open> {
+        let processes = match self.identified.subjects() {
+            Ok(processes) => processes,
+            Err(error) => {
+                tracing::warn!("open connections stay as they are: {error}");
+                return Vec::new();
+            }
+        };
+        let mut found: BTreeMap<u64, Open> = BTreeMap::new();
+        for (process, subject) in processes {
+            // Whose number may have become another process's.
+            let Ok(Some(held)) = Stray::find(process, subject.incarnation) else { continue };
+            for (number, socket) in sockets_of(process) {
+                if let Some(open) = found.get_mut(&socket) {
+                    open.users.push((process, subject));
+                    continue;
+                }
+                let Ok(descriptor) = pidfd_getfd(held.fd(), number, PidfdGetfdFlags::empty())
+                else {
+                    continue;
+                };
+                if let Some(mut open) = self.look_at(descriptor) {
+                    open.users.push((process, subject));
+                    found.insert(socket, open);
+                }
+            }
+        }
+        found.into_values().collect()
+    }
+
+    /// `None` for what is no internet socket, or leads nowhere.
+    fn look_at(&self, socket: OwnedFd) -> Option<Open> {
+        let protocol = sockopt::socket_protocol(&socket).ok()??;
+        let transport = transport_of(protocol.as_raw().get())?;
+        let state = self.states.get(&socket, 0).ok();
+        let cookie = sockopt::socket_cookie(&socket).ok()?;
+        let is_taken = state.is_some_and(|state| state.bound_by != 0 && state.bound_as != cookie);
+        let local = || SocketAddr::try_from(getsockname(&socket).ok()?).ok();
+        let end = if is_taken || sockopt::socket_acceptconn(&socket).unwrap_or(false) {
+            End::Server(local()?)
+        } else {
+            // What the process is shown: the address that it asked for.
+            End::Client(SocketAddr::try_from(getpeername(&socket).ok()??).ok()?)
+        };
+        Some(Open { socket, end, transport, state, users: Vec::new() })
+    }
+}
+
+impl Open {
+    fn judged(&self, lookup: &ImageLookup<'_>, subject: &Subject) -> Decision {
+        let standing = Standing::Subject(subject);
+        let to = self.destination();
+        match self.end {
+            End::Client(_) => {
+                let names = self.told().map_or(NO_NAMES, |state| state.names);
+                decide::egress(&Connected { lookup, names: &names }, &standing, &to)
+            }
+            End::Server(local) => {
+                // It may have been bound to all addresses at once.
+                let any = if local.is_ipv4() { [0; 4].into() } else { IpAddr::from([0; 16]) };
+                let all =
+                    decide::bind(lookup, &standing, &Destination { address: wire(any), ..to });
+                if all.goes_on() { all } else { decide::bind(lookup, &standing, &to) }
+            }
+        }
+    }
+
+    /// What is kept with the socket, if it is about where it leads.
+    fn told(&self) -> Option<&SocketState> {
+        let End::Client(peer) = self.end else { return None };
+        let state = self.state.as_ref()?;
+        (state.asked == wire(peer.ip()) && state.asked_port == peer.port()).then_some(state)
+    }
+
+    fn destination(&self) -> Destination {
+        let (End::Client(at) | End::Server(at)) = self.end;
+        let receiver = self.told().map_or(0, |state| state.receiver);
+        Destination { address: wire(at.ip()), port: at.port(), transport: self.transport, receiver }
+    }
+
+    fn reset(&self, process: u32, subject: Subject, decision: Decision) -> Reset {
+        let to = self.destination();
+        let told = self.told();
+        let name = told.and_then(|state| state.names.iter().map(|held| held.value.name).max());
+        let user =
+            fs::metadata(format!("/proc/{process}")).map_or(u32::MAX, |process| process.uid());
+        Reset {
+            process,
+            user,
+            subject,
+            to,
+            real: readable(told.map_or(to.address, |state| state.real)),
+            name: name.unwrap_or_default(),
+            decision,
+        }
+    }
+}
+
+/// Puts what a policy says of a socket's name in the place that the one in force does not use, and gives
+/// that place; `None` where it has no name.
+fn renewed(
+    state: &mut SocketState,
+    generation: u32,
+    grant: impl Fn(u32, IpAddr) -> Option<HostIds>,
+) -> Option<usize> {
+    let latest =
+        state.names.iter().max_by_key(|held| held.policy).filter(|held| held.policy != 0)?;
+    let value = latest.value;
+    let slot = usize::from(latest.policy == state.names[0].policy);
+    // A name that is not allowed any more keeps its place with no host: known, and admitted by no rule.
+    let hosts = grant(value.name, readable(value.real)).unwrap_or_default();
+    state.names[slot] = Granted { policy: generation, value: SyntheticValue { hosts, ..value } };
+    Some(slot)
+}
+
+/// Ends a connection at once: the other side gets a reset, and nothing that is still waiting.
+fn cut(socket: &OwnedFd) -> io::Result<()> {
+    match connect_unspec(socket.as_fd()) {
+        Ok(()) => Ok(()),
+        // Somebody waits on it, which some kernels do not take (`sk_wait_pending`): let them go.
+        Err(rustix::io::Errno::BUSY) => {
+            shutdown(socket, Shutdown::Both)?;
+            Ok(connect_unspec(socket.as_fd())?)
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The sockets that a process has: a descriptor of each, and which it is.
+fn sockets_of(process: u32) -> Vec<(i32, u64)> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{process}/fd")) else { return Vec::new() };
+    let sockets = entries.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        Some((number, socket_number(&fs::read_link(entry.path()).ok()?)?))
+    });
+    sockets.collect()
+}
+
+/// As `/proc/PID/fd` shows it (proc(5)): `socket:[number]`.
+fn socket_number(link: &Path) -> Option<u64> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> SocketState {
+        let value = SyntheticValue { name: 7, ..SyntheticValue::default() };
+        let names = [Granted { policy: 3, value }, Granted::default()];
+        SocketState {
+            asked: wire([198, 18, 0, 1].into()),
+            real: wire([192, 0, 2, 1].into()),
+            asked_port: 443,
+            real_port: 443,
+            receiver: 0,
+            bound_by: 0,
+            zero: 0,
+            bound_as: 0,
+            names,
+        }
+    }
+
+    #[test]
+    fn what_the_policy_in_force_says_of_a_name_stays_beside_what_the_next_one_says() {
+        let mut state = state();
+        let hosts = |number| HostIds { ids: [number, 0, 0, 0] };
+        for (generation, slot) in [(4, 1), (5, 0), (9, 1)] {
+            let renewed = renewed(&mut state, generation, |name, _| {
+                assert_eq!(name, 7);
+                Some(hosts(generation))
+            });
+            assert_eq!(renewed, Some(slot));
+            assert_eq!(state.names[slot].policy, generation);
+            assert_eq!(state.names[slot].value.hosts, hosts(generation));
+            assert!(state.names[1 - slot].policy < generation);
+        }
+        assert_eq!(renewed(&mut state, 10, |_, _| None), Some(0));
+        assert_eq!(state.names[0].value.hosts, HostIds::default(), "admitted by no rule");
+    }
+
+    #[test]
+    fn a_connection_without_a_name_is_left_as_it_is() {
+        let mut state = SocketState { names: NO_NAMES, ..state() };
+        assert_eq!(renewed(&mut state, 4, |_, _| Some(HostIds::default())), None);
+        assert_eq!(state.names, NO_NAMES);
+    }
+
+    #[test]
+    fn sockets_are_told_from_other_descriptors() {
+        assert_eq!(socket_number(Path::new("socket:[123]")), Some(123));
+        for other in ["pipe:[123]", "/tmp/socket:[1]", "socket:[]", "socket:[1"] {
+            assert_eq!(socket_number(Path::new(other)), None, "{other}");
+        }
+    }
+}
