@@ -56,9 +56,35 @@ pub const fn asker_address(tgid: u32) -> u32 {
 
 /// The thread group that a question came from; the inverse of [`asker_address`].
 #[must_use]
+#[inline(always)]
 pub const fn asker_of(source: u32) -> Option<u32> {
     if source >> 22 == 0x7f40_0000 >> 22 { Some(source & 0x003f_ffff) } else { None }
 }
+
+/// The loopback address, host byte order, that a connection comes from which is taken to the agent
+/// instead: `127.128.0.0/10`, with the connection's number.
+#[inline(always)]
+#[must_use]
+pub const fn redirect_address(number: u32) -> u32 {
+    0x7f80_0000 | (number & 0x003f_ffff)
+}
+
+/// The number of a connection that was taken to the agent; the inverse of [`redirect_address`].
+#[must_use]
+pub const fn redirect_of(source: u32) -> Option<u32> {
+    if source >> 22 == 0x7f80_0000 >> 22 { Some(source & 0x003f_ffff) } else { None }
+}
+
+/// Whether the kernel programs give this address to sockets, so that nobody else may.
+#[inline(always)]
+#[must_use]
+pub const fn is_given(source: u32) -> bool {
+    asker_of(source).is_some() || redirect_of(source).is_some()
+}
+
+/// The port, host byte order, that a connection comes from which is held: known before it is made, and
+/// free, because the address is the connection's alone.
+pub const HELD_PORT: u16 = 4711;
 
 impl Address {
     /// 127.0.0.1.
@@ -296,6 +322,18 @@ mod tests {
         }
         assert_eq!(asker_of(0x7f00_0001), None);
         assert_eq!(asker_of(0x7f80_0000), None);
+    }
+
+    #[test]
+    fn what_the_programs_give_to_sockets_is_told_apart_and_nothing_else_is_given() {
+        for number in [0, 1, 4_194_303] {
+            let source = redirect_address(number);
+            assert_eq!((redirect_of(source), asker_of(source)), (Some(number), None));
+            assert!(is_given(source) && is_given(asker_address(number)));
+        }
+        for other in [0x7f00_0001, 0x7f3f_ffff, 0x7fc0_0000, 0x7e80_0000] {
+            assert!(!is_given(other), "{other:x}");
+        }
     }
 
     #[test]

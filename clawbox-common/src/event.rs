@@ -113,8 +113,8 @@ pub struct NetworkEvent {
     pub port: u16,
     /// [`crate::rule::TCP`], [`crate::rule::UDP`] or zero.
     pub transport: u8,
-    /// 1 where the resolver was asked.
-    pub to_resolver: u8,
+    /// A [`crate::decide::Route`] as a number.
+    pub route: u8,
     /// Host pattern of the deciding rule.
     pub host: u32,
     /// See [`crate::decide::Decision::matched`].

@@ -7,8 +7,9 @@ use crate::address::Address;
 use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
 use crate::rule::{
-    ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, Granted, HostIds, LossKey, RuleKey,
-    RuleValue, SandboxState, SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
+    ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, Granted, HostIds, LossKey,
+    Redirected, RuleKey, RuleValue, SandboxState, SandboxStates, ScriptKey, SocketState,
+    SyntheticKey, SyntheticValue,
 };
 use crate::subject::{FileId, Incarnation, Kind, Mask, Seat, Subject};
 
@@ -32,12 +33,13 @@ packed! {
     SyntheticKey = 24,
     SyntheticValue = 36,
     AddressKey = 24,
-    SandboxState = 16,
-    SandboxStates = 72,
+    SandboxState = 20,
+    SandboxStates = 88,
     BinaryKey = 24,
     ScriptKey = 264,
     Granted = 40,
-    SocketState = 136,
+    SocketState = 152,
+    Redirected = 128,
     LossKey = 8,
     Header = 48,
     NetworkEvent = 120,
@@ -77,6 +79,6 @@ macro_rules! pod {
 pod! {
     Tally, TallyKey, TallyPlace,
     Address, FileId, Mask, Seat, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
-    AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, SocketState, LossKey,
+    AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, SocketState, Redirected, LossKey,
     FileKey, NameKey, FileRule, CallShape,
 }

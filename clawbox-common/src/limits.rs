@@ -22,6 +22,9 @@ pub const RULES: u32 = 131_072;
 /// Literal addresses and address ranges over all policies.
 pub const ADDRESSES: u32 = 65_536;
 
+/// Connections that the agent has been given and not looked at yet; what is older is refused.
+pub const REDIRECTS: u32 = 4_096;
+
 /// Synthetic addresses alive at one time, over all sandboxes.
 pub const SYNTHETICS: u32 = 65_536;
 

@@ -2,6 +2,7 @@
 //! bytes in the kernel, in a snapshot and in a test's `BTreeMap`.
 
 use crate::address::Address;
+use crate::event::NetworkEvent;
 use crate::limits::{PATTERNS_PER_HOST, SCRIPT_PATH};
 use crate::subject::{FileId, Mask};
 
@@ -45,6 +46,8 @@ impl RuleKey {
 pub const ANYBODY: u32 = 1;
 /// The rule opens a port on the host's loopback.
 pub const HOST_LOOPBACK: u32 = 2;
+/// What is said first on a connection has to name the host: the agent reads it.
+pub const VERIFY_NAME: u32 = 4;
 
 /// Whom a rule admits. Rules of one policy on the same endpoint are merged into one value.
 #[repr(C)]
@@ -54,7 +57,7 @@ pub struct RuleValue {
     pub tree: Mask,
     /// Slots admitted only if the subject itself is one of them.
     pub own: Mask,
-    /// [`ANYBODY`], [`HOST_LOOPBACK`].
+    /// [`ANYBODY`], [`HOST_LOOPBACK`], [`VERIFY_NAME`].
     pub flags: u32,
     /// Always zero.
     pub zero: u32,
@@ -133,8 +136,12 @@ pub struct SandboxState {
     pub resolver_v4: u16,
     /// Port of the resolver on ::1, host byte order; zero is none.
     pub resolver_v6: u16,
+    /// Port on 127.0.0.1 where the agent verifies connections, host byte order; zero is none.
+    pub verifier: u16,
+    /// Port on 127.0.0.1 where connections wait for an answer, host byte order; zero is none.
+    pub waiting: u16,
     /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`LISTED_PROGRAMS`], [`FILES_BY_BINARY`],
-    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`].
+    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`], [`ASK_UNKNOWN`].
     pub flags: u32,
 }
 
@@ -174,6 +181,8 @@ pub const FILES_BY_BINARY: u32 = 32;
 pub const TALLY_ALLOWS: u32 = 8;
 /// Each allowed use of a file is reported.
 pub const REPORT_ALLOWS: u32 = 16;
+/// Of [`SandboxState::flags`]: a connection to an endpoint that no rule names waits for an answer.
+pub const ASK_UNKNOWN: u32 = 64;
 
 /// A file that a policy names as a binary.
 #[repr(C)]
@@ -221,11 +230,25 @@ pub struct SocketState {
     pub bound_by: u32,
     /// Always zero.
     pub zero: u32,
+    /// The program that a connection was held for, which nobody else may use; zero if it was not.
+    pub held_for: FileId,
     /// The cookie of the socket that was bound: another one's is a connection that it took.
     pub bound_as: u64,
     /// If `asked` stands for a name: what is behind it, under the policy that it was connected under and
     /// under one that is to follow. A connection outlives the entry in the table of addresses.
     pub names: [Granted; 2],
+}
+
+/// A connection that was taken to the agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Redirected {
+    /// Which one, by the number in its source address: written last, zero while the rest is.
+    pub number: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// What was asked, and by whom.
+    pub event: NetworkEvent,
 }
 
 /// What is behind a name's address, under one policy.

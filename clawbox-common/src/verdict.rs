@@ -136,4 +136,20 @@ reasons! {
     Refused = 40, "refused";
     /// A system call that the filter of every sandbox refuses.
     SystemCall = 41, "system-call";
+    /// No rule names the endpoint, and the connection waits until somebody says what is to become of it.
+    Held = 42, "held";
+    /// The process has given its socket a local address, so that it cannot be taken to the agent.
+    BoundSocket = 43, "bound-socket";
+    /// What is said first on the connection names another host than it was made for, or none.
+    OtherHost = 44, "other-host";
+    /// The name of the host is encrypted, so that nobody can tell which it is.
+    HiddenHost = 45, "hidden-host";
+    /// What is said first is neither TLS nor HTTP, or not whole, or came too late.
+    NoHost = 46, "no-host";
+    /// Somebody has refused what was held, or nobody has answered.
+    Refusal = 47, "refusal";
+    /// Somebody has approved what was held.
+    Approval = 48, "approval";
+    /// More connections wait than may.
+    TooManyHeld = 49, "too-many-held";
 }

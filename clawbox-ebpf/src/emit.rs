@@ -121,7 +121,7 @@ pub extern "C" fn unknown(number: u64) -> u64 {
 }
 
 #[inline(always)]
-fn header(kind: Kind, standing: &Standing<'_>, judged: Judged) -> Header {
+pub fn header(kind: Kind, standing: &Standing<'_>, judged: Judged) -> Header {
     header_of(kind as u8, subject(standing), judged)
 }
 

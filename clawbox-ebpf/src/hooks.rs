@@ -11,6 +11,8 @@ mod open_file;
 mod peer;
 mod privilege;
 mod receiver;
+mod redirect;
+mod route;
 mod socket;
 mod task;
 mod unix;

@@ -16,8 +16,8 @@ use clawbox_common::{
     file::{FileKey, FileRule, NameKey},
     limits,
     rule::{
-        AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, STATE_SLOTS, SandboxState,
-        SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
+        AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, STATE_SLOTS,
+        SandboxState, SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
     },
     subject::{FileId, Mask, Seat, Subject},
 };
@@ -112,6 +112,10 @@ impl<T> SocketStorage<T> {
         unsafe { bpf_sk_storage_get(map, socket, null_mut(), flags) }.cast()
     }
 }
+
+/// Connections that were taken to the agent, by the last bits of their number.
+#[map]
+pub static REDIRECTED: Array<Redirected> = Array::with_max_entries(limits::REDIRECTS, 0);
 
 #[btf_map]
 pub static SOCKETS: SocketStorage<SocketState> = SocketStorage::new();

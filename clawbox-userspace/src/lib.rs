@@ -6,6 +6,7 @@ pub mod cli;
 pub mod compile;
 pub mod dns;
 pub mod events;
+pub mod gateway;
 pub mod kernel;
 pub mod policy;
 pub mod sandbox;

@@ -35,8 +35,8 @@ pub enum Layer {
     Start,
     /// Killing, stopping or filling changes nothing: what decides is pinned in the kernel.
     Pinned,
-    /// The agent, which asks who speaks to it, ends connections that a new policy does not allow, and is
-    /// spared where memory is short.
+    /// The agent, which asks who speaks to it, reads what is said first on a
+    /// connection, ends those that a new policy does not allow, and is spared where memory is short.
     Agent,
     /// It is let through.
     NotStopped,
@@ -79,7 +79,9 @@ impl Layer {
     fn of_record(record: &Value) -> Self {
         match (record["class"].as_str(), record["reason"].as_str()) {
             (Some("network"), _) if has_lsm_hook(record) => Self::BpfLsm,
-            (Some("network"), _) if record["action"] == "reset" => Self::Agent,
+            (Some("network"), _) if record["action"] == "reset" || record["action"] == "verify" => {
+                Self::Agent
+            }
             (Some("network" | "dns"), _) => Self::SocketHooks,
             (Some("privilege"), Some("system-call")) => Self::Seccomp,
             (_, Some("landlock")) => Self::Landlock,

@@ -343,6 +343,8 @@ mod tests {
         audit_only: 0,
         resolver_v4: 0,
         resolver_v6: 0,
+        verifier: 0,
+        waiting: 0,
         flags: NAMES_ANYWHERE,
     };
 

@@ -8,12 +8,12 @@ pub mod execution;
 pub mod file;
 pub mod unix;
 
-use crate::address::{Address, DNS_PORT, Range, asker_of};
+use crate::address::{Address, DNS_PORT, Range, is_given};
 use crate::file::{FileKey, FileRule, NameKey};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
-    ADDRESS_KEY_BITS, ANYBODY, AddressKey, AddressUse, Granted, HOST_LOOPBACK, HostIds, RuleKey,
-    RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP, UDP,
+    ADDRESS_KEY_BITS, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, Granted, HOST_LOOPBACK,
+    HostIds, RuleKey, RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP, UDP, VERIFY_NAME,
 };
 use crate::subject::{Standing, Subject};
 use crate::verdict::{Reason, Verdict};
@@ -113,6 +113,10 @@ pub enum Route {
     Real = 1,
     /// Take it to the sandbox's resolver.
     Resolver = 2,
+    /// Take it to the agent, which reads whom it is for before it goes on to the real address.
+    Verifier = 3,
+    /// Take it to the agent, where it waits until somebody says whether it may go on.
+    Waiting = 4,
 }
 
 /// A verdict with what led to it.
@@ -130,9 +134,9 @@ pub struct Decision {
     pub flags: u32,
     /// What to do to it if it goes on.
     pub route: Route,
-    /// Where the route leads; zero for [`Route::Direct`].
+    /// Where it goes in the end; zero for [`Route::Direct`].
     pub target: Address,
-    /// The port there; zero for [`Route::Direct`].
+    /// The port that the route leads to: of the agent where it goes there; zero for [`Route::Direct`].
     pub target_port: u32,
     /// Host pattern of the deciding rule; zero if none decided.
     pub host: u32,
@@ -233,10 +237,31 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
         };
     }
     let judged = to.address.embedded();
-    if matches!(judged.range(), Range::Synthetic) {
-        return named(lookup, subject, state, to);
+    let decision = if matches!(judged.range(), Range::Synthetic) {
+        named(lookup, subject, state, to)
+    } else {
+        literal(lookup, subject, state, to, judged)
+    };
+    let waits = matches!(decision.reason, Reason::UnknownEndpoint)
+        && state.flags & ASK_UNKNOWN != 0
+        && state.audit_only == 0
+        && state.waiting != 0
+        && to.transport == TCP;
+    if waits { held(state, to, &decision) } else { decision }
+}
+
+/// A connection that somebody has to say something about. It goes nowhere before, so it may be made.
+#[inline(always)]
+fn held(state: &SandboxState, to: &Destination, decision: &Decision) -> Decision {
+    let is_named = matches!(decision.route, Route::Real);
+    Decision {
+        verdict: Verdict::Allow,
+        reason: Reason::Held,
+        route: Route::Waiting,
+        target: if is_named { decision.target } else { to.address },
+        target_port: u32::from(state.waiting),
+        ..*decision
     }
-    literal(lookup, subject, state, to, judged)
 }
 
 /// A destination that the sandbox's resolver handed out for a name.
@@ -258,6 +283,17 @@ fn named<L: Lookup>(
         return Decision { audit_only: 0, name, ..deny(Reason::StaleName, state) };
     }
     let decision = ruled(lookup, subject, state, to, &target.hosts);
+    if matches!(decision.route, Route::Verifier) {
+        if state.verifier == 0 {
+            return deny(Reason::NoHost, state);
+        }
+        return Decision {
+            target: target.real,
+            target_port: u32::from(state.verifier),
+            name: target.name,
+            ..decision
+        };
+    }
     Decision {
         route: Route::Real,
         target: target.real,
@@ -334,8 +370,10 @@ fn ruled<L: Lookup>(
         if loopback && rule.flags & HOST_LOOPBACK == 0 {
             continue;
         }
+        // Compiled for names alone: whom an address is for, nothing that is said on it can tell.
+        let route = if rule.flags & VERIFY_NAME != 0 { Route::Verifier } else { Route::Direct };
         if rule.flags & ANYBODY != 0 {
-            return Decision { host, ..allow(Reason::Rule, state) };
+            return Decision { host, route, ..allow(Reason::Rule, state) };
         }
         for word in 0..MASK_WORDS {
             let met = (subject.lineage.words[word] & rule.tree.words[word])
@@ -343,6 +381,7 @@ fn ruled<L: Lookup>(
             if met != 0 {
                 return Decision {
                     host,
+                    route,
                     matched: met,
                     matched_word: word as u32,
                     ..allow(Reason::Rule, state)
@@ -361,10 +400,8 @@ pub fn bind<L: Lookup>(lookup: &L, standing: &Standing<'_>, local: &Destination)
         Ok(found) => found,
         Err(decision) => return decision,
     };
-    // An address that names a question's asker is for the kernel to give.
-    let names_asker =
-        local.address.is_v4() && asker_of(u32::from_be(local.address.words[3])).is_some();
-    if names_asker {
+    // An address that names an asker or a connection is for the kernel to give.
+    if local.address.is_v4() && is_given(u32::from_be(local.address.words[3])) {
         return deny(Reason::ListenNotAllowed, state);
     }
     if local.port == 0 && local.transport == UDP {

@@ -2,19 +2,14 @@
 //! or for the name service, replaced.
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr,
-    helpers::{
-        bpf_get_current_pid_tgid,
-        generated::{bpf_bind, bpf_get_socket_cookie},
-    },
-    macros::cgroup_sock_addr,
+    bindings::bpf_sock_addr, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
 use clawbox_common::{
-    address::{Address, DNS_PORT, asker_address},
-    decide::{self, Connected, Decision, Destination, Lookup as _, Route},
+    address::{Address, DNS_PORT},
+    decide::{self, Connected, Decision, Destination, Route},
     event::Kind,
-    rule::{SocketState, SyntheticKey},
+    rule::SocketState,
     subject::{Standing, Subject},
     verdict::{Reason, Verdict},
 };
@@ -23,20 +18,23 @@ use core::{
     ptr::{self, null, read_volatile, write_volatile},
 };
 
-use super::receiver;
+use super::{
+    receiver,
+    route::{self, mark_asker},
+};
 use crate::{
-    emit,
+    emit, kernel_read,
     maps::{KernelLookup, SOCKETS},
     subject,
 };
 
 /// `AF_INET` and port 0 as the first word of a `sockaddr_in`; bpfel is little-endian.
-const AF_INET: u32 = 2;
-const AF_INET6: u32 = 10;
+pub const AF_INET: u32 = 2;
+pub const AF_INET6: u32 = 10;
 
 /// Which member of the context holds the address; the other may not be touched.
 #[derive(Clone, Copy)]
-enum Family {
+pub enum Family {
     V4,
     V6,
 }
@@ -103,89 +101,6 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
     })
 }
 
-/// Remembers with the socket what it was asked to reach. False where there is no memory for it. A
-/// datagram to somebody else on a connected socket is not: only the peer's answers are received.
-#[inline(always)]
-fn remember(
-    ctx: &SockAddrContext,
-    to: &Destination,
-    decision: &Decision,
-    kind: Kind,
-    sandbox: u32,
-) -> bool {
-    // SAFETY: the context's socket; the storage lives as long as it.
-    unsafe {
-        let kept = SOCKETS.of(socket(ctx), true);
-        if kept.is_null() {
-            return false;
-        }
-        if matches!(kind, Kind::Send) && is_connected(ctx) {
-            return true;
-        }
-        (*kept).asked = to.address;
-        (*kept).real = decision.target;
-        (*kept).asked_port = to.port;
-        (*kept).real_port = decision.target_port as u16;
-        (*kept).receiver = 0;
-        (*kept).names[0].policy = 0;
-        (*kept).names[1].policy = 0;
-        if matches!(kind, Kind::Connect)
-            && decision.name != 0
-            && let Some(value) = KernelLookup.synthetic(&SyntheticKey {
-                sandbox,
-                policy: decision.policy,
-                address: to.address,
-            })
-        {
-            (*kept).names[0].value = *value;
-            (*kept).names[0].policy = decision.policy;
-        }
-    }
-    true
-}
-
-#[inline(always)]
-fn is_connected(ctx: &SockAddrContext) -> bool {
-    // SAFETY: the context pointer of this program, and its socket, which the verifier knows.
-    unsafe { read_volatile(&raw const (*(*ctx.sock_addr).__bindgen_anon_1.sk).dst_port) != 0 }
-}
-
-/// Remembers that it is connected to a listener of its own sandbox: nothing tells that later.
-#[inline(always)]
-fn remember_own(ctx: &SockAddrContext, to: &Destination, sandbox: u32) -> bool {
-    // SAFETY: as in `remember`.
-    unsafe {
-        let kept = SOCKETS.of(socket(ctx), true);
-        if kept.is_null() {
-            return false;
-        }
-        (*kept).asked = to.address;
-        (*kept).real = to.address;
-        (*kept).asked_port = to.port;
-        (*kept).real_port = to.port;
-        (*kept).receiver = sandbox;
-    }
-    true
-}
-
-/// Gives a question to the resolver a source address that names the asker's thread group. The
-/// whole of 127.0.0.0/8 is this host, so the address is free to carry it; nothing a process does
-/// can choose another one. A socket that is bound already keeps its address, and the question is
-/// then recorded without its asker.
-#[inline(always)]
-fn mark_asker(at: *mut bpf_sock_addr, kind: Kind) {
-    let source = asker_address((bpf_get_current_pid_tgid() >> 32) as u32);
-    if matches!(kind, Kind::Send) {
-        // SAFETY: the context pointer of this program; only unconnected sends have this field.
-        unsafe { write_volatile(&raw mut (*at).msg_src_ip4, source.to_be()) };
-    } else {
-        // struct sockaddr_in: family, port 0, address, 8 bytes of zero.
-        let mut local = [AF_INET, source.to_be(), 0, 0];
-        // SAFETY: 16 initialised bytes, and the context the helper takes.
-        unsafe { bpf_bind(at, (&raw mut local).cast(), 16) };
-    }
-}
-
 /// An IPv6 datagram socket that is connected to an IPv4-mapped address sends by way of IPv4, and
 /// each send comes here with the address that connect put into the socket: the real one. Then it
 /// is judged again as what the process asked connect for. True where that is so.
@@ -223,7 +138,7 @@ fn send_on_connected(ctx: &SockAddrContext, family: Family, kind: Kind) {
     }
     // SAFETY: not null, and a whole value of the map.
     if unsafe { (*kept).asked_port } == DNS_PORT {
-        mark_asker(ctx.sock_addr, kind);
+        mark_asker(ctx.sock_addr, matches!(kind, Kind::Send));
     }
 }
 
@@ -247,10 +162,7 @@ const _: () =
 /// The decision, by functions of its own.
 #[inline(always)]
 fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &Destination) -> Decision {
-    let subject = match standing {
-        Standing::Subject(subject) => ptr::from_ref(*subject),
-        _ => null(),
-    };
+    let subject = of(standing);
     let mut question = Question::about(to);
     if may_be_own(&raw const question) != 0 {
         question.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
@@ -283,11 +195,6 @@ pub fn answer_again(
     }
     // SAFETY: as in `answer`.
     unsafe { (&raw const words).cast::<Decision>().read() }
-}
-
-#[inline(always)]
-const fn without_memory(decision: Decision) -> Decision {
-    Decision { audit_only: 0, verdict: Verdict::Deny, reason: Reason::NoMemory, ..decision }
 }
 
 impl Question {
@@ -357,7 +264,8 @@ pub extern "C" fn judge_connected(
 
 /// Judges a destination; 1 lets the operation go on, 0 makes it fail with EPERM.
 #[inline(always)]
-fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
+fn egress<const SEND: bool>(ctx: &SockAddrContext, family: Family) -> i32 {
+    let kind = if SEND { Kind::Send } else { Kind::Connect };
     let standing = subject::standing();
     if matches!(standing, Standing::Outside) {
         return 1;
@@ -377,24 +285,16 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
         _ => false,
     };
     let mut decision = judged(ctx, &standing, &to);
-    let is_direct = matches!(decision.route, Route::Direct);
-    if decision.goes_on() && !is_direct {
-        let sandbox = if let Standing::Subject(subject) = standing { subject.sandbox } else { 0 };
-        if remember(ctx, &to, &decision, kind, sandbox) {
-            let v4 = matches!(family, Family::V4);
-            set(at, v4, decision.target, decision.target_port as u16);
-            if v4 && matches!(decision.route, Route::Resolver) && !is_own_address {
-                mark_asker(at, kind);
-            }
-        } else {
-            decision = without_memory(decision);
-        }
-    } else if let Standing::Subject(subject) = standing
-        && matches!(kind, Kind::Connect)
-        && matches!(decision.reason, Reason::OwnListener)
-        && !remember_own(ctx, &to, subject.sandbox)
-    {
-        decision = without_memory(decision);
+    let subject = of(&standing);
+    let reason = match family {
+        Family::V4 => route::go::<true, SEND>(at, is_own_address, subject, &to, &decision),
+        Family::V6 => route::go::<false, SEND>(at, is_own_address, subject, &to, &decision),
+    };
+    if reason != 0 {
+        decision.audit_only = 0;
+        decision.verdict = Verdict::Deny;
+        decision.reason =
+            if reason == route::BOUND { Reason::BoundSocket } else { Reason::NoMemory };
     }
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(
@@ -405,38 +305,64 @@ fn egress(ctx: &SockAddrContext, family: Family, kind: Kind) -> i32 {
         decision.verdict as u8,
         decision.reason as u8
     );
-    emit::network(kind, &standing, &decision, |event| {
+    told(at, kind as u32, subject, &to, &decision);
+    // Of what was in memory the verifier does not know that it is 0 or 1.
+    kernel_read::unseen(u64::from(decision.goes_on())) as i32 & 1
+}
+
+/// The subject, for functions that take no more than a word; null is nobody.
+#[inline(always)]
+fn of(standing: &Standing<'_>) -> *const Subject {
+    match standing {
+        Standing::Subject(subject) => ptr::from_ref(*subject),
+        _ => null(),
+    }
+}
+
+/// Reports a decision. A function of its own, with a part of the stack of its own.
+#[inline(never)]
+fn told(
+    at: *mut bpf_sock_addr,
+    kind: u32,
+    subject: *const Subject,
+    to: &Destination,
+    decision: &Decision,
+) -> u32 {
+    // SAFETY: null, or a subject that the caller has.
+    let standing = unsafe { subject.as_ref() }.map_or(Standing::Unidentified, Standing::Subject);
+    let kind = if kind == Kind::Send as u32 { Kind::Send } else { Kind::Connect };
+    emit::network(kind, &standing, decision, |event| {
         event.asked = to.address;
         // A denial says too which address the name stood for.
         event.real =
             if matches!(decision.route, Route::Direct) { to.address } else { decision.target };
         event.port = to.port;
         event.transport = to.transport;
-        event.to_resolver = u8::from(matches!(decision.route, Route::Resolver));
+        event.route = decision.route as u8;
         // SAFETY: the helper takes the context.
         event.cookie = unsafe { bpf_get_socket_cookie(at.cast()) };
     });
-    i32::from(decision.goes_on()) & 1
+    0
 }
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    egress(&ctx, Family::V4, Kind::Connect)
+    egress::<false>(&ctx, Family::V4)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    egress(&ctx, Family::V6, Kind::Connect)
+    egress::<false>(&ctx, Family::V6)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    egress(&ctx, Family::V4, Kind::Send)
+    egress::<true>(&ctx, Family::V4)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    egress(&ctx, Family::V6, Kind::Send)
+    egress::<true>(&ctx, Family::V6)
 }
 
 /// Judges a local address.

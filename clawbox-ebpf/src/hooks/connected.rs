@@ -3,9 +3,11 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use clawbox_common::{
-    decide::{self, Destination},
+    decide::{self, Decision, Destination, Route},
     event::Kind,
+    rule::SocketState,
     subject::Standing,
+    verdict::{Reason, Verdict},
 };
 use core::ptr::{self, null};
 
@@ -63,8 +65,7 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
         emit::network(kind, &standing, &decision, |_| ());
         return eperm(decision.goes_on());
     };
-    let mut to =
-        Destination { address: peer.address, port: peer.port, transport, receiver: 0 };
+    let mut to = Destination { address: peer.address, port: peer.port, transport, receiver: 0 };
     // SAFETY: a typed socket.
     let kept = unsafe { SOCKETS.of(sock.for_helpers(), false) };
     let mut told = null();
@@ -88,7 +89,10 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
         Standing::Subject(subject) => ptr::from_ref(subject),
         _ => null(),
     };
-    let decision = answer_again(subject, &to, told);
+    let mut decision = answer_again(subject, &to, told);
+    if matches!(decision.route, Route::Waiting) && !is_held_for(told, &standing) {
+        decision = Decision { verdict: Verdict::Deny, reason: Reason::UnknownEndpoint, ..decision };
+    }
     // An allow was told when it was connected, and so was what only is recorded.
     if !decision.goes_on() {
         emit::network(kind, &standing, &decision, |event| {
@@ -100,4 +104,14 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
         });
     }
     eperm(decision.goes_on())
+}
+
+/// Whether a connection that no rule names was held for this program: what was said about it is not about
+/// any other.
+#[inline(always)]
+fn is_held_for(kept: *const SocketState, standing: &Standing<'_>) -> bool {
+    let Standing::Subject(subject) = standing else { return false };
+    // SAFETY: null, or a whole value of the map.
+    let Some(kept) = (unsafe { kept.as_ref() }) else { return false };
+    kept.held_for.inode == subject.exe.inode && kept.held_for.device == subject.exe.device
 }

@@ -1,6 +1,8 @@
 //! Sockets: their family and port, where a Unix socket was bound, and where a socket was made.
 
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_unix_sock, bpf_sock_from_file};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_skc_to_unix_sock, bpf_sock_from_file,
+};
 use clawbox_common::address::Address;
 
 use super::*;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::SystemTime;
 
 use clawbox_common::address::Address;
+use clawbox_common::decide::Route;
 use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
 use clawbox_common::file::{EXECUTE, READ, TallyKey, WRITE};
 use clawbox_common::rule::{TCP, UDP};
@@ -19,6 +20,7 @@ use super::record::{
 use super::refused_call;
 use super::trail::Draft;
 use crate::events::{Decoded, Event, exec_path, told_path};
+use crate::gateway::Outcome;
 use crate::kernel::tallies::Uses;
 
 /// What the numbers in an event stand for.
@@ -62,7 +64,7 @@ pub fn draft(
         }
         Event::File(decoded, operation, event) => file(*decoded, *operation, event, programs),
         Event::Network(decoded, event) => {
-            if event.to_resolver == 1 {
+            if event.route == Route::Resolver as u8 {
                 programs.asked(&event.header);
             }
             network(*decoded, event, programs, meaning)
@@ -176,6 +178,24 @@ pub(super) fn file_id(file: FileId) -> String {
     format!("{}:{}:{}", file.device >> 20, file.device & 0x000f_ffff, file.inode)
 }
 
+/// The record of a connection that was verified.
+pub fn verified(
+    outcome: Outcome,
+    programs: &Programs,
+    meaning: &dyn Meaning,
+    is_let_through: bool,
+) -> Draft {
+    let Outcome { time, event, verdict, reason, named } = outcome;
+    let decoded = Decoded { kind: Kind::Connect, verdict, reason };
+    let draft = network(decoded, &event, programs, meaning);
+    let object = match draft.object {
+        Object::Endpoint(endpoint) => Object::Endpoint(Endpoint { named, ..endpoint }),
+        other => other,
+    };
+    let let_through = is_let_through && verdict == Verdict::Deny;
+    Draft { time: Some(time), action: "verify", let_through, object, ..draft }
+}
+
 fn network(
     decoded: Decoded,
     event: &NetworkEvent,
@@ -192,6 +212,7 @@ fn network(
             asked: (asked != real).then_some(asked),
             port: event.port,
             transport: transport(event.transport).to_owned(),
+            named: None,
         })
     };
     let rule = (decoded.reason == Reason::Rule).then(|| meaning.rule(event)).flatten();

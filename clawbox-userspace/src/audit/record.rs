@@ -199,6 +199,9 @@ pub struct Endpoint {
     pub port: u16,
     /// `tcp` or `udp`.
     pub transport: String,
+    /// The host that was named on the connection, where that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<String>,
 }
 
 /// A DNS question.

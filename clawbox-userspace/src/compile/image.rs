@@ -9,9 +9,9 @@ use std::num::NonZeroU16;
 use clawbox_common::address::Range;
 use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
-    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, EXECUTE_WRITABLE, FILES_BY_BINARY,
-    HOST_LOOPBACK, HostId, HostIds, LISTED_PROGRAMS, NAMES_ANYWHERE, PROGRAMS, RuleKey, RuleValue,
-    SandboxState, TCP,
+    ADDRESS_KEY_HEAD, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, EXECUTE_WRITABLE,
+    FILES_BY_BINARY, HOST_LOOPBACK, HostId, HostIds, LISTED_PROGRAMS, NAMES_ANYWHERE, PROGRAMS,
+    RuleKey, RuleValue, SandboxState, TCP, VERIFY_NAME,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
@@ -23,7 +23,7 @@ use crate::policy::address::{always_denied, range_of, readable, wire};
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::diagnostic::Origin;
 use crate::policy::host_pattern::HostPattern;
-use crate::policy::model::Matching;
+use crate::policy::model::{Matching, Policy};
 use crate::policy::network::Host;
 
 /// What a [`HostId`] stands for.
@@ -51,6 +51,19 @@ impl fmt::Display for Pattern {
             Self::Listen => f.write_str("(listen)"),
         }
     }
+}
+
+/// Ports on loopback where the agent serves a sandbox; zero is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentPorts {
+    /// Names, on 127.0.0.1.
+    pub resolver_v4: u16,
+    /// Names, on ::1.
+    pub resolver_v6: u16,
+    /// Connections that are to be verified, on 127.0.0.1.
+    pub verifier: u16,
+    /// Connections that wait for an answer, on 127.0.0.1.
+    pub waiting: u16,
 }
 
 /// What a binary slot stands for.
@@ -184,6 +197,7 @@ pub struct MapImage {
     /// Whether what the sandbox may write it may execute.
     pub execute_writable: bool,
     generation: u32,
+    asks_for_unknown: bool,
     audit_only: bool,
     pub(super) who: Vec<Who>,
     pub(super) admissions: Vec<Admission>,
@@ -193,7 +207,7 @@ pub struct MapImage {
 }
 
 impl MapImage {
-    pub(super) fn empty(generation: u32, audit_only: bool) -> Self {
+    pub(super) fn empty(generation: u32, policy: &Policy) -> Self {
         Self {
             rules: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -204,7 +218,8 @@ impl MapImage {
             names_anywhere: Vec::new(),
             execute_writable: false,
             generation,
-            audit_only,
+            audit_only: policy.audit_only(),
+            asks_for_unknown: policy.asks_for_unknown(),
             who: Vec::new(),
             admissions: Vec::new(),
             admitted: BTreeMap::new(),
@@ -227,13 +242,17 @@ impl MapImage {
     /// The state of a sandbox under this policy, given the ports of its resolver and the flags that
     /// its audit level means.
     #[must_use]
-    pub fn state(&self, (resolver_v4, resolver_v6): (u16, u16), audit: u32) -> SandboxState {
+    pub fn state(&self, ports: AgentPorts, audit: u32) -> SandboxState {
+        let AgentPorts { resolver_v4, resolver_v6, verifier, waiting } = ports;
         SandboxState {
             policy: self.generation,
             audit_only: u32::from(self.audit_only),
             resolver_v4,
             resolver_v6,
+            verifier,
+            waiting,
             flags: audit
+                | (if self.asks_for_unknown { ASK_UNKNOWN } else { 0 })
                 | (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
                 | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
                 | (if self.lists_programs() { LISTED_PROGRAMS } else { 0 })
@@ -267,11 +286,20 @@ impl MapImage {
                 matched.push((id, pattern, allowed_ips.as_slice()));
             }
         }
+        // A rule that wants the host verified decides before one that does not.
+        matched.sort_by_key(|(id, ..)| !self.verifies(*id));
         match matched.len() {
             0 => Ok(None),
             1..=PATTERNS_PER_HOST => Ok(Some(NameRule { matched })),
             _ => Err(TooManyPatterns),
         }
+    }
+
+    /// Whether a rule for a host pattern wants to have it verified.
+    fn verifies(&self, host: HostId) -> bool {
+        let first = RuleKey { policy: self.generation, host, port: 0, transport: 0, zero: 0 };
+        let of_host = self.rules.range(first..).take_while(|(key, _)| key.host == host);
+        of_host.into_iter().any(|(_, rule)| rule.flags & VERIFY_NAME != 0)
     }
 
     /// The first rule in the order of the files that made a decision's verdict an allow; the

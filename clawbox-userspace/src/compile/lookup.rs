@@ -10,7 +10,11 @@ use clawbox_common::rule::{
     SyntheticValue,
 };
 
-use super::MapImage;
+use super::{AgentPorts, MapImage};
+
+/// A sandbox that the agent serves in full.
+const EVERYWHERE: AgentPorts =
+    AgentPorts { resolver_v4: 53, resolver_v6: 53, verifier: 443, waiting: 444 };
 
 /// One sandbox under a compiled policy.
 #[derive(Clone, Debug)]
@@ -29,7 +33,7 @@ impl<'a> ImageLookup<'a> {
     /// A sandbox with a resolver, and nothing resolved yet.
     #[must_use]
     pub fn new(image: &'a MapImage, sandbox: u32) -> Self {
-        Self { image, sandbox, state: image.state((53, 53), 0), synthetics: BTreeMap::new() }
+        Self { image, sandbox, state: image.state(EVERYWHERE, 0), synthetics: BTreeMap::new() }
     }
 }
 

@@ -15,12 +15,14 @@ use std::collections::{BTreeMap, HashMap};
 use clawbox_common::limits::{BINARY_SLOTS, PATTERNS_PER_HOST, RULES};
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostId, HostIds, RuleKey,
-    RuleValue, TCP, UDP,
+    RuleValue, TCP, UDP, VERIFY_NAME,
 };
 use clawbox_common::subject::Mask;
 use ipnet::{IpNet, Ipv6Net};
 
-pub use image::{BinaryEntry, MapImage, NameRule, Pattern, RuleRef, Skipped, TooManyPatterns};
+pub use image::{
+    AgentPorts, BinaryEntry, MapImage, NameRule, Pattern, RuleRef, Skipped, TooManyPatterns,
+};
 pub use lookup::ImageLookup;
 
 use crate::policy::address::wire;
@@ -86,7 +88,7 @@ struct Builder {
 impl Builder {
     fn new(policy: &Policy, generation: u32) -> Self {
         Self {
-            image: MapImage::empty(generation, policy.audit_only()),
+            image: MapImage::empty(generation, policy),
             errors: Vec::new(),
             numbers: HashMap::new(),
             slots: HashMap::new(),
@@ -186,13 +188,13 @@ impl Builder {
             for port in endpoint.ports() {
                 for &transport in transports {
                     let key = self.image.rule_key(host, port.get(), transport);
-                    self.admit(key, who, admission, endpoint.host_loopback());
+                    self.admit(key, who, admission, endpoint);
                 }
             }
         }
     }
 
-    fn admit(&mut self, key: RuleKey, who: usize, admission: usize, host_loopback: bool) {
+    fn admit(&mut self, key: RuleKey, who: usize, admission: usize, endpoint: &Endpoint) {
         let rule: &mut RuleValue = self.image.rules.entry(key).or_default();
         if let Some(who) = self.image.who.get(who) {
             rule.tree.extend(&who.tree);
@@ -201,8 +203,11 @@ impl Builder {
                 rule.flags |= ANYBODY;
             }
         }
-        if host_loopback {
+        if endpoint.host_loopback() {
             rule.flags |= HOST_LOOPBACK;
+        }
+        if endpoint.sni_verify() {
+            rule.flags |= VERIFY_NAME;
         }
         self.image.admitted.entry(key).or_default().push(admission);
     }

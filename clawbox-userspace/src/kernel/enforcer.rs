@@ -12,8 +12,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage};
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
-    AddressKey, BinaryKey, HostIds, LossKey, RuleKey, RuleValue, SandboxState, SandboxStates,
-    ScriptKey, SocketState, SyntheticKey, SyntheticValue,
+    AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, SandboxState,
+    SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
 };
 use clawbox_common::subject::{Incarnation, Mask, Subject};
 
@@ -290,6 +290,14 @@ impl Enforcer {
     /// It was taken before.
     pub fn take_sockets(&mut self) -> Result<SkStorage<MapData, SocketState>, LoadError> {
         self.map("SOCKETS")
+    }
+
+    /// Connections that the kernel has taken to the agent. Can be taken once.
+    ///
+    /// # Errors
+    /// They were taken before.
+    pub fn take_redirected(&mut self) -> Result<Array<MapData, Redirected>, LoadError> {
+        self.map("REDIRECTED")
     }
 
     /// The table of synthetic addresses. Can be taken once.

@@ -43,6 +43,8 @@ pub enum Layer {
     CgroupHooks,
     /// Those, and the sandbox's resolver for names.
     CgroupHooksAndResolver,
+    /// And the agent, which reads what is said first on a connection.
+    CgroupHooksResolverAndAgent,
     /// Landlock.
     Landlock,
     /// BPF LSM programs.
@@ -62,6 +64,7 @@ impl Layer {
         match self {
             Self::CgroupHooks => "cgroup hooks",
             Self::CgroupHooksAndResolver => "cgroup hooks, resolver",
+            Self::CgroupHooksResolverAndAgent => "cgroup hooks, resolver, agent",
             Self::Landlock => "Landlock",
             Self::Lsm => "BPF LSM",
             Self::LsmAndLandlock => "BPF LSM, Landlock",

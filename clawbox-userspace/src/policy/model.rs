@@ -53,6 +53,14 @@ pub struct Policy {
 impl Policy {
     /// Whether denied operations are only recorded.
     #[must_use]
+    pub fn asks_for_unknown(&self) -> bool {
+        self.unknown_endpoints
+            .as_ref()
+            .is_some_and(|unknown| unknown.value == UnknownEndpoints::Ask)
+    }
+
+    /// Whether denied operations are only recorded.
+    #[must_use]
     pub fn audit_only(&self) -> bool {
         matches!(&self.mode, Some(mode) if mode.value == Mode::Audit)
     }

@@ -364,17 +364,12 @@ pub enum Cause {
     NoRequests,
     /// A middleware that must not be skipped.
     Middleware(String),
-    /// `sni: verify`
-    SniVerify,
 }
 
 impl Treatment {
     /// What this build does with an endpoint of a policy with these middlewares.
     #[must_use]
     pub fn of(endpoint: &Endpoint, middlewares: &[Middleware]) -> Self {
-        if endpoint.sni_verify() {
-            return Self::Denied(Cause::SniVerify);
-        }
         let must_pass =
             |m: &&Middleware| m.on_error == OnError::FailClosed && m.may_cover(endpoint);
         if let Some(middleware) = middlewares.iter().find(must_pass) {
@@ -407,9 +402,6 @@ impl fmt::Display for Cause {
             Self::Middleware(key) => {
                 write!(f, "traffic must pass the middleware `{key}`, which this build cannot run")
             }
-            Self::SniVerify => f.write_str(
-                "`sni: verify` needs the TLS ClientHello, which this build does not read",
-            ),
         }
     }
 }

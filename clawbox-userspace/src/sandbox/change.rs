@@ -15,7 +15,7 @@ use super::in_force::PolicyInForce;
 use super::objects::Objects;
 use super::run::SANDBOX;
 use crate::audit::AuditLevel;
-use crate::compile::{MapImage, compile_after};
+use crate::compile::{AgentPorts, MapImage, compile_after};
 use crate::dns::Resolver;
 use crate::kernel::enforcer::{Enforcer, Generation};
 use crate::kernel::file_id::Mounts;
@@ -58,7 +58,7 @@ pub struct LivePolicy<'a> {
     /// Holds the synthetic addresses.
     pub resolver: Arc<Resolver>,
     /// Its ports.
-    pub ports: (u16, u16),
+    pub ports: AgentPorts,
     /// What the launch did not give.
     pub ceiling: Ceiling,
     /// What the launch settled.

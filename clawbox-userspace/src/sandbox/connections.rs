@@ -286,6 +286,7 @@ mod tests {
             receiver: 0,
             bound_by: 0,
             zero: 0,
+            held_for: clawbox_common::subject::FileId::default(),
             bound_as: 0,
             names,
         }

@@ -9,6 +9,7 @@ use super::objects::Objects;
 use super::run::{LsmUse, Run, RunError, SANDBOX};
 use super::run_lock::RunLock;
 use super::strays;
+use crate::compile::AgentPorts;
 use crate::kernel::enforcer::{Enforcer, Generation};
 use crate::kernel::load::{Place, Sizes, Wanted};
 
@@ -63,12 +64,12 @@ impl Installed {
         run: &Run,
         identities: &Identities,
         objects: &Objects,
-        resolver: (u16, u16),
+        ports: AgentPorts,
     ) -> Result<Generation, RunError> {
         let (enforcer, cgroup) = self.parts()?;
         let written = enforcer.write_generation(&run.image, &objects.files, &objects.names)?;
         enforcer.write_identities(&identities.binaries, &identities.scripts)?;
-        let state = run.image.state(resolver, run.audit_level.flags());
+        let state = run.image.state(ports, run.audit_level.flags());
         enforcer.set_state(SANDBOX, &state)?;
         enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
         Ok(written)

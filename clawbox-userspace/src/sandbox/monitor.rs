@@ -25,6 +25,7 @@ use crate::audit::record::{
 use crate::audit::trail::{Draft, Trail};
 use crate::dns::{Observer, QuestionEvent};
 use crate::events::{Event, told_path};
+use crate::gateway::{self, Outcome};
 use crate::kernel::losses::Losses;
 use crate::kernel::tallies::Tallies;
 use crate::policy::address::readable;
@@ -67,6 +68,28 @@ impl Observer for Questions {
     }
 }
 
+/// Verified connections on their way to the trail.
+#[derive(Debug, Default)]
+pub struct Verified(Mutex<Vec<Outcome>>);
+
+impl gateway::Observer for Verified {
+    // Each is a connection that is open, of which there are only so many, or one that was refused,
+    // which takes a round of the loop that reads them.
+    fn connection(&self, outcome: Outcome) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+    }
+}
+
+/// Where the agent's own decisions come from.
+pub struct Decided {
+    /// DNS questions.
+    pub questions: Arc<Questions>,
+    /// Verified connections.
+    pub verified: Arc<Verified>,
+    /// Whether refusals are only recorded.
+    pub audit_only: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// What the kernel counts.
 pub struct Counts {
     /// What it could not deliver.
@@ -83,7 +106,7 @@ pub struct Monitor {
     /// The ring, pollable.
     ring: AsyncFd<RingBuf<MapData>>,
     counts: Counts,
-    questions: Arc<Questions>,
+    decided: Decided,
     programs: Programs,
     /// Paths of directories that something was allowed in.
     directories: HashMap<FileId, String>,
@@ -103,7 +126,7 @@ impl Monitor {
     pub fn new(
         ring: RingBuf<MapData>,
         counts: Counts,
-        questions: Arc<Questions>,
+        decided: Decided,
         programs: Programs,
         meaning: Box<dyn Meaning>,
         trail: Trail,
@@ -116,7 +139,7 @@ impl Monitor {
         Ok(Self {
             ring,
             counts,
-            questions,
+            decided,
             programs,
             directories: HashMap::new(),
             meaning,
@@ -168,12 +191,19 @@ impl Monitor {
                 Err(_) => self.undecodable += 1,
             }
         }
-        let waiting = self.questions.take();
+        let waiting = self.decided.questions.take();
+        let verified = std::mem::take(
+            &mut *self.decided.verified.0.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        let let_through = (self.decided.audit_only)();
         let programs = &self.programs;
         drafts.extend(
             waiting.events.into_iter().map(|(time, event)| question(time, event, programs)),
         );
-        // Two sources: bring them into one order. Stable, so that each keeps its own.
+        drafts.extend(verified.into_iter().map(|outcome| {
+            kernel_event::verified(outcome, programs, self.meaning.as_ref(), let_through)
+        }));
+        // Several sources: bring them into one order. Stable, so that each keeps its own.
         drafts.sort_by_key(|draft| draft.time);
         drafts.into_iter().for_each(|draft| self.trail.add(draft));
         if waiting.lost > 0 {
@@ -311,6 +341,7 @@ fn cut(reset: &Reset, host: Option<String>, programs: &Programs) -> Draft {
             asked: (asked != reset.real).then_some(asked),
             port: reset.to.port,
             transport: kernel_event::transport(reset.to.transport).to_owned(),
+            named: None,
         }),
     }
 }

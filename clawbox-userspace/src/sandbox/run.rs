@@ -2,6 +2,7 @@
 //! command runs, and removed with it.
 
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::install::Installed;
 use super::launch::{self, BackstopReport, LaunchError};
-use super::monitor::{self, Counts, Monitor, Questions};
+use super::monitor::{self, Counts, Decided, Monitor, Questions, Verified};
 use super::objects::Objects;
 use super::oom;
 use super::run_lock::{self, RunLock, RunLockError};
@@ -30,8 +31,9 @@ use crate::audit::AuditLevel;
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail, TrailError};
-use crate::compile::MapImage;
-use crate::dns::{Resolver, ResolverSockets, Upstream, UpstreamError};
+use crate::compile::{AgentPorts, MapImage};
+use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream, UpstreamError};
+use crate::gateway::{self, Verifier};
 use crate::kernel::enforcer::EnforcerError;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::LoadError;
@@ -187,6 +189,7 @@ struct Ready {
     trail: Trail,
     upstream: Upstream,
     sockets: ResolverSockets,
+    verified: (TcpListener, u16),
     program: PathBuf,
     mounts: Mounts,
     backstops: launch::Prepared,
@@ -200,6 +203,7 @@ impl Ready {
         let upstream =
             if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
         let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
+        let verified = gateway::bind().map_err(system("open the verifier's socket"))?;
         let program = child::find_program(&run.invocation)?;
         run.backstops.needed.push(program.clone());
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
@@ -217,7 +221,7 @@ impl Ready {
         report.skipped_paths.iter().for_each(|skipped| {
             tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
         });
-        let ready = Self { trail, upstream, sockets, program, mounts, backstops, report };
+        let ready = Self { trail, upstream, sockets, verified, program, mounts, backstops, report };
         Ok((ready, identities, objects))
     }
 }
@@ -251,6 +255,7 @@ struct Started {
     sockets: ResolverSockets,
     ceiling: Ceiling,
     connections: Connections,
+    verifier: (Arc<Verifier>, TcpListener),
 }
 
 /// Starts the command, which is under the policy from its first instruction.
@@ -261,7 +266,16 @@ fn start(
     identities: &Identities,
     steps: &mut Steps,
 ) -> Result<Started, RunError> {
-    let Ready { mut trail, upstream, sockets, program, mut mounts, backstops, mut report } = ready;
+    let Ready {
+        mut trail,
+        upstream,
+        sockets,
+        verified,
+        program,
+        mut mounts,
+        backstops,
+        mut report,
+    } = ready;
     let name = installed.name().to_owned();
     let (enforcer, cgroup) = installed.parts()?;
     let lsm = enforcer.lsm().clone();
@@ -271,6 +285,7 @@ fn start(
     let skipped_exits = enforcer.skipped_exits()?;
     let table = Arc::new(enforcer.take_synthetics()?);
     let connections = Connections::of(&name, enforcer)?;
+    let redirects = Arc::new(gateway::Table(enforcer.take_redirected()?));
     trim_heap();
     steps.done("placed");
 
@@ -298,7 +313,17 @@ fn start(
         tracing::debug!("the sandbox's files cannot be looked at: {error}");
     }
     let meaning = Box::new(EventMeaning(in_force.clone()));
-    let monitor = Monitor::new(ring, counts, questions, programs, meaning, trail, first_process)
+    let asked = in_force.clone();
+    let audit_only: Arc<dyn Fn() -> bool + Send + Sync> = Arc::new(move || asked.audit_only());
+    let outcomes = Arc::new(Verified::default());
+    let verifier = Arc::new(Verifier {
+        redirects,
+        names: resolver.names(),
+        observer: outcomes.clone(),
+        audit_only: audit_only.clone(),
+    });
+    let decided = Decided { questions, verified: outcomes, audit_only };
+    let monitor = Monitor::new(ring, counts, decided, programs, meaning, trail, first_process)
         .map_err(system("poll the event ring"))?;
     let ceiling = Ceiling::new(&run.backstops, &report, judges);
     Ok(Started {
@@ -312,6 +337,7 @@ fn start(
         sockets,
         ceiling,
         connections,
+        verifier: (verifier, verified.0),
     })
 }
 
@@ -338,7 +364,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let mut installed = Installed::new(lock);
     installed.load(&root, &run, &identities, &objects)?;
     steps.done("loaded");
-    let ports = ports(&ready.sockets);
+    let ports = ports(&ready.sockets, ready.verified.1);
     let written = installed.enforce(&run, &identities, &objects, ports)?;
     let entered = runtime.enter();
     let Started {
@@ -352,6 +378,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         sockets,
         ceiling,
         connections,
+        verifier,
     } = start(&run, &mut installed, ready, &identities, &mut steps)?;
     drop(entered);
     let mut live = LivePolicy {
@@ -366,7 +393,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         enforcer: installed.parts()?.0,
         written,
     };
-    let served = Served { resolver, sockets, run: &name, control };
+    let served = Served { resolver, sockets, verifier, run: &name, control };
     let watched = watch::until_exit(child, monitor, served, &mut live, remnants, signals);
     let (ended, mut monitor) = runtime.block_on(watched).map_err(system("wait"))?;
     steps.done("ended");
@@ -393,9 +420,9 @@ fn settled(run: &Run) -> Settled {
     }
 }
 
-fn ports(sockets: &ResolverSockets) -> (u16, u16) {
-    let (v4, v6) = sockets.ports();
-    (v4, v6.unwrap_or(0))
+fn ports(sockets: &ResolverSockets, verifier: u16) -> AgentPorts {
+    let (resolver_v4, v6) = sockets.ports();
+    AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting: 0 }
 }
 
 /// Records what the kernel refused a command's start for, by the policy's word.

@@ -2,6 +2,7 @@
 //! pass signals on, until its first process ends.
 
 use std::io;
+use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::control::{self, Answer, Request};
 use super::monitor::{Monitor, TICK};
 use super::strays::Remnants;
 use crate::dns::{Resolver, ResolverSockets};
+use crate::gateway::Verifier;
 
 /// How often the kernel's loss counters are looked at.
 const LOSSES: Duration = Duration::from_secs(1);
@@ -108,6 +110,8 @@ pub struct Served<'a> {
     pub resolver: Arc<Resolver>,
     /// Where they are asked for.
     pub sockets: ResolverSockets,
+    /// Its connections whose host is to be verified, and where they come.
+    pub verifier: (Arc<Verifier>, TcpListener),
     /// The run.
     pub run: &'a str,
     /// Its control socket.
@@ -130,8 +134,9 @@ pub async fn until_exit(
     let mut ended = signal(SignalKind::child())?;
     let mut signals = Forwarded::listen()?;
     drop(held);
-    let Served { resolver, sockets, run, control } = served;
+    let Served { resolver, sockets, verifier: (verifier, listener), run, control } = served;
     let serving = tokio::spawn(resolver.serve(sockets));
+    let verifying = tokio::spawn(verifier.serve(listener));
     let mut asked = control::listen(run, control)?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,9 +170,13 @@ pub async fn until_exit(
             if serving.is_finished() {
                 tracing::warn!("the sandbox's resolver has stopped; names no longer resolve in it");
             }
+            if verifying.is_finished() {
+                tracing::warn!("connections whose host is to be verified fail from now on");
+            }
         }
     };
     serving.abort();
+    verifying.abort();
     Ok((status, monitor))
 }
 

@@ -5,6 +5,7 @@
 mod agent;
 pub mod attempt;
 mod calls;
+mod fronting;
 mod identity;
 pub mod islands;
 mod last;

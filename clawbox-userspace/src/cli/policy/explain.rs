@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
 use crate::compile::files::Give;
 use crate::compile::question::{Answer, Question, Target, answer, subject};
-use crate::compile::{ImageLookup, MapImage, compile};
+use crate::compile::{AgentPorts, ImageLookup, MapImage, compile};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::lsm;
 use crate::policy::load_any;
@@ -148,7 +148,7 @@ impl Explain {
         let path = std::path::absolute(path)?;
         let mounts = Mounts::read().context("cannot read /proc/self/mountinfo")?;
         let objects = Objects::find(image, &mounts, &[]);
-        let state = image.state((0, 0), 0);
+        let state = image.state(AgentPorts::default(), 0);
         let subject = subject(image, &self.binary, &self.ancestor);
         let (search, at) = objects.search(&state, &subject, &mounts, &path);
         let asked = match self.access {

@@ -35,6 +35,7 @@ fn endpoint_part(
 ) {
     let origin = endpoint.origin();
     let layer = match endpoint.host() {
+        Host::Name(_) if endpoint.sni_verify() => Layer::CgroupHooksResolverAndAgent,
         Host::Name(_) => Layer::CgroupHooksAndResolver,
         _ => Layer::CgroupHooks,
     };

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::request::{gateway, requests};
 use super::{At, Scope};
 use crate::policy::address::{always_denied, hidden_v4, parse_range, range_of};
-use crate::policy::document::{EndpointSection, Transport};
+use crate::policy::document::{EndpointSection, Sni, Transport};
 use crate::policy::host_pattern::HostPattern;
 use crate::policy::network::{Endpoint, Host};
 
@@ -46,6 +46,9 @@ pub(super) fn endpoint(
             "remove `allowed_ips`; the address is exact already",
         );
     }
+    if let Some(written) = section.sni.get() {
+        verifiable(scope, written, &host, transport);
+    }
     if ports.iter().any(|port| port.get() == DNS_PORT) {
         scope.warning(
             at,
@@ -65,6 +68,24 @@ pub(super) fn endpoint(
         requests,
         gateway: gateway(scope, section),
     })
+}
+
+/// Only a name can be named, and only where a connection begins with words.
+fn verifiable(scope: &mut Scope<'_>, written: &At<Sni>, host: &Host, transport: Transport) {
+    if !matches!(host, Host::Name(_)) {
+        scope.error(
+            written,
+            "`sni: verify` compares names, and the endpoint has none",
+            "write `host` as a name, or remove `sni`",
+        );
+    }
+    if transport != Transport::Tcp {
+        scope.error(
+            written,
+            "`sni: verify` reads TCP connections alone",
+            "remove `transport`, or `sni`",
+        );
+    }
 }
 
 fn host(scope: &mut Scope<'_>, at: &At<EndpointSection>, host_loopback: bool) -> Option<Host> {

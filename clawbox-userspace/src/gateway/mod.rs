@@ -1,0 +1,12 @@
+//! Connections that pass through the agent. It reads what is said first on them and lets it on only if it
+//! names the host that the connection was made for; nothing is decrypted.
+
+mod first_flight;
+mod redirects;
+#[cfg(test)]
+mod tests;
+mod verifier;
+
+pub use first_flight::{FirstFlight, LONGEST, Protocol, Unreadable, read};
+pub use redirects::{Redirects, Table, number_of};
+pub use verifier::{Observer, Outcome, Verifier, bind};
