@@ -125,7 +125,7 @@ pub struct NetworkEvent {
     pub name: u32,
     /// Policy generation that decided.
     pub policy: u32,
-    /// For [`Kind::Socket`] the protocol.
+    /// For [`Kind::Socket`] the protocol; of a connection that is taken to the agent, its number.
     pub protocol: u32,
     /// The socket's cookie; zero where the hook has none.
     pub cookie: u64,

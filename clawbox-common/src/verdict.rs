@@ -152,4 +152,6 @@ reasons! {
     Approval = 48, "approval";
     /// More connections wait than may.
     TooManyHeld = 49, "too-many-held";
+    /// The name is allowed by a wildcard, and is too long or one too many: names carry data.
+    NameBudget = 50, "name-budget";
 }

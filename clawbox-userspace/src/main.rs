@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use clawbox::cli::approvals::ApprovalsCommand;
 use clawbox::cli::audit::AuditCommand;
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::policy::PolicyCommand;
@@ -27,6 +28,7 @@ struct Cli {
 enum Verb {
     Run(RunCommand),
     Policy(PolicyCommand),
+    Approvals(ApprovalsCommand),
     Audit(AuditCommand),
     Doctor(Doctor),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let (result, failed) = match cli.verb {
         Verb::Run(command) => (command.run(), run::failed()),
         Verb::Policy(command) => (command.run(), ExitCode::from(2)),
+        Verb::Approvals(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),
         Verb::Doctor(command) => (command.run(), ExitCode::from(2)),
     };

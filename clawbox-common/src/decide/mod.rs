@@ -138,6 +138,8 @@ pub struct Decision {
     pub target: Address,
     /// The port that the route leads to: of the agent where it goes there; zero for [`Route::Direct`].
     pub target_port: u32,
+    /// Of a connection that is taken to the agent, its number; zero before it has one.
+    pub number: u32,
     /// Host pattern of the deciding rule; zero if none decided.
     pub host: u32,
     /// Number of the name behind a synthetic address; zero if the address was literal.
@@ -161,6 +163,7 @@ impl Decision {
             route: Route::Direct,
             target: Address { words: [0; 4] },
             target_port: 0,
+            number: 0,
             host: 0,
             name: 0,
             matched: 0,

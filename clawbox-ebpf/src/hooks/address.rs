@@ -287,8 +287,8 @@ fn egress<const SEND: bool>(ctx: &SockAddrContext, family: Family) -> i32 {
     let mut decision = judged(ctx, &standing, &to);
     let subject = of(&standing);
     let reason = match family {
-        Family::V4 => route::go::<true, SEND>(at, is_own_address, subject, &to, &decision),
-        Family::V6 => route::go::<false, SEND>(at, is_own_address, subject, &to, &decision),
+        Family::V4 => route::go::<true, SEND>(at, is_own_address, subject, &to, &mut decision),
+        Family::V6 => route::go::<false, SEND>(at, is_own_address, subject, &to, &mut decision),
     };
     if reason != 0 {
         decision.audit_only = 0;
@@ -339,6 +339,7 @@ fn told(
         event.port = to.port;
         event.transport = to.transport;
         event.route = decision.route as u8;
+        event.protocol = decision.number;
         // SAFETY: the helper takes the context.
         event.cookie = unsafe { bpf_get_socket_cookie(at.cast()) };
     });

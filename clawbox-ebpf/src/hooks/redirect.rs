@@ -38,12 +38,13 @@ pub fn to_agent(
     family: Family,
     subject: &Subject,
     to: &Destination,
-    decision: &Decision,
+    decision: &mut Decision,
 ) -> u32 {
     // SAFETY: a word that only this function changes.
     let number = unsafe { counter::next(&raw mut LAST) } as u32 & 0x003f_ffff;
     let slot = REDIRECTED.get_ptr_mut(number % REDIRECTS);
     let Some(slot) = slot.filter(|_| number != 0) else { return NO_MEMORY };
+    decision.number = number;
     let is_held = matches!(decision.route, Route::Waiting);
     let port = if is_held { HELD_PORT } else { 0 };
     if !comes_from(ctx, family, redirect_address(number), port) {

@@ -35,7 +35,7 @@ pub fn go<const V4: bool, const SEND: bool>(
     is_own_address: bool,
     subject: *const Subject,
     to: &Destination,
-    decision: &Decision,
+    decision: &mut Decision,
 ) -> u32 {
     if !decision.goes_on() {
         return 0;

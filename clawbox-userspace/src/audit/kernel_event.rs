@@ -178,9 +178,10 @@ pub(super) fn file_id(file: FileId) -> String {
     format!("{}:{}:{}", file.device >> 20, file.device & 0x000f_ffff, file.inode)
 }
 
-/// The record of a connection that was verified.
-pub fn verified(
+/// The record of a connection that the agent has seen: `verify`, `approve` or `refuse`.
+pub fn seen_by_agent(
     outcome: Outcome,
+    action: &'static str,
     programs: &Programs,
     meaning: &dyn Meaning,
     is_let_through: bool,
@@ -193,7 +194,7 @@ pub fn verified(
         other => other,
     };
     let let_through = is_let_through && verdict == Verdict::Deny;
-    Draft { time: Some(time), action: "verify", let_through, object, ..draft }
+    Draft { time: Some(time), action, let_through, object, ..draft }
 }
 
 fn network(
@@ -217,5 +218,7 @@ fn network(
     };
     let rule = (decoded.reason == Reason::Rule).then(|| meaning.rule(event)).flatten();
     let draft = begun(decoded, &event.header, programs, Class::Network, object);
-    Draft { rule, ..draft }
+    // It goes nowhere yet.
+    let verdict = if decoded.reason == Reason::Held { VerdictName::None } else { draft.verdict };
+    Draft { rule, verdict, ..draft }
 }

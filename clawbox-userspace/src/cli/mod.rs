@@ -1,6 +1,8 @@
 //! The command line: one verb, one file. A verb parses, calls the library and prints; what it
 //! prints comes from a value that serialises.
 
+mod answer;
+pub mod approvals;
 pub mod audit;
 pub mod doctor;
 pub mod policy;

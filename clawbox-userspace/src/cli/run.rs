@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -18,9 +19,10 @@ use crate::dns::Upstream;
 use crate::kernel::lsm;
 use crate::policy::enforceability::{HostFacts, assess};
 use crate::policy::model::{Compatibility, Located, Mode};
-use crate::policy::{Diagnostic, Loaded, Policy, Severity};
+use crate::policy::{Diagnostic, Loaded, Policy, Severity, load_texts, read_texts};
 use crate::sandbox::change::accounts;
 use crate::sandbox::child::{Invocation, status};
+use crate::sandbox::control::Text;
 use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::launch::{self, Identity};
 use crate::sandbox::run::{LsmUse, Outcome, Run, run};
@@ -82,6 +84,9 @@ pub struct RunCommand {
     /// Name server to ask, in place of the host's; may be repeated
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = parse_server)]
     dns: Vec<SocketAddr>,
+    /// How long a connection that no rule names waits for an answer (`unknown_endpoints: ask`)
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    ask_timeout: humantime::Duration,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -125,7 +130,9 @@ impl RunCommand {
 
     fn prepare(self) -> anyhow::Result<Run> {
         let file = self.policy.clone().unwrap_or_else(|| DEFAULT_POLICY.into());
-        let mut loaded = load(&file, &self.preset, self.policy.is_none())?;
+        let texts = read(&file, &self.preset, self.policy.is_none())?;
+        let loaded = load_texts(&texts).and_then(Loaded::enforceable);
+        let mut loaded = loaded.map_err(refused)?;
         if let Some(mode) = self.mode {
             let value = if mode == ModeArgument::Audit { Mode::Audit } else { Mode::Enforce };
             loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
@@ -173,6 +180,11 @@ impl RunCommand {
             refusals: self.refusals,
             needs_lsm: needs_lsm || hard,
             dns: self.dns,
+            texts: texts
+                .into_iter()
+                .map(|(name, text)| Text { name: name.to_string(), text })
+                .collect(),
+            patience: self.ask_timeout.into(),
         })
     }
 
@@ -200,11 +212,14 @@ impl RunCommand {
     }
 }
 
-fn load(file: &Path, presets: &[PathBuf], by_default: bool) -> anyhow::Result<Loaded> {
+/// Name and text of each file.
+type Texts = Vec<(Arc<str>, String)>;
+
+fn read(file: &Path, presets: &[PathBuf], by_default: bool) -> anyhow::Result<Texts> {
     if by_default && !file.exists() {
         bail!("no policy: name one with --policy FILE, or write `{}`", file.display());
     }
-    crate::policy::load(file, presets).map_err(refused)
+    read_texts(file, presets).map_err(refused)
 }
 
 fn refused(diagnostics: Vec<Diagnostic>) -> anyhow::Error {

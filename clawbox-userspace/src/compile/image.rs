@@ -126,6 +126,13 @@ impl NameRule<'_> {
         host_ids(&ids)
     }
 
+    /// How many bytes of the name no pattern that it matches spells out.
+    #[must_use]
+    pub fn free_bytes(&self, name: &str) -> usize {
+        let spelt = self.matched.iter().map(|(_, pattern, _)| pattern.spelt_bytes()).max();
+        name.len().saturating_sub(spelt.unwrap_or_default())
+    }
+
     /// The patterns under which the name may stand for this address; `None`: under none, and the
     /// whole answer is to be refused. These, not [`NameRule::hosts`], belong into the record of
     /// the synthetic address.
@@ -231,6 +238,12 @@ impl MapImage {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Whether connections to endpoints that no rule names wait for an answer.
+    #[must_use]
+    pub fn asks_for_unknown(&self) -> bool {
+        self.asks_for_unknown && !self.audit_only
     }
 
     /// Whether denied operations are only recorded.

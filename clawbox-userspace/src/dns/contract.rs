@@ -14,6 +14,8 @@ use hickory_proto::rr::RecordType;
 pub enum NameDecision {
     /// No rule names it.
     Denied(Reason),
+    /// No rule names it, and a connection to it waits for an answer: its addresses are asked for only then.
+    Asked,
     /// Some rule names it; which binary may connect is decided in the kernel.
     Allowed,
 }
@@ -26,6 +28,12 @@ pub trait NamePolicy: Send + Sync {
     /// The host patterns under which an allowed name may stand for this address; `None` if under
     /// none. Ranges that are always denied are refused before this is asked.
     fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds>;
+
+    /// How many bytes of an allowed name the policy does not spell out; zero for an exact name.
+    fn free_bytes(&self, name: &str) -> usize {
+        let _ = name;
+        0
+    }
 
     /// The generation that [`NamePolicy::name`] answers from; it changes with every new policy.
     fn generation(&self) -> u32;

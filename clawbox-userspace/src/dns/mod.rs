@@ -2,6 +2,7 @@
 //! A name the policy does not allow never leaves the machine; see `docs/architecture.md`.
 
 mod admission;
+mod budget;
 mod contract;
 mod hosts;
 mod listener;

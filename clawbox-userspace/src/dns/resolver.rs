@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use clawbox_common::rule::HostIds;
 use clawbox_common::verdict::{Reason, Verdict};
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::Notify;
 use tracing::warn;
 
 use super::admission::{Refusal, admit};
+use super::budget::Budget;
 use super::contract::{
     NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport,
 };
@@ -22,9 +23,13 @@ use super::names::NameTable;
 use super::synthetic::{Grant, Pool, Refused};
 use super::upstream::{Failed, Upstream};
 use super::wire::{self, Question, Received};
+use crate::policy::address::{always_denied, range_of};
 
 /// Bounds of the TTL that a client is given, in seconds.
 const TTL: (u32, u32) = (5, 300);
+
+/// What a name stands for that nobody has asked for yet.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// The resolver of one sandbox.
 pub struct Resolver {
@@ -33,6 +38,7 @@ pub struct Resolver {
     upstream: Upstream,
     names: Arc<NameTable>,
     pool: Mutex<Pool>,
+    budget: Mutex<Budget>,
     /// Told when the pool has something that will expire.
     filled: Notify,
 }
@@ -94,6 +100,7 @@ impl Resolver {
             upstream,
             pool: Mutex::new(Pool::new(sandbox, table, Arc::clone(&names))),
             names,
+            budget: Mutex::new(Budget::new(tokio::time::Instant::now())),
             filled: Notify::new(),
         }
     }
@@ -109,6 +116,12 @@ impl Resolver {
     /// generation is renewed when its name is next asked for.
     pub fn refresh(&self) {
         lock(&self.pool).refresh(|name, real| {
+            if real == NOWHERE {
+                let policy = self.policy.generation();
+                let hosts = HostIds::default();
+                let is_asked = self.policy.name(name) == NameDecision::Asked;
+                return is_asked.then_some(Grant { hosts, policy });
+            }
             let judged = self.judge(name).ok()?;
             let hosts = match self.admit(&judged, name, real) {
                 Ok(hosts) => hosts,
@@ -164,7 +177,18 @@ impl Resolver {
         if question.is_localhost() {
             return self.end(&question, client, localhost(question.kind()), None);
         }
+        let is_address = matches!(question.kind(), RecordType::A | RecordType::AAAA);
+        if is_address && question.is_host && self.policy.name(&question.name) == NameDecision::Asked
+        {
+            let outcome = self.promise(&question);
+            return self.end(&question, client, outcome, None);
+        }
         if let Err(outcome) = self.admit_question(&question) {
+            return self.end(&question, client, outcome, None);
+        }
+        if !self.pays(&question) {
+            // Not NXDOMAIN, on which a client goes on to its search domains.
+            let outcome = Outcome::refused(ResponseCode::ServFail, Reason::NameBudget);
             return self.end(&question, client, outcome, None);
         }
         match self.upstream.known(&question.name, question.kind()) {
@@ -197,7 +221,51 @@ impl Resolver {
             NameDecision::Allowed => Ok(Judged { policy, recorded: None, audit_only }),
             NameDecision::Denied(reason) if audit_only => Ok(Judged::audited(reason, policy)),
             NameDecision::Denied(reason) => Err(reason),
+            NameDecision::Asked => Err(Reason::UnknownName),
         }
+    }
+
+    /// Whether the sandbox may tell an upstream this name. One that only records may tell every name.
+    fn pays(&self, question: &Question) -> bool {
+        let free = self.policy.free_bytes(&question.name);
+        let now = tokio::time::Instant::now();
+        lock(&self.budget).pays(&question.name, free, now) || self.policy.audit_only()
+    }
+
+    /// Gives a name that no rule names an address that leads nowhere: what it stands for is asked only
+    /// when somebody has approved of a connection, so that a question for it tells nobody anything.
+    fn promise(&self, question: &Question) -> Outcome {
+        if question.kind() != RecordType::A {
+            let reason = Reason::NoRecord;
+            return Outcome {
+                verdict: Verdict::Allow,
+                ..Outcome::refused(ResponseCode::NoError, reason)
+            };
+        }
+        let grant = Grant { hosts: HostIds::default(), policy: self.policy.generation() };
+        match self.hand_out(&question.name, &[(NOWHERE, grant)], TTL.0) {
+            Ok(answers) => Outcome {
+                code: ResponseCode::NoError,
+                verdict: Verdict::Allow,
+                reason: Reason::Held,
+                answers,
+                ttl: TTL.0,
+            },
+            Err(_) => Outcome::refused(ResponseCode::ServFail, Reason::TableFull),
+        }
+    }
+
+    /// The addresses of a name that somebody has approved of, as far as any policy could allow them.
+    pub async fn addresses(&self, name: &str) -> Vec<IpAddr> {
+        let mut addresses = Vec::new();
+        let Ok(asked) = Name::from_ascii(format!("{name}.")) else { return addresses };
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let found = self.upstream.ask(asked.clone(), name.into(), kind).await;
+            if let Ok(Found::Addresses { addresses: found, .. }) = found {
+                addresses.extend(found.iter().filter(|ip| always_denied(range_of(**ip)).is_none()));
+            }
+        }
+        addresses
     }
 
     fn admit(&self, judged: &Judged, name: &str, real: IpAddr) -> Result<HostIds, Refusal> {

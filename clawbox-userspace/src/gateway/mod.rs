@@ -6,7 +6,9 @@ mod redirects;
 #[cfg(test)]
 mod tests;
 mod verifier;
+mod waiting_room;
 
 pub use first_flight::{FirstFlight, LONGEST, Protocol, Unreadable, read};
 pub use redirects::{Redirects, Table, number_of};
 pub use verifier::{Observer, Outcome, Verifier, bind};
+pub use waiting_room::{WaitingRoom, take_on, turn_away};

@@ -27,7 +27,7 @@ const BACKLOG: i32 = 4096;
 /// How long a client may take to say whom it wants to speak to.
 const FIRST: Duration = Duration::from_secs(15);
 /// How long the host may take to answer.
-const CONNECT: Duration = Duration::from_secs(60);
+pub(super) const CONNECT: Duration = Duration::from_secs(60);
 /// A pause after an error that may last, such as a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -163,7 +163,7 @@ fn judged(first: Option<&FirstFlight>, wanted: Option<&str>) -> (Verdict, Reason
 }
 
 /// Connects to the real address, says what was said, and moves bytes until both sides are done.
-async fn go_on(mut client: TcpStream, said: &[u8], event: &NetworkEvent) -> io::Result<()> {
+async fn go_on(client: TcpStream, said: &[u8], event: &NetworkEvent) -> io::Result<()> {
     let to = SocketAddr::new(readable(event.real), event.port);
     let connecting = timeout(CONNECT, TcpStream::connect(to)).await;
     let mut server = match connecting.map_err(io::Error::from).flatten() {
@@ -173,9 +173,15 @@ async fn go_on(mut client: TcpStream, said: &[u8], event: &NetworkEvent) -> io::
             return Err(error);
         }
     };
-    client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     server.write_all(said).await?;
+    join(client, server).await
+}
+
+/// Moves bytes between two connections until both sides are done.
+pub(super) async fn join(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
     let moved = copy_bidirectional(&mut client, &mut server).await;
     if moved.is_err() {
         // Whoever was cut off, the other one does not take what has come so far for the whole.

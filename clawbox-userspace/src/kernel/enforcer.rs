@@ -362,6 +362,12 @@ impl Identified {
         all.map_err(|source| LoadError::Map { name: SUBJECTS, source })
     }
 
+    /// Who a thread group is; `None` if that is not known.
+    #[must_use]
+    pub fn subject(&self, process: u32) -> Option<Subject> {
+        self.subjects.get(&process, 0).ok()
+    }
+
     /// Removes an identity.
     ///
     /// # Errors

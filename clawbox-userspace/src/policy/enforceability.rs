@@ -255,12 +255,12 @@ fn additions(report: &mut Report, policy: &Policy, facts: &HostFacts) {
                 Layer::CgroupHooks,
                 facts,
             ),
-            UnknownEndpoints::Ask => report.add(
+            UnknownEndpoints::Ask => network::hooked(
+                report,
                 &unknown.origin,
-                "unknown_endpoints: ask",
-                Layer::CgroupHooks,
-                Status::Denied,
-                Some("this build cannot ask; such connections are denied".to_owned()),
+                "unknown_endpoints: ask".to_owned(),
+                Layer::CgroupHooksResolverAndAgent,
+                facts,
             ),
         }
     }

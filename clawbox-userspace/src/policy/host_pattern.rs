@@ -81,6 +81,12 @@ impl HostPattern {
         &self.text
     }
 
+    /// How many bytes of every name that it matches it spells out.
+    #[must_use]
+    pub fn spelt_bytes(&self) -> usize {
+        self.as_str().bytes().filter(|byte| *byte != b'*').count()
+    }
+
     /// Whether it means exactly one name.
     #[must_use]
     pub fn is_exact(&self) -> bool {

@@ -9,7 +9,7 @@ use clawbox_common::subject::FileId;
 
 use super::ceiling::Ceiling;
 use super::connections::{Connections, Reset};
-use super::control::{Answer, Request, Text};
+use super::control::{Answer, Text};
 use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::objects::Objects;
@@ -46,6 +46,10 @@ pub fn accounts(policy: &Policy) -> [Option<String>; 2] {
         .map(|account| account.as_ref().map(|account| account.value.to_string()))
 }
 
+/// What stands before entries of `network_policies` to make them a preset.
+pub const APPROVED_HEAD: &str = "preset: { name: approved, description: Approved while running }\n\
+     network_policies:\n";
+
 /// The answer, programs that the policy names, and sockets that it does not allow.
 type Made = (Answer, Vec<(FileId, PathBuf)>, Vec<Reset>);
 
@@ -59,6 +63,10 @@ pub struct LivePolicy<'a> {
     pub resolver: Arc<Resolver>,
     /// Its ports.
     pub ports: AgentPorts,
+    /// The files of the policy in force.
+    pub texts: Vec<Text>,
+    /// What was approved for as long as the sandbox runs: entries of `network_policies`.
+    pub approved: String,
     /// What the launch did not give.
     pub ceiling: Ceiling,
     /// What the launch settled.
@@ -86,11 +94,44 @@ pub struct Change {
 }
 
 impl LivePolicy<'_> {
-    /// Does what is asked. Whatever goes wrong leaves the old policy in force.
-    pub fn answer(&mut self, request: Request) -> Change {
-        let Request::SetPolicy(texts) = request;
+    /// Replaces the policy. Whatever goes wrong leaves the old one in force.
+    pub fn replace(&mut self, texts: Vec<Text>) -> Change {
+        let approved = self.approved.clone();
+        self.change(texts, approved)
+    }
+
+    /// Adds an entry for `network_policies` that stays whatever policy follows.
+    pub fn approve(&mut self, entry: &str) -> Change {
+        let mut approved = self.approved.clone();
+        approved.push_str(entry);
+        self.change(self.texts.clone(), approved)
+    }
+
+    /// The path by which the policy in force names the very program that a process runs; `None` if by
+    /// none, or by a glob, which names others too.
+    #[must_use]
+    pub fn written_for(&self, process: u32) -> Option<String> {
+        let own = self.connections.subject(process)?.own;
+        let image = self.in_force.image();
+        let mut named = image.binaries.iter().enumerate().filter(|(slot, _)| own.contains(*slot));
+        named.find_map(|(_, entry)| {
+            entry.pattern.exact().map(|path| path.to_string_lossy().into_owned())
+        })
+    }
+
+    fn change(&mut self, texts: Vec<Text>, approved: String) -> Change {
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
-        match self.set(texts) {
+        let mut all = texts.clone();
+        if !approved.is_empty() {
+            let text = format!("{APPROVED_HEAD}{approved}");
+            all.push(Text { name: "approved".to_owned(), text });
+        }
+        let made = self.set(all);
+        if made.is_ok() {
+            self.texts = texts;
+            self.approved = approved;
+        }
+        match made {
             Ok((answer, programs, resets)) => Change { answer, programs, policy, resets },
             Err(answer) => Change { answer, programs: Vec::new(), policy, resets: Vec::new() },
         }

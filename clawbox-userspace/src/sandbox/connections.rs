@@ -86,6 +86,11 @@ impl Connections {
         Ok(Self { identified, states: enforcer.take_sockets()? })
     }
 
+    /// Who a process is.
+    pub fn subject(&self, process: u32) -> Option<Subject> {
+        self.identified.subject(process)
+    }
+
     /// Writes to every connection by name what the policy says of its name that comes next.
     /// `grant` tells it, by name's number and real address.
     pub fn renew(&mut self, generation: u32, grant: impl Fn(u32, IpAddr) -> Option<HostIds>) {

@@ -45,6 +45,41 @@ pub struct Text {
 pub enum Request {
     /// Replace the policy: the first is the policy, the rest are presets.
     SetPolicy(Vec<Text>),
+    /// Which connections wait for an answer?
+    Waiting,
+    /// Let one go on.
+    Approve {
+        /// Its number in the list.
+        id: u32,
+        /// All like it, too, as long as the sandbox runs.
+        lasting: bool,
+    },
+    /// Refuse one.
+    Deny {
+        /// Its number in the list.
+        id: u32,
+    },
+}
+
+/// A connection that waits for an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// By which it is approved or denied.
+    pub id: u32,
+    /// Where it is to go: a name, or an address where none was asked for.
+    pub host: String,
+    /// The port there.
+    pub port: u16,
+    /// The program; `null` where it ended before its path could be read.
+    pub program: Option<String>,
+    /// The process, as the host sees it.
+    pub pid: u32,
+    /// How long it has waited.
+    pub seconds: u64,
+    /// How long it still waits before it is refused.
+    pub seconds_left: u64,
+    /// What a policy would have to say, under `network_policies`.
+    pub rule: String,
 }
 
 /// What came of it.
@@ -62,6 +97,23 @@ pub enum Answer {
         connections_reset: usize,
         /// What of the policy finds nothing on this host.
         warnings: Vec<String>,
+    },
+    /// What waits.
+    Waiting {
+        /// The longest first.
+        connections: Vec<Connection>,
+    },
+    /// A connection goes on.
+    Approved {
+        /// Which.
+        connection: Connection,
+        /// Number of the policy that says so from now on, if one does.
+        generation: Option<u32>,
+    },
+    /// A connection was refused.
+    Denied {
+        /// Which.
+        connection: Connection,
     },
     /// Nothing has changed.
     Refused {

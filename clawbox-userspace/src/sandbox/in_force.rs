@@ -72,6 +72,7 @@ impl NamePolicy for PolicyInForce {
     fn name(&self, name: &str) -> NameDecision {
         match self.image().name(name) {
             Ok(Some(_)) => NameDecision::Allowed,
+            Ok(None) if self.image().asks_for_unknown() => NameDecision::Asked,
             Ok(None) => NameDecision::Denied(Reason::UnknownName),
             Err(_) => NameDecision::Denied(Reason::TableFull),
         }
@@ -79,6 +80,10 @@ impl NamePolicy for PolicyInForce {
 
     fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds> {
         self.image().name(name).ok()??.hosts_for(address)
+    }
+
+    fn free_bytes(&self, name: &str) -> usize {
+        self.image().name(name).ok().flatten().map_or(0, |rule| rule.free_bytes(name))
     }
 
     fn generation(&self) -> u32 {

@@ -7,6 +7,7 @@ pub mod change;
 pub mod child;
 mod connections;
 pub mod control;
+pub mod held;
 pub mod identities;
 pub mod in_force;
 pub mod init;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
 use clawbox_common::address::asker_of;
-use clawbox_common::event::{Header, Kind, Operation};
+use clawbox_common::event::{Header, Kind, NetworkEvent, Operation};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 use tokio::io::unix::AsyncFd;
@@ -116,6 +116,8 @@ pub struct Monitor {
     /// Before the first exec, the first process is clawbox itself doing the self-test.
     launching: Option<u32>,
     undecodable: u64,
+    /// Connections that wait for an answer since the last look.
+    held: Vec<NetworkEvent>,
 }
 
 impl Monitor {
@@ -146,6 +148,7 @@ impl Monitor {
             trail,
             launching,
             undecodable: 0,
+            held: Vec::new(),
         })
     }
 
@@ -182,12 +185,15 @@ impl Monitor {
                         self.directories.insert(event.object, told_path(&event));
                     }
                 }
-                Ok(event) => drafts.extend(kernel_event::draft(
-                    &event,
-                    &mut self.programs,
-                    self.meaning.as_ref(),
-                    &clock,
-                )),
+                Ok(event) => {
+                    let (meaning, programs) = (self.meaning.as_ref(), &mut self.programs);
+                    drafts.extend(kernel_event::draft(&event, programs, meaning, &clock));
+                    if let Event::Network(decoded, event) = event
+                        && decoded.reason == Reason::Held
+                    {
+                        self.held.push(event);
+                    }
+                }
                 Err(_) => self.undecodable += 1,
             }
         }
@@ -201,7 +207,8 @@ impl Monitor {
             waiting.events.into_iter().map(|(time, event)| question(time, event, programs)),
         );
         drafts.extend(verified.into_iter().map(|outcome| {
-            kernel_event::verified(outcome, programs, self.meaning.as_ref(), let_through)
+            let meaning = self.meaning.as_ref();
+            kernel_event::seen_by_agent(outcome, "verify", programs, meaning, let_through)
         }));
         // Several sources: bring them into one order. Stable, so that each keeps its own.
         drafts.sort_by_key(|draft| draft.time);
@@ -212,6 +219,26 @@ impl Monitor {
         read
     }
 
+    /// Connections that have begun to wait for an answer, with the name and the program they are about.
+    pub fn take_held(&mut self) -> Vec<(NetworkEvent, Option<String>, Option<String>)> {
+        let held = std::mem::take(&mut self.held);
+        let about = |event: NetworkEvent| {
+            let program = self.programs.path(event.header.exe);
+            let program = program.map(|path| path.to_string_lossy().into_owned());
+            (event, self.meaning.name(event.name), program)
+        };
+        held.into_iter().map(about).collect()
+    }
+
+    /// Records what became of a connection that waited.
+    pub fn settled(&mut self, outcome: Outcome) {
+        let action = if outcome.verdict == Verdict::Allow { "approve" } else { "refuse" };
+        let meaning = self.meaning.as_ref();
+        let draft = kernel_event::seen_by_agent(outcome, action, &self.programs, meaning, false);
+        self.trail.add(draft);
+        self.trail.flush();
+    }
+
     /// Records that a policy was replaced, or was to be, and learns the programs it names.
     pub fn policy_changed(&mut self, change: &Change, audit_only: bool) {
         self.programs.named(&change.programs);
@@ -219,6 +246,8 @@ impl Monitor {
             Answer::Changed { generation, .. } => ("changed", Some(*generation)),
             Answer::Refused { .. } => ("refused", None),
             Answer::DoesNotLoad { .. } => ("does-not-load", None),
+            // No answers about a policy.
+            Answer::Waiting { .. } | Answer::Approved { .. } | Answer::Denied { .. } => return,
         };
         self.trail.add(Draft {
             time: None,
@@ -353,7 +382,11 @@ fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draf
         time: Some(time),
         class: Class::Dns,
         action: "question",
-        verdict: event.verdict.into(),
+        verdict: if event.reason == Reason::Held {
+            VerdictName::None
+        } else {
+            event.verdict.into()
+        },
         reason: event.reason.name(),
         let_through,
         rule: None,

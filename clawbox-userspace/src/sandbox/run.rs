@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
 
@@ -16,7 +16,8 @@ use super::cgroup::{self, CgroupError};
 use super::change::{LivePolicy, Settled};
 use super::child::{self, Invocation, SpawnError, status};
 use super::connections::Connections;
-use super::control;
+use super::control::{self, Text};
+use super::held::HeldConnections;
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::install::Installed;
@@ -33,7 +34,7 @@ use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail, TrailError};
 use crate::compile::{AgentPorts, MapImage};
 use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream, UpstreamError};
-use crate::gateway::{self, Verifier};
+use crate::gateway::{self, Verifier, WaitingRoom};
 use crate::kernel::enforcer::EnforcerError;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::LoadError;
@@ -87,6 +88,10 @@ pub struct Run {
     pub audit_level: AuditLevel,
     /// Name servers; the host's own if empty.
     pub dns: Vec<SocketAddr>,
+    /// The files of the policy.
+    pub texts: Vec<Text>,
+    /// How long a connection waits for an answer, where the policy asks.
+    pub patience: Duration,
 }
 
 /// Why a run failed.
@@ -190,6 +195,7 @@ struct Ready {
     upstream: Upstream,
     sockets: ResolverSockets,
     verified: (TcpListener, u16),
+    room: WaitingRoom,
     program: PathBuf,
     mounts: Mounts,
     backstops: launch::Prepared,
@@ -204,6 +210,7 @@ impl Ready {
             if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
         let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
         let verified = gateway::bind().map_err(system("open the verifier's socket"))?;
+        let room = WaitingRoom::open().map_err(system("open the socket for what waits"))?;
         let program = child::find_program(&run.invocation)?;
         run.backstops.needed.push(program.clone());
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
@@ -221,7 +228,8 @@ impl Ready {
         report.skipped_paths.iter().for_each(|skipped| {
             tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
         });
-        let ready = Self { trail, upstream, sockets, verified, program, mounts, backstops, report };
+        let ready =
+            Self { trail, upstream, sockets, verified, room, program, mounts, backstops, report };
         Ok((ready, identities, objects))
     }
 }
@@ -256,6 +264,7 @@ struct Started {
     ceiling: Ceiling,
     connections: Connections,
     verifier: (Arc<Verifier>, TcpListener),
+    held: HeldConnections,
 }
 
 /// Starts the command, which is under the policy from its first instruction.
@@ -271,6 +280,7 @@ fn start(
         upstream,
         sockets,
         verified,
+        room,
         program,
         mut mounts,
         backstops,
@@ -338,6 +348,7 @@ fn start(
         ceiling,
         connections,
         verifier: (verifier, verified.0),
+        held: HeldConnections::new(room, run.patience),
     })
 }
 
@@ -364,7 +375,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let mut installed = Installed::new(lock);
     installed.load(&root, &run, &identities, &objects)?;
     steps.done("loaded");
-    let ports = ports(&ready.sockets, ready.verified.1);
+    let ports = ports(&ready.sockets, ready.verified.1, ready.room.port());
     let written = installed.enforce(&run, &identities, &objects, ports)?;
     let entered = runtime.enter();
     let Started {
@@ -379,9 +390,12 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         ceiling,
         connections,
         verifier,
+        held,
     } = start(&run, &mut installed, ready, &identities, &mut steps)?;
     drop(entered);
     let mut live = LivePolicy {
+        texts: run.texts.clone(),
+        approved: String::new(),
         ceiling,
         settled: settled(&run),
         in_force,
@@ -393,7 +407,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         enforcer: installed.parts()?.0,
         written,
     };
-    let served = Served { resolver, sockets, verifier, run: &name, control };
+    let served = Served { resolver, sockets, verifier, held, run: &name, control };
     let watched = watch::until_exit(child, monitor, served, &mut live, remnants, signals);
     let (ended, mut monitor) = runtime.block_on(watched).map_err(system("wait"))?;
     steps.done("ended");
@@ -420,9 +434,9 @@ fn settled(run: &Run) -> Settled {
     }
 }
 
-fn ports(sockets: &ResolverSockets, verifier: u16) -> AgentPorts {
+fn ports(sockets: &ResolverSockets, verifier: u16, waiting: u16) -> AgentPorts {
     let (resolver_v4, v6) = sockets.ports();
-    AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting: 0 }
+    AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
 }
 
 /// Records what the kernel refused a command's start for, by the policy's word.

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::birth::Process;
-use super::change::LivePolicy;
+use super::change::{Change, LivePolicy};
 use super::control::{self, Answer, Request};
+use super::held::HeldConnections;
 use super::monitor::{Monitor, TICK};
 use super::strays::Remnants;
 use crate::dns::{Resolver, ResolverSockets};
@@ -112,6 +112,8 @@ pub struct Served<'a> {
     pub sockets: ResolverSockets,
     /// Its connections whose host is to be verified, and where they come.
     pub verifier: (Arc<Verifier>, TcpListener),
+    /// Its connections that wait for an answer.
+    pub held: HeldConnections,
     /// The run.
     pub run: &'a str,
     /// Its control socket.
@@ -134,7 +136,9 @@ pub async fn until_exit(
     let mut ended = signal(SignalKind::child())?;
     let mut signals = Forwarded::listen()?;
     drop(held);
-    let Served { resolver, sockets, verifier: (verifier, listener), run, control } = served;
+    let Served { resolver, sockets, verifier: (verifier, listener), mut held, run, control } =
+        served;
+    let names = Arc::clone(&resolver);
     let serving = tokio::spawn(resolver.serve(sockets));
     let verifying = tokio::spawn(verifier.serve(listener));
     let mut asked = control::listen(run, control)?;
@@ -154,9 +158,14 @@ pub async fn until_exit(
             Some((request, answer)) = asked.recv() => {
                 // What was decided before is written down under the policy that decided it.
                 monitor.drain();
-                change(&mut monitor, policy, request, answer);
+                held.take_up(&mut monitor, policy);
+                let said = answered(&mut monitor, policy, &mut held, &names, request);
+                // Who asked may have gone; the record says what was done.
+                let _ = answer.send(said);
             }
         }
+        held.take_up(&mut monitor, policy);
+        held.give_up(&mut monitor);
         if looked.elapsed() >= LOSSES {
             looked = Instant::now();
             monitor.count_losses();
@@ -180,17 +189,41 @@ pub async fn until_exit(
     Ok((status, monitor))
 }
 
-/// Changes the policy, writes it down, answers.
-fn change(
+/// Does what is asked and writes it down.
+fn answered(
     monitor: &mut Monitor,
     policy: &mut LivePolicy<'_>,
+    held: &mut HeldConnections,
+    names: &Arc<Resolver>,
     request: Request,
-    answer: oneshot::Sender<Answer>,
-) {
-    let change = policy.answer(request);
-    monitor.policy_changed(&change, policy.in_force.image().audit_only());
-    // Who asked may have gone; the record says what was done.
-    let _ = answer.send(change.answer);
+) -> Answer {
+    let changed = |monitor: &mut Monitor, policy: &LivePolicy<'_>, change: Change| {
+        monitor.policy_changed(&change, policy.in_force.image().audit_only());
+        change.answer
+    };
+    match request {
+        Request::SetPolicy(texts) => {
+            let change = policy.replace(texts);
+            changed(monitor, policy, change)
+        }
+        Request::Waiting => Answer::Waiting { connections: held.list() },
+        Request::Deny { id } => held.deny(id, monitor),
+        Request::Approve { id, lasting } => {
+            let Some(connection) = held.find(id) else { return held.unknown(id) };
+            let mut in_force = None;
+            if lasting {
+                if connection.program.is_none() {
+                    return HeldConnections::nobody(id);
+                }
+                let change = policy.approve(&connection.rule);
+                match changed(monitor, policy, change) {
+                    Answer::Changed { generation, .. } => in_force = Some(generation),
+                    other => return other,
+                }
+            }
+            held.approve(id, in_force, names, monitor)
+        }
+    }
 }
 
 /// What a terminal's foreground group has got from the terminal itself is not sent a second time.

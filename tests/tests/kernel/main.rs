@@ -7,6 +7,7 @@
     reason = "a test says what is wrong by panicking"
 )]
 
+mod ask;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod audit;

@@ -13,7 +13,7 @@ use crate::process;
 
 /// What the tests use that Debian builds as modules: overlay file systems, and links between
 /// network namespaces.
-const WANTED: [&str; 3] = ["overlay", "veth", "dummy"];
+const WANTED: [&str; 4] = ["overlay", "veth", "dummy", "tcp_diag"];
 /// What a root directory on a disk takes. ext4 asks for its checksum by a name that is no
 /// dependency of the module's.
 const FOR_A_DISK: [&str; 4] = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"];

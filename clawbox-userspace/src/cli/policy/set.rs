@@ -1,6 +1,5 @@
 //! `clawbox policy set`: another policy for a sandbox that is running.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,10 +7,11 @@ use anyhow::bail;
 use clap::Args;
 
 use super::super::Format;
+use super::super::answer::answered;
 use super::super::style::Style;
 use super::{DOES_NOT_LOAD, print_diagnostics};
 use crate::policy::read_texts;
-use crate::sandbox::control::{Answer, Request, Text, ask};
+use crate::sandbox::control::{Request, Text, ask};
 
 /// Replace the policy of a running sandbox
 ///
@@ -40,15 +40,11 @@ pub(super) struct Set {
     format: Format,
 }
 
-/// The new policy was refused.
-const REFUSED: u8 = 1;
-
 impl Set {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         if !nix::unistd::geteuid().is_root() {
             bail!("only root changes the policy of a running sandbox; use sudo");
         }
-        let mut out = std::io::stdout().lock();
         let texts = match read_texts(&self.policy, &self.preset) {
             Ok(texts) => texts,
             Err(diagnostics) => {
@@ -62,46 +58,6 @@ impl Set {
         };
         let texts = texts.into_iter().map(|(name, text)| Text { name: name.to_string(), text });
         let answer = ask(&self.sandbox, &Request::SetPolicy(texts.collect()))?;
-        match self.format {
-            Format::Json => {
-                serde_json::to_writer_pretty(&mut out, &answer)?;
-                writeln!(out)?;
-            }
-            Format::Text => self.print(&mut out, &answer)?,
-        }
-        Ok(match answer {
-            Answer::Changed { .. } => ExitCode::SUCCESS,
-            Answer::Refused { .. } => ExitCode::from(REFUSED),
-            Answer::DoesNotLoad { .. } => ExitCode::from(DOES_NOT_LOAD),
-        })
-    }
-
-    fn print(&self, out: &mut impl Write, answer: &Answer) -> std::io::Result<()> {
-        let style = Style::of(&std::io::stdout());
-        match answer {
-            Answer::Changed { generation, microseconds, connections_reset, warnings } => {
-                for warning in warnings {
-                    writeln!(out, "{}: {warning}", style.doubtful("warning"))?;
-                }
-                let milliseconds = *microseconds as f64 / 1000.0;
-                let reset = match connections_reset {
-                    0 => String::new(),
-                    1 => "; 1 open connection was reset".to_owned(),
-                    many => format!("; {many} open connections were reset"),
-                };
-                writeln!(
-                    out,
-                    "{}: policy {generation} is in force (after {milliseconds:.1} ms){reset}",
-                    style.strong(&self.sandbox)
-                )
-            }
-            Answer::Refused { why, parts } => {
-                writeln!(out, "{}: {why}", style.bad("refused"))?;
-                parts.iter().try_for_each(|part| writeln!(out, "  {part}"))
-            }
-            Answer::DoesNotLoad { errors } => {
-                errors.iter().try_for_each(|error| writeln!(out, "{error}"))
-            }
-        }
+        answered(&answer, &self.sandbox, self.format)
     }
 }

@@ -227,7 +227,7 @@ fn what_clawbox_adds_and_this_build_lacks_is_named() {
         ("execution: {}", "execution", Status::Not),
         ("unix_sockets: {}", "unix_sockets", Status::Partly),
         ("limits: { pids: 5 }", "limits", Status::Not),
-        ("unknown_endpoints: ask", "unknown_endpoints: ask", Status::Denied),
+        ("unknown_endpoints: ask", "unknown_endpoints: ask", Status::Full),
         ("unknown_endpoints: deny", "unknown_endpoints: deny", Status::Full),
     ] {
         let text = format!("version: 1\n{key}\n");
@@ -249,7 +249,7 @@ fn a_hard_requirement_refuses_whatever_is_not_full() {
     for (word, key, refused) in [
         ("best_effort", "limits: { pids: 5 }", 0),
         ("hard_requirement", "limits: { pids: 5 }", 1),
-        ("hard_requirement", "unknown_endpoints: ask", 1),
+        ("hard_requirement", "unknown_endpoints: ask", 0),
         ("hard_requirement", "listen: { ports: [80] }", 0),
     ] {
         let loaded = parse_str("p.yaml", &text(word, key)).unwrap();

@@ -1,0 +1,192 @@
+//! Connections that no rule names, where the policy asks (`unknown_endpoints: ask`): each waits, for so
+//! long and no longer, until root approves or denies it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use clawbox_common::event::NetworkEvent;
+use clawbox_common::verdict::{Reason, Verdict};
+
+use super::change::LivePolicy;
+use super::control::{Answer, Connection};
+use super::monitor::Monitor;
+use crate::dns::Resolver;
+use crate::gateway::{Outcome, WaitingRoom, take_on, turn_away};
+use crate::policy::address::readable;
+
+/// Connections of one sandbox that may wait at one time; what comes then is refused at once.
+const MOST: usize = 64;
+
+/// How long a connection waits if nothing else is said.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What waits.
+pub struct HeldConnections {
+    room: WaitingRoom,
+    patience: Duration,
+    waiting: BTreeMap<u32, Held>,
+    last: u32,
+}
+
+struct Held {
+    event: NetworkEvent,
+    name: Option<String>,
+    program: Option<String>,
+    /// As the policy writes it, where it names that very file: so it is already known who that is.
+    written: Option<String>,
+    since: Instant,
+}
+
+impl HeldConnections {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(room: WaitingRoom, patience: Duration) -> Self {
+        Self { room, patience, waiting: BTreeMap::new(), last: 0 }
+    }
+
+    /// Takes up what has begun to wait.
+    pub fn take_up(&mut self, monitor: &mut Monitor, policy: &LivePolicy<'_>) {
+        for (event, name, program) in monitor.take_held() {
+            let written = policy.written_for(event.header.tgid);
+            let held = Held { event, name, program, written, since: Instant::now() };
+            if self.waiting.len() >= MOST {
+                self.refuse(&held, Reason::TooManyHeld, monitor);
+                continue;
+            }
+            self.last += 1;
+            let Connection { id, host, port, program, .. } = held.told(self.last, self.patience);
+            let program = program.unwrap_or_else(|| "a program that has ended".to_owned());
+            tracing::warn!(
+                "{program} waits to connect to {host}:{port}; `clawbox approvals approve` or `deny` \
+                 {id} answers it"
+            );
+            self.waiting.insert(self.last, held);
+        }
+    }
+
+    /// Refuses what has waited too long.
+    pub fn give_up(&mut self, monitor: &mut Monitor) {
+        let patience = self.patience;
+        let late: Vec<u32> = self
+            .waiting
+            .iter()
+            .filter(|(_, held)| held.since.elapsed() >= patience)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            if let Some(held) = self.waiting.remove(&id) {
+                self.refuse(&held, Reason::Refusal, monitor);
+            }
+        }
+    }
+
+    /// What waits, the longest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Connection> {
+        self.waiting.iter().map(|(id, held)| held.told(*id, self.patience)).collect()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn find(&self, id: u32) -> Option<Connection> {
+        self.waiting.get(&id).map(|held| held.told(id, self.patience))
+    }
+
+    /// Refuses one.
+    pub fn deny(&mut self, id: u32, monitor: &mut Monitor) -> Answer {
+        let Some(held) = self.waiting.remove(&id) else { return self.unknown(id) };
+        self.refuse(&held, Reason::Refusal, monitor);
+        Answer::Denied { connection: held.told(id, self.patience) }
+    }
+
+    /// Lets one go on; `generation` is the policy that lets all like it go on.
+    pub fn approve(
+        &mut self,
+        id: u32,
+        generation: Option<u32>,
+        names: &Arc<Resolver>,
+        monitor: &mut Monitor,
+    ) -> Answer {
+        let Some(held) = self.waiting.remove(&id) else { return self.unknown(id) };
+        monitor.settled(held.outcome(Verdict::Allow, Reason::Approval));
+        let connection = held.told(id, self.patience);
+        let (port, names) = (self.room.port(), Arc::clone(names));
+        // Inside the runtime: everything that answers is.
+        tokio::spawn(async move {
+            let number = held.event.protocol;
+            let to = match &held.name {
+                Some(name) => names.addresses(name).await,
+                None => vec![readable(held.event.real)],
+            };
+            if let Err(error) = take_on(port, number, &to, held.event.port).await {
+                tracing::debug!("an approved connection ended: {error}");
+            }
+        });
+        Answer::Approved { connection, generation }
+    }
+
+    /// The answer about one that does not wait.
+    #[must_use]
+    pub fn unknown(&self, id: u32) -> Answer {
+        let why = if id > 0 && id <= self.last {
+            format!("connection {id} does not wait any longer")
+        } else {
+            format!("there is no connection {id}; `clawbox approvals list` tells which there are")
+        };
+        Answer::Refused { why, parts: Vec::new() }
+    }
+
+    /// The answer about a rule that nobody would be in.
+    #[must_use]
+    pub fn nobody(id: u32) -> Answer {
+        let why = format!(
+            "the program of connection {id} is not known by path, so no rule can name it; approve it \
+             once"
+        );
+        Answer::Refused { why, parts: Vec::new() }
+    }
+
+    fn refuse(&self, held: &Held, reason: Reason, monitor: &mut Monitor) {
+        // Who waited may have given up.
+        if let Err(error) = turn_away(self.room.port(), held.event.protocol) {
+            tracing::debug!("a refused connection was not ended: {error}");
+        }
+        monitor.settled(held.outcome(Verdict::Deny, reason));
+    }
+}
+
+impl Held {
+    fn outcome(&self, verdict: Verdict, reason: Reason) -> Outcome {
+        Outcome { time: SystemTime::now(), event: self.event, verdict, reason, named: None }
+    }
+
+    fn told(&self, id: u32, patience: Duration) -> Connection {
+        let host = self.name.clone().unwrap_or_else(|| readable(self.event.asked).to_string());
+        let (program, port) = (self.program.clone(), self.event.port);
+        let waited = self.since.elapsed();
+        Connection {
+            id,
+            rule: rule(&host, port, self.written.as_deref().or(program.as_deref())),
+            host,
+            port,
+            program,
+            pid: self.event.header.tgid,
+            seconds: waited.as_secs(),
+            seconds_left: patience.saturating_sub(waited).as_secs(),
+        }
+    }
+}
+
+/// An entry of `network_policies`. JSON's strings are YAML's too.
+fn rule(host: &str, port: u16, program: Option<&str>) -> String {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let program = program.unwrap_or_default();
+    let file = program.rsplit('/').next().unwrap_or_default();
+    format!(
+        "  {}:\n    endpoints: [{{ host: {}, port: {port} }}]\n    binaries: [{{ path: {} }}]\n",
+        quoted(&format!("approved {file} {host} {port}")),
+        quoted(host),
+        quoted(program),
+    )
+}
