@@ -14,7 +14,7 @@ use clawbox_common::{
     subject::{FileId, Standing, Subject},
 };
 use core::{
-    ptr::write_volatile,
+    ptr::{read_volatile, write_volatile},
     sync::atomic::{Ordering, compiler_fence},
 };
 
@@ -28,8 +28,13 @@ use crate::{
     maps::{REDIRECTED, SOCKETS},
 };
 
-/// Connections have had numbers up to this one.
+/// Connections have had numbers up to this one, counted from [`FIRST_REDIRECT`].
 static mut LAST: u64 = 0;
+
+/// Where the numbers of this load begin. The agent puts another one here at each load: the addresses of a
+/// load before may not be free yet (`TIME_WAIT`).
+#[unsafe(no_mangle)]
+static FIRST_REDIRECT: u32 = 0;
 
 /// Takes a connection to the agent, and gives the reason where that cannot be; zero where it can.
 #[inline(always)]
@@ -41,7 +46,10 @@ pub fn to_agent(
     decision: &mut Decision,
 ) -> u32 {
     // SAFETY: a word that only this function changes.
-    let number = unsafe { counter::next(&raw mut LAST) } as u32 & 0x003f_ffff;
+    let count = unsafe { counter::next(&raw mut LAST) } as u32;
+    // SAFETY: a reference to an initialised static; volatile, because the agent patches it.
+    let first = unsafe { read_volatile(&FIRST_REDIRECT) };
+    let number = if count == 0 { 0 } else { count.wrapping_add(first) & 0x003f_ffff };
     let slot = REDIRECTED.get_ptr_mut(number % REDIRECTS);
     let Some(slot) = slot.filter(|_| number != 0) else { return NO_MEMORY };
     decision.number = number;

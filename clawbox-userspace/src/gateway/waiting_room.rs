@@ -162,6 +162,11 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
+    /// Another one in each process: the address of one that has ended is not free at once.
+    fn number(which: u32) -> u32 {
+        std::process::id() << 2 & 0x003f_ffff | which
+    }
+
     /// Somebody who waits, as the kernel programs make it.
     fn waiting(room: &WaitingRoom, number: u32) -> std::thread::JoinHandle<io::Result<Socket>> {
         let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -182,13 +187,13 @@ mod tests {
     async fn who_waits_is_met_and_speaks_with_the_other_side() {
         let room = WaitingRoom::open().unwrap();
         let far = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = waiting(&room, 77_001);
-        until_there(77_001);
+        let client = waiting(&room, number(1));
+        until_there(number(1));
         assert!(!client.is_finished());
         let to = far.local_addr().unwrap();
         let on = tokio::spawn({
             let port = room.port();
-            async move { take_on(port, 77_001, &[to.ip()], to.port()).await }
+            async move { take_on(port, number(1), &[to.ip()], to.port()).await }
         });
         let (server, client) = tokio::task::spawn_blocking(move || {
             let (server, _) = far.accept().unwrap();
@@ -212,15 +217,15 @@ mod tests {
     #[test]
     fn where_the_kernel_does_not_end_connections_who_is_turned_away_is_reset() {
         let room = WaitingRoom::open().unwrap();
-        let client = waiting(&room, 77_003);
-        until_there(77_003);
-        meet_and_reset(room.port(), 77_003).unwrap();
+        let client = waiting(&room, number(3));
+        until_there(number(3));
+        meet_and_reset(room.port(), number(3)).unwrap();
         let ended = client.join().unwrap().and_then(|client| {
             let mut nothing = [std::mem::MaybeUninit::uninit(); 1];
             client.recv(&mut nothing)
         });
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        assert!(meet_and_reset(room.port(), 77_003).is_err(), "nobody waits any more");
+        assert!(meet_and_reset(room.port(), number(3)).is_err(), "nobody waits any more");
     }
 
     #[test]
@@ -229,11 +234,11 @@ mod tests {
             return;
         }
         let room = WaitingRoom::open().unwrap();
-        let client = waiting(&room, 77_002);
-        until_there(77_002);
-        turn_away(room.port(), 77_002).unwrap();
+        let client = waiting(&room, number(2));
+        until_there(number(2));
+        turn_away(room.port(), number(2)).unwrap();
         let error = client.join().unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
-        assert!(turn_away(room.port(), 77_002).is_err(), "nobody waits any more");
+        assert!(turn_away(room.port(), number(2)).is_err(), "nobody waits any more");
     }
 }

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use aya::maps::MapError;
 use aya::programs::links::{FdLink, LinkError};
@@ -217,6 +217,9 @@ impl Programs {
         loader.override_global("MOVES_UNSEEN", &unseen, true);
         loader.override_global("SANDBOX_LEVEL", &place.level, true);
         loader.override_global("SANDBOX_PARENT", &place.parent, true);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let first_redirect = now.map_or(0, |now| now.subsec_nanos());
+        loader.override_global("FIRST_REDIRECT", &first_redirect, true);
         for (name, entries) in [
             ("RULES", room(sizes.rules, limits::RULES)),
             ("ADDRESSES", room(sizes.addresses, limits::ADDRESSES)),

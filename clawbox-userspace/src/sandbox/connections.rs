@@ -11,8 +11,10 @@ use std::path::Path;
 
 use aya::maps::{MapData, SkStorage};
 use clawbox_common::decide::{self, Connected, Decision, Destination, transport_of};
-use clawbox_common::rule::{Granted, HostIds, SandboxState, SocketState, SyntheticValue};
+use clawbox_common::rule::{Granted, HostIds, SandboxState, SocketState, SyntheticValue, TCP};
 use clawbox_common::subject::{Standing, Subject};
+use clawbox_common::verdict::Reason;
+use rustix::io::Errno;
 use rustix::net::{Shutdown, connect_unspec, getpeername, getsockname, shutdown, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
@@ -73,6 +75,19 @@ enum End {
     Client(SocketAddr),
     /// Listens here, or was taken here.
     Server(SocketAddr),
+    /// Is being connected, and the kernel does not say yet to whom; or is bound and nothing else.
+    Nowhere,
+}
+
+/// Of a stream that has no peer yet. `None` for one that is not even on its way.
+fn connecting(state: Option<&SocketState>, local: SocketAddr) -> Option<End> {
+    if local.port() == 0 {
+        return None;
+    }
+    let asked = state.filter(|state| state.asked_port != 0);
+    Some(asked.map_or(End::Nowhere, |state| {
+        End::Client(SocketAddr::new(readable(state.asked), state.asked_port))
+    }))
 }
 
 impl Connections {
@@ -100,7 +115,7 @@ impl Connections {
             tracing::trace!(slot, "a connection's name is granted again");
             // A lost race with the socket's own process leaves what does not fit its peer: a deny.
             if let Err(error) = self.states.insert(&open.socket, state, 0) {
-                tracing::debug!("a connection's name cannot be granted again: {error}");
+                tracing::warn!("a connection's name cannot be granted again: {error}");
             }
         }
     }
@@ -111,6 +126,13 @@ impl Connections {
         lookup.state = *state;
         let mut resets = Vec::new();
         for open in self.open() {
+            if matches!(open.end, End::Nowhere) {
+                // What it asks for may not be allowed any more, and it can ask again.
+                if let Err(error) = cut(&open.socket) {
+                    tracing::debug!("a connection that is being made stays: {error}");
+                }
+                continue;
+            }
             let verdicts = open.users.iter().map(|(_, subject)| open.judged(&lookup, subject));
             let verdicts: Vec<Decision> = verdicts.collect();
             let (Some(&(process, subject)), Some(&decision)) =
@@ -173,8 +195,12 @@ impl Connections {
         let end = if is_taken || sockopt::socket_acceptconn(&socket).unwrap_or(false) {
             End::Server(local()?)
         } else {
-            // What the process is shown: the address that it asked for.
-            End::Client(SocketAddr::try_from(getpeername(&socket).ok()??).ok()?)
+            match getpeername(&socket) {
+                // What the process is shown: the address that it asked for.
+                Ok(peer) => End::Client(SocketAddr::try_from(peer?).ok()?),
+                Err(Errno::NOTCONN) if transport == TCP => connecting(state.as_ref(), local()?)?,
+                Err(_) => return None,
+            }
         };
         Some(Open { socket, end, transport, state, users: Vec::new() })
     }
@@ -189,6 +215,7 @@ impl Open {
                 let names = self.told().map_or(NO_NAMES, |state| state.names);
                 decide::egress(&Connected { lookup, names: &names }, &standing, &to)
             }
+            End::Nowhere => Decision::refused(Reason::UnknownEndpoint),
             End::Server(local) => {
                 // It may have been bound to all addresses at once.
                 let any = if local.is_ipv4() { [0; 4].into() } else { IpAddr::from([0; 16]) };
@@ -207,7 +234,10 @@ impl Open {
     }
 
     fn destination(&self) -> Destination {
-        let (End::Client(at) | End::Server(at)) = self.end;
+        let at = match self.end {
+            End::Client(at) | End::Server(at) => at,
+            End::Nowhere => SocketAddr::from(([0; 4], 0)),
+        };
         let receiver = self.told().map_or(0, |state| state.receiver);
         Destination { address: wire(at.ip()), port: at.port(), transport: self.transport, receiver }
     }
@@ -252,7 +282,7 @@ fn cut(socket: &OwnedFd) -> io::Result<()> {
     match connect_unspec(socket.as_fd()) {
         Ok(()) => Ok(()),
         // Somebody waits on it, which some kernels do not take (`sk_wait_pending`): let them go.
-        Err(rustix::io::Errno::BUSY) => {
+        Err(Errno::BUSY) => {
             shutdown(socket, Shutdown::Both)?;
             Ok(connect_unspec(socket.as_fd())?)
         }
