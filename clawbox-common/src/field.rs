@@ -77,6 +77,8 @@ fields! {
         SOCK_FAMILY = "sock" "__sk_common.skc_family",
         SOCK_PORT = "sock" "__sk_common.skc_num",
         SOCK_PROTOCOL = "sock" "sk_protocol",
+        MESSAGE_CONTROL = "msghdr" "msg_control",
+        MESSAGE_CONTROL_LENGTH = "msghdr" "msg_controllen",
         SOCK_PEER_PORT = "sock" "__sk_common.skc_dport",
         SOCK_PEER_V4 = "sock" "__sk_common.skc_daddr",
         SOCK_PEER_V6 = "sock" "__sk_common.skc_v6_daddr",

@@ -154,4 +154,6 @@ reasons! {
     TooManyHeld = 49, "too-many-held";
     /// The name is allowed by a wildcard, and is too long or one too many: names carry data.
     NameBudget = 50, "name-budget";
+    /// The packet was to be sent by way of another host than the one that was judged.
+    SourceRoute = 51, "source-route";
 }

@@ -19,6 +19,8 @@ const PREFIX: &str = "attack: ";
 pub enum Layer {
     /// The programs on the cgroup socket hooks, by the identity that exec gave.
     SocketHooks,
+    /// The sandbox's resolver, which every question goes to.
+    Resolver,
     /// The BPF LSM hooks.
     BpfLsm,
     /// The filter of system calls.
@@ -46,6 +48,7 @@ impl fmt::Display for Layer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::SocketHooks => "socket hooks",
+            Self::Resolver => "resolver",
             Self::BpfLsm => "BPF LSM",
             Self::Seccomp => "seccomp",
             Self::Landlock => "Landlock",
@@ -82,7 +85,8 @@ impl Layer {
             (Some("network"), _) if record["action"] == "reset" || record["action"] == "verify" => {
                 Self::Agent
             }
-            (Some("network" | "dns"), _) => Self::SocketHooks,
+            (Some("dns"), _) => Self::Resolver,
+            (Some("network"), _) => Self::SocketHooks,
             (Some("privilege"), Some("system-call")) => Self::Seccomp,
             (_, Some("landlock")) => Self::Landlock,
             // Attackers have the user of what they attack: what is left is Landlock's scopes.

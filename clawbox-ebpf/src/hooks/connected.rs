@@ -25,8 +25,27 @@ const MAY_WRITE: u32 = 2;
 /// `(socket, message, size)`: every send but what [`socket_splice`] sees.
 #[lsm(hook = "socket_sendmsg")]
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
-    // SAFETY: the argument is a socket.
-    used(unsafe { Kernel::new(ctx.arg(0)) }, Kind::SendConnected)
+    // SAFETY: the arguments are a socket and a message.
+    let (socket, message) = unsafe { (Kernel::new(ctx.arg(0)), Kernel::new(ctx.arg(1))) };
+    if kernel_read::names_a_route(message) && refuses_routes(socket) {
+        return eperm(false);
+    }
+    used(socket, Kind::SendConnected)
+}
+
+/// Whether it is a sandbox's internet socket; then it is told.
+#[inline(always)]
+fn refuses_routes(socket: Kernel) -> bool {
+    let standing = subject::standing();
+    let sock = kernel_read::sock(socket);
+    if matches!(standing, Standing::Outside) || sock.is_null() || !kernel_read::is_internet(sock) {
+        return false;
+    }
+    let decision = Decision::refused(Reason::SourceRoute);
+    emit::network(Kind::SendConnected, &standing, &decision, |event| {
+        event.cookie = kernel_read::cookie(sock);
+    });
+    true
 }
 
 /// `(socket, message, size, flags)`

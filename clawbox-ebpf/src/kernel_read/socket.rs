@@ -28,6 +28,12 @@ pub fn socket_of(file: Kernel) -> Kernel {
     Kernel(unsafe { bpf_sock_from_file(file.for_helpers().cast()) }.cast_const().cast())
 }
 
+#[inline(always)]
+pub fn is_internet(sock: Kernel) -> bool {
+    let family: u16 = sock.field::<SOCK_FAMILY, _>();
+    family == INTERNET[0] || family == INTERNET[1]
+}
+
 /// The `struct sock` of a socket; null where it is being closed.
 #[inline(always)]
 pub fn sock(socket: Kernel) -> Kernel {
@@ -61,6 +67,55 @@ pub fn peer(sock: Kernel) -> Option<Peer> {
     };
     let protocol: u16 = sock.field::<SOCK_PROTOCOL, _>();
     Some(Peer { address, port: u16::from_be(port), protocol: u32::from(protocol) })
+}
+
+/// Control messages of a send that are looked at; none has more.
+const CONTROLS: u32 = 8;
+/// `IP_RETOPTS`, uapi/linux/in.h: options of the packet, a source route among them.
+const RETURNED_OPTIONS: (u32, u32) = (0, 7);
+/// `IPV6_RTHDR` and `IPV6_2292RTHDR`, uapi/linux/in6.h.
+const ROUTING_HEADERS: [(u32, u32); 2] = [(41, 57), (41, 5)];
+
+/// Whether a message's control part names hosts that the packet is to go by, or is longer than can be
+/// looked at. The kernel has copied it before the hook is asked (`____sys_sendmsg`, net/socket.c).
+#[inline(always)]
+pub fn names_a_route(message: Kernel) -> bool {
+    let length: u64 = message.field::<MESSAGE_CONTROL_LENGTH, _>();
+    if length == 0 {
+        return false;
+    }
+    let start = Untyped(message.address()).read::<MESSAGE_CONTROL, u64>();
+    let mut at = 0_u64;
+    for _ in 0..CONTROLS {
+        // As `CMSG_OK`: a header has its length, level and type in 16 bytes.
+        if at + 16 > length {
+            return false;
+        }
+        let mut header = [0_u32; 4];
+        // SAFETY: `header` is 16 bytes; the helper checks the source.
+        unsafe {
+            bpf_probe_read_kernel(
+                (&raw mut header).cast(),
+                16,
+                start.wrapping_add(at) as *const core::ffi::c_void,
+            );
+        }
+        let [size, _, level, kind] = header;
+        let is_route = |(of, what)| level == of && kind == what;
+        if is_route(RETURNED_OPTIONS)
+            || is_route(ROUTING_HEADERS[0])
+            || is_route(ROUTING_HEADERS[1])
+        {
+            return true;
+        }
+        if size < 16 {
+            // The kernel takes no message of it (`CMSG_OK`).
+            return false;
+        }
+        // `CMSG_ALIGN`
+        at += (u64::from(size) + 7) & !7;
+    }
+    at + 16 <= length
 }
 
 /// A socket's number that no other one ever has.

@@ -166,6 +166,9 @@ pub fn attempts<'w>(sandbox: impl Fn() -> Clawbox<'w>, tries: &[Attempt]) -> Vec
 
 fn layer_of(attempt: &Attempt, outcome: &str, denials: &[Value]) -> Layer {
     let denials: Vec<&Value> = denials.iter().collect();
+    let told = ["EPERM", "EACCES", "EXDEV", "EBADF", "ok"];
+    let has_reason = attempt.unrecorded.is_some() || !denials.is_empty();
+    assert!(has_reason || told.contains(&outcome), "{}: {outcome}, without a record", attempt.name);
     // Told by the system call that returns, which does not know who refused.
     let is_refused = |record: &&Value| record["reason"] == "refused";
     match attempt.unrecorded {

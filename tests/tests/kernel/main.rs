@@ -26,4 +26,3 @@ mod processes;
 mod real_programs;
 mod remembered;
 mod scene;
-mod unix_sockets;

@@ -15,7 +15,7 @@ const END: &str = "<!-- attacks: end -->";
 const NOT_STOPPED: &str = "not stopped";
 
 /// The rows that the suite tries.
-const ROWS: [(u8, &str); 22] = [
+const ROWS: [(u8, &str); 34] = [
     (1, "a binary by another name, a copy, a link"),
     (2, "the loader with an allowed program"),
     (3, "code from an allowed program's environment"),
@@ -29,6 +29,18 @@ const ROWS: [(u8, &str); 22] = [
     (11, "fork, threads, daemons, reused numbers"),
     (12, "a full table of identities"),
     (13, "odd, long and deep paths"),
+    (14, "TCP Fast Open, MPTCP"),
+    (15, "other families and types of sockets"),
+    (16, "every call that sends, and ways round by other hosts"),
+    (17, "other spellings of an address, special ranges"),
+    (18, "`AF_UNSPEC`"),
+    (19, "sockets of another program, and of a policy before"),
+    (20, "io_uring"),
+    (21, "the host's Unix sockets"),
+    (22, "names as a way out"),
+    (23, "another host at an allowed address"),
+    (24, "the metadata service, the agent's ports"),
+    (25, "listening, and the host's loopback"),
     (27, "read-only and closed files"),
     (28, "islands in a writable tree"),
     (29, "closed places that are not there yet"),

@@ -1,6 +1,7 @@
 //! Unix sockets: which of the host's a sandbox reaches. Landlock refuses some before the hooks are
 //! asked, on the kernels that have it; what the attacker sees is the same.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -8,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use clawbox_tests::clawbox::Finished;
+use clawbox_tests::layer::{self, Layer};
 
 use crate::scene::{Scene, attempts, denials};
 
@@ -131,12 +133,28 @@ fn refusals_are_told(run: &Finished, run_directory: &Path) {
     assert_eq!(told("landlock.scopes", "foreign-socket", ""), 2, "{denials:#?}");
 }
 
+/// Tells where the attacks ended. Landlock is asked first, where it knows such sockets.
+fn tell(tried: &BTreeMap<String, String>, run: &Finished, has_lsm: bool) {
+    for (name, outcome) in tried {
+        let first = match name.as_str() {
+            "abstract" | "abstract-send" => "landlock.scopes",
+            name if name.starts_with("closed") => "landlock.unix_sockets",
+            _ => continue,
+        };
+        let layer = match outcome.as_str() {
+            "ok" => Layer::NotStopped,
+            _ if layer_is_full(run, first) => Layer::Landlock,
+            _ if has_lsm => Layer::BpfLsm,
+            other => panic!("{name}: {other}"),
+        };
+        layer::tell(21, &format!("a socket of the host, {name}"), layer);
+    }
+}
+
 #[test]
 fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
     let scene = Scene::new();
-    if !scene.has_lsm() {
-        return;
-    }
+    let has_lsm = scene.has_lsm();
     let run_directory = services(&scene);
     let work = std::fs::canonicalize(scene.world.work()).unwrap();
     let closed = Services::at(&run_directory, "closed");
@@ -153,6 +171,10 @@ fn a_sandbox_reaches_its_own_sockets_and_those_that_its_policy_opens() {
     let tries: Vec<(&str, &str)> =
         tries.iter().map(|(name, code)| (*name, code.as_str())).collect();
     let (tried, run) = attempts(&scene, &policy, &tries);
+    tell(&tried, &run, has_lsm);
+    if !has_lsm {
+        return;
+    }
     for (name, _) in &tries {
         let expected = match *name {
             "abstract" | "abstract-send" => "EPERM",
