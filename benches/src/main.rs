@@ -2,6 +2,7 @@
 //! that were measured in turn in one run, because the machine's own speed drifts by more.
 
 mod attached;
+mod egress;
 mod figures;
 mod hooks;
 mod instructions;
@@ -9,6 +10,7 @@ mod lsm;
 mod memory;
 mod network;
 mod operation;
+mod proxy;
 mod report;
 mod room;
 mod startup;
@@ -61,6 +63,8 @@ enum What {
     Memory,
     /// The time in each kernel program, by the kernel's own count
     Hooks,
+    /// TCP connect beside two forward proxies, throughput, and connect under 66 to 100,000 rules
+    Egress,
     /// Everything above
     All,
     /// Instructions for opens, program starts and a walk; in a guest that counts them
@@ -68,6 +72,9 @@ enum What {
     /// One side of a measurement; started by the others
     #[value(hide = true)]
     Worker,
+    /// A CONNECT proxy; started by `egress`
+    #[value(hide = true)]
+    Proxy,
     /// One side of `lsm`
     #[value(hide = true)]
     LsmWorker,
@@ -83,6 +90,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.what {
         What::Worker => worker::serve(),
+        What::Proxy => proxy::serve(),
         What::LsmWorker => lsm::worker::serve(cli.role),
         _ => measure(&cli),
     };
@@ -123,6 +131,9 @@ fn measure(cli: &Cli) -> Result<()> {
             _ => network::Asked::All,
         };
         network::measure(&room, asked, rounds(60), &mut report)?;
+    }
+    if all || cli.what == What::Egress {
+        egress::measure(&room, rounds(30), &mut report)?;
     }
     if all || cli.what == What::Startup {
         startup::measure(&room, rounds(40), &mut report)?;

@@ -110,6 +110,8 @@ fn plan(asked: Asked) -> Plan {
         Operation::TcpConnect | Operation::UdpConnect => asked != Asked::Send,
         Operation::UdpSend => asked != Asked::Connect,
         Operation::UdpSendConnected => matches!(asked, Asked::Send | Asked::All),
+        // `egress` has those.
+        _ => false,
     };
     let sized = |operation| match operation {
         Operation::TcpConnect => (operation, CONNECTIONS),

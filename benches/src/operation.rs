@@ -1,7 +1,7 @@
 //! The operations whose price is asked for, made as a program makes them: by the standard
 //! library, one thread, on loopback. Only the operation itself is inside the clock.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,12 +24,35 @@ pub enum Operation {
     UdpSend,
     /// send on a connected UDP socket, which no hook of clawbox sees.
     UdpSendConnected,
+    /// As [`Operation::TcpConnect`], by way of a CONNECT proxy made with hyper.
+    ThroughHyper,
+    /// As [`Operation::TcpConnect`], by way of tinyproxy.
+    ThroughTinyproxy,
+    /// A part of 128 KiB on one connection that is there already.
+    OneStream,
+    /// A part of 128 KiB on each of eight.
+    EightStreams,
 }
+
+/// Where the proxies are, for who is told: `ADDRESS` of each.
+pub const HYPER: &str = "CLAWBOX_BENCH_HYPER";
+pub const TINYPROXY: &str = "CLAWBOX_BENCH_TINYPROXY";
+
+/// Bytes of a part.
+const PART: usize = 128 * 1024;
 
 impl Operation {
     /// Every operation.
-    pub const ALL: &'static [Self] =
-        &[Self::TcpConnect, Self::UdpConnect, Self::UdpSend, Self::UdpSendConnected];
+    pub const ALL: &'static [Self] = &[
+        Self::TcpConnect,
+        Self::UdpConnect,
+        Self::UdpSend,
+        Self::UdpSendConnected,
+        Self::ThroughHyper,
+        Self::ThroughTinyproxy,
+        Self::OneStream,
+        Self::EightStreams,
+    ];
 
     /// The name in requests and reports.
     pub fn name(self) -> &'static str {
@@ -38,6 +61,10 @@ impl Operation {
             Self::UdpConnect => "udp-connect",
             Self::UdpSend => "udp-send",
             Self::UdpSendConnected => "udp-send-connected",
+            Self::ThroughHyper => "through-hyper",
+            Self::ThroughTinyproxy => "through-tinyproxy",
+            Self::OneStream => "one-stream",
+            Self::EightStreams => "eight-streams",
         }
     }
 
@@ -48,6 +75,10 @@ impl Operation {
             Self::UdpConnect => "UDP connect",
             Self::UdpSend => "UDP send, unconnected",
             Self::UdpSendConnected => "UDP send, connected",
+            Self::ThroughHyper => "TCP connect through a hyper CONNECT proxy",
+            Self::ThroughTinyproxy => "TCP connect through tinyproxy",
+            Self::OneStream => "128 KiB on 1 established stream",
+            Self::EightStreams => "128 KiB on each of 8 established streams",
         }
     }
 }
@@ -135,7 +166,65 @@ impl Performer {
             Operation::UdpSendConnected => {
                 self.delivered(count, || self.connected.send(&[1]).map(drop))
             }
+            Operation::ThroughHyper => self.through(HYPER, count),
+            Operation::ThroughTinyproxy => self.through(TINYPROXY, count),
+            Operation::OneStream => self.streamed(1, count),
+            Operation::EightStreams => self.streamed(8, count),
         }
+    }
+
+    /// Connects by way of a proxy, until the other end is there.
+    fn through(&self, proxy: &str, count: u32) -> Result<Taken> {
+        let proxy: SocketAddr = std::env::var(proxy).context("no proxy was named")?.parse()?;
+        let to = self.address;
+        let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
+        timed(count, || {
+            let mut client = TcpStream::connect(proxy)?;
+            client.write_all(request.as_bytes())?;
+            let (server, _) = self.ends.listener.accept()?;
+            let mut answer = [0; 512];
+            let length = client.read(&mut answer)?;
+            if !answer[..length].starts_with(b"HTTP/1.") || !answer[9..].starts_with(b"200") {
+                return Err(std::io::Error::other("the proxy refused"));
+            }
+            drop(server);
+            drop(client);
+            Ok(())
+        })
+    }
+
+    /// Moves parts over connections that are there when the clock starts.
+    fn streamed(&self, streams: usize, count: u32) -> Result<Taken> {
+        let mut pairs = Vec::new();
+        for _ in 0..streams {
+            let client = TcpStream::connect(self.address)?;
+            let (server, _) = self.ends.listener.accept()?;
+            pairs.push((client, server));
+        }
+        let size = PART * count as usize;
+        timed(1, || {
+            std::thread::scope(|scope| {
+                let readers: Vec<_> = pairs
+                    .iter()
+                    .map(|(client, server)| {
+                        scope.spawn(move || {
+                            let (mut client, part) = (client, [7; PART]);
+                            (0..count).try_for_each(|_| client.write_all(&part))
+                        });
+                        scope.spawn(move || {
+                            let (mut server, mut part, mut left) = (server, [0; PART], size);
+                            while left > 0 {
+                                left -= server.read(&mut part)?;
+                            }
+                            Ok(())
+                        })
+                    })
+                    .collect();
+                readers.into_iter().try_for_each(|reader| {
+                    reader.join().unwrap_or_else(|_| Err(std::io::Error::other("a reader")))
+                })
+            })
+        })
     }
 
     /// Sends, and takes out of the sink what has arrived while the clock stands still.
@@ -191,7 +280,8 @@ mod tests {
     #[test]
     fn every_operation_can_be_performed_and_is_found_by_its_name() {
         let performer = Performer::open(Ends::bind().unwrap()).unwrap();
-        for &operation in Operation::ALL {
+        let proxied = [Operation::ThroughHyper, Operation::ThroughTinyproxy];
+        for &operation in Operation::ALL.iter().filter(|it| !proxied.contains(it)) {
             assert_eq!(operation.name().parse::<Operation>().unwrap(), operation);
             let taken = performer.perform(operation, IN_FLIGHT * 2 + 1).unwrap();
             assert!(taken.wall > Duration::ZERO, "{operation:?}");

@@ -97,6 +97,50 @@ impl Room {
         Worker::start(&mut self.clawbox(mode, "worker", &command), &self.ends)
     }
 
+    /// One under a policy of so many rules.
+    pub fn sandboxed_under(&self, rules: usize) -> Result<Worker> {
+        let command = [self.program.as_os_str(), OsStr::new(ARGUMENT)];
+        let clawbox = self.clawbox(Mode::Enforce, "worker", &command);
+        let presets = self.presets(rules)?;
+        // Before `--`, which ends what is clawbox's own.
+        let words: Vec<_> = clawbox.get_args().map(ToOwned::to_owned).collect();
+        let mut command = Command::new(&self.clawbox);
+        command.arg(&words[0]);
+        for preset in presets {
+            command.arg("--preset").arg(preset);
+        }
+        command.args(&words[1..]).env("CLAWBOX_LOG", "error");
+        Worker::start(&mut command, &self.ends)
+    }
+
+    /// Presets that make the policy have about so many rules: hosts with a thousand ports each.
+    fn presets(&self, rules: usize) -> Result<Vec<PathBuf>> {
+        const PORTS: usize = 1000;
+        const HOSTS: usize = 40;
+        let left = rules.saturating_sub(usize::from(OTHER_ENDPOINTS));
+        let hosts = left.div_ceil(PORTS);
+        let mut presets = Vec::new();
+        for first in (0..hosts).step_by(HOSTS) {
+            let path = self.file(&format!("rules-{rules}-{first}.yaml"));
+            if !path.exists() {
+                let hosts = first..(first + HOSTS).min(hosts);
+                fs::write(&path, preset_text(&self.program, hosts, PORTS.min(left)))?;
+            }
+            presets.push(path);
+        }
+        Ok(presets)
+    }
+
+    /// A file of the measurements' own.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The worker's program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// A worker outside.
     pub fn outside(&self) -> Result<Worker> {
         Worker::outside(&self.program, &self.ends)
@@ -123,6 +167,20 @@ impl Room {
         }
         Ok(trail)
     }
+}
+
+fn preset_text(program: &Path, hosts: std::ops::Range<usize>, ports: usize) -> String {
+    let ports: Vec<String> = (1024..1024 + ports).map(|port| port.to_string()).collect();
+    let ports = ports.join(",");
+    let key = hosts.start;
+    let mut text = format!(
+        "preset: {{ name: rules, description: rules }}\nnetwork_policies:\n  r{key}:\n    endpoints:\n"
+    );
+    for host in hosts {
+        let _ = writeln!(text, "      - {{ host: 198.51.{}.{}, ports: [{ports}] }}", 100, host);
+    }
+    let _ = writeln!(text, "    binaries: [{{ path: {} }}]", program.display());
+    text
 }
 
 fn policy_text(program: &Path, port: u16) -> String {

@@ -23,6 +23,7 @@ pub use listener::ResolverSockets;
 pub use names::NameTable;
 pub use resolver::Resolver;
 pub use upstream::{Upstream, UpstreamError};
+pub use wire::refusal_of;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -92,6 +92,18 @@ pub(super) fn read(packet: &[u8], transport: Transport) -> Received {
     }
 }
 
+/// The reply to a packet where nothing is allowed; `None` for what gets none. Whatever a client sends is
+/// read and answered by this code alone, so this is what is fuzzed.
+#[must_use]
+pub fn refusal_of(packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    match read(packet, transport) {
+        Received::Ignore => None,
+        Received::Reject(packet) => Some(packet),
+        Received::Refuse(question, code) => question.reply(code, &[], 0),
+        Received::Question(question) => question.reply(ResponseCode::NXDomain, &[], 0),
+    }
+}
+
 fn reject(header: &Header, code: ResponseCode) -> Received {
     let mut metadata = Metadata::response_from_request(&header.metadata);
     metadata.response_code = code;
