@@ -110,14 +110,13 @@ fn plan(asked: Asked) -> Plan {
         Operation::TcpConnect | Operation::UdpConnect => asked != Asked::Send,
         Operation::UdpSend => asked != Asked::Connect,
         Operation::UdpSendConnected => matches!(asked, Asked::Send | Asked::All),
-        // `egress` has those.
         _ => false,
     };
     let sized = |operation| match operation {
         Operation::TcpConnect => (operation, CONNECTIONS),
         _ => (operation, DATAGRAMS),
     };
-    Operation::ALL.iter().copied().filter(wanted).map(sized).collect()
+    Operation::PLAIN.iter().copied().filter(wanted).map(sized).collect()
 }
 
 /// Every other round has the sandboxes the other way round, and each of its steps begins with

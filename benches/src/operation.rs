@@ -42,6 +42,10 @@ pub const TINYPROXY: &str = "CLAWBOX_BENCH_TINYPROXY";
 const PART: usize = 128 * 1024;
 
 impl Operation {
+    /// Those that need nobody but the two ends.
+    pub const PLAIN: &'static [Self] =
+        &[Self::TcpConnect, Self::UdpConnect, Self::UdpSend, Self::UdpSendConnected];
+
     /// Every operation.
     pub const ALL: &'static [Self] = &[
         Self::TcpConnect,

@@ -86,17 +86,8 @@ pub struct Destination {
     /// [`TCP`] or [`UDP`].
     pub transport: u8,
     /// The sandbox whose process has bound the socket at which it would arrive; zero if none has, or
-    /// if [`Destination::may_be_own`] says that it does not matter.
+    /// nobody has asked: a denial for [`Reason::Loopback`] is an allow for some receiver.
     pub receiver: u32,
-}
-
-impl Destination {
-    /// Whether the decision depends on `receiver`.
-    #[inline(always)]
-    #[must_use]
-    pub fn may_be_own(&self) -> bool {
-        self.port != DNS_PORT && matches!(self.address.range(), Range::Loopback)
-    }
 }
 
 /// What the hook does to an operation that goes on.

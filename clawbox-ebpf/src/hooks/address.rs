@@ -159,14 +159,20 @@ const _: () = assert!(size_of::<DecisionWords>() == size_of::<Decision>());
 const _: () =
     assert!(Verdict::Deny as u8 == 0 && Reason::Unset as u8 == 0 && Route::Direct as u32 == 0);
 
-/// The decision, by functions of its own.
+/// The decision. Whose a listener on loopback is costs a search, and is asked only where no rule opens it.
 #[inline(always)]
 fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &Destination) -> Decision {
     let subject = of(standing);
     let mut question = Question::about(to);
-    if may_be_own(&raw const question) != 0 {
-        question.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
+    let decision = answer(subject, &question);
+    if !matches!(decision.reason, Reason::Loopback) {
+        return decision;
     }
+    let owner = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
+    if owner == 0 {
+        return decision;
+    }
+    question.receiver = owner;
     answer(subject, &question)
 }
 
@@ -209,15 +215,6 @@ impl Question {
         let Self { address, port, transport, receiver } = *self;
         Destination { address, port: port as u16, transport: transport as u8, receiver }
     }
-}
-
-/// With C's linkage, as [`judge`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn may_be_own(question: *const Question) -> u32 {
-    // SAFETY: null, or a whole value of the caller, to which the verifier sees.
-    unsafe { question.as_ref() }
-        .map_or(0, |question| u32::from(question.destination().may_be_own()))
 }
 
 /// Writes the decision about a destination. With C's linkage, as [`crate::search::meet`]: inside the
