@@ -115,6 +115,21 @@ impl World {
         command
     }
 
+    /// A command that starts on the far side.
+    ///
+    /// # Panics
+    /// No more descriptors can be had.
+    #[must_use]
+    pub fn far_command(&self, program: impl AsRef<OsStr>) -> Command {
+        let namespace = self.outside.try_clone().expect("a descriptor can be copied");
+        let mut command = Command::new(program);
+        // SAFETY: the closure makes one system call on a value that it owns.
+        unsafe {
+            command.pre_exec(move || Ok(setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?));
+        }
+        command
+    }
+
     /// Every packet that has arrived on the far side. What was sent before the call is in it.
     #[must_use]
     pub fn arrived(&self) -> Vec<Packet> {

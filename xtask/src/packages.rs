@@ -50,6 +50,18 @@ pub const REAL: &[Package] = &[
     file("python3-pip", "/usr/lib/python3/dist-packages/pip"),
 ];
 
+/// Clients of the protocols that agents speak, and servers for them: none that starts by itself.
+pub const CLIENTS: &[Package] = &[
+    file("python3-requests", "/usr/lib/python3/dist-packages/requests"),
+    file("python3-aiohttp", "/usr/lib/python3/dist-packages/aiohttp"),
+    file("python3-asyncssh", "/usr/lib/python3/dist-packages/asyncssh"),
+    file("python3-grpcio", "/usr/lib/python3/dist-packages/grpc"),
+    program("redis-tools", "redis-cli"),
+    program("openssh-client", "ssh"),
+    program("ngtcp2-client", "gtlsclient"),
+    program("ngtcp2-server", "gtlsserver"),
+];
+
 /// What booting other kernels takes beyond that.
 pub const VM: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),

@@ -58,9 +58,11 @@ fn packages_for(purpose: Purpose) -> Vec<&'static Package> {
     let groups: &[&'static [Package]] = match purpose {
         Purpose::Build => &[],
         Purpose::Demo => &[packages::DEMO],
-        Purpose::Test => &[packages::DEMO, packages::REAL, packages::VM],
+        Purpose::Test => &[packages::DEMO, packages::REAL, packages::CLIENTS, packages::VM],
         Purpose::Bench => &[packages::DEMO, packages::BENCH],
-        Purpose::All => &[packages::DEMO, packages::REAL, packages::VM, packages::BENCH],
+        Purpose::All => {
+            &[packages::DEMO, packages::REAL, packages::CLIENTS, packages::VM, packages::BENCH]
+        }
     };
     groups.iter().flat_map(|group| group.iter()).collect()
 }

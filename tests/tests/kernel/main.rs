@@ -13,6 +13,7 @@ mod attacks;
 mod audit;
 mod backstops;
 mod bad_input;
+mod clients;
 mod coarse;
 mod egress;
 mod execution;
