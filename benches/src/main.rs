@@ -2,6 +2,7 @@
 //! that were measured in turn in one run, because the machine's own speed drifts by more.
 
 mod attached;
+mod dns;
 mod egress;
 mod figures;
 mod hooks;
@@ -65,6 +66,8 @@ enum What {
     Hooks,
     /// TCP connect beside two forward proxies, throughput, and connect under 66 to 100,000 rules
     Egress,
+    /// Questions through a sandbox's resolver, beside dnsmasq with the same upstream
+    Dns,
     /// Everything above
     All,
     /// Instructions for opens, program starts and a walk; in a guest that counts them
@@ -134,6 +137,9 @@ fn measure(cli: &Cli) -> Result<()> {
     }
     if all || cli.what == What::Egress {
         egress::measure(&room, rounds(30), &mut report)?;
+    }
+    if all || cli.what == What::Dns {
+        dns::measure(&room, rounds(20), &mut report)?;
     }
     if all || cli.what == What::Startup {
         startup::measure(&room, rounds(40), &mut report)?;

@@ -32,7 +32,20 @@ pub enum Operation {
     OneStream,
     /// A part of 128 KiB on each of eight.
     EightStreams,
+    /// A question for a name whose answer may be remembered, one of [`IN_QUESTION`].
+    AskRemembered,
+    /// One for a name whose answer may not.
+    AskForwarded,
 }
+
+/// The name server that is asked: `ADDRESS`.
+pub const NAME_SERVER: &str = "CLAWBOX_BENCH_NAME_SERVER";
+/// Names by what their answers allow.
+pub const REMEMBERED: &str = "remembered.bench.test";
+pub const FORWARDED: &str = "forwarded.bench.test";
+
+/// Questions that are under way at one time.
+const IN_QUESTION: u32 = 16;
 
 /// Where the proxies are, for who is told: `ADDRESS` of each.
 pub const HYPER: &str = "CLAWBOX_BENCH_HYPER";
@@ -56,6 +69,8 @@ impl Operation {
         Self::ThroughTinyproxy,
         Self::OneStream,
         Self::EightStreams,
+        Self::AskRemembered,
+        Self::AskForwarded,
     ];
 
     /// The name in requests and reports.
@@ -69,6 +84,8 @@ impl Operation {
             Self::ThroughTinyproxy => "through-tinyproxy",
             Self::OneStream => "one-stream",
             Self::EightStreams => "eight-streams",
+            Self::AskRemembered => "ask-remembered",
+            Self::AskForwarded => "ask-forwarded",
         }
     }
 
@@ -83,6 +100,8 @@ impl Operation {
             Self::ThroughTinyproxy => "TCP connect through tinyproxy",
             Self::OneStream => "128 KiB on 1 established stream",
             Self::EightStreams => "128 KiB on each of 8 established streams",
+            Self::AskRemembered => "a question that may be remembered, 16 under way",
+            Self::AskForwarded => "a question that is forwarded, 16 under way",
         }
     }
 }
@@ -174,6 +193,8 @@ impl Performer {
             Operation::ThroughTinyproxy => self.through(TINYPROXY, count),
             Operation::OneStream => self.streamed(1, count),
             Operation::EightStreams => self.streamed(8, count),
+            Operation::AskRemembered => asked(REMEMBERED, count),
+            Operation::AskForwarded => asked(FORWARDED, count),
         }
     }
 
@@ -261,6 +282,38 @@ impl Performer {
     }
 }
 
+/// Asks, so many questions under way, and wants an address each time.
+fn asked(name: &str, count: u32) -> Result<Taken> {
+    let server: SocketAddr = std::env::var(NAME_SERVER).context("no name server")?.parse()?;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut question = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len())?);
+        question.extend(label.as_bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    let mut send = |number: u32| {
+        question[..2].copy_from_slice(&(number as u16).to_be_bytes());
+        socket.send(&question)
+    };
+    let mut answer = [0; 512];
+    timed(1, || {
+        (0..IN_QUESTION.min(count)).try_for_each(|number| send(number).map(drop))?;
+        for number in 0..count {
+            let length = socket.recv(&mut answer)?;
+            if length < 12 || answer[7] == 0 {
+                return Err(std::io::Error::other("no address was answered"));
+            }
+            if number + IN_QUESTION < count {
+                send(number + IN_QUESTION)?;
+            }
+        }
+        Ok(())
+    })
+}
+
 fn timed(count: u32, mut operation: impl FnMut() -> std::io::Result<()>) -> Result<Taken> {
     let processor = clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     let wall = clock(ClockId::CLOCK_MONOTONIC)?;
@@ -284,7 +337,12 @@ mod tests {
     #[test]
     fn every_operation_can_be_performed_and_is_found_by_its_name() {
         let performer = Performer::open(Ends::bind().unwrap()).unwrap();
-        let proxied = [Operation::ThroughHyper, Operation::ThroughTinyproxy];
+        let proxied = [
+            Operation::ThroughHyper,
+            Operation::ThroughTinyproxy,
+            Operation::AskRemembered,
+            Operation::AskForwarded,
+        ];
         for &operation in Operation::ALL.iter().filter(|it| !proxied.contains(it)) {
             assert_eq!(operation.name().parse::<Operation>().unwrap(), operation);
             let taken = performer.perform(operation, IN_FLIGHT * 2 + 1).unwrap();

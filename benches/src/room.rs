@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs::{self, Permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,8 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::attached::Root;
-use crate::operation::Ends;
+use crate::dns;
+use crate::operation::{Ends, FORWARDED, NAME_SERVER, REMEMBERED};
 use crate::worker::{ARGUMENT, Worker};
 
 /// Endpoints that the policy names beside the one that is used, so that no lookup is in an empty
@@ -42,6 +44,8 @@ pub struct Room {
     policy: PathBuf,
     program: PathBuf,
     directory: TempDir,
+    /// Where names of [`REMEMBERED`] and [`FORWARDED`] are served; others are asked for by nobody.
+    pub name_server: SocketAddr,
 }
 
 /// What a sandbox's trail has in it.
@@ -70,7 +74,9 @@ impl Room {
         let ends = Ends::bind()?;
         let policy = directory.path().join("policy.yaml");
         fs::write(&policy, policy_text(&program, ends.address()?.port()))?;
-        Ok(Self { root: Root::open()?, ends, clawbox, policy, program, directory })
+        let name_server = dns::serve()?;
+        let root = Root::open()?;
+        Ok(Self { root, ends, clawbox, policy, program, directory, name_server })
     }
 
     /// A `clawbox run` that lacks only its command.
@@ -83,8 +89,7 @@ impl Room {
             .arg(&self.policy)
             .arg("--audit")
             .arg(self.trail(trail))
-            // Never asked: no name is resolved here.
-            .args(["--dns", "127.0.0.1"])
+            .args(["--dns", &self.name_server.to_string()])
             .arg("--")
             .args(command)
             .env("CLAWBOX_LOG", "error");
@@ -94,7 +99,9 @@ impl Room {
     /// A worker inside a sandbox of its own.
     pub fn sandboxed(&self, mode: Mode) -> Result<Worker> {
         let command = [self.program.as_os_str(), OsStr::new(ARGUMENT)];
-        Worker::start(&mut self.clawbox(mode, "worker", &command), &self.ends)
+        let mut clawbox = self.clawbox(mode, "worker", &command);
+        // Whatever server is asked, the sandbox's resolver answers.
+        Worker::start(clawbox.env(NAME_SERVER, "127.0.0.53:53"), &self.ends)
     }
 
     /// One under a policy of so many rules.
@@ -190,6 +197,9 @@ fn policy_text(program: &Path, port: u16) -> String {
         text,
         "      - {{ host: 127.0.0.1, port: {port}, transport: any, host_loopback: true }}"
     );
+    for name in [REMEMBERED, FORWARDED] {
+        let _ = writeln!(text, "      - {{ host: {name}, port: 443 }}");
+    }
     for other in 0..OTHER_ENDPOINTS {
         let _ = writeln!(text, "      - {{ host: 192.0.2.{other}, port: 443 }}");
     }

@@ -115,7 +115,7 @@ pub struct NetworkEvent {
     pub transport: u8,
     /// A [`crate::decide::Route`] as a number.
     pub route: u8,
-    /// Host pattern of the deciding rule.
+    /// Host pattern of the deciding rule. For [`Kind::Socket`] the family, where it is not IPv4 or IPv6.
     pub host: u32,
     /// See [`crate::decide::Decision::matched`].
     pub matched: u64,

@@ -72,8 +72,11 @@ pub const VM: &[Package] = &[
 ];
 
 /// The sandbox launcher we measure ourselves against.
-pub const BENCH: &[Package] =
-    &[program("bubblewrap", "bwrap"), program("tinyproxy-bin", "tinyproxy")];
+pub const BENCH: &[Package] = &[
+    program("bubblewrap", "bwrap"),
+    program("tinyproxy-bin", "tinyproxy"),
+    program("dnsmasq-base", "dnsmasq"),
+];
 
 /// Installs those of `packages` that are missing; returns the names of what it installed.
 pub fn ensure(workspace: &Workspace, packages: &[&Package]) -> Result<Vec<&'static str>> {

@@ -430,6 +430,32 @@ pub fn listen_unbound<L: Lookup>(lookup: &L, standing: &Standing<'_>) -> Decisio
     }
 }
 
+/// Address families, `include/linux/socket.h`, and the protocol of netlink that libc asks for addresses.
+const AF_UNIX: u32 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const AF_NETLINK: u32 = 16;
+const NETLINK_ROUTE: u32 = 0;
+
+/// May this subject make a socket of this family? Of IPv4 and IPv6 [`socket`] decides, of Unix sockets
+/// whoever they are connected to.
+#[inline(always)]
+pub fn family<L: Lookup>(
+    lookup: &L,
+    standing: &Standing<'_>,
+    family: u32,
+    protocol: u32,
+) -> Decision {
+    let is_judged = family == AF_UNIX || family == AF_INET || family == AF_INET6;
+    if is_judged || (family == AF_NETLINK && protocol == NETLINK_ROUTE) {
+        return Decision::without_policy(Verdict::Allow, Reason::Rule);
+    }
+    match placed(lookup, standing) {
+        Ok((_, state)) => deny(Reason::SocketKind, state),
+        Err(decision) => decision,
+    }
+}
+
 /// Socket types and protocols, `include/uapi/linux/in.h` and `net.h`.
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;

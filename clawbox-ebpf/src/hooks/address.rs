@@ -160,28 +160,22 @@ const _: () =
     assert!(Verdict::Deny as u8 == 0 && Reason::Unset as u8 == 0 && Route::Direct as u32 == 0);
 
 /// The decision. Whose a listener on loopback is costs a search, and is asked only where no rule opens it.
+/// One memory for both answers: two do not fit 6.1's stack beside what [`judge`] takes.
 #[inline(always)]
 fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &Destination) -> Decision {
     let subject = of(standing);
     let mut question = Question::about(to);
-    let decision = answer(subject, &question);
-    if !matches!(decision.reason, Reason::Loopback) {
-        return decision;
-    }
-    let owner = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
-    if owner == 0 {
-        return decision;
-    }
-    question.receiver = owner;
-    answer(subject, &question)
-}
-
-/// What [`judge`] writes.
-#[inline(always)]
-fn answer(subject: *const Subject, question: &Question) -> Decision {
     let mut words: DecisionWords = [0; _];
-    judge(subject, ptr::from_ref(question), &raw mut words);
+    judge(subject, &raw const question, &raw mut words);
     // SAFETY: `judge` has written a whole decision, or nothing, and zeros are one too.
+    let reason = unsafe { (*(&raw const words).cast::<Decision>()).reason };
+    if matches!(reason, Reason::Loopback) {
+        question.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
+        if question.receiver != 0 {
+            judge(subject, &raw const question, &raw mut words);
+        }
+    }
+    // SAFETY: as above.
     unsafe { (&raw const words).cast::<Decision>().read() }
 }
 
@@ -199,7 +193,7 @@ pub fn answer_again(
     } else {
         judge_connected(subject, &raw const question, kept, &raw mut words);
     }
-    // SAFETY: as in `answer`.
+    // SAFETY: as in `judged`.
     unsafe { (&raw const words).cast::<Decision>().read() }
 }
 

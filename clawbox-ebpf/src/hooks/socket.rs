@@ -2,11 +2,14 @@
 //! sandbox has bound it.
 
 use aya_ebpf::{
-    helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock, programs::SockContext,
+    helpers::generated::bpf_get_socket_cookie,
+    macros::{cgroup_sock, lsm},
+    programs::{LsmContext, SockContext},
 };
 use clawbox_common::{decide, event::Kind, subject::Standing};
 use core::ptr::read_volatile;
 
+use super::verdict::eperm;
 use crate::{
     emit,
     maps::{KernelLookup, SOCKETS},
@@ -35,6 +38,26 @@ pub fn sock_create(ctx: SockContext) -> i32 {
         });
     }
     i32::from(decision.goes_on()) & 1
+}
+
+/// `(family, type, protocol, kern)`: the families that no cgroup hook sees.
+#[lsm(hook = "socket_create")]
+pub fn socket_create(ctx: LsmContext) -> i32 {
+    let (family, kind): (u32, u32) = (ctx.arg(0), ctx.arg(1));
+    let (protocol, is_kernels): (u32, u32) = (ctx.arg(2), ctx.arg(3));
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) || is_kernels != 0 {
+        return 0;
+    }
+    let decision = decide::family(&KernelLookup, &standing, family, protocol);
+    if !matches!(decision.verdict, clawbox_common::verdict::Verdict::Allow) {
+        emit::network(Kind::Socket, &standing, &decision, |event| {
+            event.port = kind as u16;
+            event.protocol = protocol;
+            event.host = family;
+        });
+    }
+    eperm(decision.goes_on())
 }
 
 /// Writes down whose the socket is.

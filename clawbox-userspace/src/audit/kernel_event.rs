@@ -204,7 +204,8 @@ fn network(
     meaning: &dyn Meaning,
 ) -> Draft {
     let object = if decoded.kind == Kind::Socket || decoded.reason == Reason::SocketKind {
-        Object::Socket(Socket { socket_type: event.port, protocol: event.protocol })
+        let family = (event.host != 0).then_some(event.host);
+        Object::Socket(Socket { family, socket_type: event.port, protocol: event.protocol })
     } else {
         let (real, asked) = (ip(event.real), ip(event.asked));
         Object::Endpoint(Endpoint {

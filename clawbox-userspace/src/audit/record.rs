@@ -232,6 +232,9 @@ pub struct Program {
 /// A socket that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Socket {
+    /// Address family as a number, where it is not IPv4 or IPv6: `AF_NETLINK` is 16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<u32>,
     /// Socket type as a number, `SOCK_RAW` is 3.
     pub socket_type: u16,
     /// Protocol as a number.

@@ -3,8 +3,9 @@
 
 use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
-/// Bytes of a first flight; nobody needs more for a name.
-pub const LONGEST: usize = 64 * 1024;
+/// Bytes of a first flight: more than a TLS record, and than servers take for a request's head. What has
+/// come is read again with each byte, so that a longer one would cost the agent more than its sender.
+pub const LONGEST: usize = 20 * 1024;
 
 /// Header fields of a request.
 const FIELDS: usize = 128;

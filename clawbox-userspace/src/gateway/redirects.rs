@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{Array, MapData};
 use clawbox_common::address::redirect_of;
@@ -12,23 +13,38 @@ use clawbox_common::rule::Redirected;
 
 /// Tells what an accepted connection was made for.
 pub trait Redirects: Send + Sync {
-    /// What the kernel wrote down of the connection with this number; `None` if it has none, or has
-    /// forgotten it.
+    /// What the kernel wrote down of the connection with this number, once: nobody else of the host can
+    /// come by the same address later and be taken for it. `None` if it has none, or has forgotten it.
     ///
     /// # Errors
-    /// The kernel's table cannot be read.
-    fn find(&self, number: u32) -> io::Result<Option<NetworkEvent>>;
+    /// The kernel's table cannot be read or written.
+    fn take(&self, number: u32) -> io::Result<Option<NetworkEvent>>;
 }
 
 /// The kernel's table.
-pub struct Table(pub Array<MapData, Redirected>);
+pub struct Table(Mutex<Array<MapData, Redirected>>);
+
+impl Table {
+    /// Of a load.
+    #[must_use]
+    pub fn new(table: Array<MapData, Redirected>) -> Self {
+        Self(Mutex::new(table))
+    }
+}
 
 impl Redirects for Table {
-    fn find(&self, number: u32) -> io::Result<Option<NetworkEvent>> {
-        let look = || self.0.get(&(number % REDIRECTS), 0).map_err(io::Error::other);
+    fn take(&self, number: u32) -> io::Result<Option<NetworkEvent>> {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = number % REDIRECTS;
+        let look = || table.get(&place, 0).map_err(io::Error::other);
         // The kernel copies a value without a lock: it is whole if nothing was written in between.
         let (one, other) = (look()?, look()?);
-        Ok((one == other && one.number == number).then_some(one.event))
+        if one != other || one.number != number {
+            return Ok(None);
+        }
+        // Should the kernel write another one there just now, that one is refused.
+        table.set(place, Redirected::default(), 0).map_err(io::Error::other)?;
+        Ok(Some(one.event))
     }
 }
 

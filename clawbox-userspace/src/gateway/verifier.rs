@@ -20,8 +20,9 @@ use super::redirects::{Redirects, number_of};
 use crate::dns::NameTable;
 use crate::policy::address::readable;
 
-/// Connections of one sandbox that pass through at one time; more wait to be accepted.
-const CONNECTIONS: usize = 4096;
+/// Connections of one sandbox that pass through at one time; more wait to be accepted. Two descriptors
+/// each, of as many as the agent may have.
+const CONNECTIONS: usize = 1024;
 /// Connections that wait to be accepted, as far as the host lets them (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 /// How long a client may take to say whom it wants to speak to.
@@ -109,7 +110,7 @@ impl Verifier {
     }
 
     async fn connection(&self, mut client: TcpStream, source: SocketAddr) {
-        let found = number_of(source).map(|number| self.redirects.find(number));
+        let found = number_of(source).map(|number| self.redirects.take(number));
         let event = match found {
             Some(Ok(Some(event))) if event.route == Route::Verifier as u8 => event,
             // Nobody of a sandbox can come from elsewhere; what is too old is refused.

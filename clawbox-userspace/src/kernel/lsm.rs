@@ -68,6 +68,7 @@ const HOOKS: &[Hook] = &[
     hook("bprm_check_security"),
     hook("mmap_file"),
     hook("file_mprotect"),
+    hook("socket_create"),
     hook("socket_listen"),
     hook("socket_sendmsg"),
     hook("socket_recvmsg"),

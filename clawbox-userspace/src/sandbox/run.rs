@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::birth::Process;
 use super::ceiling::Ceiling;
@@ -267,6 +268,16 @@ struct Started {
     held: HeldConnections,
 }
 
+/// As many descriptors as root may have: connections that pass through the agent have two each, and are
+/// not to take them from the control socket. After the command was started, which keeps its own limit.
+fn take_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::debug!("the number of descriptors stays as it is: {error}");
+    }
+}
+
 /// The programs that records name, as the command sees them.
 fn programs(mut mounts: Mounts, identities: &Identities, first_process: u32) -> Programs {
     if let Err(error) = mounts.add_those_of(first_process) {
@@ -314,7 +325,7 @@ fn start(
     let skipped_exits = enforcer.skipped_exits()?;
     let table = Arc::new(enforcer.take_synthetics()?);
     let connections = Connections::of(&name, enforcer)?;
-    let redirects = Arc::new(gateway::Table(enforcer.take_redirected()?));
+    let redirects = Arc::new(gateway::Table::new(enforcer.take_redirected()?));
     trim_heap();
     steps.done("placed");
 
@@ -326,6 +337,7 @@ fn start(
     let child = child::spawn(&run.invocation, &program, cgroup, backstops, judges, &mut report)
         .inspect_err(|_| told_refusals(run, identities, &mut ring, &mut trail))?;
     oom::spare();
+    take_descriptors();
     steps.done("started");
     trail.add(Draft { time: Some(started), ..boundary(run, "start", layers(&lsm, &report), None) });
     let in_force = PolicyInForce::new(run.image.clone());

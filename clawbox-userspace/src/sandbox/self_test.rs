@@ -35,8 +35,8 @@ impl SelfTest {
         Ok(Self { sockets, files })
     }
 
-    /// Tries connect and send on each socket, to make a new one, and to open a file. For the forked child: makes
-    /// system calls and does not allocate.
+    /// Tries connect and send on each socket, to make new ones, and to open a file. For the forked child:
+    /// makes system calls and does not allocate.
     ///
     /// # Errors
     /// [`NOT_ENFORCING`] if an attempt was not refused.
@@ -47,7 +47,11 @@ impl SelfTest {
             refused(nix::sys::socket::connect(fd, address))?;
         }
         refused(make_socket())?;
-        if self.files { refused(open_file()) } else { Ok(()) }
+        if !self.files {
+            return Ok(());
+        }
+        refused(open_file())?;
+        refused(make_odd_socket())
     }
 }
 
@@ -55,6 +59,14 @@ fn make_socket() -> nix::Result<()> {
     // SAFETY: no pointer is passed; a descriptor that comes back, which it must not, is closed
     // with the process that is about to fail.
     let fd: RawFd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0) };
+    nix::errno::Errno::result(fd).map(drop)
+}
+
+/// One of a family that no cgroup hook sees. Asked about before the kernel looks whether it has it
+/// (`__sock_create`, net/socket.c).
+fn make_odd_socket() -> nix::Result<()> {
+    // SAFETY: as in `make_socket`.
+    let fd: RawFd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT) };
     nix::errno::Errno::result(fd).map(drop)
 }
 

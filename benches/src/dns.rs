@@ -1,0 +1,149 @@
+//! What a question costs through a sandbox's resolver, beside dnsmasq, which forwards to the same server.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::figures::{Spread, median};
+use crate::operation::{NAME_SERVER, Operation, REMEMBERED};
+use crate::report::{Progress, Report, Row, Unit};
+use crate::room::{Mode, Room};
+use crate::worker::Worker;
+
+const OPERATIONS: [Operation; 2] = [Operation::AskRemembered, Operation::AskForwarded];
+/// Questions in a batch, and batches in a round.
+const QUESTIONS: u32 = 400;
+const BATCHES: usize = 7;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves the names of the measurements: one answer may be remembered, one may not.
+pub fn serve() -> Result<SocketAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = socket.local_addr()?;
+    std::thread::spawn(move || {
+        let mut packet = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut packet[..400]) {
+            if let Some(answer) = answered(&packet[..length]) {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+    Ok(address)
+}
+
+/// The question again, without what came after it, and one address.
+fn answered(question: &[u8]) -> Option<Vec<u8>> {
+    let mut end = 12;
+    while *question.get(end)? != 0 {
+        end += 1 + usize::from(question[end]);
+    }
+    let kind = question.get(end + 1..end + 3)?;
+    let mut answer = question.get(..end + 5)?.to_vec();
+    let has_address = kind == [0, 1];
+    (answer[2], answer[3]) = (0x81, 0x80);
+    (answer[6], answer[7]) = (0, u8::from(has_address));
+    (answer[10], answer[11]) = (0, 0);
+    if has_address {
+        let label = REMEMBERED.split('.').next().unwrap_or_default();
+        let ttl: u32 = if answer[13..].starts_with(label.as_bytes()) { 300 } else { 0 };
+        answer.extend([0xc0, 12, 0, 1, 0, 1]);
+        answer.extend(ttl.to_be_bytes());
+        answer.extend([0, 4, 93, 184, 216, 34]);
+    }
+    Some(answer)
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Measures and reports.
+pub fn measure(room: &Room, rounds: u32, report: &mut Report) -> Result<()> {
+    let Some((_dnsmasq, address)) = dnsmasq(room)? else {
+        report.note("dnsmasq is not installed, so questions stand beside nothing".to_owned());
+        return Ok(());
+    };
+    let mut command = Command::new(room.program());
+    command.arg(crate::worker::ARGUMENT).env(NAME_SERVER, address.to_string());
+    let mut outside = Worker::start(&mut command, &room.ends)?;
+    let mut progress = Progress::of("dns", rounds);
+    let mut measured = Vec::new();
+    for number in 0..rounds {
+        progress.reached(number);
+        let mut inside = room.sandboxed(Mode::Enforce)?;
+        let mut costs = BTreeMap::<(bool, Operation), Vec<f64>>::new();
+        for batch in 0..BATCHES {
+            for operation in OPERATIONS {
+                for place in 0..2 {
+                    let is_ours = (place + batch) % 2 == 0;
+                    let worker = if is_ours { &mut inside } else { &mut outside };
+                    let wall = worker.perform(operation, QUESTIONS)?.wall;
+                    let each = wall.as_nanos() as f64 / f64::from(QUESTIONS);
+                    costs.entry((is_ours, operation)).or_default().push(each);
+                }
+            }
+        }
+        inside.stop()?;
+        room.take_trail()?;
+        let middle = |(key, all): (_, Vec<f64>)| Some((key, median(all)?));
+        measured.push(costs.into_iter().filter_map(middle).collect::<BTreeMap<_, _>>());
+    }
+    progress.done();
+    outside.stop()?;
+    for operation in OPERATIONS {
+        let of =
+            |is_ours| measured.iter().filter_map(move |round| round.get(&(is_ours, operation)));
+        let Some(value) = Spread::of(of(true).zip(of(false)).map(|(ours, theirs)| ours / theirs))
+        else {
+            continue;
+        };
+        let a_second = |is_ours| 1e9 / median(of(is_ours).copied()).unwrap_or(f64::INFINITY);
+        report.add(Row {
+            bench: "clawbox's resolver against dnsmasq",
+            what: operation.title().to_owned(),
+            unit: Unit::Ratio,
+            value,
+            target: Some(1.0),
+            note: format!("{:.0} and {:.0} a second", a_second(true), a_second(false)),
+        });
+    }
+    Ok(())
+}
+
+/// `None` where it is not installed.
+fn dnsmasq(room: &Room) -> Result<Option<(Running, SocketAddr)>> {
+    let program = Path::new("/usr/sbin/dnsmasq");
+    if !program.exists() {
+        return Ok(None);
+    }
+    // Free when asked; dnsmasq chooses none itself.
+    let address = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+    let upstream = room.name_server;
+    let mut command = Command::new(program);
+    command
+        .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"])
+        .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--user=root", "--pid-file="])
+        .arg(format!("--port={}", address.port()))
+        .arg(format!("--server={}#{}", upstream.ip(), upstream.port()))
+        .stderr(Stdio::null());
+    let running = Running(command.spawn()?);
+    let since = Instant::now();
+    let probe = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    probe.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let question = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x05bench\x04test\0\0\x01\0\x01";
+    while probe.send_to(question, address).is_err() || probe.recv(&mut [0; 512]).is_err() {
+        if since.elapsed() > PATIENCE {
+            bail!("dnsmasq does not answer at {address}");
+        }
+    }
+    Ok(Some((running, address)))
+}
