@@ -20,8 +20,7 @@ use crate::sandbox::control::{Answer, Request, ask};
 /// come. Approved, it goes on; denied or not answered, it fails.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 done; 1 refused, such as for a connection that does not wait any longer; 2 there is no
-such sandbox.
+Exit status: 0 done; 1 refused, as for a connection that no longer waits; 2 there is no such sandbox.
 
 Examples:
   clawbox approvals list agent

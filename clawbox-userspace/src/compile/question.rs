@@ -6,8 +6,8 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use clawbox_common::address::Address;
-use clawbox_common::decide::{Destination, egress};
-use clawbox_common::rule::{HostIds, SyntheticKey, SyntheticValue};
+use clawbox_common::decide::{Destination, Route, egress};
+use clawbox_common::rule::{HostIds, SyntheticKey, SyntheticValue, TCP};
 use clawbox_common::subject::{Mask, Standing, Subject};
 use clawbox_common::verdict::{Reason, Verdict};
 
@@ -52,6 +52,10 @@ pub struct Answer<'a> {
     pub remarks: Vec<String>,
 }
 
+/// What follows from `unknown_endpoints: ask`, and from `sni: verify`.
+const WAITS: &str = "`unknown_endpoints: ask`: it waits until `clawbox approvals` answers it";
+const VERIFIED: &str = "`sni: verify`: it goes on if what is said first on it names the host";
+
 /// The sandbox and an address it was handed out for the name in question.
 const SANDBOX: u32 = 1;
 const SYNTHETIC: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
@@ -72,6 +76,10 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
         Target::Name(name) => {
             let rule = match image.name(name) {
                 Ok(Some(rule)) => rule,
+                Ok(None) if image.asks_for_unknown() && question.transport == TCP => {
+                    remarks.push(WAITS.to_owned());
+                    return deny(Reason::Held, remarks);
+                }
                 Ok(None) => return deny(Reason::UnknownName, remarks),
                 Err(error) => {
                     remarks.push(error.to_string());
@@ -92,6 +100,15 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
         receiver: 0,
     };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
+    match decision.route {
+        // It goes on for nobody before it is approved.
+        Route::Waiting => {
+            remarks.push(WAITS.to_owned());
+            return deny(Reason::Held, remarks);
+        }
+        Route::Verifier => remarks.push(VERIFIED.to_owned()),
+        _ => {}
+    }
     let rule = match (decision.verdict, decision.reason) {
         (Verdict::Allow, Reason::Rule) => image.attribute(
             decision.host,

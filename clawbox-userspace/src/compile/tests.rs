@@ -236,3 +236,31 @@ fn generation_zero_is_refused() {
     let loaded = parse_str("p.yaml", "version: 1\n").unwrap();
     assert!(compile(&loaded.policy, 0).is_err());
 }
+
+#[test]
+fn what_waits_or_is_verified_is_said_to_and_nothing_that_waits_is_called_allowed() {
+    use crate::compile::question::{Question, Target, answer};
+    use clawbox_common::rule::UDP;
+    use clawbox_common::verdict::{Reason, Verdict};
+    let image = image(
+        "version: 1\nunknown_endpoints: ask\nnetwork_policies:\n  a:\n    \
+         endpoints: [{ host: a.test, port: 443, sni: verify }]\n    binaries: [{ path: /bin/a }]\n",
+    );
+    let name = |name: &str| Target::Name(name.to_owned());
+    let address = Target::Address("192.0.2.1".parse().unwrap());
+    for (binary, target, transport, verdict, reason, remark) in [
+        ("/bin/a", name("a.test"), TCP, Verdict::Allow, Reason::Rule, "sni: verify"),
+        ("/bin/a", name("b.test"), TCP, Verdict::Deny, Reason::Held, "approvals"),
+        ("/bin/a", name("b.test"), UDP, Verdict::Deny, Reason::UnknownName, ""),
+        ("/bin/a", address.clone(), TCP, Verdict::Deny, Reason::Held, "approvals"),
+        ("/bin/a", address, UDP, Verdict::Deny, Reason::UnknownEndpoint, ""),
+        // Named, if for another program: nobody is asked.
+        ("/bin/b", name("a.test"), TCP, Verdict::Deny, Reason::OtherBinary, "is for /bin/a"),
+    ] {
+        let (binary, port) = (binary.into(), 443.try_into().unwrap());
+        let question = Question { binary, ancestors: Vec::new(), target, port, transport };
+        let answer = answer(&image, &question);
+        assert_eq!((answer.verdict, answer.reason), (verdict, reason), "{question:?}");
+        assert!(answer.remarks.join("; ").contains(remark), "{:?}", answer.remarks);
+    }
+}
