@@ -239,6 +239,30 @@ pub struct SocketState {
     pub names: [Granted; 2],
 }
 
+impl SocketState {
+    /// The socket, with this cookie, is connected: nothing that was kept of another connection is about
+    /// this one, nor that a listener took it.
+    #[inline(always)]
+    pub fn connects(&mut self, cookie: u64, asked: (Address, u16), real: (Address, u16)) {
+        (self.asked, self.asked_port) = asked;
+        (self.real, self.real_port) = real;
+        self.receiver = 0;
+        self.held_for = FileId { inode: 0, device: 0, zero: 0 };
+        self.names[0].policy = 0;
+        self.names[1].policy = 0;
+        if self.bound_as != cookie {
+            self.bound_by = 0;
+        }
+    }
+
+    /// Whether the connection goes by way of the agent, which is on loopback, to where it was asked to.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_by_agent(&self) -> bool {
+        self.real == Address::LOOPBACK_V4 && self.asked != self.real
+    }
+}
+
 /// A connection that was taken to the agent.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

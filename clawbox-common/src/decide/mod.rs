@@ -13,7 +13,8 @@ use crate::file::{FileKey, FileRule, NameKey};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
     ADDRESS_KEY_BITS, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, Granted, HOST_LOOPBACK,
-    HostIds, RuleKey, RuleValue, SandboxState, SyntheticKey, SyntheticValue, TCP, UDP, VERIFY_NAME,
+    HostIds, RuleKey, RuleValue, SandboxState, SocketState, SyntheticKey, SyntheticValue, TCP, UDP,
+    VERIFY_NAME,
 };
 use crate::subject::{Standing, Subject};
 use crate::verdict::{Reason, Verdict};
@@ -242,6 +243,35 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
         && state.waiting != 0
         && to.transport == TCP;
     if waits { held(state, to, &decision) } else { decision }
+}
+
+/// What a decision about a connect says of a connection that is there. Where it would be taken to the
+/// agent, it has to have been: one that would be held now was held for this very program and approved, and
+/// one that would be verified now was.
+#[inline(always)]
+#[must_use]
+pub fn in_use(
+    decision: Decision,
+    kept: Option<&SocketState>,
+    subject: Option<&Subject>,
+) -> Decision {
+    let is_by_agent = kept.is_some_and(SocketState::is_by_agent);
+    let (is_good, reason) = match decision.route {
+        Route::Waiting => {
+            let is_theirs = match (kept, subject) {
+                (Some(kept), Some(subject)) => {
+                    kept.held_for.inode != 0
+                        && kept.held_for.inode == subject.exe.inode
+                        && kept.held_for.device == subject.exe.device
+                }
+                _ => false,
+            };
+            (is_by_agent && is_theirs, Reason::UnknownEndpoint)
+        }
+        Route::Verifier => (is_by_agent, Reason::NoHost),
+        _ => (true, Reason::Unset),
+    };
+    if is_good { decision } else { Decision { verdict: Verdict::Deny, reason, ..decision } }
 }
 
 /// A connection that somebody has to say something about. It goes nowhere before, so it may be made.

@@ -3,11 +3,10 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use clawbox_common::{
-    decide::{self, Decision, Destination, Route},
+    decide::{self, Decision, Destination},
     event::Kind,
-    rule::SocketState,
     subject::Standing,
-    verdict::{Reason, Verdict},
+    verdict::Reason,
 };
 use core::ptr::{self, null};
 
@@ -108,10 +107,9 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
         Standing::Subject(subject) => ptr::from_ref(subject),
         _ => null(),
     };
-    let mut decision = answer_again(subject, &to, told);
-    if matches!(decision.route, Route::Waiting) && !is_held_for(told, &standing) {
-        decision = Decision { verdict: Verdict::Deny, reason: Reason::UnknownEndpoint, ..decision };
-    }
+    // SAFETY: null, or whole values that outlive the call.
+    let (kept, who) = unsafe { (told.as_ref(), subject.as_ref()) };
+    let decision = decide::in_use(answer_again(subject, &to, told), kept, who);
     // An allow was told when it was connected, and so was what only is recorded.
     if !decision.goes_on() {
         emit::network(kind, &standing, &decision, |event| {
@@ -123,14 +121,4 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
         });
     }
     eperm(decision.goes_on())
-}
-
-/// Whether a connection that no rule names was held for this program: what was said about it is not about
-/// any other.
-#[inline(always)]
-fn is_held_for(kept: *const SocketState, standing: &Standing<'_>) -> bool {
-    let Standing::Subject(subject) = standing else { return false };
-    // SAFETY: null, or a whole value of the map.
-    let Some(kept) = (unsafe { kept.as_ref() }) else { return false };
-    kept.held_for.inode == subject.exe.inode && kept.held_for.device == subject.exe.device
 }

@@ -98,17 +98,14 @@ fn remember(
         if kept.is_null() {
             return false;
         }
-        (*kept).asked = to.address;
-        (*kept).real = Address::LOOPBACK_V4;
-        (*kept).asked_port = to.port;
-        (*kept).real_port = decision.target_port as u16;
-        (*kept).receiver = 0;
+        let cookie = bpf_get_socket_cookie(ctx.sock_addr.cast());
+        let real = (Address::LOOPBACK_V4, decision.target_port as u16);
+        (*kept).connects(cookie, (to.address, to.port), real);
         (*kept).held_for = held_for;
         (*kept).names[0].policy = decision.policy;
         (*kept).names[0].value.real = decision.target;
         (*kept).names[0].value.hosts.ids = [decision.host, 0, 0, 0];
         (*kept).names[0].value.name = decision.name;
-        (*kept).names[1].policy = 0;
     }
     true
 }

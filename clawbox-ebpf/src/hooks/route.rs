@@ -3,13 +3,16 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_bind},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_bind, bpf_get_socket_cookie},
+    },
     programs::SockAddrContext,
 };
 use clawbox_common::{
     address::asker_address,
     decide::{Decision, Destination, Lookup as _, Route},
-    rule::SyntheticKey,
+    rule::{SocketState, SyntheticKey},
     subject::Subject,
     verdict::Reason,
 };
@@ -46,8 +49,21 @@ pub fn go<const V4: bool, const SEND: bool>(
     let sandbox = subject.map_or(0, |subject| subject.sandbox);
     match decision.route {
         Route::Direct => {
-            let is_own = !SEND && matches!(decision.reason, Reason::OwnListener);
-            if is_own && !remember_own(ctx, to, sandbox) { NO_MEMORY } else { 0 }
+            if SEND {
+                return 0;
+            }
+            let is_own = matches!(decision.reason, Reason::OwnListener);
+            if is_own {
+                return if remember_own(ctx, to, sandbox) { 0 } else { NO_MEMORY };
+            }
+            // SAFETY: the context's socket; the storage lives as long as it.
+            unsafe {
+                let kept = SOCKETS.of(socket(ctx), false);
+                if !kept.is_null() {
+                    connects_there(ctx, kept, to);
+                }
+            }
+            0
         }
         Route::Real | Route::Resolver => {
             if !remember(ctx, to, decision, SEND, sandbox) {
@@ -89,13 +105,9 @@ fn remember(
         if is_send && is_connected(ctx) {
             return true;
         }
-        (*kept).asked = to.address;
-        (*kept).real = decision.target;
-        (*kept).asked_port = to.port;
-        (*kept).real_port = decision.target_port as u16;
-        (*kept).receiver = 0;
-        (*kept).names[0].policy = 0;
-        (*kept).names[1].policy = 0;
+        let cookie = bpf_get_socket_cookie(ctx.sock_addr.cast());
+        let real = (decision.target, decision.target_port as u16);
+        (*kept).connects(cookie, (to.address, to.port), real);
         if !is_send
             && decision.name != 0
             && let Some(value) = KernelLookup.synthetic(&SyntheticKey {
@@ -109,6 +121,17 @@ fn remember(
         }
     }
     true
+}
+
+/// The socket goes where it was asked to.
+///
+/// # Safety
+/// What is kept with the context's socket.
+#[inline(always)]
+unsafe fn connects_there(ctx: &SockAddrContext, kept: *mut SocketState, to: &Destination) {
+    let there = (to.address, to.port);
+    // SAFETY: the caller's promise, and the context the helper takes.
+    unsafe { (*kept).connects(bpf_get_socket_cookie(ctx.sock_addr.cast()), there, there) };
 }
 
 #[inline(always)]
@@ -126,10 +149,7 @@ fn remember_own(ctx: &SockAddrContext, to: &Destination, sandbox: u32) -> bool {
         if kept.is_null() {
             return false;
         }
-        (*kept).asked = to.address;
-        (*kept).real = to.address;
-        (*kept).asked_port = to.port;
-        (*kept).real_port = to.port;
+        connects_there(ctx, kept, to);
         (*kept).receiver = sandbox;
     }
     true

@@ -91,6 +91,8 @@ fn endpoint(connection: &Connection) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-fn program(connection: &Connection) -> &str {
-    connection.program.as_deref().unwrap_or("a program that has ended")
+/// The sandbox gives its files their names: what a terminal would act on is spelt out.
+fn program(connection: &Connection) -> String {
+    let path = connection.program.as_deref().unwrap_or("a program that has ended");
+    path.escape_debug().to_string()
 }

@@ -109,8 +109,8 @@ impl Approve {
         let answer = ask(&sandbox, &Request::Approve { id, lasting: scope == Scope::Sandbox })?;
         let status = answered(&answer, &sandbox, format)?;
         if let (Answer::Approved { connection, .. }, Some(file)) = (&answer, save) {
-            if connection.program.is_none() {
-                bail!("its program is not known by path, so there is no rule to save");
+            if connection.rule.is_empty() {
+                bail!("approved, but no rule can name its program, so there is none to save");
             }
             add(&file, &connection.rule)
                 .with_context(|| format!("approved, but not saved to `{}`", file.display()))?;

@@ -174,6 +174,8 @@ async fn go_on(client: TcpStream, said: &[u8], event: &NetworkEvent) -> io::Resu
             return Err(error);
         }
     };
+    // A policy that was narrowed meanwhile has reset it: what it has said goes nowhere.
+    client.peer_addr()?;
     server.set_nodelay(true)?;
     server.write_all(said).await?;
     join(client, server).await

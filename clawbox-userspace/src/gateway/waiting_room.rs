@@ -10,8 +10,9 @@ use std::time::Duration;
 use clawbox_common::address::{HELD_PORT, redirect_address};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send,
-    socket,
+    setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use socket2::{Domain, SockFilter, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -20,6 +21,9 @@ use super::verifier::{CONNECT, join};
 
 /// How long who waits may take to be met: it answers at once, if it is still there.
 const MEET: Duration = Duration::from_secs(10);
+
+/// Seconds that the kernel may take to answer, which it does before it returns.
+const ANSWER: i64 = 1;
 
 /// The socket that hears nothing.
 pub struct WaitingRoom {
@@ -73,7 +77,12 @@ pub async fn take_on(port: u16, number: u32, to: &[IpAddr], to_port: u16) -> io:
     let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
     for address in to {
         match timeout(CONNECT, TcpStream::connect((*address, to_port))).await {
-            Ok(Ok(server)) => return meet(port, number, server).await,
+            Ok(Ok(server)) => {
+                let met = meet(port, number).await;
+                // Should it still be there, it does not go on trying.
+                let client = met.inspect_err(|_| drop(turn_away(port, number)))?;
+                return join(client, server).await;
+            }
             Ok(Err(error)) => last = error,
             Err(late) => last = late.into(),
         }
@@ -82,10 +91,9 @@ pub async fn take_on(port: u16, number: u32, to: &[IpAddr], to_port: u16) -> io:
     Err(last)
 }
 
-async fn meet(port: u16, number: u32, server: TcpStream) -> io::Result<()> {
+async fn meet(port: u16, number: u32) -> io::Result<TcpStream> {
     let socket = TcpSocket::from_std_stream(socket_at(port)?.into());
-    let client = timeout(MEET, socket.connect(source_of(number))).await??;
-    join(client, server).await
+    timeout(MEET, socket.connect(source_of(number))).await?
 }
 
 /// Ends a connection that waits: its `connect` fails at once. On a kernel that does not end other
@@ -115,6 +123,7 @@ fn end(port: u16, number: u32) -> io::Result<()> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkSockDiag,
     )?;
+    setsockopt(&diag, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER))?;
     connect(diag.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     send(diag.as_raw_fd(), &destroy(source_of(number), port), MsgFlags::empty())?;
     let mut answer = [0; 512];

@@ -59,6 +59,9 @@ pub struct Reset {
     pub decision: Decision,
 }
 
+/// Who has a socket, and by which descriptor each.
+type Users = Vec<(u32, Subject, i32)>;
+
 /// An open socket and who has it.
 struct Open {
     socket: OwnedFd,
@@ -109,7 +112,8 @@ impl Connections {
     /// Writes to every connection by name what the policy says of its name that comes next.
     /// `grant` tells it, by name's number and real address.
     pub fn renew(&mut self, generation: u32, grant: impl Fn(u32, IpAddr) -> Option<HostIds>) {
-        for open in self.open() {
+        for open in self.users() {
+            let Some(open) = self.open(open) else { continue };
             let Some(mut state) = open.state else { continue };
             let Some(slot) = renewed(&mut state, generation, &grant) else { continue };
             tracing::trace!(slot, "a connection's name is granted again");
@@ -125,7 +129,8 @@ impl Connections {
         let mut lookup = ImageLookup::new(image, SANDBOX);
         lookup.state = *state;
         let mut resets = Vec::new();
-        for open in self.open() {
+        for open in self.users() {
+            let Some(open) = self.open(open) else { continue };
             if matches!(open.end, End::Nowhere) {
                 // What it asks for may not be allowed any more, and it can ask again.
                 if let Err(error) = cut(&open.socket) {
@@ -152,9 +157,9 @@ impl Connections {
         resets
     }
 
-    /// The internet sockets of the sandbox's processes. What ends meanwhile is left out; what a message
-    /// holds that is on its way between two processes is seen by none.
-    fn open(&self) -> Vec<Open> {
+    /// The sockets of the sandbox's processes, each with who has it. What ends meanwhile is left out; what
+    /// a message holds that is on its way between two processes is seen by none.
+    fn users(&self) -> Vec<Users> {
         let processes = match self.identified.subjects() {
             Ok(processes) => processes,
             Err(error) => {
@@ -162,30 +167,47 @@ impl Connections {
                 return Vec::new();
             }
         };
-        let mut found: BTreeMap<u64, Open> = BTreeMap::new();
+        let mut found: BTreeMap<u64, Users> = BTreeMap::new();
         for (process, subject) in processes {
             // Whose number may have become another process's.
-            let Ok(Some(held)) = Stray::find(process, subject.incarnation) else { continue };
+            match Stray::find(process, subject.incarnation) {
+                Ok(Some(_)) => {}
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!("connections of process {process} stay as they are: {error}");
+                    continue;
+                }
+            }
             for (number, socket) in sockets_of(process) {
-                if let Some(open) = found.get_mut(&socket) {
-                    open.users.push((process, subject));
-                    continue;
-                }
-                let Ok(descriptor) = pidfd_getfd(held.fd(), number, PidfdGetfdFlags::empty())
-                else {
-                    continue;
-                };
-                if let Some(mut open) = self.look_at(descriptor) {
-                    open.users.push((process, subject));
-                    found.insert(socket, open);
-                }
+                found.entry(socket).or_default().push((process, subject, number));
             }
         }
         found.into_values().collect()
     }
 
+    /// One of them. Opened one at a time: a sandbox may have more than the agent may. `None` for what is no
+    /// internet socket, leads nowhere, or has been closed.
+    fn open(&self, users: Users) -> Option<Open> {
+        let mut found = None;
+        for (process, subject, number) in &users {
+            let Ok(Some(held)) = Stray::find(*process, subject.incarnation) else { continue };
+            match pidfd_getfd(held.fd(), *number, PidfdGetfdFlags::empty()) {
+                Ok(descriptor) => {
+                    found = Some(descriptor);
+                    break;
+                }
+                Err(Errno::BADF | Errno::SRCH) => {}
+                Err(errno) => {
+                    tracing::warn!("a connection of process {process} stays as it is: {errno}");
+                }
+            }
+        }
+        let users = users.into_iter().map(|(process, subject, _)| (process, subject)).collect();
+        self.look_at(found?, users)
+    }
+
     /// `None` for what is no internet socket, or leads nowhere.
-    fn look_at(&self, socket: OwnedFd) -> Option<Open> {
+    fn look_at(&self, socket: OwnedFd, users: Vec<(u32, Subject)>) -> Option<Open> {
         let protocol = sockopt::socket_protocol(&socket).ok()??;
         let transport = transport_of(protocol.as_raw().get())?;
         let state = self.states.get(&socket, 0).ok();
@@ -202,7 +224,7 @@ impl Connections {
                 Err(_) => return None,
             }
         };
-        Some(Open { socket, end, transport, state, users: Vec::new() })
+        Some(Open { socket, end, transport, state, users })
     }
 }
 
@@ -213,7 +235,8 @@ impl Open {
         match self.end {
             End::Client(_) => {
                 let names = self.told().map_or(NO_NAMES, |state| state.names);
-                decide::egress(&Connected { lookup, names: &names }, &standing, &to)
+                let decision = decide::egress(&Connected { lookup, names: &names }, &standing, &to);
+                decide::in_use(decision, self.told(), Some(subject))
             }
             End::Nowhere => Decision::refused(Reason::UnknownEndpoint),
             End::Server(local) => {

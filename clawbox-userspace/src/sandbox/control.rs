@@ -78,7 +78,8 @@ pub struct Connection {
     pub seconds: u64,
     /// How long it still waits before it is refused.
     pub seconds_left: u64,
-    /// What a policy would have to say, under `network_policies`.
+    /// What a policy would have to say, under `network_policies`; empty where no rule can name the
+    /// program.
     pub rule: String,
 }
 

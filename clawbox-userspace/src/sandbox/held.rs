@@ -14,6 +14,7 @@ use super::monitor::Monitor;
 use crate::dns::Resolver;
 use crate::gateway::{Outcome, WaitingRoom, take_on, turn_away};
 use crate::policy::address::readable;
+use crate::policy::binary_pattern::BinaryPattern;
 
 /// Connections of one sandbox that may wait at one time; what comes then is refused at once.
 const MOST: usize = 64;
@@ -58,8 +59,9 @@ impl HeldConnections {
             let Connection { id, host, port, program, .. } = held.told(self.last, self.patience);
             let program = program.unwrap_or_else(|| "a program that has ended".to_owned());
             tracing::warn!(
-                "{program} waits to connect to {host}:{port}; `clawbox approvals approve` or `deny` \
-                 {id} answers it"
+                "{} waits to connect to {host}:{port}; `clawbox approvals approve` or `deny` {id} \
+                 answers it",
+                program.escape_debug()
             );
             self.waiting.insert(self.last, held);
         }
@@ -141,8 +143,8 @@ impl HeldConnections {
     #[must_use]
     pub fn nobody(id: u32) -> Answer {
         let why = format!(
-            "the program of connection {id} is not known by path, so no rule can name it; approve it \
-             once"
+            "no rule can name the program of connection {id}: its path is not known, or reads like a \
+             glob; approve it once"
         );
         Answer::Refused { why, parts: Vec::new() }
     }
@@ -161,13 +163,22 @@ impl Held {
         Outcome { time: SystemTime::now(), event: self.event, verdict, reason, named: None }
     }
 
+    /// `None` where no rule can name the program: its path is not known, or a rule would take it for a
+    /// glob, and a sandbox can give a file any name.
+    fn rule(&self, host: &str) -> Option<String> {
+        let program = self.written.as_deref().or(self.program.as_deref())?;
+        let pattern = BinaryPattern::parse(program).ok()?;
+        pattern.exact()?;
+        Some(rule(host, self.event.port, program))
+    }
+
     fn told(&self, id: u32, patience: Duration) -> Connection {
         let host = self.name.clone().unwrap_or_else(|| readable(self.event.asked).to_string());
         let (program, port) = (self.program.clone(), self.event.port);
         let waited = self.since.elapsed();
         Connection {
             id,
-            rule: rule(&host, port, self.written.as_deref().or(program.as_deref())),
+            rule: self.rule(&host).unwrap_or_default(),
             host,
             port,
             program,
@@ -179,9 +190,8 @@ impl Held {
 }
 
 /// An entry of `network_policies`. JSON's strings are YAML's too.
-fn rule(host: &str, port: u16, program: Option<&str>) -> String {
+fn rule(host: &str, port: u16, program: &str) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let program = program.unwrap_or_default();
     let file = program.rsplit('/').next().unwrap_or_default();
     format!(
         "  {}:\n    endpoints: [{{ host: {}, port: {port} }}]\n    binaries: [{{ path: {} }}]\n",
@@ -189,4 +199,29 @@ fn rule(host: &str, port: u16, program: Option<&str>) -> String {
         quoted(host),
         quoted(program),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(program: Option<&str>, written: Option<&str>) -> Held {
+        let [program, written] = [program, written].map(|path| path.map(str::to_owned));
+        let event = NetworkEvent { port: 443, ..NetworkEvent::default() };
+        Held { event, name: Some("a.test".to_owned()), program, written, since: Instant::now() }
+    }
+
+    #[test]
+    fn a_rule_names_the_very_program_or_there_is_none() {
+        let rule = |program, written| held(program, written).rule("a.test");
+        let text = rule(Some("/usr/bin/python3.11"), Some("/usr/bin/python3")).unwrap();
+        assert!(text.contains("path: \"/usr/bin/python3\""), "{text}");
+        assert!(
+            rule(Some("/usr/bin/curl"), None).unwrap().contains("\"approved curl a.test 443\"")
+        );
+        for glob in ["/work/**", "/work/a*", "/work/[ab]", "relative"] {
+            assert_eq!(rule(Some(glob), None), None, "{glob}");
+        }
+        assert_eq!(rule(None, None), None);
+    }
 }

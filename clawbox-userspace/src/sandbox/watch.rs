@@ -212,7 +212,7 @@ fn answered(
             let Some(connection) = held.find(id) else { return held.unknown(id) };
             let mut in_force = None;
             if lasting {
-                if connection.program.is_none() {
+                if connection.rule.is_empty() {
                     return HeldConnections::nobody(id);
                 }
                 let change = policy.approve(&connection.rule);

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use clawbox_tests::clawbox::{Clawbox, Running};
 use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::network::SITE;
+use clawbox_tests::services::Service;
 use serde_json::Value;
 
 use super::attempt::{
@@ -252,4 +253,68 @@ fn a_policy_that_is_narrowed_resets_what_it_does_not_allow_and_nothing_else() {
     assert!(by_port(7).any(|record| record["object"]["host"] == "api.test"), "{resets:#?}");
     assert!(by_port(8080).next().is_none());
     assert!(by_port(8081).all(|record| record["reason"] == "listen-not-allowed"), "{resets:#?}");
+}
+
+/// Connections that a later policy says something else of than yes or no.
+const LATER: &str = r#"
+import socket
+def connected(to, made=None):
+    made = made or socket.socket()
+    made.connect(to)
+    return made
+def echoed(made):
+    made.send(b"mine\n")
+    if made.recv(99) != b"mine\n": raise OSError(errno.EIO, "")
+kept, asked = connected((SITE, 7)), connected(("v4.test", 7))
+literal, unverified = connected((SITE, 9)), connected(("api.test", 7))
+# A connection that an own listener took, dissolved and connected to somebody else.
+listener = socket.create_server(("0.0.0.0", 8080))
+there = connected(("127.0.0.1", 8080))
+recycled = listener.accept()[0]
+struct_ = __import__("struct").pack("=H14x", 0)
+call(42, recycled.fileno(), struct_, 16)
+connected((SITE, 9), recycled)
+"#;
+
+#[test]
+fn a_connection_that_a_narrowed_policy_would_hold_or_verify_is_reset_too() {
+    let scene = Scene::new();
+    let has_lsm = scene.has_lsm();
+    let policy = |endpoints: &str| {
+        format!(
+            "{}\nunknown_endpoints: ask\nlisten: {{ ports: [8080], addresses: [0.0.0.0] }}\n",
+            scene.allowing(PYTHON, endpoints)
+        )
+    };
+    let stay = format!("{{ host: {SITE}, port: {ECHO} }}");
+    let before = policy(&format!(
+        "{stay}, {{ host: v4.test, port: {ECHO} }}, {{ host: {SITE}, port: 9 }}, \
+         {{ host: api.test, port: {ECHO} }}"
+    ));
+    let after = policy(&format!("{stay}, {{ host: api.test, port: {ECHO}, sni: verify }}"));
+    let _far = scene.world.outside(|| Service::echo(9));
+    let clawbox = Clawbox::new(&scene.world, &before);
+    let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+    let mut running = clawbox.spawn(&[PYTHON, "-c", ATTACKER]);
+    let file = scene.world.script("later", LATER);
+    let begin = format!("SITE = '{SITE}'; exec(open('{}').read())", file.display());
+    all_go_on(&mut running, [&*begin.leak()]);
+    let uses = [
+        ("a connection by name that would be held now", "echoed(asked)"),
+        ("a connection by address that would be held now", "echoed(literal)"),
+        ("a connection that would be verified now", "echoed(unverified)"),
+        ("a connection on a socket that a listener took before", "echoed(recycled)"),
+    ];
+    all_go_on(&mut running, uses.map(|(_, code)| code).into_iter().chain(["echoed(kept)"]));
+    let (status, said) = live::set(&scene, &running, &after);
+    assert_eq!((status, &said["connections_reset"]), (Some(0), &4.into()), "{said}");
+    for (attack, code) in uses {
+        let outcome = answer(&mut running, code);
+        assert_ne!(outcome, "ok", "{attack}");
+        layer::tell(19, attack, Layer::Agent);
+    }
+    all_go_on(&mut running, ["echoed(kept)"]);
+    let run = running.wait();
+    let reset = run.trail.iter().filter(|record| record["action"] == "reset");
+    assert_eq!(reset.count(), 4, "{:#?}", run.trail);
 }

@@ -4,7 +4,7 @@
 use std::process::{Command, Output};
 
 use clawbox_tests::clawbox::{Clawbox, Running, program};
-use clawbox_tests::network::{ELSEWHERE, SITE};
+use clawbox_tests::network::{ELSEWHERE, SITE, SITE_V6};
 use serde_json::Value;
 
 use crate::attacks::attempt::{ATTACKER, PYTHON, answer};
@@ -115,15 +115,20 @@ fn what_no_rule_names_waits_until_it_is_approved_or_denied() {
     assert_eq!(scene.echo.arrivals().len(), 3);
     let saved = std::fs::read_to_string(&file).unwrap();
     assert!(saved.contains("new.test") && saved.starts_with("preset:"), "{saved}");
+    // An address of the other family waits and is met in the same way.
+    ok(&mut running, &format!("begin('six', '{SITE_V6}', 7)"));
+    assert_eq!(waiting(&scene, &running, 1)[0]["host"], SITE_V6.to_string());
+    approvals(&scene, &["approve", &run, "4"]);
+    ok(&mut running, "ended('six')");
     // And every other port of it is still asked about.
     ok(&mut running, "begin('five', 'new.test', 9)");
     assert_eq!(waiting(&scene, &running, 1)[0]["port"], 9);
-    approvals(&scene, &["deny", &run, "4"]);
+    approvals(&scene, &["deny", &run, "5"]);
     assert_eq!(answer(&mut running, "ended('five')"), "ECONNABORTED");
 
     let finished = running.wait();
     let of = |action: &str| finished.records(action).len();
-    assert_eq!((of("approve"), of("refuse")), (2, 2), "{:#?}", finished.trail);
+    assert_eq!((of("approve"), of("refuse")), (3, 2), "{:#?}", finished.trail);
     let held: Vec<&Value> =
         finished.trail.iter().filter(|record| record["reason"] == "held").collect();
     assert!(held.iter().all(|record| record["verdict"] == "none"), "{held:#?}");
