@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -12,6 +12,7 @@ use crate::figures::{Spread, median};
 use crate::operation::{NAME_SERVER, Operation, REMEMBERED};
 use crate::report::{Progress, Report, Row, Unit};
 use crate::room::{Mode, Room};
+use crate::running::Running;
 use crate::worker::Worker;
 
 const OPERATIONS: [Operation; 2] = [Operation::AskRemembered, Operation::AskForwarded];
@@ -55,15 +56,6 @@ fn answered(question: &[u8]) -> Option<Vec<u8>> {
         answer.extend([0, 4, 93, 184, 216, 34]);
     }
     Some(answer)
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Measures and reports.

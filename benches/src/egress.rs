@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +16,7 @@ use crate::operation::{HYPER, Operation, TINYPROXY};
 use crate::proxy;
 use crate::report::{Progress, Report, Row, Unit};
 use crate::room::{Mode, Room};
+use crate::running::Running;
 use crate::worker::Worker;
 
 /// Operations in a batch.
@@ -40,16 +41,6 @@ enum Side {
     Again,
     Inside,
     Rules(usize),
-}
-
-/// A process that ends with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Measures and reports.

@@ -14,6 +14,7 @@ mod operation;
 mod proxy;
 mod report;
 mod room;
+mod running;
 mod startup;
 mod worker;
 

@@ -181,6 +181,22 @@ pub const FILES_BY_BINARY: u32 = 32;
 pub const TALLY_ALLOWS: u32 = 8;
 /// Each allowed use of a file is reported.
 pub const REPORT_ALLOWS: u32 = 16;
+impl SandboxState {
+    /// Under a policy, and served by nobody.
+    #[must_use]
+    pub const fn under(policy: u32, flags: u32) -> Self {
+        Self {
+            policy,
+            audit_only: 0,
+            resolver_v4: 0,
+            resolver_v6: 0,
+            verifier: 0,
+            waiting: 0,
+            flags,
+        }
+    }
+}
+
 /// Of [`SandboxState::flags`]: a connection to an endpoint that no rule names waits for an answer.
 pub const ASK_UNKNOWN: u32 = 64;
 

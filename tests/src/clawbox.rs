@@ -121,8 +121,14 @@ impl<'w> Clawbox<'w> {
     /// With BPF LSM where the kernel has it. Most runs go without, because an emulated machine takes
     /// ten seconds to verify the programs.
     #[must_use]
-    pub fn with_lsm(mut self) -> Self {
-        self.lsm = true;
+    pub fn with_lsm(self) -> Self {
+        self.with_lsm_if(true)
+    }
+
+    /// The same where the kernel has them.
+    #[must_use]
+    pub fn with_lsm_if(mut self, has_lsm: bool) -> Self {
+        self.lsm = has_lsm;
         self
     }
 

@@ -66,15 +66,7 @@ mod tests {
 
     #[test]
     fn only_listed_programs_are_started_and_only_where_there_is_a_list() {
-        let free = SandboxState {
-            policy: 7,
-            audit_only: 0,
-            resolver_v4: 0,
-            resolver_v6: 0,
-            verifier: 0,
-            waiting: 0,
-            flags: 0,
-        };
+        let free = SandboxState::under(7, 0);
         let listed = SandboxState { flags: LISTED_PROGRAMS, ..free };
         let list = |own: Mask, flags| Some(RuleValue { own, flags, ..RuleValue::default() });
         let some = list(set(&[1, 130]), 0);

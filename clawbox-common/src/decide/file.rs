@@ -338,15 +338,7 @@ mod tests {
         }
     }
 
-    const STATE: SandboxState = SandboxState {
-        policy: 7,
-        audit_only: 0,
-        resolver_v4: 0,
-        resolver_v6: 0,
-        verifier: 0,
-        waiting: 0,
-        flags: NAMES_ANYWHERE,
-    };
+    const STATE: SandboxState = SandboxState::under(7, NAMES_ANYWHERE);
 
     fn id(inode: u64) -> FileId {
         FileId { inode, device: 1, zero: 0 }

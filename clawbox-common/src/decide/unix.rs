@@ -40,15 +40,7 @@ mod tests {
     use crate::subject::Subject;
     use crate::verdict::Verdict;
 
-    const STATE: SandboxState = SandboxState {
-        policy: 7,
-        audit_only: 0,
-        resolver_v4: 0,
-        resolver_v6: 0,
-        verifier: 0,
-        waiting: 0,
-        flags: 0,
-    };
+    const STATE: SandboxState = SandboxState::under(7, 0);
     const SOCKET: FileId = FileId { inode: 2, device: 1, zero: 0 };
     const DIRECTORY: FileId = FileId { inode: 1, device: 1, zero: 0 };
     const NAME: Name = [b's'; FILE_NAME];

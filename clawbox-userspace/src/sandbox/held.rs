@@ -219,7 +219,7 @@ mod tests {
         assert!(
             rule(Some("/usr/bin/curl"), None).unwrap().contains("\"approved curl a.test 443\"")
         );
-        for glob in ["/work/**", "/work/a*", "/work/[ab]", "relative"] {
+        for glob in ["/srv/**", "/srv/a*", "/srv/[ab]", "relative"] {
             assert_eq!(rule(Some(glob), None), None, "{glob}");
         }
         assert_eq!(rule(None, None), None);

@@ -3,7 +3,6 @@
 
 use std::net::SocketAddr;
 use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -255,17 +254,12 @@ fn accept(run: &Run, lsm: &LsmState) -> Result<(), RunError> {
 /// A command that runs, and what watches it.
 struct Started {
     child: Process,
-    name: String,
-    control: UnixListener,
     remnants: Remnants,
     monitor: Monitor,
     in_force: Arc<PolicyInForce>,
-    resolver: Arc<Resolver>,
-    sockets: ResolverSockets,
     ceiling: Ceiling,
     connections: Connections,
-    verifier: (Arc<Verifier>, TcpListener),
-    held: HeldConnections,
+    served: Served,
 }
 
 /// As many descriptors as root may have: connections that pass through the agent have two each, and are
@@ -352,20 +346,10 @@ fn start(
     let monitor = Monitor::new(ring, counts, decided, programs, meaning, trail, first_process)
         .map_err(system("poll the event ring"))?;
     let ceiling = Ceiling::new(&run.backstops, &report, judges);
-    Ok(Started {
-        child,
-        name,
-        control,
-        remnants,
-        monitor,
-        in_force,
-        resolver,
-        sockets,
-        ceiling,
-        connections,
-        verifier: (verifier, verified.0),
-        held: HeldConnections::new(room, run.patience),
-    })
+    let held = HeldConnections::new(room, run.patience);
+    let verifier = (verifier, verified.0);
+    let served = Served { resolver, sockets, verifier, held, run: name, control };
+    Ok(Started { child, remnants, monitor, in_force, ceiling, connections, served })
 }
 
 /// Runs a command under a policy, from loading to clean-up.
@@ -394,20 +378,8 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     let ports = ports(&ready.sockets, ready.verified.1, ready.room.port());
     let written = installed.enforce(&run, &identities, &objects, ports)?;
     let entered = runtime.enter();
-    let Started {
-        child,
-        name,
-        control,
-        remnants,
-        monitor,
-        in_force,
-        resolver,
-        sockets,
-        ceiling,
-        connections,
-        verifier,
-        held,
-    } = start(&run, &mut installed, ready, &identities, &mut steps)?;
+    let Started { child, remnants, monitor, in_force, ceiling, connections, served } =
+        start(&run, &mut installed, ready, &identities, &mut steps)?;
     drop(entered);
     let mut live = LivePolicy {
         texts: run.texts.clone(),
@@ -415,7 +387,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         ceiling,
         settled: settled(&run),
         in_force,
-        resolver: resolver.clone(),
+        resolver: served.resolver.clone(),
         ports,
         connections,
         held: &mut named_later,
@@ -423,7 +395,6 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
         enforcer: installed.parts()?.0,
         written,
     };
-    let served = Served { resolver, sockets, verifier, held, run: &name, control };
     let watched = watch::until_exit(child, monitor, served, &mut live, remnants, signals);
     let (ended, mut monitor) = runtime.block_on(watched).map_err(system("wait"))?;
     steps.done("ended");

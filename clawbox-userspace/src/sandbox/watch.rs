@@ -105,7 +105,7 @@ impl Drop for Foreground {
 }
 
 /// What is served while a sandbox runs.
-pub struct Served<'a> {
+pub struct Served {
     /// Its names.
     pub resolver: Arc<Resolver>,
     /// Where they are asked for.
@@ -115,7 +115,7 @@ pub struct Served<'a> {
     /// Its connections that wait for an answer.
     pub held: HeldConnections,
     /// The run.
-    pub run: &'a str,
+    pub run: String,
     /// Its control socket.
     pub control: UnixListener,
 }
@@ -128,7 +128,7 @@ pub struct Served<'a> {
 pub async fn until_exit(
     mut child: Process,
     mut monitor: Monitor,
-    served: Served<'_>,
+    served: Served,
     policy: &mut LivePolicy<'_>,
     mut remnants: Remnants,
     held: HeldSignals,
@@ -141,7 +141,7 @@ pub async fn until_exit(
     let names = Arc::clone(&resolver);
     let serving = tokio::spawn(resolver.serve(sockets));
     let verifying = tokio::spawn(verifier.serve(listener));
-    let mut asked = control::listen(run, control)?;
+    let mut asked = control::listen(&run, control)?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut looked, mut summed_up) = (Instant::now(), Instant::now());

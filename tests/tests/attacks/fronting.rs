@@ -110,10 +110,7 @@ fn a_connection_goes_on_only_if_it_names_the_host_that_it_was_made_for() {
     );
     let (far, other) = (Far::serve(&scene, 443), Far::serve(&scene, 444));
     let has_lsm = scene.has_lsm();
-    let sandbox = || {
-        let clawbox = Clawbox::new(&scene.world, &policy);
-        if has_lsm { clawbox.with_lsm() } else { clawbox }
-    };
+    let sandbox = || Clawbox::new(&scene.world, &policy).with_lsm_if(has_lsm);
     let tries = tries(&scene);
     let tried = attempts(sandbox, &tries);
     let through: Vec<&str> = got_through(&tries, &tried).collect();

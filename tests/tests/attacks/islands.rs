@@ -62,8 +62,7 @@ impl Tree {
         let tried = attempts(
             || {
                 self.make();
-                let clawbox = Clawbox::new(&scene.world, &self.policy).workdir(&self.root);
-                if has_lsm { clawbox.with_lsm() } else { clawbox }
+                Clawbox::new(&scene.world, &self.policy).workdir(&self.root).with_lsm_if(has_lsm)
             },
             tries,
         );
@@ -348,8 +347,7 @@ fn on_overlayfs_the_merged_tree_is_judged_and_its_layers_are_not() {
     let tried = attempts(
         || {
             mounted.make();
-            let clawbox = Clawbox::new(&scene.world, &policy).workdir(&merged);
-            if has_lsm { clawbox.with_lsm() } else { clawbox }
+            Clawbox::new(&scene.world, &policy).workdir(&merged).with_lsm_if(has_lsm)
         },
         &tries,
     );

@@ -262,10 +262,7 @@ fn no_way_out_but_the_ones_that_the_policy_names() {
     let tries = tries(&scene, has_lsm);
     // Of a look at what the kernel can do, outside the sandbox.
     let before = scene.arrived().len();
-    let sandbox = || {
-        let clawbox = Clawbox::new(&scene.world, &policy);
-        if has_lsm { clawbox.with_lsm() } else { clawbox }
-    };
+    let sandbox = || Clawbox::new(&scene.world, &policy).with_lsm_if(has_lsm);
     let tried = attempts(sandbox, &tries);
     let through: Vec<&str> = got_through(&tries, &tried).collect();
     assert!(through.is_empty(), "{through:?}");

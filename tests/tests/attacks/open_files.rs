@@ -60,8 +60,7 @@ fn a_descriptor_that_comes_from_outside_is_judged_when_it_comes() {
     let message = [ControlMessage::ScmRights(&descriptors)];
     sendmsg::<()>(ours.as_raw_fd(), &[IoSlice::new(b"x")], &message, MsgFlags::empty(), None)
         .unwrap();
-    let clawbox = Clawbox::new(&scene.world, &scene.policy(""));
-    let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+    let clawbox = Clawbox::new(&scene.world, &scene.policy("")).with_lsm_if(has_lsm);
     let run = clawbox.stdin(std::os::fd::OwnedFd::from(theirs)).run(&[PYTHON, "-c", RECEIVES]);
     let outcome = match run.stdout.trim() {
         "secret" => "ok",
@@ -120,8 +119,7 @@ fn narrowing_reaches_files_that_are_open_and_widening_gives_them_back() {
     let root = tree.display().to_string();
     let wide = live::tree_policy(&scene, &root, "");
     let closed = live::tree_policy(&scene, &root, &format!("  deny: [{root}/secret]\n"));
-    let clawbox = Clawbox::new(&scene.world, &wide).user(None);
-    let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+    let clawbox = Clawbox::new(&scene.world, &wide).user(None).with_lsm_if(has_lsm);
     let mut running = clawbox.spawn(&[PYTHON, "-c", ATTACKER]);
     let open = format!(
         "os.chdir('{root}'); open('secret', 'w').write('x' * 5000); \

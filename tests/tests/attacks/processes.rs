@@ -58,10 +58,7 @@ fn no_identity_reaches_into_another_one_of_its_sandbox() {
         vec![(&policy, all()), (&open, writes)]
     };
     for (policy, tries) in sandboxes {
-        let sandbox = || {
-            let clawbox = Clawbox::new(&scene.world, policy).name("identities");
-            if has_lsm { clawbox.with_lsm() } else { clawbox }
-        };
+        let sandbox = || Clawbox::new(&scene.world, policy).name("identities").with_lsm_if(has_lsm);
         let tried = attempts(sandbox, &tries);
         assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
     }
@@ -189,8 +186,7 @@ fn another_process_and_the_kernels_own_rights_are_out_of_reach() {
     let _queue = Queue::new();
     let policy = scene.policy("");
     let with = |user| {
-        let clawbox = Clawbox::new(&scene.world, &policy).user(user).argument("--share=pid");
-        if has_lsm { clawbox.with_lsm() } else { clawbox }
+        Clawbox::new(&scene.world, &policy).user(user).argument("--share=pid").with_lsm_if(has_lsm)
     };
     let tries = by_number(victim.pid, &victim.shared);
     // By namespaces, which need no hook's help.

@@ -137,8 +137,7 @@ run("{PYTHON}", "-i", PYTHONSTARTUP="{startup}")
         named = named_script.display(),
         startup = startup.display()
     );
-    let clawbox = Clawbox::new(&scene.world, &policy);
-    let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+    let clawbox = Clawbox::new(&scene.world, &policy).with_lsm_if(has_lsm);
     let run = clawbox.run(&[PYTHON, "-c", &script]);
     let said: Vec<&str> = run.stdout.lines().collect();
     // An unnamed program is its caller's: there the library is looked for, and loaded. What an
@@ -254,10 +253,7 @@ fn an_allowed_binary_is_neither_overwritten_nor_replaced() {
             format!("os.link('{tool}', 'linked'); write('linked')"),
         ),
     ];
-    let sandbox = || {
-        let clawbox = Clawbox::new(&scene.world, &policy);
-        if has_lsm { clawbox.with_lsm() } else { clawbox }
-    };
+    let sandbox = || Clawbox::new(&scene.world, &policy).with_lsm_if(has_lsm);
     let tried = attempts(sandbox, &tries);
     assert_eq!(got_through(&tries, &tried).count(), 0, "{tried:#?}");
     assert_eq!(std::fs::read(&tool).unwrap(), std::fs::read(&scene.attack).unwrap());
@@ -289,8 +285,7 @@ fn a_named_binary_in_a_writable_tree_is_not_executed_once_it_is_another() {
         scene.attack()
     );
     let start = |policy: &str| {
-        let clawbox = Clawbox::new(&scene.world, policy);
-        let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+        let clawbox = Clawbox::new(&scene.world, policy).with_lsm_if(has_lsm);
         clawbox.spawn(&["/bin/sh", "-c", &script])
     };
     // Its inode stays, whatever is written to it.

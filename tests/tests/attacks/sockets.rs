@@ -121,10 +121,7 @@ fn a_socket_is_judged_by_who_uses_it_whoever_has_connected_it() {
            binaries: [{{ path: {PYTHON}, match: self }}]"
     ));
     let tries = tries(&scene, !has_lsm);
-    let sandbox = || {
-        let clawbox = Clawbox::new(&scene.world, &policy);
-        if has_lsm { clawbox.with_lsm() } else { clawbox }
-    };
+    let sandbox = || Clawbox::new(&scene.world, &policy).with_lsm_if(has_lsm);
     let tried = attempts(sandbox, &tries);
     let through: Vec<&str> = got_through(&tries, &tried).collect();
     assert!(through.is_empty(), "{through:?}");
@@ -215,8 +212,7 @@ fn a_policy_that_is_narrowed_resets_what_it_does_not_allow_and_nothing_else() {
     );
     let before = policy(&format!("{stay}, {go}"), "8080, 8081");
     let far = scene.world.outside(|| TcpListener::bind((SITE, 9)).unwrap());
-    let clawbox = Clawbox::new(&scene.world, &before);
-    let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+    let clawbox = Clawbox::new(&scene.world, &before).with_lsm_if(has_lsm);
     let mut running = clawbox.spawn(&[PYTHON, "-c", ATTACKER]);
     let file = scene.world.script("open", OPEN);
     let begin = format!("SITE = '{SITE}'; exec(open('{}').read())", file.display());
@@ -293,8 +289,7 @@ fn a_connection_that_a_narrowed_policy_would_hold_or_verify_is_reset_too() {
     ));
     let after = policy(&format!("{stay}, {{ host: api.test, port: {ECHO}, sni: verify }}"));
     let _far = scene.world.outside(|| Service::echo(9));
-    let clawbox = Clawbox::new(&scene.world, &before);
-    let clawbox = if has_lsm { clawbox.with_lsm() } else { clawbox };
+    let clawbox = Clawbox::new(&scene.world, &before).with_lsm_if(has_lsm);
     let mut running = clawbox.spawn(&[PYTHON, "-c", ATTACKER]);
     let file = scene.world.script("later", LATER);
     let begin = format!("SITE = '{SITE}'; exec(open('{}').read())", file.display());

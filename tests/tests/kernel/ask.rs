@@ -80,7 +80,7 @@ fn what_no_rule_names_waits_until_it_is_approved_or_denied() {
         scene.allowing(PYTHON, "{ host: v4.test, port: 7 }")
     );
     let clawbox = Clawbox::new(&scene.world, &policy);
-    let mut running = begin(&scene, if has_lsm { clawbox.with_lsm() } else { clawbox });
+    let mut running = begin(&scene, clawbox.with_lsm_if(has_lsm));
     let run = running.run();
     ok(&mut running, "begin('one', 'new.test', 7)");
     let one = &waiting(&scene, &running, 1)[0];
