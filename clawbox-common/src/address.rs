@@ -13,6 +13,10 @@ pub struct Address {
 /// Port of the name service, which is always taken to the sandbox's own resolver.
 pub const DNS_PORT: u16 = 53;
 
+/// Port that iputils' ping connects a datagram socket to, to be told which address it would send from; it
+/// sends nothing there, and gives up where it may not.
+pub const PING_PROBE_PORT: u16 = 1025;
+
 /// `::ffff:0:0/96`, third word.
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 

@@ -111,7 +111,7 @@ pub struct NetworkEvent {
     pub real: Address,
     /// Port asked, host byte order. For [`Kind::Socket`] the type.
     pub port: u16,
-    /// [`crate::rule::TCP`], [`crate::rule::UDP`] or zero.
+    /// [`crate::rule::TCP`], [`crate::rule::UDP`], [`crate::rule::ICMP`] or zero.
     pub transport: u8,
     /// A [`crate::decide::Route`] as a number.
     pub route: u8,

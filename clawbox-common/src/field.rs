@@ -77,6 +77,7 @@ fields! {
         SOCK_FAMILY = "sock" "__sk_common.skc_family",
         SOCK_PORT = "sock" "__sk_common.skc_num",
         SOCK_PROTOCOL = "sock" "sk_protocol",
+        MESSAGE_NAME = "msghdr" "msg_name",
         MESSAGE_CONTROL = "msghdr" "msg_control",
         MESSAGE_CONTROL_LENGTH = "msghdr" "msg_controllen",
         SOCK_PEER_PORT = "sock" "__sk_common.skc_dport",

@@ -14,6 +14,9 @@ pub const UDP: u8 = 2;
 /// In a [`RuleKey`] not a transport: the rule lists the programs that may be started.
 pub const PROGRAMS: u8 = 3;
 
+/// Echo requests over IP, which have no port: their rules' is zero.
+pub const ICMP: u8 = 4;
+
 /// Number of a host pattern within a policy; zero is no pattern.
 pub type HostId = u32;
 
@@ -27,7 +30,7 @@ pub struct RuleKey {
     pub host: HostId,
     /// Port in host byte order.
     pub port: u16,
-    /// [`TCP`], [`UDP`] or [`PROGRAMS`].
+    /// [`TCP`], [`UDP`], [`ICMP`] or [`PROGRAMS`].
     pub transport: u8,
     /// Always zero.
     pub zero: u8,
@@ -141,7 +144,7 @@ pub struct SandboxState {
     /// Port on 127.0.0.1 where connections wait for an answer, host byte order; zero is none.
     pub waiting: u16,
     /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`LISTED_PROGRAMS`], [`FILES_BY_BINARY`],
-    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`], [`ASK_UNKNOWN`].
+    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`], [`ASK_UNKNOWN`], [`PING`], [`PING_PROBE`].
     pub flags: u32,
 }
 
@@ -199,6 +202,12 @@ impl SandboxState {
 
 /// Of [`SandboxState::flags`]: a connection to an endpoint that no rule names waits for an answer.
 pub const ASK_UNKNOWN: u32 = 64;
+/// Of [`SandboxState::flags`]: sockets for echo requests may be made. Only where a hook judges each of
+/// their sends.
+pub const PING: u32 = 128;
+/// Of [`SandboxState::flags`]: a datagram socket that is connected to [`crate::address::PING_PROBE_PORT`]
+/// only asks for its own address.
+pub const PING_PROBE: u32 = 256;
 
 /// A file that a policy names as a binary.
 #[repr(C)]

@@ -67,6 +67,7 @@ pub const VM: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64"),
     program("busybox-static", "busybox"),
     program("xz-utils", "xz"),
+    program("iputils-ping", "ping"),
     program("e2fsprogs", "mke2fs"),
     file("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
 ];

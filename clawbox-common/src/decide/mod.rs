@@ -8,13 +8,13 @@ pub mod execution;
 pub mod file;
 pub mod unix;
 
-use crate::address::{Address, DNS_PORT, Range, is_given};
+use crate::address::{Address, DNS_PORT, PING_PROBE_PORT, Range, is_given};
 use crate::file::{FileKey, FileRule, NameKey};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
     ADDRESS_KEY_BITS, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, Granted, HOST_LOOPBACK,
-    HostIds, RuleKey, RuleValue, SandboxState, SocketState, SyntheticKey, SyntheticValue, TCP, UDP,
-    VERIFY_NAME,
+    HostIds, ICMP, PING, PING_PROBE, RuleKey, RuleValue, SandboxState, SocketState, SyntheticKey,
+    SyntheticValue, TCP, UDP, VERIFY_NAME,
 };
 use crate::subject::{Standing, Subject};
 use crate::verdict::{Reason, Verdict};
@@ -82,9 +82,9 @@ impl<L: Lookup> Lookup for Connected<'_, L> {
 pub struct Destination {
     /// Address as asked.
     pub address: Address,
-    /// Port, host byte order.
+    /// Port, host byte order; zero where the transport has none.
     pub port: u16,
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`], [`UDP`] or [`ICMP`].
     pub transport: u8,
     /// The sandbox whose process has bound the socket at which it would arrive; zero if none has, or
     /// nobody has asked: a denial for [`Reason::Loopback`] is an allow for some receiver.
@@ -215,7 +215,8 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
         Ok(found) => found,
         Err(decision) => return decision,
     };
-    if to.port == 0 && to.transport == UDP {
+    let is_probe = to.port == 0 || (to.port == PING_PROBE_PORT && state.flags & PING_PROBE != 0);
+    if to.transport == UDP && is_probe {
         let target = to.address.loopback();
         return Decision { route: Route::Real, target, ..allow(Reason::AddressProbe, state) };
     }
@@ -490,11 +491,14 @@ pub fn family<L: Lookup>(
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 const IPPROTO_IP: u32 = 0;
+const IPPROTO_ICMP: u32 = 1;
+const IPPROTO_ICMPV6: u32 = 58;
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
 
 /// May this subject make an IPv4 or IPv6 socket of this type and protocol? Only those can be made
-/// whose every packet passes a hook that decides: raw, ping, SCTP and the rest cannot. Nor can MPTCP:
+/// whose every packet passes a hook that decides: raw, SCTP and the rest cannot, ping where the state says
+/// that one does. Nor can MPTCP:
 /// the kernel itself connects further subflows, to addresses that the peer names. Programs that ask for
 /// it take TCP where they do not get it.
 #[inline(always)]
@@ -510,7 +514,12 @@ pub fn socket<L: Lookup>(
     };
     let known = match kind {
         SOCK_STREAM => protocol == IPPROTO_IP || protocol == IPPROTO_TCP,
-        SOCK_DGRAM => protocol == IPPROTO_IP || protocol == IPPROTO_UDP,
+        SOCK_DGRAM => {
+            let is_ping = protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6;
+            protocol == IPPROTO_IP
+                || protocol == IPPROTO_UDP
+                || (is_ping && state.flags & PING != 0)
+        }
         _ => false,
     };
     if known { allow(Reason::Rule, state) } else { deny(Reason::SocketKind, state) }
@@ -524,6 +533,7 @@ pub const fn transport_of(protocol: u32) -> Option<u8> {
     match protocol {
         IPPROTO_TCP => Some(TCP),
         IPPROTO_UDP => Some(UDP),
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => Some(ICMP),
         _ => None,
     }
 }

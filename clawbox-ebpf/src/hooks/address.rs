@@ -9,7 +9,7 @@ use clawbox_common::{
     address::{Address, DNS_PORT},
     decide::{self, Connected, Decision, Destination, Route},
     event::Kind,
-    rule::SocketState,
+    rule::{ICMP, SocketState},
     subject::{Standing, Subject},
     verdict::{Reason, Verdict},
 };
@@ -95,7 +95,8 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
     let transport = decide::transport_of(protocol)?;
     Some(Destination {
         address: address_of(at, matches!(family, Family::V4)),
-        port: port_of(at),
+        // What a process writes there is no port of an echo request.
+        port: if transport == ICMP { 0 } else { port_of(at) },
         transport,
         receiver: 0,
     })

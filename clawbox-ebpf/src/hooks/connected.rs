@@ -5,6 +5,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use clawbox_common::{
     decide::{self, Decision, Destination},
     event::Kind,
+    rule::ICMP,
     subject::Standing,
     verdict::Reason,
 };
@@ -29,7 +30,34 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     if kernel_read::names_a_route(message) && refuses_routes(socket) {
         return eperm(false);
     }
+    let sock = kernel_read::sock(socket);
+    if !sock.is_null() && kernel_read::is_ping(sock) {
+        return pings(sock, message);
+    }
     used(socket, Kind::SendConnected)
+}
+
+/// An echo request, which no cgroup hook sees: each is judged by where it goes.
+#[inline(always)]
+fn pings(sock: Kernel, message: Kernel) -> i32 {
+    let standing = subject::standing();
+    if matches!(standing, Standing::Outside) {
+        return 0;
+    }
+    let address = kernel_read::pinged(sock, message);
+    let to = Destination { address, port: 0, transport: ICMP, receiver: 0 };
+    let subject = match standing {
+        Standing::Subject(subject) => ptr::from_ref(subject),
+        _ => null(),
+    };
+    let decision = answer_again(subject, &to, null());
+    emit::network(Kind::Send, &standing, &decision, |event| {
+        event.asked = address;
+        event.real = address;
+        event.transport = ICMP;
+        event.cookie = kernel_read::cookie(sock);
+    });
+    eperm(decision.goes_on())
 }
 
 /// Whether it is a sandbox's internet socket; then it is told.

@@ -69,6 +69,48 @@ pub fn peer(sock: Kernel) -> Option<Peer> {
     Some(Peer { address, port: u16::from_be(port), protocol: u32::from(protocol) })
 }
 
+/// `IPPROTO_ICMP`, `IPPROTO_ICMPV6`.
+const PING: [u16; 2] = [1, 58];
+
+/// Whether it is an internet socket for echo requests.
+#[inline(always)]
+pub fn is_ping(sock: Kernel) -> bool {
+    if !is_internet(sock) {
+        return false;
+    }
+    let protocol: u16 = sock.field::<SOCK_PROTOCOL, _>();
+    protocol == PING[0] || protocol == PING[1]
+}
+
+/// Whom a send on a socket for echo requests goes to: whom the message names, else whom the socket is
+/// connected to (`ping_v4_sendmsg`, `ping_v6_sendmsg`). The kernel has copied the name before the hook is
+/// asked, and takes none of another family than the socket's.
+#[inline(always)]
+pub fn pinged(sock: Kernel, message: Kernel) -> Address {
+    let family: u16 = sock.field::<SOCK_FAMILY, _>();
+    let name = Untyped(message.address()).read::<MESSAGE_NAME, u64>();
+    let is_v4 = family == INTERNET[0];
+    if name == 0 {
+        return if is_v4 {
+            Address::v4(sock.field::<SOCK_PEER_V4, _>())
+        } else {
+            Address { words: Untyped(sock.address()).read::<SOCK_PEER_V6, _>() }
+        };
+    }
+    // `sockaddr_in`: family, port, address; `sockaddr_in6`: family, port, flow, address.
+    let mut address = [0_u32; 4];
+    let (offset, length) = if is_v4 { (4, 4) } else { (8, 16) };
+    // SAFETY: `address` has room for both lengths; the helper checks the source.
+    unsafe {
+        bpf_probe_read_kernel(
+            (&raw mut address).cast(),
+            length,
+            name.wrapping_add(offset) as *const core::ffi::c_void,
+        );
+    }
+    if is_v4 { Address::v4(address[0]) } else { Address { words: address } }
+}
+
 /// Control messages of a send that are looked at; none has more.
 const CONTROLS: u32 = 8;
 /// `IP_RETOPTS`, uapi/linux/in.h: options of the packet, a source route among them.

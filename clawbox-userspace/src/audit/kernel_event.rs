@@ -7,7 +7,7 @@ use clawbox_common::address::Address;
 use clawbox_common::decide::Route;
 use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
 use clawbox_common::file::{EXECUTE, READ, TallyKey, WRITE};
-use clawbox_common::rule::{TCP, UDP};
+use clawbox_common::rule::{ICMP, TCP, UDP};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 
@@ -43,6 +43,7 @@ pub fn transport(number: u8) -> &'static str {
     match number {
         TCP => "tcp",
         UDP => "udp",
+        ICMP => "icmp",
         _ => "other",
     }
 }

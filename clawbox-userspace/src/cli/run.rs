@@ -304,6 +304,7 @@ fn backstops(
         read_write,
         connect_ports,
         bind_ports,
+        ping: image.opens_ping(),
         port_ceiling: hard_requirement,
         hard_requirement,
         needed: named_programs(policy).chain(unix_sockets.iter().cloned()).collect(),

@@ -6,12 +6,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use clawbox_common::address::Range;
+use clawbox_common::address::{PING_PROBE_PORT, Range};
 use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, EXECUTE_WRITABLE,
-    FILES_BY_BINARY, HOST_LOOPBACK, HostId, HostIds, LISTED_PROGRAMS, NAMES_ANYWHERE, PROGRAMS,
-    RuleKey, RuleValue, SandboxState, TCP, VERIFY_NAME,
+    FILES_BY_BINARY, HOST_LOOPBACK, HostId, HostIds, ICMP, LISTED_PROGRAMS, NAMES_ANYWHERE, PING,
+    PING_PROBE, PROGRAMS, RuleKey, RuleValue, SandboxState, TCP, UDP, VERIFY_NAME,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
@@ -252,10 +252,10 @@ impl MapImage {
         self.audit_only
     }
 
-    /// The state of a sandbox under this policy, given the ports of its resolver and the flags that
-    /// its audit level means.
+    /// The state of a sandbox under this policy, given the ports of its resolver, the flags that its audit
+    /// level means, and whether BPF LSM programs judge: nothing else sees an echo request.
     #[must_use]
-    pub fn state(&self, ports: AgentPorts, audit: u32) -> SandboxState {
+    pub fn state(&self, ports: AgentPorts, audit: u32, with_lsm: bool) -> SandboxState {
         let AgentPorts { resolver_v4, resolver_v6, verifier, waiting } = ports;
         SandboxState {
             policy: self.generation,
@@ -269,8 +269,25 @@ impl MapImage {
                 | (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
                 | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
                 | (if self.lists_programs() { LISTED_PROGRAMS } else { 0 })
-                | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 }),
+                | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 })
+                | (if with_lsm { self.pinging() } else { 0 }),
         }
+    }
+
+    /// Whether a rule opens echo requests.
+    #[must_use]
+    pub fn opens_ping(&self) -> bool {
+        self.rules.keys().any(|rule| rule.transport == ICMP)
+    }
+
+    fn pinging(&self) -> u32 {
+        if !self.opens_ping() {
+            return 0;
+        }
+        // A port that a rule names is what the rule says.
+        let is_ruled =
+            self.rules.keys().any(|rule| rule.transport == UDP && rule.port == PING_PROBE_PORT);
+        if is_ruled { PING } else { PING | PING_PROBE }
     }
 
     /// Whether who asks for a file matters.

@@ -33,7 +33,12 @@ impl<'a> ImageLookup<'a> {
     /// A sandbox with a resolver, and nothing resolved yet.
     #[must_use]
     pub fn new(image: &'a MapImage, sandbox: u32) -> Self {
-        Self { image, sandbox, state: image.state(EVERYWHERE, 0), synthetics: BTreeMap::new() }
+        Self {
+            image,
+            sandbox,
+            state: image.state(EVERYWHERE, 0, true),
+            synthetics: BTreeMap::new(),
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use clawbox_common::limits::{BINARY_SLOTS, PATTERNS_PER_HOST, RULES};
 use clawbox_common::rule::{
-    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostId, HostIds, RuleKey,
-    RuleValue, TCP, UDP, VERIFY_NAME,
+    ADDRESS_KEY_HEAD, ANYBODY, AddressKey, AddressUse, HOST_LOOPBACK, HostId, HostIds, ICMP,
+    RuleKey, RuleValue, TCP, UDP, VERIFY_NAME,
 };
 use clawbox_common::subject::Mask;
 use ipnet::{IpNet, Ipv6Net};
@@ -167,7 +167,7 @@ impl Builder {
     fn endpoint(&mut self, network: &NetworkPolicy, endpoint: &Endpoint, who: usize) {
         let patterns = patterns_of(endpoint);
         let transports = transports(endpoint.transport());
-        let count = patterns.len() * endpoint.ports().len() * transports.len();
+        let count = patterns.len() * endpoint.rule_ports().count() * transports.len();
         if self.full || self.image.admitting + count > RULES as usize {
             self.overflow(endpoint.origin());
             return;
@@ -185,9 +185,9 @@ impl Builder {
         let ids: Vec<HostId> =
             patterns.into_iter().map(|pattern| self.host_id(pattern, endpoint.origin())).collect();
         for &host in &ids {
-            for port in endpoint.ports() {
+            for port in endpoint.rule_ports() {
                 for &transport in transports {
-                    let key = self.image.rule_key(host, port.get(), transport);
+                    let key = self.image.rule_key(host, port, transport);
                     self.admit(key, who, admission, endpoint);
                 }
             }
@@ -327,6 +327,7 @@ const fn transports(transport: Transport) -> &'static [u8] {
         Transport::Tcp => &[TCP],
         Transport::Udp => &[UDP],
         Transport::Any => &[TCP, UDP],
+        Transport::Icmp => &[ICMP],
     }
 }
 

@@ -2,7 +2,6 @@
 //! Stands in for exec, the resolver and the hook: gives the subject its slots, the name an address.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use clawbox_common::address::Address;
@@ -33,9 +32,9 @@ pub struct Question {
     pub ancestors: Vec<PathBuf>,
     /// Where to.
     pub target: Target,
-    /// Port.
-    pub port: NonZeroU16,
-    /// [`clawbox_common::rule::TCP`] or [`clawbox_common::rule::UDP`].
+    /// Port; zero for echo requests.
+    pub port: u16,
+    /// [`clawbox_common::rule::TCP`], [`clawbox_common::rule::UDP`] or [`clawbox_common::rule::ICMP`].
     pub transport: u8,
 }
 
@@ -93,12 +92,8 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
     };
     let subject = subject(image, &question.binary, &question.ancestors);
     // Nothing runs, so nothing is bound.
-    let to = Destination {
-        address,
-        port: question.port.get(),
-        transport: question.transport,
-        receiver: 0,
-    };
+    let to =
+        Destination { address, port: question.port, transport: question.transport, receiver: 0 };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     match decision.route {
         // It goes on for nobody before it is approved.
@@ -154,7 +149,7 @@ fn skipped(image: &MapImage, question: &Question) -> Vec<String> {
     image
         .skipped
         .iter()
-        .filter(|skipped| skipped.ports.contains(&question.port))
+        .filter(|skipped| skipped.ports.iter().any(|port| port.get() == question.port))
         .filter(|skipped| match (&skipped.host, &question.target) {
             (Host::Name(pattern), Target::Name(name)) => pattern.matches(name),
             (host, Target::Address(address)) => host.literals().contains(address),

@@ -384,8 +384,10 @@ pub enum Transport {
     Tcp,
     /// Datagrams.
     Udp,
-    /// Both.
+    /// TCP and UDP.
     Any,
+    /// Echo requests (ping).
+    Icmp,
 }
 
 /// Check of the TLS server name.

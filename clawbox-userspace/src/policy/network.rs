@@ -60,7 +60,7 @@ impl Host {
 
 /// A destination of a network policy.
 ///
-/// Invariants: at least one port; [`Host::Ranges`] has ranges; `host_loopback` exactly if the
+/// Invariants: at least one port, but of echo requests, which have none; [`Host::Ranges`] has ranges; `host_loopback` exactly if the
 /// host is a loopback address or `localhost`; request rules only over TCP.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
@@ -99,6 +99,12 @@ impl Endpoint {
     #[must_use]
     pub fn ports(&self) -> &[NonZeroU16] {
         &self.ports
+    }
+
+    /// The ports that its rules are for: zero for echo requests.
+    pub fn rule_ports(&self) -> impl Iterator<Item = u16> + '_ {
+        let without = (self.transport == Transport::Icmp).then_some(0);
+        without.into_iter().chain(self.ports.iter().map(|port| port.get()))
     }
 
     /// Transport.
@@ -159,6 +165,7 @@ impl fmt::Display for Endpoint {
             Transport::Tcp => "tcp",
             Transport::Udp => "udp",
             Transport::Any => "any",
+            Transport::Icmp => return write!(f, "{}/icmp", self.host_text()),
         };
         let host = self.host_text();
         let ports = ports.join(",");

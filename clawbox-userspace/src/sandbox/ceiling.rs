@@ -22,6 +22,8 @@ pub struct Ceiling {
     own_tmp: Option<PathBuf>,
     /// TCP ports, where Landlock holds them.
     ports: Option<Vec<u16>>,
+    /// Whether seccomp lets sockets for echo requests be made.
+    ping: bool,
     /// Whether BPF LSM programs decide files. Without them Landlock's rules stay as they are.
     judges_files: bool,
 }
@@ -43,6 +45,7 @@ impl Ceiling {
             writable: opened(&launched.read_write),
             sockets: holds_sockets.then(|| opened(&launched.unix_sockets)),
             own_tmp: launched.own_tmp(),
+            ping: launched.ping,
             ports: launched.port_ceiling.then(|| launched.connect_ports.clone()),
             judges_files,
         }
@@ -71,6 +74,11 @@ impl Ceiling {
                     rule.port
                 ));
             }
+        }
+        if !self.ping && image.opens_ping() {
+            beyond.push(
+                "transport: icmp: seccomp was told at the start that no rule opens it".to_owned(),
+            );
         }
         beyond.dedup();
         beyond

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use clawbox_common::rule::SandboxState;
 use clawbox_common::subject::FileId;
 
 use super::ceiling::Ceiling;
@@ -166,11 +167,15 @@ impl LivePolicy<'_> {
         self.held.push((identities, objects));
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
-        let state = image.state(self.ports, self.settled.audit.flags());
+        let state = self.state(&image);
         let resets = self.connections.reset(&image, &state);
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))
+    }
+
+    fn state(&self, image: &MapImage) -> SandboxState {
+        image.state(self.ports, self.settled.audit.flags(), self.enforcer.lsm().is_active())
     }
 
     fn load(&self, texts: Vec<Text>) -> Result<Policy, Answer> {
@@ -212,7 +217,7 @@ impl LivePolicy<'_> {
         if let Some(outgoing) = self.outgoing.take() {
             self.enforcer.remove_generation(&outgoing);
         }
-        let state = image.state(self.ports, self.settled.audit.flags());
+        let state = self.state(&image);
         let written = self.enforcer.write_generation(&image, &objects.files, &objects.names)?;
         let switched = self
             .enforcer

@@ -69,7 +69,8 @@ impl Installed {
         let (enforcer, cgroup) = self.parts()?;
         let written = enforcer.write_generation(&run.image, &objects.files, &objects.names)?;
         enforcer.write_identities(&identities.binaries, &identities.scripts)?;
-        let state = run.image.state(ports, run.audit_level.flags());
+        let with_lsm = enforcer.lsm().is_active();
+        let state = run.image.state(ports, run.audit_level.flags(), with_lsm);
         enforcer.set_state(SANDBOX, &state)?;
         enforcer.admit_cgroup(cgroup.id(), SANDBOX)?;
         Ok(written)

@@ -23,6 +23,7 @@ mod listen;
 mod live;
 mod names;
 mod namespaces;
+mod ping;
 mod processes;
 mod real_programs;
 mod remembered;

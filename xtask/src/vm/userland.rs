@@ -14,7 +14,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// Real programs rather than busybox's: a policy tells programs apart by their file.
-const PACKAGES: [&str; 15] = [
+const PACKAGES: [&str; 16] = [
     "bash",
     "busybox-static",
     "coreutils",
@@ -24,6 +24,7 @@ const PACKAGES: [&str; 15] = [
     "grep",
     "hostname",
     "iproute2",
+    "iputils-ping",
     "libc-bin",
     "mount",
     "openssl",

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use clawbox_common::decide::file::access;
 use clawbox_common::decide::{Decision, execution};
 use clawbox_common::file::{EXECUTE, READ, WRITE};
-use clawbox_common::rule::BinaryKey;
+use clawbox_common::rule::{BinaryKey, ICMP};
 use clawbox_common::verdict::Verdict;
 use serde::Serialize;
 
@@ -72,11 +72,13 @@ pub(super) struct Explain {
     format: Format,
 }
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Transport {
     #[default]
     Tcp,
     Udp,
+    /// Echo requests
+    Icmp,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -126,15 +128,19 @@ impl Explain {
                     binary: self.binary.clone(),
                     ancestors: self.ancestor.clone(),
                     target: target(host),
-                    port,
+                    port: port.get(),
                     transport: match self.transport {
                         Transport::Tcp => clawbox_common::rule::TCP,
                         Transport::Udp => clawbox_common::rule::UDP,
+                        Transport::Icmp => bail!("echo requests have no port: leave out --port"),
                     },
                 };
                 answer(&image, &question)
             }
-            _ => bail!("name --host and --port, or --path"),
+            (None, Some(host), None) if self.transport == Transport::Icmp => {
+                self.ping(&image, host)
+            }
+            _ => bail!("name --host and --port, --host and --transport icmp, or --path"),
         };
         self.print(&answer)?;
         Ok(match answer.verdict {
@@ -143,12 +149,27 @@ impl Explain {
         })
     }
 
+    fn ping<'a>(&self, image: &'a MapImage, host: &str) -> Answer<'a> {
+        let question = Question {
+            binary: self.binary.clone(),
+            ancestors: self.ancestor.clone(),
+            target: target(host),
+            port: 0,
+            transport: ICMP,
+        };
+        let mut answer = answer(image, &question);
+        if let Some(why) = lsm::refusal_when_tried() {
+            answer.remarks.push(format!("refused here, where nothing sees an echo request: {why}"));
+        }
+        answer
+    }
+
     /// What BPF LSM programs decide about a file, by their own steps from this host's objects.
     fn file<'a>(&self, image: &'a MapImage, path: &Path) -> anyhow::Result<Answer<'a>> {
         let path = std::path::absolute(path)?;
         let mounts = Mounts::read().context("cannot read /proc/self/mountinfo")?;
         let objects = Objects::find(image, &mounts, &[]);
-        let state = image.state(AgentPorts::default(), 0);
+        let state = image.state(AgentPorts::default(), 0, true);
         let subject = subject(image, &self.binary, &self.ancestor);
         let (search, at) = objects.search(&state, &subject, &mounts, &path);
         let asked = match self.access {

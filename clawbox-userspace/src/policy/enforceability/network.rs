@@ -2,7 +2,7 @@
 
 use super::{HostFacts, Layer, Report, Status};
 use crate::policy::diagnostic::{Diagnostic, Origin};
-use crate::policy::model::Policy;
+use crate::policy::model::{Policy, Transport};
 use crate::policy::network::{
     Cause, Endpoint, Host, Middleware, NetworkPolicy, OnError, Treatment,
 };
@@ -42,6 +42,13 @@ fn endpoint_part(
     if !facts.cgroup_hooks {
         return report.not(origin, part, NO_HOOKS);
     }
+    let is_ping = endpoint.transport() == Transport::Icmp;
+    if is_ping && !facts.bpf_lsm {
+        let detail =
+            "denied entirely: no other hook than BPF LSM's sees an echo request".to_owned();
+        return report.add(origin, part, Layer::CgroupHooks, Status::Denied, Some(detail));
+    }
+    let layer = if is_ping { Layer::Lsm } else { layer };
     match treatment {
         // No request is admitted by the policy, and none is by us.
         Treatment::Denied(Cause::NoRequests) => report.add(

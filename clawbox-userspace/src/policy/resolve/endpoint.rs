@@ -22,8 +22,9 @@ pub(super) fn endpoint(
     let allowed_ips = allowed_ips(scope, section);
     let host_loopback = section.host_loopback.or(false);
     let host = host(scope, at, host_loopback);
-    let ports = ports(scope, at);
     let transport = section.transport.or(Transport::Tcp);
+    let is_ping = transport == Transport::Icmp;
+    let ports = if is_ping { portless(scope, section) } else { ports(scope, at) };
     let requests = requests(scope, section);
     if let Some(written) = section.transport.get()
         && requests.is_some()
@@ -36,6 +37,14 @@ pub(super) fn endpoint(
         );
     }
     let host = host?;
+    if let (true, Host::Name(_), Some(written)) = (is_ping, &host, section.transport.get()) {
+        scope.error(
+            written,
+            "`transport: icmp` needs addresses: programs send echo requests to what a name's answer \
+             says, and a sandbox's answers stand for connections",
+            "write `host` as an address, or leave it out and name ranges in `allowed_ips`",
+        );
+    }
     if let (Host::Address(address), Some(written), false) =
         (&host, section.allowed_ips.get(), allowed_ips.is_empty())
         && !allowed_ips.iter().any(|net| net.contains(address))
@@ -56,7 +65,7 @@ pub(super) fn endpoint(
             "remove port 53; names are resolved for every allowed host",
         );
     }
-    (!ports.is_empty()).then(|| Endpoint {
+    (is_ping || !ports.is_empty()).then(|| Endpoint {
         index,
         origin: at.origin(scope.file),
         host,
@@ -184,6 +193,18 @@ fn refuse_loopback_key(scope: &mut Scope<'_>, at: &At<EndpointSection>) {
             "write `host: 127.0.0.1`, `::1` or `localhost`, or remove the key",
         );
     }
+}
+
+/// Echo requests have no port.
+fn portless(scope: &mut Scope<'_>, section: &EndpointSection) -> Vec<NonZeroU16> {
+    let message = "`transport: icmp` has no ports";
+    if let Some(port) = section.port.get() {
+        scope.error(port, message, "remove `port`");
+    }
+    if let Some(ports) = section.ports.get() {
+        scope.error(ports, message, "remove `ports`");
+    }
+    Vec::new()
 }
 
 fn ports(scope: &mut Scope<'_>, at: &At<EndpointSection>) -> Vec<NonZeroU16> {

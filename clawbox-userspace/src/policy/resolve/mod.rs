@@ -202,6 +202,15 @@ impl Scope<'_> {
                 }
             }
         }
+        if let Some(written) = section.transport.get()
+            && written.value == Transport::Icmp
+        {
+            self.error(
+                written,
+                "nobody listens for echo requests but the kernel",
+                "remove `transport`",
+            );
+        }
         addresses.sort_unstable();
         addresses.dedup();
         (!ports.is_empty() && !addresses.is_empty()).then_some(Listen {

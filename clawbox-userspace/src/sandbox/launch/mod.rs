@@ -37,6 +37,8 @@ pub struct Request {
     pub connect_ports: Vec<u16>,
     /// Ports that the sandbox may listen on, and then also dial; 0 is "any that is free".
     pub bind_ports: Vec<u16>,
+    /// Leave sockets for echo requests, whose every send the hooks judge.
+    pub ping: bool,
     /// Hold the ports by Landlock too. It judges before the kernel hooks do, so that an attempt it
     /// refuses is missing from the audit trail: for policies that want every layer at that price.
     pub port_ceiling: bool,
@@ -186,7 +188,7 @@ pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchEr
     let failed = io::pipe()?;
     nix::fcntl::fcntl(&failed.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
         .map_err(io::Error::from)?;
-    let filter = seccomp::compile()?;
+    let filter = seccomp::compile(request.ping)?;
     let init_filter = seccomp::compile_for_init()?;
     let ceiling = built.ceiling;
     let plan = Plan { namespaces, drop_bounding_set, user, ceiling, filter, init_filter };

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use nix::libc::SYS_socket;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch, sock_filter,
 };
 
-use super::syscalls::{Condition, Denial, Test, When, denials};
+use super::syscalls::{Condition, SOCKET_OR_PING, Test, When, denials};
 use crate::sandbox::init::CALLS;
 
 /// Numbers from here on are x32 calls: x86_64's architecture tag, other numbers. A filter that
@@ -30,11 +31,16 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 ///
 /// seccompiler gives one errno to a whole filter, so there is one filter per errno, and they are
 /// joined: each ends by falling into "allow", which is where the next one is put.
-pub(super) fn compile() -> Result<BpfProgram, BackendError> {
+/// `with_ping` leaves sockets for echo requests.
+pub(super) fn compile(with_ping: bool) -> Result<BpfProgram, BackendError> {
     let mut by_errno: BTreeMap<i32, Rules> = BTreeMap::new();
     for denial in denials() {
         let rules = by_errno.entry(denial.errno).or_default();
-        rules.insert(denial.number, rules_of(denial)?);
+        let when = match denial.when {
+            When::Any(_) if with_ping && denial.number == SYS_socket => When::Any(SOCKET_OR_PING),
+            when => when,
+        };
+        rules.insert(denial.number, rules_of(when)?);
     }
     let mut program = BpfProgram::new();
     // The calls with the largest errno first: those are the ones on the way of every datagram.
@@ -76,8 +82,8 @@ fn refuse_x32() -> [sock_filter; 3] {
     ]
 }
 
-fn rules_of(denial: &Denial) -> Result<Vec<SeccompRule>, BackendError> {
-    match denial.when {
+fn rules_of(when: When) -> Result<Vec<SeccompRule>, BackendError> {
+    match when {
         When::Always => Ok(Vec::new()),
         When::Any(alternatives) => alternatives
             .iter()
@@ -121,19 +127,19 @@ mod tests {
 
     #[test]
     fn the_same_rows_make_the_same_program() {
-        assert_eq!(compile().unwrap(), compile().unwrap());
+        assert_eq!(compile(false).unwrap(), compile(false).unwrap());
     }
 
     #[test]
     fn the_program_fits_and_ends_in_allow() {
-        let program = compile().unwrap();
+        let program = compile(false).unwrap();
         assert_eq!(program.last().unwrap().k, ALLOW);
         assert!(program.len() < 1024, "{}", program.len());
     }
 
     #[test]
     fn every_row_without_conditions_is_refused_whatever_the_arguments() {
-        let program = compile().unwrap();
+        let program = compile(false).unwrap();
         for denial in denials().filter(|denial| matches!(denial.when, When::Always)) {
             for arguments in [[0; 6], [u64::MAX; 6]] {
                 let verdict = verdict(&program, NATIVE, denial.number as u32, arguments);
@@ -144,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_row_with_conditions_is_refused_exactly_when_one_of_its_lists_holds() {
-        let program = compile().unwrap();
+        let program = compile(false).unwrap();
         for denial in denials() {
             let When::Any(alternatives) = denial.when else {
                 continue;
@@ -164,7 +170,7 @@ mod tests {
 
     #[test]
     fn every_call_without_a_row_is_allowed() {
-        let program = compile().unwrap();
+        let program = compile(false).unwrap();
         let refused: BTreeSet<i64> = denials().map(|denial| denial.number).collect();
         for number in (0..1024).filter(|number| !refused.contains(number)) {
             assert_eq!(verdict(&program, NATIVE, number as u32, [0; 6]), ALLOW, "{number}");
@@ -173,7 +179,7 @@ mod tests {
 
     #[test]
     fn x32_numbers_are_refused_and_other_architectures_killed() {
-        let program = compile().unwrap();
+        let program = compile(false).unwrap();
         let refused = RETURN_ERRNO | nix::libc::EPERM as u32;
         for number in [X32_SYSCALL_BIT, X32_SYSCALL_BIT + 41, X32_SYSCALL_BIT + 512, u32::MAX] {
             assert_eq!(verdict(&program, NATIVE, number, [0; 6]), refused, "{number:#x}");

@@ -268,6 +268,25 @@ const SOCKET: &[&[Condition]] = &[
     &[INET, not(2, libc::IPPROTO_IP), not(2, libc::IPPROTO_TCP), not(2, libc::IPPROTO_UDP)],
 ];
 
+/// As [`SOCKET`], where a policy opens echo requests: which of them go on the hooks say.
+pub(super) const SOCKET_OR_PING: &[&[Condition]] = &[
+    SOCKET[0],
+    SOCKET[1],
+    SOCKET[2],
+    SOCKET[3],
+    SOCKET[4],
+    SOCKET[5],
+    &[
+        INET,
+        not(2, libc::IPPROTO_IP),
+        not(2, libc::IPPROTO_TCP),
+        not(2, libc::IPPROTO_UDP),
+        not(2, libc::IPPROTO_ICMP),
+        not(2, libc::IPPROTO_ICMPV6),
+    ],
+];
+const _: () = assert!(SOCKET.len() == SOCKET_OR_PING.len());
+
 const SETSOCKOPT: &[&[Condition]] = &[
     &[is(1, libc::IPPROTO_IP), is(2, libc::IP_OPTIONS)],
     &[is(1, libc::IPPROTO_IPV6), is(2, libc::IPV6_RTHDR)],
