@@ -111,7 +111,8 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
         emit::network(kind, &standing, &decision, |_| ());
         return eperm(decision.goes_on());
     };
-    let mut to = Destination { address: peer.address, port: peer.port, transport, receiver: 0 };
+    let port = if transport == ICMP { 0 } else { peer.port };
+    let mut to = Destination { address: peer.address, port, transport, receiver: 0 };
     // SAFETY: a typed socket.
     let kept = unsafe { SOCKETS.of(sock.for_helpers(), false) };
     let mut told = null();

@@ -229,6 +229,23 @@ fn ranges_are_checked_where_they_stand() {
 }
 
 #[test]
+fn echo_requests_have_an_address_and_no_port() {
+    for keys in ["host: 10.0.0.1, transport: icmp", "allowed_ips: [10.0.0.0/8], transport: icmp"] {
+        parse_str("p.yaml", &with_endpoint(keys)).unwrap();
+    }
+    for (keys, column, says, remedy) in [
+        ("host: 10.0.0.1, port: 7, transport: icmp", 33, "has no ports", "remove `port`"),
+        ("host: 10.0.0.1, ports: [7], transport: icmp", 34, "has no ports", "remove `ports`"),
+        ("host: a.test, transport: icmp", 36, "needs addresses", "write `host` as an address"),
+        ("host: 10.0.0.1, transport: icmp, access: full", 38, "TCP alone", "remove `transport`"),
+    ] {
+        check_refused(&with_endpoint(keys), &format!("p.yaml:5:{column}"), says, remedy);
+    }
+    let listen = "version: 1\nlisten: { ports: [7], transport: icmp }\n";
+    check_refused(listen, "p.yaml:2:34", "nobody listens for echo requests", "remove `transport`");
+}
+
+#[test]
 fn request_rules_that_contradict_are_refused() {
     let base = "host: a.example.com, port: 443, ";
     for (keys, says) in [

@@ -17,8 +17,9 @@ pub(super) const SETPCAP: u32 = 8;
 pub(super) const SYS_ADMIN: u32 = 21;
 
 /// Securebits that take away what is special about uid 0, and lock it. From linux/securebits.h:
-/// NOROOT, NO_SETUID_FIXUP, KEEP_CAPS (only its lock), NO_CAP_AMBIENT_RAISE.
-const SECUREBITS: c_ulong = 0b11 | 0b11 << 2 | 0b10 << 4 | 0b11 << 6;
+/// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE. Not KEEP_CAPS: who has no capability keeps none by it,
+/// and programs that give up theirs by themselves, ping among them, end where they may not set it.
+const SECUREBITS: c_ulong = 0b11 | 0b11 << 2 | 0b11 << 6;
 
 #[repr(C)]
 struct Header {
