@@ -48,6 +48,28 @@ pub enum DecodeError {
 }
 
 impl Event {
+    /// The common part.
+    #[must_use]
+    pub fn header(&self) -> &Header {
+        match self {
+            Self::Network(_, event) => &event.header,
+            Self::Exec(_, event) => &event.header,
+            Self::File(_, _, event) => &event.header,
+            Self::Call(_, event) => &event.header,
+        }
+    }
+
+    /// The numbers of its header.
+    #[must_use]
+    pub fn decoded(&self) -> Decoded {
+        match self {
+            Self::Network(decoded, _)
+            | Self::Exec(decoded, _)
+            | Self::File(decoded, ..)
+            | Self::Call(decoded, _) => *decoded,
+        }
+    }
+
     /// Decodes one record of the ring.
     ///
     /// # Errors
@@ -87,17 +109,6 @@ impl Event {
                 let event: NetworkEvent = unsafe { read(bytes) }?;
                 Ok(Self::Network(decoded(kind, &event.header)?, event))
             }
-        }
-    }
-
-    /// The common part.
-    #[must_use]
-    pub fn header(&self) -> &Header {
-        match self {
-            Self::Network(_, event) => &event.header,
-            Self::Exec(_, event) => &event.header,
-            Self::File(_, _, event) => &event.header,
-            Self::Call(_, event) => &event.header,
         }
     }
 }

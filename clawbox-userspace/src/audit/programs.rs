@@ -63,6 +63,9 @@ impl Programs {
     /// # Errors
     /// The process has ended, or `/proc` is not there.
     pub fn see_from(&mut self, first_process: u32) -> io::Result<()> {
+        if let Err(error) = self.mounts.add_those_of(first_process) {
+            tracing::debug!("programs are named by the host's mounts alone: {error}");
+        }
         let open = |what| File::open(format!("/proc/{first_process}/{what}"));
         self.view = Some(View { root: open("root")?, _namespace: open("ns/mnt")? });
         Ok(())

@@ -46,7 +46,7 @@ pub struct Enforcer {
 }
 
 /// The keys of one policy's entries in the maps.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Generation {
     rules: Vec<RuleKey>,
     addresses: Vec<(AddressKey, u32)>,
@@ -163,6 +163,19 @@ impl Enforcer {
         T::try_from(map).map_err(|error| LoadError::Map { name, source: error.into() })
     }
 
+    /// A second descriptor of a table that goes on being written.
+    fn again<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+    ) -> Result<HashMap<MapData, K, V>, LoadError> {
+        let failed = |source| LoadError::Map { name, source };
+        let Some(Map::HashMap(map)) = self.ebpf.map(name) else {
+            return Err(LoadError::Absent { kind: "map", name });
+        };
+        let again = MapData::from_id(map.info().map_err(failed)?.id()).map_err(failed)?;
+        HashMap::try_from(Map::HashMap(again)).map_err(failed)
+    }
+
     fn hash<K: aya::Pod, V: aya::Pod>(
         &mut self,
         name: &'static str,
@@ -232,6 +245,35 @@ impl Enforcer {
             .map_err(|source| LoadError::Map { name, source })
     }
 
+    /// A sandbox that has no process left is none any more: its cgroup, its state and its counts go.
+    ///
+    /// # Errors
+    /// A map is gone.
+    pub fn dismiss(&mut self, cgroup: u64, sandbox: u32) -> Result<(), LoadError> {
+        // Each is best effort: the cgroup is gone, and nobody finds the rest.
+        drop(self.hash::<u64, u32>("CGROUPS")?.remove(&cgroup));
+        let mut losses = self.hash::<LossKey, u64>("LOSSES")?;
+        for kind in Kind::ALL {
+            drop(losses.remove(&LossKey { sandbox, kind: *kind as u32 }));
+        }
+        self.set_state(sandbox, &SandboxState::under(0, 0))
+    }
+
+    /// Takes out what [`Enforcer::write_identities`] wrote.
+    pub fn remove_identities(
+        &mut self,
+        binaries: &BTreeMap<BinaryKey, Mask>,
+        scripts: &BTreeMap<ScriptKey, Mask>,
+    ) {
+        // As with a generation: what stays is reached by nobody.
+        if let Ok(mut map) = self.hash::<BinaryKey, Mask>("BINARIES") {
+            binaries.keys().for_each(|key| drop(map.remove(key)));
+        }
+        if let Ok(mut map) = self.hash::<ScriptKey, Mask>("SCRIPTS") {
+            scripts.keys().for_each(|key| drop(map.remove(key)));
+        }
+    }
+
     /// Writes which files stand for which binary slots.
     ///
     /// # Errors
@@ -253,10 +295,10 @@ impl Enforcer {
         self.map("EVENTS")
     }
 
-    /// The loss counters. Can be taken once.
+    /// The loss counters, to be read. Can be taken once.
     ///
     /// # Errors
-    /// They were taken before.
+    /// They were taken before, or the kernel does not open them again.
     pub fn take_losses(&mut self) -> Result<Losses, LoadError> {
         let mut skips = vec![
             ("exec-hook", Skips::of(&self.ebpf, "task_exec")?),
@@ -265,7 +307,7 @@ impl Enforcer {
         if !self.lsm.is_active() && self.lsm.unrecorded.is_none() {
             skips.push(("system-call-hook", Skips::of(&self.ebpf, calls::PROGRAM)?));
         }
-        Ok(Losses::new(self.map("LOSSES")?, self.map("LOSSES_UNATTRIBUTED")?, skips))
+        Ok(Losses::new(self.again("LOSSES")?, self.map("LOSSES_UNATTRIBUTED")?, skips))
     }
 
     /// The counts of what was allowed. Can be taken once.
@@ -312,8 +354,8 @@ impl Enforcer {
     ///
     /// # Errors
     /// A pin cannot be removed; it goes on enforcing.
-    pub fn remove(self) -> std::io::Result<()> {
-        self.pins.remove()
+    pub fn remove(&self) -> std::io::Result<()> {
+        pin::remove(self.pins.directory())
     }
 }
 

@@ -76,7 +76,7 @@ fn id_of(path: &Path) -> Result<u64, CgroupError> {
 }
 
 /// One sandbox's cgroup. Dropping it leaves it in place; see [`Cgroup::remove`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cgroup {
     path: PathBuf,
     id: u64,
@@ -151,14 +151,22 @@ impl Cgroup {
         File::open(&self.path).map_err(io_error("open", &self.path))
     }
 
+    /// Ends every process in it and below it, and waits until they are gone.
+    ///
+    /// # Errors
+    /// A process does not go.
+    pub fn end_processes(&self) -> Result<(), CgroupError> {
+        let kill = self.path.join("cgroup.kill");
+        fs::write(&kill, "1").map_err(io_error("write", &kill))?;
+        self.wait_until_empty()
+    }
+
     /// Ends every process in it and below it, waits until they are gone, and removes it.
     ///
     /// # Errors
     /// A process does not go, or a directory cannot be removed.
     pub fn remove(self) -> Result<(), CgroupError> {
-        let kill = self.path.join("cgroup.kill");
-        fs::write(&kill, "1").map_err(io_error("write", &kill))?;
-        self.wait_until_empty()?;
+        self.end_processes()?;
         remove_tree(&self.path)?;
         // Fails while another sandbox has its cgroup there, as it should.
         let _ = self.path.parent().map(fs::remove_dir);

@@ -14,7 +14,7 @@ use super::control::{Answer, Text};
 use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::objects::Objects;
-use super::run::SANDBOX;
+use super::run::Run;
 use crate::audit::AuditLevel;
 use crate::compile::{AgentPorts, MapImage, compile_after};
 use crate::dns::Resolver;
@@ -40,6 +40,21 @@ pub struct Settled {
     pub ever_writable: Vec<PathBuf>,
 }
 
+impl Settled {
+    /// By a start.
+    #[must_use]
+    pub fn of(run: &Run) -> Self {
+        Self {
+            mode: run.mode,
+            audit: run.audit_level,
+            accounts: run.accounts.clone(),
+            workdir: run.invocation.workdir.clone(),
+            always_writable: run.backstops.own_tmp().into_iter().collect(),
+            ever_writable: run.backstops.writable(),
+        }
+    }
+}
+
 /// The accounts of a policy, as a start settles them.
 #[must_use]
 pub fn accounts(policy: &Policy) -> [Option<String>; 2] {
@@ -54,10 +69,20 @@ pub const APPROVED_HEAD: &str = "preset: { name: approved, description: Approved
 /// The answer, programs that the policy names, and sockets that it does not allow.
 type Made = (Answer, Vec<(FileId, PathBuf)>, Vec<Reset>);
 
+/// The kernel side that sandboxes share.
+pub struct KernelSide {
+    /// Programs and maps.
+    pub enforcer: Enforcer,
+    /// Who is who, and sockets that are open.
+    pub connections: Connections,
+    /// The last policy generation that was given out.
+    pub generation: u32,
+}
+
 /// A running sandbox's policy, and what it takes to replace it.
-pub struct LivePolicy<'a> {
-    /// The kernel side.
-    pub enforcer: &'a mut Enforcer,
+pub struct LivePolicy {
+    /// Whose.
+    pub sandbox: u32,
     /// What names and events are judged by.
     pub in_force: Arc<PolicyInForce>,
     /// Holds the synthetic addresses.
@@ -72,10 +97,9 @@ pub struct LivePolicy<'a> {
     pub ceiling: Ceiling,
     /// What the launch settled.
     pub settled: Settled,
-    /// Sockets that are open.
-    pub connections: Connections,
-    /// Descriptors that keep the inode numbers of every later policy from being given out again.
-    pub held: &'a mut Vec<(Identities, Objects)>,
+    /// Descriptors that keep the inode numbers of what its policies name from being given out again until
+    /// the last process has gone.
+    pub held: Vec<(Identities, Objects)>,
     /// The maps' entries of the policy in force.
     pub written: Generation,
     /// Those of the one before, which a program that began under it may still read.
@@ -94,25 +118,25 @@ pub struct Change {
     pub resets: Vec<Reset>,
 }
 
-impl LivePolicy<'_> {
+impl LivePolicy {
     /// Replaces the policy. Whatever goes wrong leaves the old one in force.
-    pub fn replace(&mut self, texts: Vec<Text>) -> Change {
+    pub fn replace(&mut self, kernel: &mut KernelSide, texts: Vec<Text>) -> Change {
         let approved = self.approved.clone();
-        self.change(texts, approved)
+        self.change(kernel, texts, approved)
     }
 
     /// Adds an entry for `network_policies` that stays whatever policy follows.
-    pub fn approve(&mut self, entry: &str) -> Change {
+    pub fn approve(&mut self, kernel: &mut KernelSide, entry: &str) -> Change {
         let mut approved = self.approved.clone();
         approved.push_str(entry);
-        self.change(self.texts.clone(), approved)
+        self.change(kernel, self.texts.clone(), approved)
     }
 
     /// The path by which the policy in force names the very program that a process runs; `None` if by
     /// none, or by a glob, which names others too.
     #[must_use]
-    pub fn written_for(&self, process: u32) -> Option<String> {
-        let own = self.connections.subject(process)?.own;
+    pub fn written_for(&self, kernel: &KernelSide, process: u32) -> Option<String> {
+        let own = kernel.connections.subject(process)?.own;
         let image = self.in_force.image();
         let mut named = image.binaries.iter().enumerate().filter(|(slot, _)| own.contains(*slot));
         named.find_map(|(_, entry)| {
@@ -120,14 +144,14 @@ impl LivePolicy<'_> {
         })
     }
 
-    fn change(&mut self, texts: Vec<Text>, approved: String) -> Change {
+    fn change(&mut self, kernel: &mut KernelSide, texts: Vec<Text>, approved: String) -> Change {
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
         let mut all = texts.clone();
         if !approved.is_empty() {
             let text = format!("{APPROVED_HEAD}{approved}");
             all.push(Text { name: "approved".to_owned(), text });
         }
-        let made = self.set(all);
+        let made = self.set(kernel, all);
         if made.is_ok() {
             self.texts = texts;
             self.approved = approved;
@@ -138,11 +162,11 @@ impl LivePolicy<'_> {
         }
     }
 
-    fn set(&mut self, texts: Vec<Text>) -> Result<Made, Answer> {
+    fn set(&mut self, kernel: &mut KernelSide, texts: Vec<Text>) -> Result<Made, Answer> {
         let since = Instant::now();
         let policy = self.load(texts)?;
         let before = self.in_force.image();
-        let generation = before.generation() + 1;
+        let generation = kernel.generation + 1;
         let image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
         let mut writable = self.settled.always_writable.clone();
         if policy.filesystem.include_workdir() {
@@ -152,7 +176,8 @@ impl LivePolicy<'_> {
         let mounts = Mounts::read()
             .map_err(|error| refused(format!("cannot read /proc/self/mountinfo: {error}")))?;
         let patterns = image.binaries.iter().map(|entry| &entry.pattern);
-        let identities = Identities::find(SANDBOX, &mounts, patterns, &self.settled.ever_writable);
+        let identities =
+            Identities::find(self.sandbox, &mounts, patterns, &self.settled.ever_writable);
         let objects = Objects::find(&image, &mounts, &writable);
         if !objects.unclosed.is_empty() {
             let why =
@@ -161,21 +186,21 @@ impl LivePolicy<'_> {
         }
         let warnings = identities.problems.iter().chain(&objects.problems).cloned().collect();
         let programs = identities.paths.clone();
-        self.put_in_force(image, &identities, &objects).map_err(|error| {
+        self.put_in_force(kernel, image, &identities, &objects).map_err(|error| {
             refused(format!("the kernel did not take the new policy, the old one stays: {error}"))
         })?;
         self.held.push((identities, objects));
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
-        let state = self.state(&image);
-        let resets = self.connections.reset(&image, &state);
+        let state = self.state(kernel, &image);
+        let resets = kernel.connections.reset(self.sandbox, &image, &state);
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))
     }
 
-    fn state(&self, image: &MapImage) -> SandboxState {
-        image.state(self.ports, self.settled.audit.flags(), self.enforcer.lsm().is_active())
+    fn state(&self, kernel: &KernelSide, image: &MapImage) -> SandboxState {
+        image.state(self.ports, self.settled.audit.flags(), kernel.enforcer.lsm().is_active())
     }
 
     fn load(&self, texts: Vec<Text>) -> Result<Policy, Answer> {
@@ -210,33 +235,36 @@ impl LivePolicy<'_> {
     /// New entries, new names, the switch; then what nobody reads any more goes.
     fn put_in_force(
         &mut self,
+        kernel: &mut KernelSide,
         image: MapImage,
         identities: &Identities,
         objects: &Objects,
     ) -> Result<(), crate::kernel::load::LoadError> {
         if let Some(outgoing) = self.outgoing.take() {
-            self.enforcer.remove_generation(&outgoing);
+            kernel.enforcer.remove_generation(&outgoing);
         }
-        let state = self.state(&image);
-        let written = self.enforcer.write_generation(&image, &objects.files, &objects.names)?;
-        let switched = self
-            .enforcer
+        kernel.generation = image.generation();
+        let state = self.state(kernel, &image);
+        let written = kernel.enforcer.write_generation(&image, &objects.files, &objects.names)?;
+        let KernelSide { enforcer, connections, .. } = kernel;
+        let switched = enforcer
             .write_identities(&identities.binaries, &identities.scripts)
-            .and_then(|()| self.enforcer.judge_open_files())
+            .and_then(|()| enforcer.judge_open_files())
             .and_then(|()| {
                 self.in_force.replace(image);
                 // From here on nothing is waited for, so no question is answered in between.
                 self.resolver.refresh();
                 let resolver = &self.resolver;
-                self.connections.renew(state.policy, |name, real| resolver.grants(name, real));
-                self.enforcer.set_state(SANDBOX, &state)
+                let grant = |name, real| resolver.grants(name, real);
+                connections.renew(self.sandbox, state.policy, grant);
+                enforcer.set_state(self.sandbox, &state)
             });
         if let Err(error) = switched {
             if self.in_force.image().generation() == state.policy {
                 self.in_force.restore();
                 self.resolver.refresh();
             }
-            self.enforcer.remove_generation(&written);
+            enforcer.remove_generation(&written);
             return Err(error);
         }
         self.resolver.forget_outdated();

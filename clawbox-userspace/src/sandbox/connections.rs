@@ -18,7 +18,6 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, connect_unspec, getpeername, getsockname, shutdown, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
-use super::run::SANDBOX;
 use super::strays::Stray;
 use crate::compile::{ImageLookup, MapImage};
 use crate::kernel::enforcer::{Enforcer, Identified};
@@ -35,7 +34,7 @@ const NO_NAMES: [Granted; 2] = [Granted {
     },
 }; 2];
 
-/// What the kernel knows of a sandbox's processes and of sockets.
+/// What the kernel knows of sandboxes' processes and of sockets.
 pub struct Connections {
     identified: Identified,
     states: SkStorage<MapData, SocketState>,
@@ -109,10 +108,20 @@ impl Connections {
         self.identified.subject(process)
     }
 
-    /// Writes to every connection by name what the policy says of its name that comes next.
+    /// Who is who.
+    pub fn identified(&self) -> &Identified {
+        &self.identified
+    }
+
+    /// Writes to every connection by name of a sandbox what the policy says of its name that comes next.
     /// `grant` tells it, by name's number and real address.
-    pub fn renew(&mut self, generation: u32, grant: impl Fn(u32, IpAddr) -> Option<HostIds>) {
-        for open in self.users() {
+    pub fn renew(
+        &mut self,
+        sandbox: u32,
+        generation: u32,
+        grant: impl Fn(u32, IpAddr) -> Option<HostIds>,
+    ) {
+        for open in self.users(sandbox) {
             let Some(open) = self.open(open) else { continue };
             let Some(mut state) = open.state else { continue };
             let Some(slot) = renewed(&mut state, generation, &grant) else { continue };
@@ -124,12 +133,12 @@ impl Connections {
         }
     }
 
-    /// Resets what no process that has it may have connected under this policy.
-    pub fn reset(&mut self, image: &MapImage, state: &SandboxState) -> Vec<Reset> {
-        let mut lookup = ImageLookup::new(image, SANDBOX);
+    /// Resets what no process of a sandbox that has it may have connected under this policy.
+    pub fn reset(&mut self, sandbox: u32, image: &MapImage, state: &SandboxState) -> Vec<Reset> {
+        let mut lookup = ImageLookup::new(image, sandbox);
         lookup.state = *state;
         let mut resets = Vec::new();
-        for open in self.users() {
+        for open in self.users(sandbox) {
             let Some(open) = self.open(open) else { continue };
             if matches!(open.end, End::Nowhere) {
                 // What it asks for may not be allowed any more, and it can ask again.
@@ -157,9 +166,9 @@ impl Connections {
         resets
     }
 
-    /// The sockets of the sandbox's processes, each with who has it. What ends meanwhile is left out; what
+    /// The sockets of a sandbox's processes, each with who has it. What ends meanwhile is left out; what
     /// a message holds that is on its way between two processes is seen by none.
-    fn users(&self) -> Vec<Users> {
+    fn users(&self, sandbox: u32) -> Vec<Users> {
         let processes = match self.identified.subjects() {
             Ok(processes) => processes,
             Err(error) => {
@@ -168,7 +177,8 @@ impl Connections {
             }
         };
         let mut found: BTreeMap<u64, Users> = BTreeMap::new();
-        for (process, subject) in processes {
+        let of_sandbox = |(_, subject): &(u32, Subject)| subject.sandbox == sandbox;
+        for (process, subject) in processes.into_iter().filter(of_sandbox) {
             // Whose number may have become another process's.
             match Stray::find(process, subject.incarnation) {
                 Ok(Some(_)) => {}

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use clawbox_common::event::NetworkEvent;
 use clawbox_common::verdict::{Reason, Verdict};
 
-use super::change::LivePolicy;
+use super::change::{KernelSide, LivePolicy};
 use super::control::{Answer, Connection};
-use super::monitor::Monitor;
+use super::recorder::Recorder;
 use crate::dns::Resolver;
 use crate::gateway::{Outcome, WaitingRoom, take_on, turn_away};
 use crate::policy::address::readable;
@@ -47,12 +47,12 @@ impl HeldConnections {
     }
 
     /// Takes up what has begun to wait.
-    pub fn take_up(&mut self, monitor: &mut Monitor, policy: &LivePolicy<'_>) {
-        for (event, name, program) in monitor.take_held() {
-            let written = policy.written_for(event.header.tgid);
+    pub fn take_up(&mut self, recorder: &mut Recorder, policy: &LivePolicy, kernel: &KernelSide) {
+        for (event, name, program) in recorder.take_held() {
+            let written = policy.written_for(kernel, event.header.tgid);
             let held = Held { event, name, program, written, since: Instant::now() };
             if self.waiting.len() >= MOST {
-                self.refuse(&held, Reason::TooManyHeld, monitor);
+                self.refuse(&held, Reason::TooManyHeld, recorder);
                 continue;
             }
             self.last += 1;
@@ -68,7 +68,7 @@ impl HeldConnections {
     }
 
     /// Refuses what has waited too long.
-    pub fn give_up(&mut self, monitor: &mut Monitor) {
+    pub fn give_up(&mut self, recorder: &mut Recorder) {
         let patience = self.patience;
         let late: Vec<u32> = self
             .waiting
@@ -78,9 +78,15 @@ impl HeldConnections {
             .collect();
         for id in late {
             if let Some(held) = self.waiting.remove(&id) {
-                self.refuse(&held, Reason::Refusal, monitor);
+                self.refuse(&held, Reason::Refusal, recorder);
             }
         }
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// What waits, the longest first.
@@ -96,9 +102,9 @@ impl HeldConnections {
     }
 
     /// Refuses one.
-    pub fn deny(&mut self, id: u32, monitor: &mut Monitor) -> Answer {
+    pub fn deny(&mut self, id: u32, recorder: &mut Recorder) -> Answer {
         let Some(held) = self.waiting.remove(&id) else { return self.unknown(id) };
-        self.refuse(&held, Reason::Refusal, monitor);
+        self.refuse(&held, Reason::Refusal, recorder);
         Answer::Denied { connection: held.told(id, self.patience) }
     }
 
@@ -108,10 +114,10 @@ impl HeldConnections {
         id: u32,
         generation: Option<u32>,
         names: &Arc<Resolver>,
-        monitor: &mut Monitor,
+        recorder: &mut Recorder,
     ) -> Answer {
         let Some(held) = self.waiting.remove(&id) else { return self.unknown(id) };
-        monitor.settled(held.outcome(Verdict::Allow, Reason::Approval));
+        recorder.settled(held.outcome(Verdict::Allow, Reason::Approval));
         let connection = held.told(id, self.patience);
         let (port, names) = (self.room.port(), Arc::clone(names));
         // Inside the runtime: everything that answers is.
@@ -149,12 +155,12 @@ impl HeldConnections {
         Answer::Refused { why, parts: Vec::new() }
     }
 
-    fn refuse(&self, held: &Held, reason: Reason, monitor: &mut Monitor) {
+    fn refuse(&self, held: &Held, reason: Reason, recorder: &mut Recorder) {
         // Who waited may have given up.
         if let Err(error) = turn_away(self.room.port(), held.event.protocol) {
             tracing::debug!("a refused connection was not ended: {error}");
         }
-        monitor.settled(held.outcome(Verdict::Deny, reason));
+        recorder.settled(held.outcome(Verdict::Deny, reason));
     }
 }
 

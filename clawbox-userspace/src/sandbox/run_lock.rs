@@ -123,7 +123,7 @@ fn remove_remains(cgroup_root: &Path, name: &str) -> Result<(), Box<dyn std::err
     if path.exists() {
         Cgroup::open(path)?.remove()?;
     }
-    strays::end(name)?;
+    strays::end_run(name)?;
     pin::remove(&pin::directory_of(name))?;
     remove_socket(name);
     Ok(())

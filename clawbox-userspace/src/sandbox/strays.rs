@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use clawbox_common::subject::Incarnation;
+use clawbox_common::subject::{Incarnation, Subject};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -57,13 +57,29 @@ pub(super) struct Stray {
 ///
 /// # Errors
 /// One does not go: enforcement must stay.
-pub fn end(run: &str) -> Result<(), StraysError> {
-    let Some(identified) = Identified::of_run(run)? else { return Ok(()) };
+pub fn end_run(run: &str) -> Result<(), StraysError> {
+    match Identified::of_run(run)? {
+        Some(identified) => end(&identified, |_| true),
+        None => Ok(()),
+    }
+}
+
+/// Ends every process that has an identity in a sandbox, and those that they make meanwhile.
+///
+/// # Errors
+/// One does not go: enforcement must stay.
+pub fn end_sandbox(identified: &Identified, sandbox: u32) -> Result<(), StraysError> {
+    end(identified, |subject| subject.sandbox == sandbox)
+}
+
+fn end(identified: &Identified, is_meant: impl Fn(&Subject) -> bool) -> Result<(), StraysError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut strays = Vec::new();
-        for (process, incarnation) in identified.processes()? {
-            strays.extend(Stray::find(process, incarnation)?);
+        for (process, subject) in identified.subjects()? {
+            if is_meant(&subject) {
+                strays.extend(Stray::find(process, subject.incarnation)?);
+            }
         }
         if strays.is_empty() {
             return Ok(());

@@ -2,31 +2,17 @@
 //! pass signals on, until its first process ends.
 
 use std::io;
-use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::process::ExitStatus;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::birth::Process;
-use super::change::{Change, LivePolicy};
-use super::control::{self, Answer, Request};
-use super::held::HeldConnections;
-use super::monitor::{Monitor, TICK};
-use super::strays::Remnants;
-use crate::dns::{Resolver, ResolverSockets};
-use crate::gateway::Verifier;
-
-/// How often the kernel's loss counters are looked at.
-const LOSSES: Duration = Duration::from_secs(1);
-
-/// How often what was allowed is summed up.
-const SUMMARY: Duration = Duration::from_secs(60);
+use super::control;
+use super::feed::TICK;
+use super::host::Host;
 
 /// Signals that are meant for the command.
 pub(super) const FORWARDED: [Signal; 6] = [
@@ -104,125 +90,45 @@ impl Drop for Foreground {
     }
 }
 
-/// What is served while a sandbox runs.
-pub struct Served {
-    /// Its names.
-    pub resolver: Arc<Resolver>,
-    /// Where they are asked for.
-    pub sockets: ResolverSockets,
-    /// Its connections whose host is to be verified, and where they come.
-    pub verifier: (Arc<Verifier>, TcpListener),
-    /// Its connections that wait for an answer.
-    pub held: HeldConnections,
-    /// The run.
-    pub run: String,
-    /// Its control socket.
-    pub control: UnixListener,
-}
-
-/// Serves a sandbox until its first process ends. Gives that process's status and the monitor,
-/// which has not been drained since.
+/// Serves a host's one sandbox until its first process ends, and gives that process's status. What has
+/// been told since is still to be written down.
 ///
 /// # Errors
 /// Signals cannot be received.
 pub async fn until_exit(
-    mut child: Process,
-    mut monitor: Monitor,
-    served: Served,
-    policy: &mut LivePolicy<'_>,
-    mut remnants: Remnants,
+    host: &mut Host,
+    sandbox: u32,
+    run: &str,
+    control: UnixListener,
     held: HeldSignals,
-) -> io::Result<(ExitStatus, Monitor)> {
+) -> io::Result<ExitStatus> {
     let mut ended = signal(SignalKind::child())?;
     let mut signals = Forwarded::listen()?;
     drop(held);
-    let Served { resolver, sockets, verifier: (verifier, listener), mut held, run, control } =
-        served;
-    let names = Arc::clone(&resolver);
-    let serving = tokio::spawn(resolver.serve(sockets));
-    let verifying = tokio::spawn(verifier.serve(listener));
-    let mut asked = control::listen(&run, control)?;
+    let mut asked = control::listen(run, control)?;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut looked, mut summed_up) = (Instant::now(), Instant::now());
-    let process = child.pid();
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
+    loop {
+        if let Some(status) = host.ended(sandbox)? {
+            return Ok(status);
         }
         tokio::select! {
             _ = ended.recv() => {}
-            _ = tick.tick() => monitor.drain(),
-            () = monitor.filled() => monitor.drain(),
-            received = signals.next() => pass_on(process, received),
+            _ = tick.tick() => {}
+            () = host.filled() => {}
+            received = signals.next() => {
+                if let Some(sandbox) = host.sandbox(sandbox) {
+                    pass_on(sandbox.first_process(), received);
+                }
+            }
             Some((request, answer)) = asked.recv() => {
-                // What was decided before is written down under the policy that decided it.
-                monitor.drain();
-                held.take_up(&mut monitor, policy);
-                let said = answered(&mut monitor, policy, &mut held, &names, request);
-                // Who asked may have gone; the record says what was done.
-                let _ = answer.send(said);
-            }
-        }
-        held.take_up(&mut monitor, policy);
-        held.give_up(&mut monitor);
-        if looked.elapsed() >= LOSSES {
-            looked = Instant::now();
-            monitor.count_losses();
-            if summed_up.elapsed() >= SUMMARY {
-                summed_up = Instant::now();
-                monitor.sum_up();
-            }
-            if let Err(error) = remnants.clear() {
-                tracing::warn!("identities of ended processes stay: {error}");
-            }
-            if serving.is_finished() {
-                tracing::warn!("the sandbox's resolver has stopped; names no longer resolve in it");
-            }
-            if verifying.is_finished() {
-                tracing::warn!("connections whose host is to be verified fail from now on");
-            }
-        }
-    };
-    serving.abort();
-    verifying.abort();
-    Ok((status, monitor))
-}
-
-/// Does what is asked and writes it down.
-fn answered(
-    monitor: &mut Monitor,
-    policy: &mut LivePolicy<'_>,
-    held: &mut HeldConnections,
-    names: &Arc<Resolver>,
-    request: Request,
-) -> Answer {
-    let changed = |monitor: &mut Monitor, policy: &LivePolicy<'_>, change: Change| {
-        monitor.policy_changed(&change, policy.in_force.image().audit_only());
-        change.answer
-    };
-    match request {
-        Request::SetPolicy(texts) => {
-            let change = policy.replace(texts);
-            changed(monitor, policy, change)
-        }
-        Request::Waiting => Answer::Waiting { connections: held.list() },
-        Request::Deny { id } => held.deny(id, monitor),
-        Request::Approve { id, lasting } => {
-            let Some(connection) = held.find(id) else { return held.unknown(id) };
-            let mut in_force = None;
-            if lasting {
-                if connection.rule.is_empty() {
-                    return HeldConnections::nobody(id);
-                }
-                let change = policy.approve(&connection.rule);
-                match changed(monitor, policy, change) {
-                    Answer::Changed { generation, .. } => in_force = Some(generation),
-                    other => return other,
+                if let Some(said) = host.answer(sandbox, request) {
+                    // Who asked may have gone; the record says what was done.
+                    let _ = answer.send(said);
                 }
             }
-            held.approve(id, in_force, names, monitor)
         }
+        host.look();
     }
 }
 

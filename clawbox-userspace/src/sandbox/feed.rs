@@ -1,0 +1,192 @@
+//! Reads what the kernel reports of all sandboxes of this process and hands each its own, in the order in
+//! which it happened. Woken by a fill level or a timer, never per event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use tokio::io::unix::AsyncFd;
+
+use super::recorder::{Recorder, Stirred};
+use crate::audit::clock::Clock;
+use crate::events::Event;
+use crate::kernel::losses::Losses;
+use crate::kernel::tallies::Tallies;
+
+/// How long an event waits at most before it is read.
+pub const TICK: Duration = Duration::from_millis(25);
+
+/// Events that are brought into order together.
+const BATCH: usize = 1024;
+
+/// What the kernel counts.
+pub struct Counts {
+    /// What it could not deliver.
+    pub losses: Losses,
+    /// What it allowed.
+    pub tallies: Tallies,
+}
+
+/// The event ring and the counters of a load.
+pub struct Feed {
+    /// The ring, pollable.
+    ring: AsyncFd<RingBuf<MapData>>,
+    counts: Counts,
+    stirred: Arc<Stirred>,
+    undecodable: u64,
+}
+
+/// Who writes down what, by sandbox.
+#[derive(Default)]
+pub struct Recorders {
+    by_sandbox: BTreeMap<u32, Recorder>,
+    /// What is no running sandbox's.
+    rest: Option<Recorder>,
+}
+
+impl Recorders {
+    /// What is told of no sandbox that runs goes there from now on, and not to the first of them.
+    pub fn keep_rest(&mut self, recorder: Recorder) {
+        self.rest = Some(recorder);
+    }
+
+    /// A sandbox's, from now on.
+    pub fn add(&mut self, sandbox: u32, recorder: Recorder) {
+        self.by_sandbox.insert(sandbox, recorder);
+    }
+
+    /// A sandbox's, which is not told anything any more.
+    pub fn remove(&mut self, sandbox: u32) -> Option<Recorder> {
+        self.by_sandbox.remove(&sandbox)
+    }
+
+    /// A sandbox's.
+    pub fn of(&mut self, sandbox: u32) -> Option<&mut Recorder> {
+        self.by_sandbox.get_mut(&sandbox)
+    }
+
+    /// A sandbox's; for what is told of none that runs, the rest's, or where nobody keeps that, the first
+    /// one's: of an embedded run's only sandbox everything is told.
+    fn for_event(&mut self, sandbox: u32) -> Option<&mut Recorder> {
+        if self.by_sandbox.contains_key(&sandbox) {
+            return self.by_sandbox.get_mut(&sandbox);
+        }
+        self.rest.as_mut().or_else(|| self.by_sandbox.values_mut().next())
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut Recorder> {
+        self.by_sandbox.values_mut().chain(self.rest.as_mut())
+    }
+}
+
+impl Feed {
+    /// Takes up a load's event sources. Call it inside the runtime.
+    ///
+    /// # Errors
+    /// The ring cannot be polled.
+    pub fn new(ring: RingBuf<MapData>, counts: Counts) -> std::io::Result<Self> {
+        // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
+        // dropped, which `AsyncFd` does after taking it out of the poller.
+        let ring = unsafe { AsyncFd::register(ring) }?;
+        Ok(Self { ring, counts, stirred: Arc::default(), undecodable: 0 })
+    }
+
+    /// Where the agent's own decisions say whose they are.
+    #[must_use]
+    pub fn stirred(&self) -> Arc<Stirred> {
+        Arc::clone(&self.stirred)
+    }
+
+    /// Waits until the ring has crossed its fill level.
+    pub async fn filled(&mut self) {
+        match self.ring.readable_mut().await {
+            Ok(mut ready) => ready.clear_ready(),
+            // The timer still reads the ring.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Reads all that is there and hands it to the system. Gives the sandboxes that something was told of.
+    pub fn drain(&mut self, recorders: &mut Recorders) -> Vec<u32> {
+        let mut told = Vec::new();
+        while self.drain_batch(recorders, &mut told) == BATCH {}
+        told.sort_unstable();
+        told.dedup();
+        if self.undecodable > 0
+            && let Some(recorder) = recorders.for_event(0)
+        {
+            recorder.trail.gap("undecodable", std::mem::take(&mut self.undecodable));
+            recorder.trail.flush();
+        }
+        told
+    }
+
+    /// Reads one batch and says how many kernel events it had.
+    fn drain_batch(&mut self, recorders: &mut Recorders, told: &mut Vec<u32>) -> usize {
+        let (mut read, clock) = (0, Clock::now());
+        let first = told.len();
+        while read < BATCH
+            && let Some(bytes) = self.ring.get_mut().next()
+        {
+            read += 1;
+            match Event::decode(&bytes) {
+                Ok(event) => {
+                    let sandbox = event.header().sandbox;
+                    if let Some(recorder) = recorders.for_event(sandbox) {
+                        told.push(recorder.sandbox());
+                        recorder.event(event, &clock);
+                    }
+                }
+                Err(_) => self.undecodable += 1,
+            }
+        }
+        told.extend(self.stirred.take());
+        if let Some(batch) = told.get_mut(first..) {
+            batch.sort_unstable();
+        }
+        let mut last = None;
+        for &sandbox in told.get(first..).unwrap_or_default() {
+            if last.replace(sandbox) != Some(sandbox)
+                && let Some(recorder) = recorders.for_event(sandbox)
+            {
+                recorder.write();
+            }
+        }
+        read
+    }
+
+    /// Records what was allowed since the last time, a line for each program and directory.
+    pub fn sum_up(&mut self, recorders: &mut Recorders) {
+        let news = match self.counts.tallies.since_last() {
+            Ok(news) => news,
+            Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
+        };
+        let clock = Clock::now();
+        for (key, uses) in news {
+            if let Some(recorder) = recorders.for_event(key.sandbox) {
+                recorder.sum(&key, &uses, &clock);
+            }
+        }
+        recorders.all().for_each(|recorder| recorder.trail.flush());
+    }
+
+    /// Records what the kernel could not deliver.
+    pub fn count_losses(&mut self, recorders: &mut Recorders) {
+        match self.counts.losses.since_last() {
+            Ok(losses) => {
+                for loss in losses {
+                    if let Some(recorder) = recorders.for_event(loss.sandbox) {
+                        recorder.trail.gap(loss.kind, loss.count);
+                    }
+                }
+            }
+            Err(error) => tracing::warn!("the kernel's loss counters cannot be read: {error}"),
+        }
+    }
+
+    /// Reads what is left of a load under which nobody was started.
+    pub fn ring(&mut self) -> &mut RingBuf<MapData> {
+        self.ring.get_mut()
+    }
+}

@@ -1,0 +1,263 @@
+//! The kernel side and the sandboxes that a process serves with it: one for `clawbox run`, many for the
+//! daemon. It starts them, turns what is told of them into records, and ends them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::cgroup::Cgroup;
+use super::change::KernelSide;
+use super::connections::Connections;
+use super::control::{Answer, Request};
+use super::feed::{Counts, Feed, Recorders};
+use super::life::{Beginning, Sandbox};
+use super::ready::Ready;
+use super::run::{Run, RunError, system};
+use super::strays::{self, Remnants};
+use crate::gateway;
+use crate::kernel::enforcer::{Enforcer, Synthetics};
+use crate::kernel::load::{Place, Sizes, Wanted};
+use crate::kernel::lsm::LsmState;
+
+/// How often the kernel's loss counters are looked at.
+const LOSSES: Duration = Duration::from_secs(1);
+
+/// How often what was allowed is summed up.
+const SUMMARY: Duration = Duration::from_secs(60);
+
+/// Tables of the kernel's that the agent's servers use.
+#[derive(Clone)]
+pub(super) struct Tables {
+    pub(super) synthetics: Arc<Synthetics>,
+    pub(super) redirects: Arc<gateway::Table>,
+}
+
+/// See the module.
+pub struct Host {
+    pub(super) kernel: KernelSide,
+    pub(super) tables: Tables,
+    pub(super) feed: Feed,
+    pub(super) recorders: Recorders,
+    remnants: Remnants,
+    sandboxes: BTreeMap<u32, Sandbox>,
+    looked: Instant,
+    summed_up: Instant,
+    /// Something of a sandbox is still there and cannot be ended: enforcement has to stay.
+    is_left: bool,
+}
+
+impl Host {
+    /// Loads the kernel side, which governs nobody yet. `name` is that of its pins. Call it inside the
+    /// runtime.
+    ///
+    /// # Errors
+    /// The kernel lacks something; nothing stays behind then.
+    pub fn load(
+        root: &Path,
+        place: Place,
+        sizes: Sizes,
+        name: &str,
+        wanted: Wanted,
+    ) -> Result<Self, RunError> {
+        let mut enforcer = Enforcer::load(root, place, sizes, name, wanted)?;
+        let taken = Self::take(&mut enforcer, name);
+        let (tables, feed, remnants, connections) = taken.inspect_err(|_| {
+            // Nobody is governed by it.
+            drop(enforcer.remove());
+        })?;
+        let kernel = KernelSide { enforcer, connections, generation: 0 };
+        let now = Instant::now();
+        Ok(Self {
+            kernel,
+            tables,
+            feed,
+            recorders: Recorders::default(),
+            remnants,
+            sandboxes: BTreeMap::new(),
+            looked: now,
+            summed_up: now,
+            is_left: false,
+        })
+    }
+
+    fn take(
+        enforcer: &mut Enforcer,
+        name: &str,
+    ) -> Result<(Tables, Feed, Remnants, Connections), RunError> {
+        let counts = Counts { losses: enforcer.take_losses()?, tallies: enforcer.take_tallies()? };
+        let feed =
+            Feed::new(enforcer.take_events()?, counts).map_err(system("poll the event ring"))?;
+        let remnants = Remnants::of(name, enforcer.skipped_exits()?)?;
+        let synthetics = Arc::new(enforcer.take_synthetics()?);
+        let redirects = Arc::new(gateway::Table::new(enforcer.take_redirected()?));
+        let connections = Connections::of(name, enforcer)?;
+        Ok((Tables { synthetics, redirects }, feed, remnants, connections))
+    }
+
+    /// Whether BPF LSM programs decide.
+    #[must_use]
+    pub fn lsm(&self) -> &LsmState {
+        self.kernel.enforcer.lsm()
+    }
+
+    /// Starts a sandbox in its cgroup, under the policy from its first instruction, and gives its number.
+    ///
+    /// # Errors
+    /// The command did not start; nothing of it stays behind.
+    pub fn start(&mut self, run: Run, ready: Ready, cgroup: Cgroup) -> Result<u32, RunError> {
+        let number = ready.number;
+        let mut beginning = Beginning::new(number, cgroup);
+        match beginning.go_on(self, run, ready) {
+            Ok(sandbox) => {
+                self.sandboxes.insert(number, sandbox);
+                Ok(number)
+            }
+            Err(error) => {
+                // What kept it from starting is told.
+                self.feed.drain(&mut self.recorders);
+                self.recorders.remove(number);
+                if let Err(error) = self.take_back(beginning) {
+                    tracing::error!("{error}; enforcement stays on for what is left");
+                    self.is_left = true;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends what was begun, processes first.
+    fn take_back(&mut self, beginning: Beginning) -> Result<(), RunError> {
+        let Beginning { number, cgroup, written, held, .. } = beginning;
+        let id = cgroup.id();
+        cgroup.remove()?;
+        strays::end_sandbox(self.kernel.connections.identified(), number)?;
+        let enforcer = &mut self.kernel.enforcer;
+        enforcer.dismiss(id, number)?;
+        written.iter().for_each(|written| enforcer.remove_generation(written));
+        for (identities, _) in &held {
+            enforcer.remove_identities(&identities.binaries, &identities.scripts);
+        }
+        Ok(())
+    }
+
+    /// A sandbox that runs.
+    #[must_use]
+    pub fn sandbox(&self, number: u32) -> Option<&Sandbox> {
+        self.sandboxes.get(&number)
+    }
+
+    /// Those that run.
+    pub fn sandboxes(&self) -> impl Iterator<Item = &Sandbox> {
+        self.sandboxes.values()
+    }
+
+    /// The exit status of a sandbox's first process, if that has ended.
+    ///
+    /// # Errors
+    /// Somebody else has waited for it.
+    pub fn ended(&mut self, number: u32) -> std::io::Result<Option<ExitStatus>> {
+        match self.sandboxes.get_mut(&number) {
+            Some(sandbox) => sandbox.try_wait(),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until there is much to be read; a timer has to see to the rest.
+    pub async fn filled(&mut self) {
+        self.feed.filled().await;
+    }
+
+    /// Writes down what has been told, answers what has waited too long, and looks after the kernel's
+    /// tables. To be called every [`super::feed::TICK`] at the latest.
+    pub fn look(&mut self) {
+        for number in self.feed.drain(&mut self.recorders) {
+            self.take_up(number);
+        }
+        for sandbox in self.sandboxes.values_mut().filter(|sandbox| sandbox.holds_any()) {
+            if let Some(recorder) = self.recorders.of(sandbox.number()) {
+                sandbox.held.give_up(recorder);
+            }
+        }
+        if self.looked.elapsed() < LOSSES {
+            return;
+        }
+        self.looked = Instant::now();
+        self.feed.count_losses(&mut self.recorders);
+        if self.summed_up.elapsed() >= SUMMARY {
+            self.summed_up = Instant::now();
+            self.feed.sum_up(&mut self.recorders);
+        }
+        if let Err(error) = self.remnants.clear() {
+            tracing::warn!("identities of ended processes stay: {error}");
+        }
+        self.sandboxes.values_mut().for_each(Sandbox::check_servers);
+    }
+
+    /// Connections that have begun to wait for an answer.
+    fn take_up(&mut self, number: u32) {
+        if let (Some(sandbox), Some(recorder)) =
+            (self.sandboxes.get_mut(&number), self.recorders.of(number))
+        {
+            sandbox.held.take_up(recorder, &sandbox.policy, &self.kernel);
+        }
+    }
+
+    /// Does what is asked of a sandbox and writes it down; `None` if there is none of this number.
+    pub fn answer(&mut self, number: u32, request: Request) -> Option<Answer> {
+        // What was decided before is written down under the policy that decided it.
+        self.feed.drain(&mut self.recorders);
+        self.take_up(number);
+        let sandbox = self.sandboxes.get_mut(&number)?;
+        let recorder = self.recorders.of(number)?;
+        let answer = sandbox.answer(&mut self.kernel, recorder, request);
+        Some(answer)
+    }
+
+    /// Ends whatever a sandbox's command left running, and records it up to its end. Gives the denials in
+    /// its trail.
+    ///
+    /// # Errors
+    /// A process does not end: enforcement stays on for it.
+    pub fn end(&mut self, number: u32, status: Option<u8>) -> Result<u64, RunError> {
+        let Some(sandbox) = self.sandboxes.remove(&number) else { return Ok(0) };
+        let (beginning, stop) = sandbox.stop();
+        let ended = self.end_processes(&beginning);
+        self.feed.drain(&mut self.recorders);
+        self.feed.count_losses(&mut self.recorders);
+        self.feed.sum_up(&mut self.recorders);
+        let mut denied = 0;
+        if let Some(mut recorder) = self.recorders.remove(number) {
+            recorder.trail.add(stop.stop_record(status));
+            recorder.trail.flush();
+            denied = recorder.trail.denied();
+        }
+        let ended = ended.and_then(|()| self.take_back(beginning));
+        if ended.is_err() {
+            self.is_left = true;
+        }
+        ended.map(|()| denied)
+    }
+
+    fn end_processes(&self, beginning: &Beginning) -> Result<(), RunError> {
+        beginning.cgroup.end_processes()?;
+        let identified = self.kernel.connections.identified();
+        Ok(strays::end_sandbox(identified, beginning.number)?)
+    }
+
+    /// Ends all sandboxes, and then enforcement. Not to be called where it is to outlive the process.
+    ///
+    /// # Errors
+    /// A process does not end, or a pin cannot be removed: enforcement stays on.
+    pub fn take_down(&mut self) -> Result<(), RunError> {
+        let numbers: Vec<u32> = self.sandboxes.keys().copied().collect();
+        for number in numbers {
+            self.end(number, None)?;
+        }
+        if self.is_left {
+            return Err(RunError::Left);
+        }
+        self.kernel.enforcer.remove().map_err(system("remove the pinned links"))
+    }
+}

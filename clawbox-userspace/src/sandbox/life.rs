@@ -1,0 +1,371 @@
+//! One sandbox from its start to its end: what was put into the system for it, who serves it, and the
+//! records of both ends.
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::task::JoinHandle;
+
+use super::birth::Process;
+use super::ceiling::Ceiling;
+use super::cgroup::Cgroup;
+use super::change::{Change, KernelSide, LivePolicy, Settled};
+use super::child;
+use super::control::{Answer, Request};
+use super::held::HeldConnections;
+use super::host::{Host, Tables};
+use super::identities::Identities;
+use super::in_force::{EventMeaning, PolicyInForce};
+use super::launch::BackstopReport;
+use super::objects::Objects;
+use super::ready::Ready;
+use super::recorder::{Decisions, Recorder};
+use super::run::{LsmUse, Run, RunError};
+use crate::audit::programs::Programs;
+use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
+use crate::audit::trail::Draft;
+use crate::dns::{NamePolicy as _, Resolver};
+use crate::gateway::Verifier;
+use crate::kernel::enforcer::Generation;
+use crate::kernel::lsm::LsmState;
+
+/// What has to be taken back of a sandbox, however far its start came.
+pub(super) struct Beginning {
+    pub(super) number: u32,
+    pub(super) cgroup: Cgroup,
+    /// The maps' entries of its policies.
+    pub(super) written: Vec<Generation>,
+    /// While these are open nothing else gets the inode numbers of what its policies name.
+    pub(super) held: Vec<(Identities, Objects)>,
+}
+
+/// A sandbox that runs.
+pub struct Sandbox {
+    number: u32,
+    name: String,
+    cgroup: Cgroup,
+    child: Process,
+    since: SystemTime,
+    told: Told,
+    pub(super) policy: LivePolicy,
+    pub(super) held: HeldConnections,
+    servers: Vec<Server>,
+}
+
+/// What serves a sandbox, and what it means that it has stopped.
+struct Server {
+    task: JoinHandle<std::io::Result<()>>,
+    without: &'static str,
+    is_told: bool,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the records of a start and a stop say.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    command: Vec<String>,
+    policy: String,
+    audit_only: bool,
+}
+
+impl Beginning {
+    pub(super) fn new(number: u32, cgroup: Cgroup) -> Self {
+        Self { number, cgroup, written: Vec::new(), held: Vec::new() }
+    }
+
+    /// Puts the cgroup under the policy, then starts the command in it.
+    pub(super) fn go_on(
+        &mut self,
+        host: &mut Host,
+        run: Run,
+        ready: Ready,
+    ) -> Result<Sandbox, RunError> {
+        let lsm = host.lsm().clone();
+        accept(&run, &lsm)?;
+        let ports = ready.ports();
+        let Ready { trail, upstream, sockets, verified, room, mounts, mut report, .. } = ready;
+        let enforcer = &mut host.kernel.enforcer;
+        let generation = run.image.generation();
+        host.kernel.generation = host.kernel.generation.max(generation);
+        self.held.push((ready.identities, ready.objects));
+        let [(identities, objects)] = self.held.as_slice() else { return Err(RunError::Left) };
+        let written = enforcer.write_generation(&run.image, &objects.files, &objects.names)?;
+        self.written.push(written);
+        enforcer.write_identities(&identities.binaries, &identities.scripts)?;
+        let judges = lsm.is_active();
+        let state = run.image.state(ports, run.audit_level.flags(), judges);
+        enforcer.set_state(self.number, &state)?;
+        enforcer.admit_cgroup(self.cgroup.id(), self.number)?;
+
+        let told = Told::of(&run);
+        let paths = identities.paths.clone();
+        let settled = Settled::of(&run);
+        let in_force = PolicyInForce::new(run.image);
+        let decisions = Decisions::of(self.number, host.feed.stirred());
+        let recorder = Recorder::new(
+            Arc::clone(&decisions),
+            Programs::new(mounts, paths),
+            Box::new(EventMeaning(in_force.clone())),
+            audit_only(&in_force),
+            trail,
+        );
+        host.recorders.add(self.number, recorder);
+        let started = SystemTime::now();
+        let child = child::spawn(
+            &run.invocation,
+            &ready.program,
+            &self.cgroup,
+            ready.backstops,
+            judges,
+            &mut report,
+        )?;
+        if let Some(recorder) = host.recorders.of(self.number) {
+            recorder.started(child.pid().as_raw().cast_unsigned());
+            let layers = layers(&lsm, &report);
+            recorder.trail.add(Draft { time: Some(started), ..told.record("start", layers, None) });
+        }
+        let Tables { synthetics, redirects } = host.tables.clone();
+        let resolver = Arc::new(Resolver::new(
+            self.number,
+            in_force.clone(),
+            synthetics,
+            decisions.clone(),
+            upstream,
+        ));
+        in_force.know_names(resolver.names());
+        let verifier = Arc::new(Verifier {
+            redirects,
+            names: resolver.names(),
+            observer: decisions,
+            audit_only: audit_only(&in_force),
+        });
+        let servers = vec![
+            Server::new(
+                tokio::spawn(Arc::clone(&resolver).serve(sockets)),
+                "its resolver has stopped; names no longer resolve in it",
+            ),
+            Server::new(
+                tokio::spawn(verifier.serve(verified.0)),
+                "connections whose host is to be verified fail from now on",
+            ),
+        ];
+        let policy = LivePolicy {
+            sandbox: self.number,
+            texts: run.texts,
+            approved: String::new(),
+            ceiling: Ceiling::new(&run.backstops, &report, judges),
+            settled,
+            in_force,
+            resolver,
+            ports,
+            held: std::mem::take(&mut self.held),
+            outgoing: None,
+            written: self.written.pop().unwrap_or_default(),
+        };
+        Ok(Sandbox {
+            number: self.number,
+            name: run.name,
+            cgroup: self.cgroup.clone(),
+            child,
+            since: started,
+            told,
+            policy,
+            held: HeldConnections::new(room, run.patience),
+            servers,
+        })
+    }
+}
+
+impl Server {
+    fn new(task: JoinHandle<std::io::Result<()>>, without: &'static str) -> Self {
+        Self { task, without, is_told: false }
+    }
+}
+
+impl Sandbox {
+    /// Its number, which no other one has meanwhile.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// What its user calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When it was started.
+    #[must_use]
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// Its first process, as the host sees it.
+    #[must_use]
+    pub fn first_process(&self) -> nix::unistd::Pid {
+        self.child.pid()
+    }
+
+    /// Its cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    pub(super) fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Says once of each server that has stopped what that means.
+    pub(super) fn check_servers(&mut self) {
+        for server in self.servers.iter_mut().filter(|server| server.task.is_finished()) {
+            if !std::mem::replace(&mut server.is_told, true) {
+                tracing::warn!("sandbox `{}`: {}", self.name, server.without);
+            }
+        }
+    }
+
+    /// Does what is asked and writes it down.
+    pub(super) fn answer(
+        &mut self,
+        kernel: &mut KernelSide,
+        recorder: &mut Recorder,
+        request: Request,
+    ) -> Answer {
+        match request {
+            Request::SetPolicy(texts) => {
+                let change = self.policy.replace(kernel, texts);
+                self.changed(recorder, change)
+            }
+            Request::Waiting => Answer::Waiting { connections: self.held.list() },
+            Request::Deny { id } => self.held.deny(id, recorder),
+            Request::Approve { id, lasting } => self.approve(kernel, recorder, id, lasting),
+        }
+    }
+
+    fn approve(
+        &mut self,
+        kernel: &mut KernelSide,
+        recorder: &mut Recorder,
+        id: u32,
+        lasting: bool,
+    ) -> Answer {
+        let Some(connection) = self.held.find(id) else { return self.held.unknown(id) };
+        let mut in_force = None;
+        if lasting {
+            if connection.rule.is_empty() {
+                return HeldConnections::nobody(id);
+            }
+            let change = self.policy.approve(kernel, &connection.rule);
+            match self.changed(recorder, change) {
+                Answer::Changed { generation, .. } => in_force = Some(generation),
+                other => return other,
+            }
+        }
+        self.held.approve(id, in_force, &self.policy.resolver, recorder)
+    }
+
+    fn changed(&self, recorder: &mut Recorder, change: Change) -> Answer {
+        recorder.policy_changed(&change, self.policy.in_force.image().audit_only());
+        change.answer
+    }
+
+    /// Serves it no longer. Gives what has to be taken back, and what its last record says.
+    pub(super) fn stop(self) -> (Beginning, Told) {
+        let Self { number, cgroup, mut told, policy, servers, .. } = self;
+        drop(servers);
+        policy.resolver.clear();
+        told.audit_only = policy.in_force.image().audit_only();
+        let written = [policy.written].into_iter().chain(policy.outgoing).collect();
+        (Beginning { number, cgroup, written, held: policy.held }, told)
+    }
+}
+
+fn audit_only(in_force: &Arc<PolicyInForce>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let in_force = Arc::clone(in_force);
+    Arc::new(move || in_force.audit_only())
+}
+
+/// Says what this kernel does not do, and refuses where the run cannot be without.
+fn accept(run: &Run, lsm: &LsmState) -> Result<(), RunError> {
+    if lsm.is_active() {
+        return Ok(());
+    }
+    if run.lsm == LsmUse::Auto {
+        tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
+        if let Some(why) = &lsm.unrecorded {
+            tracing::warn!("what Landlock and seccomp refuse is not in the audit trail: {why}");
+        }
+    }
+    if run.needs_lsm || run.lsm == LsmUse::Require {
+        return Err(RunError::NeedsLsm { why: lsm.why.clone() });
+    }
+    Ok(())
+}
+
+impl Told {
+    fn of(run: &Run) -> Self {
+        let words = run.invocation.command.iter();
+        Self {
+            command: words.map(|word| word.to_string_lossy().into_owned()).collect(),
+            policy: run.policy.clone(),
+            audit_only: run.image.audit_only(),
+        }
+    }
+
+    /// The record of a sandbox's start or stop.
+    fn record(
+        &self,
+        action: &'static str,
+        layers: Vec<serde_json::Value>,
+        status: Option<u8>,
+    ) -> Draft {
+        let mode = if self.audit_only { "audit" } else { "enforce" };
+        Draft {
+            time: None,
+            class: Class::Sandbox,
+            action,
+            verdict: VerdictName::None,
+            reason: action,
+            let_through: false,
+            rule: None,
+            subject: None,
+            object: Object::Sandbox(Box::new(SandboxObject {
+                command: self.command.clone(),
+                policy: self.policy.clone(),
+                generation: None,
+                mode: mode.to_owned(),
+                status: status.map(i32::from),
+                layers,
+            })),
+        }
+    }
+
+    /// The record of its end.
+    pub(super) fn stop_record(&self, status: Option<u8>) -> Draft {
+        self.record("stop", Vec::new(), status)
+    }
+}
+
+/// Every layer, requested against actual: the kernel hooks first, which the self-test has just
+/// seen deny, then what is missing, then the backstops.
+fn layers(lsm: &LsmState, report: &BackstopReport) -> Vec<serde_json::Value> {
+    let hooks = serde_json::json!({
+        "layer": "cgroup.sockets",
+        "state": "full",
+        "self_test": "denied",
+    });
+    let backstops = report.layers.iter().filter_map(|layer| serde_json::to_value(layer).ok());
+    [hooks].into_iter().chain(lsm.layers()).chain(backstops).collect()
+}

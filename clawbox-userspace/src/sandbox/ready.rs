@@ -1,0 +1,103 @@
+//! What is read and opened for a sandbox before anything is put into the system, so that most of what can
+//! go wrong does so while nothing has to be taken back.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+
+use super::child;
+use super::identities::Identities;
+use super::launch::{self, BackstopReport};
+use super::objects::Objects;
+use super::run::{Run, RunError, system};
+use crate::audit::trail::Trail;
+use crate::compile::AgentPorts;
+use crate::dns::{ResolverSockets, Upstream};
+use crate::gateway::{self, WaitingRoom};
+use crate::kernel::file_id::Mounts;
+use crate::kernel::load::Sizes;
+
+/// All of it.
+pub struct Ready {
+    /// The sandbox's number.
+    pub(super) number: u32,
+    pub(super) trail: Trail,
+    pub(super) upstream: Upstream,
+    pub(super) sockets: ResolverSockets,
+    pub(super) verified: (TcpListener, u16),
+    pub(super) room: WaitingRoom,
+    pub(super) program: PathBuf,
+    pub(super) mounts: Mounts,
+    pub(super) backstops: launch::Prepared,
+    pub(super) report: BackstopReport,
+    /// What the policy names, as it is on this host.
+    pub(super) identities: Identities,
+    pub(super) objects: Objects,
+}
+
+impl Ready {
+    /// For a run that is to be the sandbox of this number.
+    ///
+    /// # Errors
+    /// Something that it needs is not there.
+    pub fn of(run: &mut Run, number: u32) -> Result<Self, RunError> {
+        let trail = Trail::open(&run.audit, &run.name)?;
+        let upstream =
+            if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
+        let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
+        let verified = gateway::bind().map_err(system("open the verifier's socket"))?;
+        let room = WaitingRoom::open().map_err(system("open the socket for what waits"))?;
+        let program = child::find_program(&run.invocation)?;
+        run.backstops.needed.push(program.clone());
+        let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+        let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
+        let identities = Identities::find(number, &mounts, patterns, &run.backstops.writable());
+        identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        // The rule stands at the directory that the private one is mounted on.
+        run.also_writable.extend(run.backstops.own_tmp());
+        let objects = Objects::find(&run.image, &mounts, &run.also_writable);
+        objects.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        if !objects.unclosed.is_empty() {
+            return Err(RunError::Unclosed(objects.unclosed.join("; ")));
+        }
+        let (backstops, report) = launch::prepare(&run.backstops)?;
+        report.skipped_paths.iter().for_each(|skipped| {
+            tracing::warn!("no access below `{}`: {}", skipped.path.display(), skipped.why);
+        });
+        Ok(Self {
+            number,
+            trail,
+            upstream,
+            sockets,
+            verified,
+            room,
+            program,
+            mounts,
+            backstops,
+            report,
+            identities,
+            objects,
+        })
+    }
+
+    /// Room in the kernel's maps for this sandbox alone.
+    #[must_use]
+    pub fn sizes(&self, run: &Run) -> Sizes {
+        let entries = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Sizes {
+            rules: entries(run.image.rules.len()),
+            addresses: entries(run.image.addresses.len()),
+            binaries: entries(self.identities.binaries.len()),
+            scripts: entries(self.identities.scripts.len()),
+            files: entries(self.objects.files.len()),
+            names: entries(self.objects.names.len()),
+            sandboxes: 1,
+        }
+    }
+
+    /// Where the agent serves the sandbox.
+    pub(super) fn ports(&self) -> AgentPorts {
+        let (resolver_v4, v6) = self.sockets.ports();
+        let (verifier, waiting) = (self.verified.1, self.room.port());
+        AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
+    }
+}

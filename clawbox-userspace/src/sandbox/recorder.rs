@@ -1,0 +1,365 @@
+//! One sandbox's decisions on their way to its trail: those of the kernel, of the resolver and of the
+//! verifier, brought into one order.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use clawbox_common::address::asker_of;
+use clawbox_common::event::{Header, Kind, NetworkEvent, Operation};
+use clawbox_common::file::TallyKey;
+use clawbox_common::subject::FileId;
+use clawbox_common::verdict::{Reason, Verdict};
+
+use super::change::Change;
+use super::connections::Reset;
+use super::control::Answer;
+use crate::audit::clock::Clock;
+use crate::audit::kernel_event::{self, Meaning};
+use crate::audit::programs::Programs;
+use crate::audit::record::{
+    Class, Endpoint, Object, Question, SandboxObject, Subject, VerdictName,
+};
+use crate::audit::trail::{Draft, Trail};
+use crate::dns::{Observer, QuestionEvent};
+use crate::events::{Event, told_path};
+use crate::gateway::{self, Outcome};
+use crate::kernel::tallies::Uses;
+use crate::policy::address::readable;
+
+/// DNS questions that may wait for the next look.
+const QUESTIONS: usize = 16_384;
+
+/// Directories whose paths are remembered at most; a count of another one tells device and inode.
+const DIRECTORIES: usize = 65_536;
+
+/// Which sandboxes the agent has decided something about since the last look.
+#[derive(Debug, Default)]
+pub struct Stirred(Mutex<Vec<u32>>);
+
+impl Stirred {
+    fn add(&self, sandbox: u32) {
+        let mut stirred = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if stirred.last() != Some(&sandbox) {
+            stirred.push(sandbox);
+        }
+    }
+
+    /// They, some perhaps more than once.
+    pub fn take(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What the agent has decided about one sandbox and the trail has not yet.
+#[derive(Debug)]
+pub struct Decisions {
+    sandbox: u32,
+    stirred: Arc<Stirred>,
+    waiting: Mutex<Waiting>,
+    verified: Mutex<Vec<Outcome>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: Vec<(SystemTime, QuestionEvent)>,
+    lost: u64,
+}
+
+impl Decisions {
+    /// Of a sandbox.
+    #[must_use]
+    pub fn of(sandbox: u32, stirred: Arc<Stirred>) -> Arc<Self> {
+        let (waiting, verified) = Default::default();
+        Arc::new(Self { sandbox, stirred, waiting, verified })
+    }
+}
+
+impl Observer for Decisions {
+    fn question(&self, event: QuestionEvent) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.events.len() < QUESTIONS {
+            waiting.events.push((SystemTime::now(), event));
+        } else {
+            waiting.lost += 1;
+        }
+        if waiting.events.len() == 1 || waiting.lost == 1 {
+            self.stirred.add(self.sandbox);
+        }
+    }
+}
+
+impl gateway::Observer for Decisions {
+    // Each is a connection that is open, of which there are only so many, or one that was refused,
+    // which takes a round of the loop that reads them.
+    fn connection(&self, outcome: Outcome) {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+        self.stirred.add(self.sandbox);
+    }
+}
+
+/// How far a sandbox's start is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// Its first process is being made: of that only what the policy refuses is told.
+    Begun,
+    /// Before the first exec, the first process is clawbox itself doing the self-test.
+    Tested(u32),
+    /// It runs.
+    Done,
+}
+
+/// Everything that is told of one sandbox, and the trail it goes to.
+pub struct Recorder {
+    decisions: Arc<Decisions>,
+    programs: Programs,
+    /// Paths of directories that something was allowed in.
+    directories: HashMap<FileId, String>,
+    meaning: Box<dyn Meaning>,
+    audit_only: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// The trail.
+    pub trail: Trail,
+    start: Start,
+    /// Of this batch.
+    drafts: Vec<Draft>,
+    /// Connections that wait for an answer since the last look.
+    held: Vec<NetworkEvent>,
+}
+
+impl Recorder {
+    /// Of a sandbox that is being started. `audit_only` says whether refusals are only recorded.
+    pub fn new(
+        decisions: Arc<Decisions>,
+        programs: Programs,
+        meaning: Box<dyn Meaning>,
+        audit_only: Arc<dyn Fn() -> bool + Send + Sync>,
+        trail: Trail,
+    ) -> Self {
+        Self {
+            decisions,
+            programs,
+            directories: HashMap::new(),
+            meaning,
+            audit_only,
+            trail,
+            start: Start::Begun,
+            drafts: Vec::new(),
+            held: Vec::new(),
+        }
+    }
+
+    /// Of what is told of no sandbox.
+    #[must_use]
+    pub fn of_rest(self) -> Self {
+        Self { start: Start::Done, ..self }
+    }
+
+    /// Whose.
+    #[must_use]
+    pub fn sandbox(&self) -> u32 {
+        self.decisions.sandbox
+    }
+
+    /// Its first process is there: what follows is named as that sees it.
+    pub fn started(&mut self, first_process: u32) {
+        self.start = Start::Tested(first_process);
+        if let Err(error) = self.programs.see_from(first_process) {
+            tracing::debug!("the sandbox's files cannot be looked at: {error}");
+        }
+    }
+
+    /// Takes up what the kernel has told.
+    pub fn event(&mut self, event: Event, clock: &Clock) {
+        if self.is_launch(&event) {
+            return;
+        }
+        match event {
+            Event::File(_, Operation::Tally, event) => {
+                if self.directories.len() < DIRECTORIES {
+                    self.directories.insert(event.object, told_path(&event));
+                }
+            }
+            event => {
+                let (meaning, programs) = (self.meaning.as_ref(), &mut self.programs);
+                self.drafts.extend(kernel_event::draft(&event, programs, meaning, clock));
+                if let Event::Network(decoded, event) = event
+                    && decoded.reason == Reason::Held
+                {
+                    self.held.push(event);
+                }
+            }
+        }
+    }
+
+    /// Whether an event is of the launch itself. The denials of the self-test are told by the start
+    /// record; of a command that is not started, what kept it from that.
+    fn is_launch(&mut self, event: &Event) -> bool {
+        let (header, decoded) = (event.header(), event.decoded());
+        let is_test = decoded.reason == Reason::NoIdentity;
+        match self.start {
+            Start::Done => false,
+            Start::Begun => {
+                let is_refusal =
+                    matches!(event, Event::File(..)) && decoded.verdict == Verdict::Deny;
+                is_test || !is_refusal
+            }
+            Start::Tested(pid) => {
+                // With a pid namespace the first process never executes anything: its child does.
+                if decoded.kind == Kind::Exec {
+                    self.start = Start::Done;
+                }
+                header.tgid == pid && is_test
+            }
+        }
+    }
+
+    /// Brings what was told into one order and hands it to the system.
+    pub fn write(&mut self) {
+        let waiting = std::mem::take(
+            &mut *self.decisions.waiting.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        let verified = std::mem::take(
+            &mut *self.decisions.verified.lock().unwrap_or_else(PoisonError::into_inner),
+        );
+        let programs = &self.programs;
+        let asked = waiting.events.into_iter();
+        self.drafts.extend(asked.map(|(time, event)| question(time, event, programs)));
+        let let_through = (self.audit_only)();
+        self.drafts.extend(verified.into_iter().map(|outcome| {
+            let meaning = self.meaning.as_ref();
+            kernel_event::seen_by_agent(outcome, "verify", programs, meaning, let_through)
+        }));
+        // Several sources: bring them into one order. Stable, so that each keeps its own.
+        self.drafts.sort_by_key(|draft| draft.time);
+        self.drafts.drain(..).for_each(|draft| self.trail.add(draft));
+        if waiting.lost > 0 {
+            self.trail.gap("dns", waiting.lost);
+        }
+        self.trail.flush();
+    }
+
+    /// Records what was allowed since the last time by one program in one directory.
+    pub fn sum(&mut self, key: &TallyKey, uses: &Uses, clock: &Clock) {
+        let directory = self.directories.get(&key.directory).map(String::as_str);
+        self.trail.add(kernel_event::summary(key, uses, directory, &self.programs, clock));
+    }
+
+    /// Connections that have begun to wait for an answer, with the name and the program they are about.
+    pub fn take_held(&mut self) -> Vec<(NetworkEvent, Option<String>, Option<String>)> {
+        let held = std::mem::take(&mut self.held);
+        let about = |event: NetworkEvent| {
+            let program = self.programs.path(event.header.exe);
+            let program = program.map(|path| path.to_string_lossy().into_owned());
+            (event, self.meaning.name(event.name), program)
+        };
+        held.into_iter().map(about).collect()
+    }
+
+    /// Records what became of a connection that waited.
+    pub fn settled(&mut self, outcome: Outcome) {
+        let action = if outcome.verdict == Verdict::Allow { "approve" } else { "refuse" };
+        let meaning = self.meaning.as_ref();
+        let draft = kernel_event::seen_by_agent(outcome, action, &self.programs, meaning, false);
+        self.trail.add(draft);
+        self.trail.flush();
+    }
+
+    /// Records that a policy was replaced, or was to be, and learns the programs it names.
+    pub fn policy_changed(&mut self, change: &Change, audit_only: bool) {
+        self.programs.named(&change.programs);
+        let (reason, generation) = match &change.answer {
+            Answer::Changed { generation, .. } => ("changed", Some(*generation)),
+            Answer::Refused { .. } => ("refused", None),
+            Answer::DoesNotLoad { .. } => ("does-not-load", None),
+            // No answers about a policy.
+            Answer::Waiting { .. } | Answer::Approved { .. } | Answer::Denied { .. } => return,
+        };
+        self.trail.add(Draft {
+            time: None,
+            class: Class::Sandbox,
+            action: "policy",
+            verdict: VerdictName::None,
+            reason,
+            let_through: false,
+            rule: None,
+            subject: None,
+            object: Object::Sandbox(Box::new(SandboxObject {
+                command: Vec::new(),
+                policy: change.policy.clone(),
+                generation,
+                mode: (if audit_only { "audit" } else { "enforce" }).to_owned(),
+                status: None,
+                layers: Vec::new(),
+            })),
+        });
+        for reset in &change.resets {
+            let host = self.meaning.name(reset.name);
+            self.trail.add(cut(reset, host, &self.programs));
+        }
+        self.trail.flush();
+    }
+}
+
+/// The process that asked, which the kernel has put into the question's source address.
+fn asker(client: SocketAddr, programs: &Programs) -> Option<Subject> {
+    let IpAddr::V4(source) = client.ip() else { return None };
+    let header = programs.asker(asker_of(source.to_bits())?)?;
+    Some(kernel_event::subject(header, programs))
+}
+
+/// The record of a connection that a new policy ended.
+fn cut(reset: &Reset, host: Option<String>, programs: &Programs) -> Draft {
+    let header = Header {
+        tgid: reset.process,
+        uid: reset.user,
+        exe: reset.subject.exe,
+        is_script: reset.subject.is_script,
+        ..Header::default()
+    };
+    let asked = readable(reset.to.address);
+    Draft {
+        time: None,
+        class: Class::Network,
+        action: "reset",
+        verdict: VerdictName::Deny,
+        reason: reset.decision.reason.name(),
+        let_through: false,
+        rule: None,
+        subject: Some(kernel_event::subject(&header, programs)),
+        object: Object::Endpoint(Endpoint {
+            host,
+            ip: reset.real,
+            asked: (asked != reset.real).then_some(asked),
+            port: reset.to.port,
+            transport: kernel_event::transport(reset.to.transport).to_owned(),
+            named: None,
+        }),
+    }
+}
+
+fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draft {
+    let let_through = event.verdict == Verdict::Deny && !event.answers.is_empty();
+    let (handed_out, addresses) = event.answers.into_iter().unzip();
+    Draft {
+        time: Some(time),
+        class: Class::Dns,
+        action: "question",
+        verdict: if event.reason == Reason::Held {
+            VerdictName::None
+        } else {
+            event.verdict.into()
+        },
+        reason: event.reason.name(),
+        let_through,
+        rule: None,
+        subject: asker(event.client, programs),
+        object: Object::Question(Question {
+            name: event.name.to_string(),
+            kind: event.kind.to_string(),
+            transport: event.transport.name().to_owned(),
+            addresses,
+            handed_out,
+        }),
+    }
+}
