@@ -140,7 +140,7 @@ fn rows(starts: &[Start], report: &mut Report) {
 
 /// The median of each step, for a note.
 fn steps(starts: &[Start]) -> String {
-    let names = ["prepared", "loaded", "placed", "started", "ended", "recorded", "removed"];
+    let names = ["prepared", "loaded", "started", "ended", "recorded", "removed"];
     let shown: Vec<String> = names
         .iter()
         .filter_map(|name| {

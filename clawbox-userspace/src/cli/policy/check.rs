@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::host_facts::gather;
 use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
 use crate::compile::compile;
 use crate::kernel::lsm;
 use crate::policy::enforceability::{Part, Report, Status, assess};
 use crate::policy::{Diagnostic, Kind, Loaded, Severity, load_any};
+use crate::sandbox::host_facts::gather;
 
 /// Check whether a policy loads and what of it this machine enforces
 ///

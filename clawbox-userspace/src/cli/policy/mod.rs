@@ -2,7 +2,6 @@
 
 mod check;
 mod explain;
-pub(super) mod host_facts;
 mod schema;
 mod set;
 

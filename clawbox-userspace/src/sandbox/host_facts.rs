@@ -17,7 +17,8 @@ const MOST_ENTRIES: usize = 50_000;
 
 /// Gathers the facts about what a policy names; whether BPF LSM programs run here takes so long to
 /// find out for certain that the caller decides how.
-pub(in crate::cli) fn gather(policy: &Policy, bpf_lsm: bool) -> HostFacts {
+#[must_use]
+pub fn gather(policy: &Policy, bpf_lsm: bool) -> HostFacts {
     let kernel = Kernel::probe();
     let abi = kernel.landlock_abi.yes().copied().unwrap_or(0);
     HostFacts {
