@@ -1,13 +1,34 @@
-//! Finds the BPF object that `cargo xtask build` makes, so that the agent can carry it.
+//! Finds the BPF object that `cargo xtask build` makes, so that the agent can carry it, and turns the
+//! control API's description into code, without a compiler that would have to be installed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The control API.
+const API: &str = "proto/clawbox/v1/clawbox.proto";
 
 fn main() {
+    if let Err(error) = api() {
+        println!("cargo::error=the control API: {error}");
+    }
+    object();
+}
+
+fn api() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed={API}");
+    let description = protox::compile([API], ["proto"])?;
+    let into = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
+    // For who asks the daemon what it understands.
+    std::fs::write(into.join("clawbox.bin"), prost::Message::encode_to_vec(&description))?;
+    tonic_prost_build::configure().compile_fds(description)?;
+    Ok(())
+}
+
+fn object() {
     println!("cargo::rerun-if-env-changed=CLAWBOX_BPF_OBJECT");
     let object = std::env::var_os("CLAWBOX_BPF_OBJECT").map_or_else(
         || {
-            let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-            package.join("../target/bpf/clawbox-ebpf.o")
+            let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+            Path::new(&package).join("../target/bpf/clawbox-ebpf.o")
         },
         PathBuf::from,
     );

@@ -1,9 +1,11 @@
 //! clawbox's agent: policy in, enforcement by the kernel, audit trail out.
 //! Data flows one way: policy → compile → kernel → events → audit; see `docs/architecture.md`.
 
+pub mod api;
 pub mod audit;
 pub mod cli;
 pub mod compile;
+pub mod daemon;
 pub mod dns;
 pub mod events;
 pub mod gateway;

@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use clawbox::cli::approvals::ApprovalsCommand;
 use clawbox::cli::audit::AuditCommand;
+use clawbox::cli::config::ConfigCommand;
+use clawbox::cli::daemon::DaemonCommand;
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::run::{self, RunCommand};
+use clawbox::cli::sandboxes::{List, Show, Status, Stop};
 
 /// Enforces one policy per AI-agent sandbox in the kernel
 #[derive(Debug, Parser)]
@@ -27,10 +30,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(RunCommand),
+    List(List),
+    Show(Show),
+    Stop(Stop),
     Policy(PolicyCommand),
     Approvals(ApprovalsCommand),
     Audit(AuditCommand),
     Doctor(Doctor),
+    Daemon(DaemonCommand),
+    Status(Status),
+    Config(ConfigCommand),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +50,12 @@ fn main() -> ExitCode {
     };
     let (result, failed) = match cli.verb {
         Verb::Run(command) => (command.run(), run::failed()),
+        Verb::List(command) => (command.run(), ExitCode::from(2)),
+        Verb::Show(command) => (command.run(), ExitCode::from(2)),
+        Verb::Stop(command) => (command.run(), ExitCode::from(2)),
+        Verb::Daemon(command) => (command.run(), ExitCode::from(2)),
+        Verb::Status(command) => (command.run(), ExitCode::from(2)),
+        Verb::Config(command) => (command.run(), ExitCode::from(2)),
         Verb::Policy(command) => (command.run(), ExitCode::from(2)),
         Verb::Approvals(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),

@@ -31,6 +31,19 @@ pub trait Meaning {
     fn name(&self, number: u32) -> Option<String>;
 }
 
+/// Of events that are no sandbox's.
+pub struct NoMeaning;
+
+impl Meaning for NoMeaning {
+    fn rule(&self, _: &NetworkEvent) -> Option<Rule> {
+        None
+    }
+
+    fn name(&self, _: u32) -> Option<String> {
+        None
+    }
+}
+
 /// The address for people: IPv4 where it is one.
 #[must_use]
 pub fn ip(address: Address) -> IpAddr {

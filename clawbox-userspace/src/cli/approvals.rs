@@ -9,9 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::Format;
 use super::answer::answered;
+use super::ask::ask;
 use crate::policy::load_any;
 use crate::sandbox::change::APPROVED_HEAD;
-use crate::sandbox::control::{Answer, Request, ask};
+use crate::sandbox::control::{Answer, Request};
 
 /// Answer connections that no rule names
 ///

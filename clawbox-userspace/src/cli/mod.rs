@@ -3,10 +3,15 @@
 
 mod answer;
 pub mod approvals;
+mod ask;
 pub mod audit;
+pub mod config;
+pub mod daemon;
 pub mod doctor;
 pub mod policy;
+mod remote;
 pub mod run;
+pub mod sandboxes;
 mod style;
 
 use clap::ValueEnum;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
+use super::remote;
+use crate::api::client::socket;
 use crate::audit::AuditLevel;
 use crate::dns::Upstream;
 use crate::policy::model::Mode;
@@ -31,8 +33,9 @@ const TRAILS: &str = "/var/log/clawbox";
 
 /// Run a command under a policy, enforced by the kernel
 ///
-/// Loads the kernel programs for this one sandbox, starts the command in it, writes every
-/// decision down, and removes everything when the command ends.
+/// Where the daemon runs, it starts the command in a sandbox of its own, as you. Without it the kernel
+/// programs are loaded for this one sandbox, which needs root, and removed when the command ends. Every
+/// decision is written down.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: the command's own; 125 clawbox could not enforce or start; 126 the command cannot be
@@ -74,6 +77,9 @@ pub struct RunCommand {
     /// It costs every process of the host some time at each system call: off unless asked for
     #[arg(long)]
     refusals: bool,
+    /// Load the kernel programs for this command alone, although the daemon runs; needs root
+    #[arg(long)]
+    standalone: bool,
     /// What of the host the command is to see, in place of one of its own; may be repeated
     #[arg(long, value_enum, value_name = "PART,...", value_delimiter = ',')]
     share: Vec<Part>,
@@ -104,10 +110,14 @@ impl RunCommand {
     /// # Errors
     /// It could not be started under its policy; the status for that is [`status::FAILED`].
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(socket) = self.daemon()? {
+            return remote::run(&socket, self.order()?);
+        }
         if !nix::unistd::geteuid().is_root() {
             bail!(
                 "clawbox run loads programs into the kernel and needs root; run it with sudo, and \
-                 say with --user whom the command is to run as"
+                 say with --user whom the command is to run as, or start the daemon, which lets \
+                 everybody run sandboxes"
             );
         }
         let prepared = self.order()?.prepare(FIRST)?;
@@ -122,6 +132,23 @@ impl RunCommand {
                 Ok(ExitCode::from(error.status()))
             }
         }
+    }
+
+    /// The socket of the daemon that is to run the command; `None` where there is none, or is to be none.
+    fn daemon(&self) -> anyhow::Result<Option<PathBuf>> {
+        let Some(socket) = socket().filter(|_| !self.standalone) else { return Ok(None) };
+        for (is_given, option) in [
+            (self.audit.is_some(), "--audit: the daemon keeps the trails"),
+            (self.refusals, "--refusals: that is for the daemon's configuration to say"),
+            (self.lsm == LsmUse::Off, "--lsm off: that is for the daemon's configuration to say"),
+        ] {
+            if is_given {
+                bail!(
+                    "a sandbox of the daemon cannot have {option}; or run with --standalone, as root"
+                );
+            }
+        }
+        Ok(Some(socket))
     }
 
     fn order(self) -> anyhow::Result<Order> {
@@ -155,6 +182,7 @@ impl RunCommand {
             command: self.command,
             trails: TRAILS.into(),
             run_as: None,
+            inherit: None,
         })
     }
 }

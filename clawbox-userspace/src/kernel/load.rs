@@ -148,6 +148,19 @@ pub struct Sizes {
     pub sandboxes: u32,
 }
 
+impl Sizes {
+    /// For as many sandboxes as there can be.
+    pub const LARGEST: Self = Self {
+        rules: limits::RULES,
+        addresses: limits::ADDRESSES,
+        binaries: limits::BINARIES,
+        scripts: limits::SCRIPTS,
+        files: limits::FILES,
+        names: limits::NAMES,
+        sandboxes: limits::SANDBOXES,
+    };
+}
+
 /// Entries that come with any policy that takes the place of the first one.
 const GROWTH: u32 = 2048;
 

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use super::birth::{self, NewPidNamespace, Process};
 use super::cgroup::{Cgroup, CgroupError};
+use super::inherit::Inherit;
 use super::launch::{BackstopReport, Identity, LaunchError, Prepared};
 use super::self_test::{NOT_ENFORCING, SelfTest};
 use super::watch;
@@ -55,6 +56,9 @@ pub enum SpawnError {
          run with --share pid"
     )]
     PidNamespace(#[source] io::Error),
+    /// The asking process's streams cannot be given on.
+    #[error("cannot give the command its streams: {0}")]
+    Streams(#[source] io::Error),
     /// There is no such command.
     #[error("`{0}`: no such command; name one that is in PATH, or give its path")]
     NotFound(String),
@@ -91,6 +95,8 @@ pub struct Invocation {
     pub user: Option<Identity>,
     /// Trees that the policy lets it read, symlinks resolved.
     pub readable: Vec<PathBuf>,
+    /// What it gets of whoever asked for it, if that is another process than this.
+    pub inherit: Option<Arc<Inherit>>,
 }
 
 /// Starts the command inside its sandbox.
@@ -111,11 +117,13 @@ pub fn spawn(
     let self_test = SelfTest::prepare(judges_files).map_err(SpawnError::SelfTest)?;
     let procs = cgroup.procs()?;
     let mut command = Command::new(path);
-    command
-        .arg0(program)
-        .args(arguments)
-        .current_dir(&invocation.workdir)
-        .env("PWD", &invocation.workdir);
+    command.arg0(program).args(arguments);
+    let inherit = invocation.inherit.clone();
+    match &inherit {
+        Some(inherit) => inherit.give(&mut command).map_err(SpawnError::Streams)?,
+        None => drop(command.current_dir(&invocation.workdir)),
+    }
+    command.env("PWD", &invocation.workdir);
     if let Some(user) = &invocation.user {
         command.env("USER", user.name()).env("LOGNAME", user.name());
         if let Some(home) = home_of(user) {
@@ -126,12 +134,15 @@ pub fn spawn(
     let entering = Arc::clone(&backstops);
     let is_inside = Arc::new(AtomicBool::new(true));
     let born_inside = Arc::clone(&is_inside);
-    // SAFETY: the closure makes system calls only: a write, the self-test's socket calls, and
+    // SAFETY: the closure makes system calls only: a write, those of `Inherit::take_over`, the self-test's socket calls, and
     // `Prepared::enter`, which is async-signal-safe.
     unsafe {
         command.pre_exec(move || {
             if !born_inside.load(Ordering::Relaxed) {
                 (&procs).write_all(b"0")?;
+            }
+            if let Some(inherit) = &inherit {
+                inherit.take_over()?;
             }
             self_test.run()?;
             entering.enter()?;
@@ -179,7 +190,11 @@ fn find(invocation: &Invocation, program: &OsString) -> Result<PathBuf, SpawnErr
             Err(_) => Err(SpawnError::NotFound(program.to_string_lossy().into_owned())),
         };
     }
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let path = match &invocation.inherit {
+        Some(inherit) => inherit.variable("PATH").cloned(),
+        None => std::env::var_os("PATH"),
+    };
+    let path = path.unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let candidates: Vec<PathBuf> = std::env::split_paths(&path)
         .map(|directory| invocation.workdir.join(directory).join(named))
         .filter(|candidate| is_program(candidate))

@@ -83,10 +83,11 @@ impl HeldConnections {
         }
     }
 
-    /// Whether nothing waits.
+    /// How many wait.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    #[expect(clippy::len_without_is_empty, reason = "asked of none")]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     /// What waits, the longest first.

@@ -14,10 +14,16 @@ use super::control::{Answer, Request};
 use super::feed::{Counts, Feed, Recorders};
 use super::life::{Beginning, Sandbox};
 use super::ready::Ready;
+use super::recorder::{Decisions, Recorder};
 use super::run::{Run, RunError, system};
 use super::strays::{self, Remnants};
+use clawbox_common::limits::SANDBOXES;
+
+use crate::audit::kernel_event::NoMeaning;
+use crate::audit::programs::Programs;
+use crate::audit::trail::Trail;
 use crate::gateway;
-use crate::kernel::enforcer::{Enforcer, Synthetics};
+use crate::kernel::enforcer::{Enforcer, Identified, Synthetics};
 use crate::kernel::load::{Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
 
@@ -46,6 +52,7 @@ pub struct Host {
     summed_up: Instant,
     /// Something of a sandbox is still there and cannot be ended: enforcement has to stay.
     is_left: bool,
+    last_number: u32,
 }
 
 impl Host {
@@ -79,6 +86,7 @@ impl Host {
             looked: now,
             summed_up: now,
             is_left: false,
+            last_number: 0,
         })
     }
 
@@ -100,6 +108,22 @@ impl Host {
     #[must_use]
     pub fn lsm(&self) -> &LsmState {
         self.kernel.enforcer.lsm()
+    }
+
+    /// The number of the next policy that is compiled.
+    #[must_use]
+    pub fn next_generation(&self) -> u32 {
+        self.kernel.generation + 1
+    }
+
+    /// A number for a new sandbox: of those that nobody has, the one that was nobody's the longest. `None`
+    /// where as many run as can.
+    pub fn next_number(&mut self) -> Option<u32> {
+        let next = (1..=SANDBOXES)
+            .map(|step| (self.last_number + step - 1) % SANDBOXES + 1)
+            .find(|number| !self.sandboxes.contains_key(number))?;
+        self.last_number = next;
+        Some(next)
     }
 
     /// Starts a sandbox in its cgroup, under the policy from its first instruction, and gives its number.
@@ -162,6 +186,25 @@ impl Host {
             Some(sandbox) => sandbox.try_wait(),
             None => Ok(None),
         }
+    }
+
+    /// Whose denials go where.
+    pub fn keep_rest(&mut self, trail: Trail, programs: Programs) {
+        let decisions = Decisions::of(0, self.feed.stirred());
+        let recorder =
+            Recorder::new(decisions, programs, Box::new(NoMeaning), Arc::new(|| false), trail);
+        self.recorders.keep_rest(recorder.of_rest());
+    }
+
+    /// Denials in a sandbox's trail so far.
+    pub fn denied(&mut self, number: u32) -> u64 {
+        self.recorders.of(number).map_or(0, |recorder| recorder.trail.denied())
+    }
+
+    /// Who is who.
+    #[must_use]
+    pub fn identified(&self) -> &Identified {
+        self.kernel.connections.identified()
     }
 
     /// Waits until there is much to be read; a timer has to see to the rest.

@@ -12,7 +12,7 @@ use super::ceiling::Ceiling;
 use super::cgroup::Cgroup;
 use super::change::{Change, KernelSide, LivePolicy, Settled};
 use super::child;
-use super::control::{Answer, Request};
+use super::control::{Answer, Request, Text};
 use super::held::HeldConnections;
 use super::host::{Host, Tables};
 use super::identities::Identities;
@@ -219,12 +219,36 @@ impl Sandbox {
         &self.cgroup
     }
 
+    /// The files of the policy in force.
+    #[must_use]
+    pub fn texts(&self) -> &[Text] {
+        &self.policy.texts
+    }
+
+    /// What was approved for as long as it runs.
+    #[must_use]
+    pub fn approved(&self) -> &str {
+        &self.policy.approved
+    }
+
+    /// Whether denials are only recorded.
+    #[must_use]
+    pub fn audit_only(&self) -> bool {
+        self.policy.in_force.audit_only()
+    }
+
+    /// Connections that wait for an answer.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.held.len()
+    }
+
     pub(super) fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
     pub(super) fn holds_any(&self) -> bool {
-        !self.held.is_empty()
+        self.held.len() > 0
     }
 
     /// Says once of each server that has stopped what that means.

@@ -13,6 +13,7 @@ pub mod host;
 pub mod host_facts;
 pub mod identities;
 pub mod in_force;
+pub mod inherit;
 pub mod init;
 pub mod launch;
 pub mod life;

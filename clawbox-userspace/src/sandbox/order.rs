@@ -13,6 +13,7 @@ use super::change::accounts;
 use super::child::Invocation;
 use super::control::Text;
 use super::host_facts;
+use super::inherit::Inherit;
 use super::launch::identity::IdentityError;
 use super::launch::namespaces::Part;
 use super::launch::{self, Identity};
@@ -81,6 +82,8 @@ pub struct Order {
     pub trails: PathBuf,
     /// Whether the command runs as somebody else than root whatever the policy says.
     pub run_as: Option<Identity>,
+    /// What it gets of another process that asks for it.
+    pub inherit: Option<Arc<Inherit>>,
 }
 
 impl Order {
@@ -129,6 +132,7 @@ impl Order {
                 workdir,
                 user,
                 readable: readable(&backstops),
+                inherit: self.inherit,
             },
             backstops,
             also_writable,

@@ -112,6 +112,23 @@ pub fn resolve(user: Option<&str>, group: Option<&str>) -> Result<Option<Identit
     Ok(Some(Identity { uid, gid, groups, name }))
 }
 
+/// A user by what the kernel says of a process of theirs, with that process's groups and no others; `None`
+/// for root.
+///
+/// # Errors
+/// Their group is root's, or the database cannot be read.
+pub fn of_numbers(uid: u32, gid: u32, groups: &[u32]) -> Result<Option<Identity>, IdentityError> {
+    if uid == 0 {
+        return Ok(None);
+    }
+    let given = uid.to_string();
+    let gid = refuse_root("group", &given, gid)?;
+    let entry = User::from_uid(Uid::from_raw(uid));
+    let entry = entry.map_err(|errno| lookup_failed("user", &given, errno))?;
+    let groups = groups.iter().copied().filter(|group| *group != 0).collect();
+    Ok(Some(Identity { uid, gid, groups, name: entry.map_or(given, |entry| entry.name) }))
+}
+
 fn find_user(given: &str) -> Result<(u32, Option<User>), IdentityError> {
     let lookup = |errno: nix::Error| lookup_failed("user", given, errno);
     match number("user", given)? {

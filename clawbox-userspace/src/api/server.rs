@@ -1,0 +1,239 @@
+//! The services of the control socket. Each request is looked at here as far as who asks goes, and handed
+//! to the daemon's one loop, which alone touches sandboxes.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::peer::{Peer, PeerStream};
+use super::proto::{self, agent_server, sandboxes_server};
+use super::{LARGEST, convert};
+use crate::sandbox::control;
+
+/// Requests that wait for the daemon's loop.
+const WAITING: usize = 64;
+
+/// Events of one run that wait for their reader.
+const EVENTS: usize = 16;
+
+/// A pause after an error that may last, such as a lack of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the answer to a request goes.
+pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
+
+/// Where the events of a run go; who reads them is the command's user.
+pub type Events = mpsc::Sender<Result<proto::RunEvent, Status>>;
+
+/// What the daemon is asked for.
+pub enum Asked {
+    /// Start a sandbox.
+    Run(Box<proto::RunRequest>, Events),
+    /// Which sandboxes are there?
+    List(Reply<proto::ListReply>),
+    /// Send a signal.
+    Signal(proto::SignalRequest, Reply<proto::SignalReply>),
+    /// End a sandbox.
+    Stop(proto::StopRequest, Reply<proto::StopReply>),
+    /// Do something about a sandbox of this name.
+    Ask(String, control::Request, Reply<proto::Answer>),
+    /// Which policy is in force?
+    Policy(String, Reply<proto::PolicyReply>),
+    /// How is the host?
+    Status(Reply<proto::StatusReply>),
+}
+
+/// A request, and who makes it.
+pub type Call = (Peer, Asked);
+
+/// Serves a socket until the receiver is dropped.
+///
+/// # Errors
+/// The socket cannot be watched.
+pub fn serve(
+    listener: std::os::unix::net::UnixListener,
+    is_confined: impl Fn(&Peer) -> bool + Send + 'static,
+) -> io::Result<mpsc::Receiver<Call>> {
+    listener.set_nonblocking(true)?;
+    let listener = UnixListener::from_std(listener)?;
+    let (calls, asked) = mpsc::channel(WAITING);
+    let service = Service { calls };
+    let (accepted, connections) = mpsc::channel(WAITING);
+    tokio::spawn(accept(listener, accepted, is_confined));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTION)
+        .build_v1()
+        .map_err(io::Error::other)?;
+    let limited = |service: Service| {
+        sandboxes_server::SandboxesServer::new(service).max_decoding_message_size(LARGEST)
+    };
+    let server = tonic::transport::Server::builder()
+        .add_service(reflection)
+        .add_service(limited(service.clone()))
+        .add_service(agent_server::AgentServer::new(service))
+        .serve_with_incoming(ReceiverStream::new(connections).map(Ok::<_, io::Error>));
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!("the control socket is served no longer: {error}");
+        }
+    });
+    Ok(asked)
+}
+
+/// Takes connections of whoever may have one.
+async fn accept(
+    listener: UnixListener,
+    accepted: mpsc::Sender<PeerStream>,
+    is_confined: impl Fn(&Peer) -> bool,
+) {
+    loop {
+        let stream = tokio::select! {
+            stream = listener.accept() => stream,
+            () = accepted.closed() => return,
+        };
+        match stream.and_then(|(stream, _)| PeerStream::new(stream)) {
+            // Nothing is even read of what a sandbox has to say.
+            Ok(stream) if is_confined(stream.peer()) => {
+                tracing::warn!("process {} of a sandbox has no say here", stream.peer().pid);
+            }
+            Ok(stream) => {
+                if accepted.send(stream).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::debug!("a client of the control socket: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    calls: mpsc::Sender<Call>,
+}
+
+fn gone() -> Status {
+    Status::unavailable("the daemon is stopping")
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.ok_or_else(|| Status::unauthenticated("the kernel does not say who asks"))
+}
+
+impl Service {
+    async fn ask<T, R>(
+        &self,
+        request: Request<T>,
+        asked: impl FnOnce(T, Reply<R>) -> Asked,
+    ) -> Result<Response<R>, Status> {
+        let peer = peer(&request)?;
+        let (reply, answer) = oneshot::channel();
+        let asked = asked(request.into_inner(), reply);
+        self.calls.send((peer, asked)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl sandboxes_server::Sandboxes for Service {
+    type RunStream = ReceiverStream<Result<proto::RunEvent, Status>>;
+
+    async fn run(
+        &self,
+        request: Request<proto::RunRequest>,
+    ) -> Result<Response<Self::RunStream>, Status> {
+        let peer = peer(&request)?;
+        let (events, stream) = mpsc::channel(EVENTS);
+        let asked = Asked::Run(Box::new(request.into_inner()), events);
+        self.calls.send((peer, asked)).await.map_err(|_| gone())?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list(
+        &self,
+        request: Request<proto::ListRequest>,
+    ) -> Result<Response<proto::ListReply>, Status> {
+        self.ask(request, |_, reply| Asked::List(reply)).await
+    }
+
+    async fn signal(
+        &self,
+        request: Request<proto::SignalRequest>,
+    ) -> Result<Response<proto::SignalReply>, Status> {
+        self.ask(request, Asked::Signal).await
+    }
+
+    async fn stop(
+        &self,
+        request: Request<proto::StopRequest>,
+    ) -> Result<Response<proto::StopReply>, Status> {
+        self.ask(request, Asked::Stop).await
+    }
+
+    async fn set_policy(
+        &self,
+        request: Request<proto::SetPolicyRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        let asked = |request: proto::SetPolicyRequest, reply| {
+            let texts = convert::own_texts(request.texts);
+            Asked::Ask(request.sandbox, control::Request::SetPolicy(texts), reply)
+        };
+        self.ask(request, asked).await
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<proto::GetPolicyRequest>,
+    ) -> Result<Response<proto::PolicyReply>, Status> {
+        self.ask(request, |request, reply| Asked::Policy(request.sandbox, reply)).await
+    }
+
+    async fn waiting(
+        &self,
+        request: Request<proto::WaitingRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        let asked = |request: proto::WaitingRequest, reply| {
+            Asked::Ask(request.sandbox, control::Request::Waiting, reply)
+        };
+        self.ask(request, asked).await
+    }
+
+    async fn approve(
+        &self,
+        request: Request<proto::ApproveRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        let asked = |request: proto::ApproveRequest, reply| {
+            let proto::ApproveRequest { sandbox, id, lasting } = request;
+            Asked::Ask(sandbox, control::Request::Approve { id, lasting }, reply)
+        };
+        self.ask(request, asked).await
+    }
+
+    async fn deny(
+        &self,
+        request: Request<proto::DenyRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        let asked = |request: proto::DenyRequest, reply| {
+            Asked::Ask(request.sandbox, control::Request::Deny { id: request.id }, reply)
+        };
+        self.ask(request, asked).await
+    }
+}
+
+#[tonic::async_trait]
+impl agent_server::Agent for Service {
+    async fn status(
+        &self,
+        request: Request<proto::StatusRequest>,
+    ) -> Result<Response<proto::StatusReply>, Status> {
+        self.ask(request, |_, reply| Asked::Status(reply)).await
+    }
+}

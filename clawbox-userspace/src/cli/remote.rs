@@ -1,0 +1,141 @@
+//! `clawbox run` where the daemon runs: the daemon starts the command with this process's streams, and
+//! this process waits for its end and passes signals on.
+
+use std::io::IsTerminal;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::ValueEnum as _;
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::client::{Client, ClientError, wait};
+use crate::api::{convert, proto};
+use crate::audit::AuditLevel;
+use crate::daemon::EXIT_STATUS;
+use crate::policy::model::Mode;
+use crate::sandbox::child::status;
+use crate::sandbox::launch::namespaces::Part;
+use crate::sandbox::order::Order;
+use crate::sandbox::run::LsmUse;
+
+/// Signals that are meant for the command.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Has the daemon carry an order out, and gives the command's status.
+///
+/// # Errors
+/// The daemon does not answer.
+pub(super) fn run(socket: &Path, order: Order) -> anyhow::Result<ExitCode> {
+    std::env::set_current_dir(&order.workdir)?;
+    let request = request(order);
+    match wait(follow(socket, request)) {
+        Ok((ended, trail)) => {
+            if ended.denied > 0 && std::io::stderr().is_terminal() {
+                let noun = if ended.denied == 1 { "denial" } else { "denials" };
+                eprintln!("clawbox: {} {noun}; see {trail}", ended.denied);
+            }
+            Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(status::FAILED)))
+        }
+        Err(ClientError::Refused(refusal)) => {
+            eprintln!("clawbox: {}", refusal.message());
+            let told = refusal.metadata().get(EXIT_STATUS).and_then(|code| code.to_str().ok());
+            let code = told.and_then(|code| code.parse().ok()).unwrap_or(status::FAILED);
+            Ok(ExitCode::from(code))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn request(order: Order) -> proto::RunRequest {
+    let environment = std::env::vars_os().map(|(name, value)| {
+        let mut variable = name.into_vec();
+        variable.push(b'=');
+        variable.extend_from_slice(value.as_bytes());
+        variable
+    });
+    let (audit_level, mode) = (
+        match order.audit_level {
+            AuditLevel::Denials => proto::AuditLevel::Denials,
+            AuditLevel::Summary => proto::AuditLevel::Summary,
+            AuditLevel::All => proto::AuditLevel::All,
+        },
+        match order.mode {
+            None => proto::Mode::Unspecified,
+            Some(Mode::Enforce) => proto::Mode::Enforce,
+            Some(Mode::Audit) => proto::Mode::Audit,
+        },
+    );
+    proto::RunRequest {
+        texts: convert::texts(&order.texts),
+        name: order.name.unwrap_or_default(),
+        command: order.command.into_iter().map(OsStringExt::into_vec).collect(),
+        environment: environment.collect(),
+        user: order.user.unwrap_or_default(),
+        audit_level: audit_level.into(),
+        mode: mode.into(),
+        require_lsm: order.lsm == LsmUse::Require,
+        share: order.share.iter().filter_map(named).collect(),
+        dns: order.dns.iter().map(ToString::to_string).collect(),
+        ask_timeout_ms: u64::try_from(order.patience.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// A part as its option has it.
+fn named(part: &Part) -> Option<String> {
+    part.to_possible_value().map(|value| value.get_name().to_owned())
+}
+
+/// Waits for the end. Gives what is told of it, and where the trail is.
+async fn follow(
+    socket: &Path,
+    request: proto::RunRequest,
+) -> Result<(proto::Ended, String), ClientError> {
+    // Before anything is started: a signal that comes in between is the command's too.
+    let mut signals = FORWARDED
+        .into_iter()
+        .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    let client = Client::connect(socket).await?;
+    let mut events = client.sandboxes().run(request).await?.into_inner();
+    let (mut id, mut trail) = (String::new(), String::new());
+    loop {
+        let received = async {
+            std::future::poll_fn(|context| {
+                for (number, stream) in &mut signals {
+                    if stream.poll_recv(context).is_ready() {
+                        return std::task::Poll::Ready(*number);
+                    }
+                }
+                std::task::Poll::Pending
+            })
+            .await
+        };
+        tokio::select! {
+            event = events.message() => match event?.and_then(|event| event.event) {
+                Some(proto::run_event::Event::Started(started)) => {
+                    if let Some(sandbox) = started.sandbox {
+                        (id, trail) = (sandbox.id, sandbox.trail);
+                    }
+                }
+                Some(proto::run_event::Event::Ended(ended)) => return Ok((ended, trail)),
+                None => return Err(ClientError::Ended),
+            },
+            received = received => if !id.is_empty() {
+                let request = proto::SignalRequest { sandbox: id.clone(), signal: received as i32 };
+                // It may just have ended.
+                if let Err(status) = client.sandboxes().signal(request).await {
+                    tracing::debug!("cannot pass {received} on: {status}");
+                }
+            },
+        }
+    }
+}

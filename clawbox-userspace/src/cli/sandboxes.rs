@@ -1,0 +1,258 @@
+//! `clawbox list`, `show`, `stop` and `status`: what the daemon serves.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+
+use super::Format;
+use super::style::Style;
+use crate::api::client::{Client, ClientError, socket, wait};
+use crate::api::proto;
+
+/// List the sandboxes that run
+///
+/// Of the daemon's sandboxes those that you have a say in: your own, or all as root or a member of the
+/// group `clawbox`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  clawbox list
+  clawbox list --format json | jq -r '.[].id'")]
+pub struct List {
+    /// How to print them
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Show one sandbox
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 shown; 2 there is no such sandbox.
+
+Examples:
+  clawbox show agent
+  clawbox show agent-12 --format json")]
+pub struct Show {
+    /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    sandbox: String,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Stop a sandbox
+///
+/// Its first process is told to end (SIGTERM), and all of it is ended when the time is up.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 it has ended; 2 there is no such sandbox.
+
+Examples:
+  clawbox stop agent
+  clawbox stop agent-12 --timeout 1s")]
+pub struct Stop {
+    /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    sandbox: String,
+    /// How long it may take to end by itself
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    timeout: humantime::Duration,
+}
+
+/// Say how the daemon is
+#[derive(Debug, Args)]
+pub struct Status {
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// A sandbox, as it is printed.
+#[derive(Debug, Serialize)]
+struct Shown {
+    id: String,
+    name: String,
+    owner: String,
+    pid: u32,
+    since: String,
+    policy: String,
+    revision: u32,
+    mode: &'static str,
+    waiting: u32,
+    denied: u64,
+    trail: String,
+    cgroup: String,
+}
+
+impl From<proto::Sandbox> for Shown {
+    fn from(sandbox: proto::Sandbox) -> Self {
+        let since = UNIX_EPOCH + Duration::from_secs(sandbox.since);
+        Self {
+            id: sandbox.id,
+            name: sandbox.name,
+            owner: user(sandbox.owner),
+            pid: sandbox.pid,
+            since: humantime::format_rfc3339_seconds(since).to_string(),
+            policy: sandbox.policy,
+            revision: sandbox.revision,
+            mode: if sandbox.audit_only { "audit" } else { "enforce" },
+            waiting: sandbox.waiting,
+            denied: sandbox.denied,
+            trail: sandbox.trail,
+            cgroup: sandbox.cgroup,
+        }
+    }
+}
+
+fn user(uid: u32) -> String {
+    let found = nix::unistd::User::from_uid(uid.into()).ok().flatten();
+    found.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+fn asked<T, F: Future<Output = Result<T, ClientError>>>(
+    question: impl FnOnce(Client) -> F,
+) -> anyhow::Result<T> {
+    let Some(path) = socket() else {
+        bail!(
+            "the daemon is not running here; `clawbox daemon` starts one, `systemctl start clawbox` the host's"
+        );
+    };
+    Ok(wait(async { question(Client::connect(&path).await?).await })?)
+}
+
+fn sandboxes() -> anyhow::Result<Vec<proto::Sandbox>> {
+    asked(|client| async move {
+        Ok(client.sandboxes().list(proto::ListRequest {}).await?.into_inner().sandboxes)
+    })
+}
+
+impl List {
+    /// Prints them.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let found: Vec<Shown> = sandboxes()?.into_iter().map(Shown::from).collect();
+        let mut out = std::io::stdout().lock();
+        if self.format == Format::Json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if found.is_empty() {
+            writeln!(out, "no sandbox of yours is running")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let width = found.iter().map(|shown| shown.id.len()).max().unwrap_or(0).max(7);
+        writeln!(
+            out,
+            "{:width$}  {:10}  {:>8}  {:20}  {:>6}  {:>7}  POLICY",
+            "SANDBOX", "OWNER", "PID", "SINCE", "DENIED", "WAITING"
+        )?;
+        for shown in found {
+            let Shown { id, owner, pid, since, denied, waiting, policy, revision, .. } = shown;
+            writeln!(
+                out,
+                "{id:width$}  {owner:10}  {pid:>8}  {since:20}  {denied:>6}  {waiting:>7}  {policy} ({revision})"
+            )?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Show {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// There is none of this name, or the daemon does not answer.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let all = sandboxes()?;
+        let found = all.iter().find(|sandbox| sandbox.id == self.sandbox).or_else(|| {
+            let mut named = all.iter().filter(|sandbox| sandbox.name == self.sandbox);
+            named.next().filter(|_| named.next().is_none())
+        });
+        let Some(found) = found else {
+            let ids: Vec<&str> = all.iter().map(|sandbox| sandbox.id.as_str()).collect();
+            bail!("`{}` is not one sandbox that runs; these do: {}", self.sandbox, ids.join(", "));
+        };
+        let shown = Shown::from(found.clone());
+        let mut out = std::io::stdout().lock();
+        if self.format == Format::Json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let style = Style::of(&out);
+        writeln!(out, "{}", style.strong(&shown.id))?;
+        for (what, value) in [
+            ("owner", shown.owner),
+            ("process", shown.pid.to_string()),
+            ("since", shown.since),
+            ("policy", format!("{} (revision {})", shown.policy, shown.revision)),
+            ("mode", shown.mode.to_owned()),
+            ("waiting", shown.waiting.to_string()),
+            ("denied", shown.denied.to_string()),
+            ("trail", shown.trail),
+            ("cgroup", shown.cgroup),
+        ] {
+            writeln!(out, "  {what:8} {value}")?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Stop {
+    /// Stops it and waits for its end.
+    ///
+    /// # Errors
+    /// There is none of this name, or the daemon does not answer.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let patience = Duration::from(self.timeout).max(Duration::from_millis(1));
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let sandbox = self.sandbox;
+        asked(|client| async move {
+            client.sandboxes().stop(proto::StopRequest { sandbox, patience_ms }).await?;
+            Ok(())
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Status {
+    /// Prints it.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let status = asked(|client| async move {
+            Ok(client.agent().status(proto::StatusRequest {}).await?.into_inner())
+        })?;
+        let since = UNIX_EPOCH + Duration::from_secs(status.since);
+        let mut out = std::io::stdout().lock();
+        if self.format == Format::Json {
+            let value = serde_json::json!({
+                "version": status.version,
+                "since": humantime::format_rfc3339_seconds(since).to_string(),
+                "sandboxes": status.sandboxes,
+                "bpf_lsm": status.bpf_lsm,
+                "without_lsm": status.without_lsm,
+                "resident_bytes": status.resident_bytes,
+            });
+            writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let up = SystemTime::now().duration_since(since).unwrap_or_default();
+        let up = humantime::format_duration(Duration::from_secs(up.as_secs()));
+        let lsm = if status.bpf_lsm {
+            "decides about files and sockets".to_owned()
+        } else {
+            format!("absent: {}", status.without_lsm)
+        };
+        writeln!(out, "clawbox {} up {up}", status.version)?;
+        writeln!(out, "  sandboxes {}", status.sandboxes)?;
+        writeln!(out, "  BPF LSM   {lsm}")?;
+        writeln!(out, "  memory    {:.1} MiB", status.resident_bytes as f64 / 1_048_576.0)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,106 @@
+//! A sandbox as the daemon knows it: whose it is, who waits for its end, and how far that is.
+
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use super::Daemon;
+use crate::api::peer::Peer;
+use crate::api::proto;
+use crate::api::server::{Events, Reply};
+use crate::sandbox::child;
+
+/// From the request to end to the end by force, if nothing else is said.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub struct Member {
+    /// The user who started it.
+    pub owner: u32,
+    /// Where its trail is.
+    pub trail: String,
+    /// NAME-NUMBER.
+    pub id: String,
+    /// Which of its policies is in force.
+    pub revision: u32,
+    /// Who started it and waits.
+    pub events: Option<Events>,
+    /// When it is ended by force.
+    pub deadline: Option<Instant>,
+    /// Who has asked for its end and waits.
+    pub stopping: Vec<Reply<proto::StopReply>>,
+}
+
+impl Member {
+    /// Whether somebody has a say in it.
+    #[must_use]
+    pub fn is_for(&self, peer: &Peer) -> bool {
+        peer.manages() || self.owner == peer.uid
+    }
+}
+
+impl Daemon {
+    /// Sandboxes whose command has ended end, and those whose user has gone are asked to.
+    pub(super) fn look_after_members(&mut self) {
+        let numbers: Vec<u32> = self.members.keys().copied().collect();
+        for number in numbers {
+            match self.host.ended(number) {
+                Ok(None) => self.hurry(number),
+                Ok(Some(status)) => self.end(number, Some(status)),
+                Err(error) => {
+                    tracing::error!("sandbox {number} cannot be waited for: {error}");
+                    self.end(number, None);
+                }
+            }
+        }
+    }
+
+    fn hurry(&mut self, number: u32) {
+        let Some(member) = self.members.get_mut(&number) else { return };
+        match member.deadline {
+            Some(deadline) if Instant::now() >= deadline => self.end(number, None),
+            Some(_) => {}
+            None => {
+                if member.events.as_ref().is_some_and(Events::is_closed) {
+                    self.ask_to_end(number, Signal::SIGHUP, PATIENCE);
+                }
+            }
+        }
+    }
+
+    /// Sends a signal to a sandbox's first process, and ends all of it when the time is up.
+    pub(super) fn ask_to_end(&mut self, number: u32, signal: Signal, patience: Duration) {
+        if let Some(sandbox) = self.host.sandbox(number)
+            && let Err(error) = kill(sandbox.first_process(), signal)
+        {
+            tracing::debug!("sandbox {number} was not told to end: {error}");
+        }
+        if let Some(member) = self.members.get_mut(&number) {
+            let deadline = Instant::now() + patience;
+            member.deadline =
+                Some(member.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        }
+    }
+
+    /// Ends a sandbox and tells who waits for it.
+    pub(super) fn end(&mut self, number: u32, status: Option<ExitStatus>) {
+        let status = status.map(child::code);
+        let denied = self.host.end(number, status).unwrap_or_else(|error| {
+            tracing::error!("sandbox {number} does not end: {error}");
+            0
+        });
+        let Some(member) = self.members.remove(&number) else { return };
+        // Ended by force, as the shell counts.
+        let status = u32::from(status.unwrap_or(128 + Signal::SIGKILL as u8));
+        tracing::info!(sandbox = member.id, status, denied, "ended");
+        if let Some(events) = member.events {
+            let ended = proto::run_event::Event::Ended(proto::Ended { status, denied });
+            // Who has gone does not hear of it.
+            let _ = events.try_send(Ok(proto::RunEvent { event: Some(ended) }));
+        }
+        for reply in member.stopping {
+            let _ = reply.send(Ok(proto::StopReply { status }));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! `clawbox daemon`: one process that owns the kernel side of a host and serves all of its sandboxes. One
+//! loop does everything that touches them, a question at a time.
+
+pub mod config;
+mod member;
+mod request;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::SystemTime;
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::api::peer::Peer;
+use crate::api::server::{self, Call};
+use crate::audit::programs::Programs;
+use crate::audit::trail::{Trail, TrailError};
+use crate::kernel::enforcer::Identified;
+use crate::kernel::file_id::Mounts;
+use crate::kernel::load::{Place, Sizes, Wanted};
+use crate::sandbox::cgroup::{self, Cgroup, CgroupError};
+use crate::sandbox::feed::TICK;
+use crate::sandbox::host::Host;
+use crate::sandbox::run::{LsmUse, RunError};
+use crate::sandbox::run_lock;
+use config::{Config, ConfigError};
+use member::Member;
+
+pub use request::EXIT_STATUS;
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// See the source.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// See the source.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// See the source.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// See the source.
+    #[error(transparent)]
+    Trail(#[from] TrailError),
+    /// BPF LSM is missing and must not be.
+    #[error("no BPF LSM programs, and the configuration says `lsm: require`: {0}")]
+    NeedsLsm(String),
+    /// Another one of this name runs.
+    #[error("a daemon called `{0}` runs already; stop it first, or give this one another `name`")]
+    Running(String),
+    /// A system call.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What it was for.
+        what: String,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
+    let what = what.into();
+    move |source| DaemonError::System { what, source }
+}
+
+/// Everything that the loop works on.
+struct Daemon {
+    config: Config,
+    host: Host,
+    root: std::path::PathBuf,
+    members: BTreeMap<u32, Member>,
+    since: SystemTime,
+}
+
+/// Runs until it is told to stop; what it enforces stays.
+///
+/// # Errors
+/// It cannot begin, and nothing stays behind.
+pub fn run(config: Config) -> Result<(), DaemonError> {
+    let root = cgroup::hierarchy_root()?;
+    let _lock = take_lock(&config.name)?;
+    run_lock::remove_stale(&root);
+    raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    runtime.block_on(async {
+        let listener = bind(&config.socket)?;
+        let mut daemon = Daemon::load(config, root)?;
+        let confined = Identified::of_run(&daemon.config.name).map_err(RunError::from)?;
+        let asked = server::serve(listener, move |peer| is_confined(peer, confined.as_ref()));
+        let asked = asked.map_err(system("serve the control socket"))?;
+        tracing::info!(
+            socket = %daemon.config.socket.display(),
+            lsm = daemon.host.lsm().is_active(),
+            "ready"
+        );
+        daemon.serve(asked).await
+    })
+}
+
+/// Whether a process is in a sandbox: of this daemon's or of any other clawbox's.
+fn is_confined(peer: &Peer, identified: Option<&Identified>) -> bool {
+    let in_cgroup = match fs::read_to_string(format!("/proc/{}/cgroup", peer.pid)) {
+        Ok(text) => text.lines().any(|line| {
+            line.strip_prefix("0::/").is_some_and(|path| {
+                path.split('/').next().is_some_and(|first| first == cgroup::PARENT)
+            })
+        }),
+        // Who cannot be looked at is not trusted.
+        Err(_) => true,
+    };
+    in_cgroup || identified.is_none_or(|all| all.subject(peer.pid).is_some())
+}
+
+/// The socket, where everybody may connect: who may ask what is told by who they are.
+fn bind(path: &Path) -> Result<UnixListener, DaemonError> {
+    let what = format!("listen at `{}`", path.display());
+    if let Some(directory) = path.parent() {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(directory);
+        // A run without a daemon keeps it for root alone.
+        made.and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o711)))
+            .map_err(system(what.clone()))?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(system(what)(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(system(what.clone()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(system(what))?;
+    Ok(listener)
+}
+
+/// Held for the daemon's life. Not among the runs' locks: what a dead daemon leaves is adopted, not removed.
+fn take_lock(name: &str) -> Result<Flock<File>, DaemonError> {
+    let directory = Path::new(run_lock::DIRECTORY);
+    let path = directory.join(format!("{name}.daemon"));
+    let what = || format!("lock `{}`", path.display());
+    fs::create_dir_all(directory).map_err(system(what()))?;
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(system(what()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| DaemonError::Running(name.to_owned()))
+}
+
+/// A sandbox has six descriptors or more, and each connection that passes through two.
+fn raise_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!("the number of descriptors stays as it is: {error}");
+    }
+}
+
+impl Daemon {
+    fn load(config: Config, root: std::path::PathBuf) -> Result<Self, DaemonError> {
+        // Stays, so that the parent of all sandboxes does, whose id the programs are given.
+        let keeper = root.join(cgroup::PARENT).join(format!(".{}", config.name));
+        let keeper = if keeper.exists() {
+            Cgroup::open(keeper)?
+        } else {
+            Cgroup::create(&root, &format!(".{}", config.name))?
+        };
+        let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
+        let lsm = LsmUse::from(config.lsm);
+        let wanted = Wanted { lsm: lsm != LsmUse::Off, refusals: config.refusals };
+        let mut host = Host::load(&root, place, Sizes::LARGEST, &config.name, wanted)?;
+        if lsm == LsmUse::Require && !host.lsm().is_active() {
+            let why = host.lsm().why.clone();
+            host.take_down()?;
+            return Err(DaemonError::NeedsLsm(why));
+        }
+        let trail =
+            Trail::open(&config.trails.join(format!("{}.jsonl", config.name)), &config.name)?;
+        let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+        host.keep_rest(trail, Programs::new(mounts, []));
+        let (members, since) = (BTreeMap::new(), SystemTime::now());
+        Ok(Self { config, host, root, members, since })
+    }
+
+    async fn serve(&mut self, mut asked: mpsc::Receiver<Call>) -> Result<(), DaemonError> {
+        let watch = |kind| signal(kind).map_err(system("watch for signals"));
+        let mut ended = watch(SignalKind::child())?;
+        let (mut stop, mut interrupt) =
+            (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ended.recv() => {}
+                _ = tick.tick() => {}
+                () = self.host.filled() => {}
+                Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
+                _ = stop.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+            self.host.look();
+            self.look_after_members();
+        }
+        self.leave();
+        Ok(())
+    }
+
+    /// Ends with everything written down.
+    fn leave(&mut self) {
+        let numbers: Vec<u32> = self.members.keys().copied().collect();
+        for number in numbers {
+            self.end(number, None);
+        }
+        if let Err(error) = self.host.take_down() {
+            tracing::error!("{error}");
+        }
+        let keeper = self.root.join(cgroup::PARENT).join(format!(".{}", self.config.name));
+        if let Err(error) = Cgroup::open(keeper).and_then(Cgroup::remove) {
+            tracing::debug!("{error}");
+        }
+        if let Err(error) = fs::remove_file(&self.config.socket) {
+            tracing::debug!("the socket stays: {error}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! What the daemon does when it is asked: who may, and how it is said.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::ValueEnum as _;
+use nix::sys::signal::{Signal, kill};
+use tonic::Status;
+
+use super::Daemon;
+use super::member::{Member, PATIENCE};
+use crate::api::peer::Peer;
+use crate::api::server::{Asked, Events, Reply};
+use crate::api::{convert, proto};
+use crate::audit::AuditLevel;
+use crate::dns::Upstream;
+use crate::policy::model::Mode;
+use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::control::{Answer, Request};
+use crate::sandbox::held;
+use crate::sandbox::inherit::Inherit;
+use crate::sandbox::launch::identity;
+use crate::sandbox::launch::namespaces::Part;
+use crate::sandbox::order::Order;
+use crate::sandbox::ready::Ready;
+use crate::sandbox::run::LsmUse;
+
+/// Why something is not done.
+type Refusal = Box<Status>;
+
+fn refuse(status: Status) -> Refusal {
+    Box::new(status)
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Daemon {
+    /// Answers, now or, where something has to be waited for, later.
+    pub(super) fn answer(&mut self, peer: &Peer, asked: Asked) {
+        fn give<T>(reply: Reply<T>, answer: Result<T, Refusal>) {
+            // Who asked may have gone.
+            let _ = reply.send(answer.map_err(|status| *status));
+        }
+        match asked {
+            Asked::Run(request, events) => self.run(peer, *request, events),
+            Asked::List(reply) => give(reply, Ok(self.list(peer))),
+            Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),
+            Asked::Stop(request, reply) => self.stop(peer, &request, reply),
+            Asked::Ask(name, request, reply) => give(reply, self.ask(peer, &name, request)),
+            Asked::Policy(name, reply) => give(reply, self.policy(peer, &name)),
+            Asked::Status(reply) => give(reply, Ok(self.status())),
+        }
+    }
+
+    /// A sandbox by NAME-NUMBER, or by NAME where that is one. What the caller may not see is not there.
+    fn find(&self, peer: &Peer, name: &str) -> Result<u32, Refusal> {
+        let seen = || self.members.iter().filter(|(_, member)| member.is_for(peer));
+        if let Some((number, _)) = seen().find(|(_, member)| member.id == name) {
+            return Ok(*number);
+        }
+        let of_name = seen().filter(|(number, _)| {
+            self.host.sandbox(**number).is_some_and(|sandbox| sandbox.name() == name)
+        });
+        let found: Vec<(&u32, &Member)> = of_name.collect();
+        match found.as_slice() {
+            [(number, _)] => Ok(**number),
+            [] => {
+                let ids: Vec<&str> = seen().map(|(_, member)| member.id.as_str()).collect();
+                let running = if ids.is_empty() {
+                    String::new()
+                } else {
+                    format!("; running: {}", ids.join(", "))
+                };
+                Err(refuse(Status::not_found(format!(
+                    "no sandbox `{name}` is running here{running}"
+                ))))
+            }
+            many => {
+                let ids: Vec<&str> = many.iter().map(|(_, member)| member.id.as_str()).collect();
+                Err(refuse(Status::failed_precondition(format!(
+                    "`{name}` is the name of several sandboxes: {}; name one of them",
+                    ids.join(", ")
+                ))))
+            }
+        }
+    }
+
+    fn run(&mut self, peer: &Peer, request: proto::RunRequest, events: Events) {
+        match self.start(peer, request) {
+            Ok(number) => {
+                let sandbox = self.described(number);
+                let started = proto::run_event::Event::Started(proto::Started { sandbox });
+                let _ = events.try_send(Ok(proto::RunEvent { event: Some(started) }));
+                if let Some(member) = self.members.get_mut(&number) {
+                    member.events = Some(events);
+                }
+            }
+            Err(status) => drop(events.try_send(Err(*status))),
+        }
+    }
+
+    fn start(&mut self, peer: &Peer, request: proto::RunRequest) -> Result<u32, Refusal> {
+        let own = self.members.values().filter(|member| member.owner == peer.uid).count();
+        let bound = self.config.limits.sandboxes_per_user;
+        if !peer.manages() && own >= bound as usize {
+            return Err(refuse(Status::resource_exhausted(format!(
+                "you have {own} sandboxes, and `limits.sandboxes_per_user` is {bound}; stop one, or ask for more"
+            ))));
+        }
+        let order = self.order(peer, request)?;
+        let number = self.host.next_number().ok_or_else(|| {
+            refuse(Status::resource_exhausted(
+                "as many sandboxes run as the kernel's tables have room for",
+            ))
+        })?;
+        let failed =
+            |error: &dyn std::error::Error| refuse(Status::failed_precondition(error.to_string()));
+        let mut run = order.prepare(self.host.next_generation()).map_err(|error| failed(&error))?;
+        let rules = run.image.rules.len();
+        let bound = self.config.limits.rules_per_sandbox;
+        if !peer.manages() && rules > bound as usize {
+            return Err(refuse(Status::resource_exhausted(format!(
+                "the policy has {rules} rules, and `limits.rules_per_sandbox` is {bound}"
+            ))));
+        }
+        let id = format!("{}-{number}", run.name);
+        run.audit = self.config.trails.join(format!("{id}.jsonl"));
+        let trail = run.audit.display().to_string();
+        let ready = Ready::of(&mut run, number).map_err(|error| failed(&error))?;
+        let cgroup = Cgroup::create(&self.root, &id).map_err(|error| failed(&error))?;
+        self.host.start(run, ready, cgroup).map_err(|error| {
+            let mut status = Status::failed_precondition(error.to_string());
+            // As the command line tells one failure from another.
+            if let Ok(code) = error.status().to_string().parse() {
+                status.metadata_mut().insert(EXIT_STATUS, code);
+            }
+            refuse(status)
+        })?;
+        let member = Member {
+            owner: peer.uid,
+            trail,
+            id: id.clone(),
+            revision: 1,
+            events: None,
+            deadline: None,
+            stopping: Vec::new(),
+        };
+        self.members.insert(number, member);
+        tracing::info!(sandbox = id, uid = peer.uid, "started");
+        Ok(number)
+    }
+
+    fn order(&self, peer: &Peer, request: proto::RunRequest) -> Result<Order, Refusal> {
+        let wrong = |what: String| refuse(Status::invalid_argument(what));
+        let audit_level = match request.audit_level() {
+            proto::AuditLevel::Denials => AuditLevel::Denials,
+            proto::AuditLevel::All => AuditLevel::All,
+            proto::AuditLevel::Unspecified | proto::AuditLevel::Summary => AuditLevel::Summary,
+        };
+        let mode = match request.mode() {
+            proto::Mode::Unspecified => None,
+            proto::Mode::Enforce => Some(Mode::Enforce),
+            proto::Mode::Audit => Some(Mode::Audit),
+        };
+        if request.command.is_empty() {
+            return Err(wrong("name a command".to_owned()));
+        }
+        if request.texts.is_empty() {
+            return Err(wrong("name a policy".to_owned()));
+        }
+        if !request.user.is_empty() && peer.uid != 0 {
+            return Err(refuse(Status::permission_denied(
+                "only root runs commands as somebody else; leave out --user",
+            )));
+        }
+        let inherit = Inherit::of(peer, request.environment).map_err(|error| {
+            refuse(Status::failed_precondition(format!(
+                "cannot give the command your streams and directory: {error}"
+            )))
+        })?;
+        let run_as = identity::of_numbers(peer.uid, peer.gid, peer.groups());
+        let run_as =
+            run_as.map_err(|error| refuse(Status::permission_denied(error.to_string())))?;
+        let share = request.share.iter().map(|part| Part::from_str(part, true).map_err(&wrong));
+        let dns = if request.dns.is_empty() { &self.config.dns } else { &request.dns };
+        let server =
+            |text: &String| Upstream::parse_server(text).map_err(|error| wrong(error.to_string()));
+        let patience = match request.ask_timeout_ms {
+            0 => held::PATIENCE,
+            milliseconds => Duration::from_millis(milliseconds),
+        };
+        Ok(Order {
+            texts: convert::own_texts(request.texts),
+            name: (!request.name.is_empty()).then_some(request.name),
+            user: (!request.user.is_empty()).then_some(request.user),
+            workdir: inherit.workdir.clone(),
+            audit: None,
+            audit_level,
+            mode,
+            lsm: if request.require_lsm { LsmUse::Require } else { self.config.lsm.into() },
+            refusals: self.config.refusals,
+            share: share.collect::<Result<_, _>>()?,
+            dns: dns.iter().map(server).collect::<Result<_, _>>()?,
+            patience,
+            command: request.command.into_iter().map(OsString::from_vec).collect(),
+            trails: PathBuf::new(),
+            run_as,
+            inherit: Some(Arc::new(inherit)),
+        })
+    }
+
+    fn list(&mut self, peer: &Peer) -> proto::ListReply {
+        let seen = self.members.iter().filter(|(_, member)| member.is_for(peer));
+        let numbers: Vec<u32> = seen.map(|(number, _)| *number).collect();
+        let sandboxes = numbers.into_iter().filter_map(|number| self.described(number));
+        proto::ListReply { sandboxes: sandboxes.collect() }
+    }
+
+    fn described(&mut self, number: u32) -> Option<proto::Sandbox> {
+        let denied = self.host.denied(number);
+        let member = self.members.get(&number)?;
+        let sandbox = self.host.sandbox(number)?;
+        let cgroup = sandbox.cgroup().path();
+        let policy = sandbox.texts().first().map(|text| text.name.clone());
+        Some(proto::Sandbox {
+            id: member.id.clone(),
+            name: sandbox.name().to_owned(),
+            owner: member.owner,
+            pid: sandbox.first_process().as_raw().cast_unsigned(),
+            since: seconds(sandbox.since()),
+            policy: policy.unwrap_or_default(),
+            revision: member.revision,
+            trail: member.trail.clone(),
+            audit_only: sandbox.audit_only(),
+            waiting: u32::try_from(sandbox.waiting()).unwrap_or(u32::MAX),
+            denied,
+            cgroup: cgroup.strip_prefix(&self.root).unwrap_or(cgroup).display().to_string(),
+        })
+    }
+
+    fn signal(
+        &self,
+        peer: &Peer,
+        request: &proto::SignalRequest,
+    ) -> Result<proto::SignalReply, Refusal> {
+        let number = self.find(peer, &request.sandbox)?;
+        let wrong = |error: nix::Error| refuse(Status::invalid_argument(error.to_string()));
+        let signal = Signal::try_from(request.signal).map_err(wrong)?;
+        if let Some(sandbox) = self.host.sandbox(number) {
+            kill(sandbox.first_process(), signal).map_err(wrong)?;
+        }
+        Ok(proto::SignalReply {})
+    }
+
+    fn stop(&mut self, peer: &Peer, request: &proto::StopRequest, reply: Reply<proto::StopReply>) {
+        let number = match self.find(peer, &request.sandbox) {
+            Ok(number) => number,
+            Err(status) => return drop(reply.send(Err(*status))),
+        };
+        if let Some(member) = self.members.get_mut(&number) {
+            member.stopping.push(reply);
+        }
+        let patience = match request.patience_ms {
+            0 => PATIENCE,
+            milliseconds => Duration::from_millis(milliseconds),
+        };
+        self.ask_to_end(number, Signal::SIGTERM, patience);
+    }
+
+    fn ask(&mut self, peer: &Peer, name: &str, request: Request) -> Result<proto::Answer, Refusal> {
+        let number = self.find(peer, name)?;
+        let gone = || refuse(Status::not_found(format!("sandbox `{name}` has just ended")));
+        let mut answer = self.host.answer(number, request).ok_or_else(gone)?;
+        let member = self.members.get_mut(&number).ok_or_else(gone)?;
+        match &mut answer {
+            Answer::Changed { generation, .. }
+            | Answer::Approved { generation: Some(generation), .. } => {
+                member.revision += 1;
+                *generation = member.revision;
+            }
+            _ => {}
+        }
+        Ok(answer.into())
+    }
+
+    fn policy(&self, peer: &Peer, name: &str) -> Result<proto::PolicyReply, Refusal> {
+        let number = self.find(peer, name)?;
+        let gone = || refuse(Status::not_found(format!("sandbox `{name}` has just ended")));
+        let sandbox = self.host.sandbox(number).ok_or_else(gone)?;
+        let member = self.members.get(&number).ok_or_else(gone)?;
+        Ok(proto::PolicyReply {
+            texts: convert::texts(sandbox.texts()),
+            revision: member.revision,
+            approved: sandbox.approved().to_owned(),
+        })
+    }
+
+    fn status(&self) -> proto::StatusReply {
+        let lsm = self.host.lsm();
+        proto::StatusReply {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            since: seconds(self.since),
+            sandboxes: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
+            bpf_lsm: lsm.is_active(),
+            without_lsm: if lsm.is_active() { String::new() } else { lsm.why.clone() },
+            fills: Vec::new(),
+            resident_bytes: resident(),
+            events_lost: 0,
+        }
+    }
+}
+
+/// Under which a refusal to start carries the exit status that the command line has for it.
+pub const EXIT_STATUS: &str = "exit-status";
+
+/// Bytes of this process that are in memory.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    let page =
+        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
+    pages.unwrap_or(0).saturating_mul(page.unsigned_abs())
+}
