@@ -9,6 +9,7 @@
 
 pub mod capture;
 pub mod clawbox;
+pub mod daemon;
 pub mod demo;
 pub mod layer;
 pub mod names;

@@ -15,6 +15,7 @@ mod backstops;
 mod bad_input;
 mod clients;
 mod coarse;
+mod daemon;
 mod egress;
 mod execution;
 mod files;

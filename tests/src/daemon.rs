@@ -1,0 +1,186 @@
+//! A `clawbox daemon` in a world, and who asks it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::clawbox::{cgroup_root, program};
+use crate::names::PORT;
+use crate::network::{NAMESERVER, NOBODY, World};
+
+/// How long it may take to be ready, on an emulated machine too.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A daemon that runs.
+pub struct Daemon<'w> {
+    world: &'w World,
+    child: Option<Child>,
+    name: String,
+    directory: PathBuf,
+    lsm: &'static str,
+}
+
+impl<'w> Daemon<'w> {
+    /// Starts one, without BPF LSM: an emulated machine takes ten seconds to verify its programs.
+    #[must_use]
+    pub fn start(world: &'w World) -> Self {
+        Self::start_with(world, "off")
+    }
+
+    /// Starts one; `lsm` as the configuration has it.
+    #[must_use]
+    pub fn start_with(world: &'w World, lsm: &'static str) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        // Pins and cgroups are the whole machine's.
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{number}", std::process::id());
+        let directory = world.private().join(&name);
+        let mut daemon = Self { world, child: None, name, directory, lsm };
+        daemon.start_again();
+        daemon
+    }
+
+    /// Starts it once more, after it has ended.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let directory = self.directory.display();
+        let config = format!(
+            "name: {}\nsocket: {}\ntrails: {directory}/trails\nstate: {directory}/state\n\
+             dns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n",
+            self.name,
+            self.socket().display(),
+            self.lsm
+        );
+        fs::create_dir_all(&self.directory).expect("the directory of a world can be written");
+        let file = self.directory.join("agent.yaml");
+        fs::write(&file, config).expect("the directory of a world can be written");
+        let mut command = Command::new(program());
+        command.arg("daemon").arg("--config").arg(&file).env("CLAWBOX_LOG", "info");
+        command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::null()).stderr(Stdio::piped());
+        self.world.enter(&mut command);
+        let mut child = command.spawn().expect("clawbox can be executed");
+        let stderr = child.stderr.take().expect("a pipe was asked for");
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if line.contains(" ready ") {
+                    let _ = tell.send(());
+                }
+                eprintln!("daemon: {line}");
+            }
+        });
+        let ready = told.recv_timeout(PATIENCE);
+        self.child = Some(child);
+        ready.expect("the daemon says that it is ready");
+    }
+
+    /// The socket that it listens at: in a directory that every user may enter.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.world.work().with_file_name(format!("{}.sock", self.name))
+    }
+
+    /// Where a sandbox's trail is.
+    #[must_use]
+    pub fn trail(&self, id: &str) -> Vec<Value> {
+        let path = self.directory.join("trails").join(format!("{id}.jsonl"));
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// A command line of `clawbox`, as root.
+    #[must_use]
+    pub fn clawbox(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.args(arguments).env("CLAWBOX_SOCKET", self.socket());
+        for foreign in ["CLAWBOX_POLICY", "CLAWBOX_LOG", "LD_LIBRARY_PATH"] {
+            command.env_remove(foreign);
+        }
+        command.current_dir(self.world.work());
+        self.world.enter(&mut command);
+        command
+    }
+
+    /// The same as `nobody`, who has no rights on the machine.
+    #[must_use]
+    pub fn as_nobody(&self, arguments: &[&str]) -> Command {
+        self.as_user(NOBODY, arguments)
+    }
+
+    /// The same as a user of this number, who need not exist.
+    #[must_use]
+    pub fn as_user(&self, user: u32, arguments: &[&str]) -> Command {
+        let mut command = self.clawbox(arguments);
+        // After the namespaces are entered, which takes root.
+        // SAFETY: the closure makes system calls on numbers.
+        unsafe {
+            command.pre_exec(move || {
+                nix::unistd::setgroups(&[])?;
+                nix::unistd::setgid(user.into())?;
+                Ok(nix::unistd::setuid(user.into())?)
+            });
+        }
+        command
+    }
+
+    /// A policy's file, which everybody may read.
+    #[must_use]
+    pub fn policy(&self, name: &str, text: &str) -> String {
+        let path = self.world.bin().join(format!("{name}.yaml"));
+        fs::write(&path, text).expect("the directory of a world can be written");
+        path.display().to_string()
+    }
+
+    /// The sandboxes that root sees.
+    #[must_use]
+    pub fn list(&self) -> Vec<Value> {
+        let output =
+            self.clawbox(&["list", "--format", "json"]).output().expect("it can be executed");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    }
+
+    /// Sends it a signal and waits for its end.
+    pub fn end_by(&mut self, signal: Signal) {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it is there");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// What it has put into the system and is still there.
+    #[must_use]
+    pub fn remains(&self) -> Vec<PathBuf> {
+        let possible = [
+            Path::new("/sys/fs/bpf/clawbox").join(&self.name),
+            cgroup_root().join("clawbox").join(format!(".{}", self.name)),
+        ];
+        possible.into_iter().filter(|path| path.exists()).collect()
+    }
+
+    /// Ends it and all of its sandboxes, and takes its programs out of the kernel.
+    pub fn uninstall(&mut self) -> Output {
+        self.end_by(Signal::SIGTERM);
+        let file = self.directory.join("agent.yaml");
+        let mut command = self.clawbox(&["uninstall", "--config"]);
+        command.arg(file).output().expect("it can be executed")
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let output = self.uninstall();
+        if !output.status.success() {
+            eprintln!("uninstall: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}

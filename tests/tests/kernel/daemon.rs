@@ -1,0 +1,172 @@
+//! Many sandboxes under one daemon: each has its own policy, its own trail and its own user, and what
+//! enforces them outlives the daemon.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::IpAddr;
+use std::process::{Child, Command, Stdio};
+
+use clawbox_tests::daemon::Daemon;
+use clawbox_tests::network::{ELSEWHERE, SITE};
+use serde_json::Value;
+
+use crate::attacks::attempt::PYTHON;
+use crate::scene::{ECHO, Scene};
+
+/// Connects where each line of its input says, and answers with what came of it.
+const DIALLER: &str = r#"
+import socket, sys, errno
+print("ready", flush=True)
+for line in sys.stdin:
+    try:
+        made = socket.create_connection((line.strip(), 7), 30)
+        made.send(b"x\n"); made.recv(1)
+        print("ok", flush=True)
+    except socket.gaierror: print("no name", flush=True)
+    except OSError as error: print(errno.errorcode.get(error.errno, str(error)), flush=True)
+"#;
+
+/// A sandbox that is asked to connect.
+struct Dialler {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Dialler {
+    fn start(mut command: Command, name: &str, policy: &str) -> Self {
+        command.args(["run", "--name", name, "--policy", policy, "--", PYTHON, "-c", DIALLER]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut dialler = Self { child, lines };
+        assert_eq!(dialler.line(), "ready");
+        dialler
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+
+    fn dial(&mut self, to: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{to}").unwrap();
+        self.line()
+    }
+
+    fn end(mut self) -> i32 {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+fn to_site(scene: &Scene) -> String {
+    scene.allowing(PYTHON, &format!("{{ host: {SITE}, port: {ECHO} }}"))
+}
+
+fn to_elsewhere(scene: &Scene) -> String {
+    scene.allowing(PYTHON, &format!("{{ host: {ELSEWHERE}, port: {ECHO} }}"))
+}
+
+fn output(mut command: Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn sandboxes_of_two_users_have_each_their_own_policy_and_trail() {
+    let scene = Scene::new();
+    let daemon = Daemon::start(&scene.world);
+    let (one, other) =
+        (daemon.policy("one", &to_site(&scene)), daemon.policy("other", &to_elsewhere(&scene)));
+    let mut one = Dialler::start(daemon.as_nobody(&[]), "one", &one);
+    let mut other = Dialler::start(daemon.as_user(4711, &[]), "other", &other);
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    for _ in 0..3 {
+        assert_eq!([one.dial(&site), one.dial(&elsewhere)], ["ok", "EPERM"]);
+        assert_eq!([other.dial(&elsewhere), other.dial(&site)], ["ok", "EPERM"]);
+    }
+    let listed = daemon.list();
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert_eq!((one.end(), other.end()), (0, 0));
+    for (id, denied, uid) in [("one-1", ELSEWHERE, 65_534), ("other-2", SITE, 4711)] {
+        let trail = daemon.trail(id);
+        let denials: Vec<&Value> =
+            trail.iter().filter(|record| record["verdict"] == "deny").collect();
+        assert_eq!(denials.len(), 3, "{trail:#?}");
+        assert!(denials.iter().all(|record| {
+            record["object"]["ip"] == IpAddr::from(denied).to_string()
+                && record["subject"]["uid"] == uid
+        }));
+        let first = trail.first().map(|record| record["action"].clone());
+        assert_eq!(first, Some("start".into()), "{trail:#?}");
+        assert_eq!(trail.last().map(|record| record["action"].clone()), Some("stop".into()));
+    }
+    assert!(daemon.list().is_empty());
+}
+
+#[test]
+fn a_user_sees_and_stops_their_own_sandboxes_alone_and_a_sandbox_none() {
+    let scene = Scene::new();
+    let daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let theirs = Dialler::start(daemon.as_nobody(&[]), "theirs", &policy);
+    for arguments in
+        [&["stop", "theirs"][..], &["policy", "set", "theirs", &policy], &["show", "theirs"]]
+    {
+        let (status, _, stderr) = output(daemon.as_user(4711, arguments));
+        assert_ne!(status, 0, "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("theirs-1"), "{stderr}");
+    }
+    let (_, stdout, _) = output(daemon.as_user(4711, &["list", "--format", "json"]));
+    assert_eq!(stdout.trim(), "[]");
+    let (status, stdout, _) = output(daemon.as_nobody(&["list", "--format", "json"]));
+    assert!(status == 0 && stdout.contains("theirs-1"), "{stdout}");
+    // Only root runs commands as somebody else.
+    let run = ["run", "--policy", &policy, "--user", "daemon", "--", "/bin/true"];
+    let (status, _, stderr) = output(daemon.as_nobody(&run));
+    assert!(status == 125 && stderr.contains("only root"), "{stderr}");
+    // From inside nothing is even heard.
+    let copy = scene.world.install(&clawbox_tests::clawbox::program(), "clawbox");
+    let copy = copy.display().to_string();
+    let inside = ["run", "--policy", &policy, "--", &copy, "list"];
+    let (status, stdout, stderr) = output(daemon.as_nobody(&inside));
+    assert!(status == 2 && stdout.is_empty(), "{stdout}{stderr}");
+    let (status, ..) = output(daemon.as_nobody(&["stop", "theirs"]));
+    assert_eq!(status, 0);
+    assert_eq!(theirs.end(), 143);
+}
+
+#[test]
+fn what_cannot_start_says_why_with_the_status_that_a_run_without_the_daemon_has() {
+    let scene = Scene::new();
+    let daemon = Daemon::start(&scene.world);
+    let good = daemon.policy("good", &scene.policy(""));
+    let bad = daemon.policy("bad", "version: 1\nlimit: {}\n");
+    for (arguments, status, says) in [
+        (vec!["run", "--policy", &good, "--", "/no/such/program"], 127, "no such command"),
+        (vec!["run", "--policy", &good, "--", "/etc/passwd"], 126, "/etc/passwd"),
+        (vec!["run", "--policy", &bad, "--", "/bin/true"], 125, "unknown key `limit`"),
+        (
+            vec!["run", "--policy", &good, "--name", "a/b", "--", "/bin/true"],
+            125,
+            "no name for a sandbox",
+        ),
+        (vec!["run", "--policy", &good, "--audit", "x", "--", "/bin/true"], 125, "--standalone"),
+        (vec!["run", "--policy", &good, "--lsm", "require", "--", "/bin/true"], 125, "BPF LSM"),
+    ] {
+        let (found, _, stderr) = output(daemon.as_nobody(&arguments));
+        assert!(found == status && stderr.contains(says), "{arguments:?}: {found} {stderr}");
+    }
+    assert!(daemon.list().is_empty());
+    let (status, stdout, _) = output(daemon.as_nobody(&[
+        "run",
+        "--policy",
+        &good,
+        "--",
+        "/bin/sh",
+        "-c",
+        "id -u; exit 7",
+    ]));
+    assert_eq!((status, stdout.trim()), (7, "65534"));
+}
