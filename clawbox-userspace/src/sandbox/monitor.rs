@@ -12,6 +12,7 @@ use clawbox_common::event::{Header, Kind, NetworkEvent, Operation};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use super::change::Change;
 use super::connections::Reset;
@@ -23,7 +24,7 @@ use crate::audit::record::{
     Class, Endpoint, Object, Question, SandboxObject, Subject, VerdictName,
 };
 use crate::audit::trail::{Draft, Trail};
-use crate::dns::{Observer, QuestionEvent};
+use crate::dns::{Observer, QuestionEvent, RecordType};
 use crate::events::{Event, told_path};
 use crate::gateway::{self, Outcome};
 use crate::kernel::losses::Losses;
@@ -39,10 +40,16 @@ const BATCH: usize = 1024;
 /// DNS questions that may wait for the next look.
 const QUESTIONS: usize = 16_384;
 
+/// How many of them make the next look come at once. Few: the resolver answers nobody while they are
+/// written down.
+const MANY: usize = 64;
+
 /// DNS questions on their way to the trail.
 #[derive(Debug, Default)]
 pub struct Questions {
     waiting: Mutex<Waiting>,
+    /// Told when there are [`MANY`].
+    many: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +69,9 @@ impl Observer for Questions {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.events.len() < QUESTIONS {
             waiting.events.push((SystemTime::now(), event));
+            if waiting.events.len() == MANY {
+                self.many.notify_one();
+            }
         } else {
             waiting.lost += 1;
         }
@@ -152,12 +162,18 @@ impl Monitor {
         })
     }
 
-    /// Waits until the ring has crossed its fill level.
+    /// Waits until the ring has crossed its fill level, or many questions wait.
     pub async fn filled(&mut self) {
-        match self.ring.readable_mut().await {
-            Ok(mut ready) => ready.clear_ready(),
-            // The timer still reads the ring.
-            Err(_) => std::future::pending().await,
+        let ring = async {
+            match self.ring.readable_mut().await {
+                Ok(mut ready) => ready.clear_ready(),
+                // The timer still reads the ring.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = ring => {}
+            () = self.decided.questions.many.notified() => {}
         }
     }
 
@@ -203,9 +219,14 @@ impl Monitor {
         );
         let let_through = (self.decided.audit_only)();
         let programs = &self.programs;
-        drafts.extend(
-            waiting.events.into_iter().map(|(time, event)| question(time, event, programs)),
-        );
+        // One asks several in a row.
+        let mut last: Option<(SocketAddr, Option<Subject>)> = None;
+        drafts.extend(waiting.events.into_iter().map(|(time, event)| {
+            let asked = last.take().filter(|(client, _)| *client == event.client);
+            let (_, subject) =
+                last.insert(asked.unwrap_or_else(|| (event.client, asker(event.client, programs))));
+            question(time, event, subject.clone())
+        }));
         drafts.extend(verified.into_iter().map(|outcome| {
             let meaning = self.meaning.as_ref();
             kernel_event::seen_by_agent(outcome, "verify", programs, meaning, let_through)
@@ -375,7 +396,7 @@ fn cut(reset: &Reset, host: Option<String>, programs: &Programs) -> Draft {
     }
 }
 
-fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draft {
+fn question(time: SystemTime, event: QuestionEvent, subject: Option<Subject>) -> Draft {
     let let_through = event.verdict == Verdict::Deny && !event.answers.is_empty();
     let (handed_out, addresses) = event.answers.into_iter().unzip();
     Draft {
@@ -390,11 +411,15 @@ fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draf
         reason: event.reason.name(),
         let_through,
         rule: None,
-        subject: asker(event.client, programs),
+        subject,
         object: Object::Question(Question {
             name: event.name.to_string(),
-            kind: event.kind.to_string(),
-            transport: event.transport.name().to_owned(),
+            kind: match event.kind {
+                RecordType::A => "A".into(),
+                RecordType::AAAA => "AAAA".into(),
+                other => other.to_string().into(),
+            },
+            transport: event.transport.name().into(),
             addresses,
             handed_out,
         }),
