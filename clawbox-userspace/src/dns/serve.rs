@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::contract::Transport;
@@ -99,6 +99,9 @@ async fn datagrams(resolver: Arc<Resolver>, socket: Arc<UdpSocket>, questions: A
             next = socket.try_recv_from(&mut buffer).ok();
         }
         send_all(&socket, &mut replies).await;
+        // Where questions never stop coming, the rest of the agent has its turn all the same: the
+        // more of them wait to be written down, the longer everybody waits for it.
+        yield_now().await;
     }
 }
 

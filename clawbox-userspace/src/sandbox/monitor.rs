@@ -42,7 +42,7 @@ const QUESTIONS: usize = 16_384;
 
 /// How many of them make the next look come at once. Few: the resolver answers nobody while they are
 /// written down.
-const MANY: usize = 64;
+const MANY: usize = 32;
 
 /// DNS questions on their way to the trail.
 #[derive(Debug, Default)]

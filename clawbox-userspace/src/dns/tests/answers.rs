@@ -274,6 +274,7 @@ async fn questions_that_come_together_are_answered_and_recorded_once_each() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let names = ["api.test", "denied.test", "localhost"];
     let asked: Vec<_> = (0..50).map(|n| question(names[n % 3], RecordType::A)).collect();
+    socket.writable().await.unwrap();
     // No task runs until this one waits, so all of them are in the queue by then.
     for message in &asked {
         socket.try_send_to(&message.to_vec().unwrap(), world.at).unwrap();
