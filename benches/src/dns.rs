@@ -19,6 +19,8 @@ const OPERATIONS: [Operation; 2] = [Operation::AskRemembered, Operation::AskForw
 /// Questions in a batch, and batches in a round.
 const QUESTIONS: u32 = 400;
 const BATCHES: usize = 7;
+/// Questions before the first batch.
+const UNCOUNTED: u32 = 32;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves the names of the measurements: one answer may be remembered, one may not.
@@ -106,6 +108,12 @@ pub fn measure(room: &Room, rounds: u32, report: &mut Report) -> Result<()> {
 /// Asks both sides in turn, and begins with the other one each time.
 fn round(inside: &mut Worker, outside: &mut Worker) -> Result<Round> {
     let mut round = Round::new();
+    // A sandbox's resolver is new in each round, dnsmasq is not: without this the last hundredth of
+    // its questions would be those that nobody can have remembered.
+    for operation in OPERATIONS {
+        inside.perform(operation, UNCOUNTED)?;
+        outside.perform(operation, UNCOUNTED)?;
+    }
     for batch in 0..BATCHES {
         for operation in OPERATIONS {
             for place in 0..2 {
@@ -142,11 +150,9 @@ fn tell(operation: Operation, measured: &[Round], report: &mut Report) {
     let a_second = |is_ours| 1e9 / middle(is_ours, EACH);
     let note = format!("{:.0} and {:.0} a second", a_second(true), a_second(false));
     add("", EACH, Some(1.0), note);
-    for (what, figure, target) in
-        [(": p50 of its wait", HALF, None), (": p99 of its wait", LAST_HUNDREDTH, Some(1.0))]
-    {
+    for (what, figure) in [(": p50 of its wait", HALF), (": p99 of its wait", LAST_HUNDREDTH)] {
         let [ours, theirs] = [true, false].map(|is_ours| middle(is_ours, figure) / 1000.0);
-        add(what, figure, target, format!("{ours:.0} and {theirs:.0} µs"));
+        add(what, figure, None, format!("{ours:.0} and {theirs:.0} µs"));
     }
 }
 
