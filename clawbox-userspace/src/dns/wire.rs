@@ -1,4 +1,4 @@
-//! Questions out of packets and packets out of answers; the wire format itself is hickory's.
+//! Questions out of packets, which hickory reads, and packets out of answers, which are written here.
 //! Whatever a client sends, the result is a question, a refusal or silence.
 
 use std::net::IpAddr;
