@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::figures::{Spread, median};
+use crate::figures::{Spread, median, part_of};
 use crate::operation::{NAME_SERVER, Operation, REMEMBERED};
 use crate::report::{Progress, Report, Row, Unit};
 use crate::room::{Mode, Room};
@@ -19,6 +19,8 @@ const OPERATIONS: [Operation; 2] = [Operation::AskRemembered, Operation::AskForw
 /// Questions in a batch, and batches in a round.
 const QUESTIONS: u32 = 400;
 const BATCHES: usize = 7;
+/// Questions before the first batch.
+const UNCOUNTED: u32 = 32;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves the names of the measurements: one answer may be remembered, one may not.
@@ -58,6 +60,25 @@ fn answered(question: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
+/// What one side's questions of one kind took in a round.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Nanoseconds a question, batch by batch: the other side of throughput.
+    each: Vec<f64>,
+    /// How long each waited for its answer, in nanoseconds.
+    waits: Vec<f64>,
+}
+
+/// A figure of a round, by the part of [`Asked`] that it is of.
+type Figure = fn(&Asked) -> Option<f64>;
+
+const EACH: Figure = |asked| median(asked.each.iter().copied());
+const HALF: Figure = |asked| part_of(asked.waits.iter().copied(), 0.5);
+const LAST_HUNDREDTH: Figure = |asked| part_of(asked.waits.iter().copied(), 0.99);
+
+/// By whether it is clawbox that was asked, and for what.
+type Round = BTreeMap<(bool, Operation), Asked>;
+
 /// Measures and reports.
 pub fn measure(room: &Room, rounds: u32, report: &mut Report) -> Result<()> {
     let Some((_dnsmasq, address)) = dnsmasq(room)? else {
@@ -72,43 +93,67 @@ pub fn measure(room: &Room, rounds: u32, report: &mut Report) -> Result<()> {
     for number in 0..rounds {
         progress.reached(number);
         let mut inside = room.sandboxed(Mode::Enforce)?;
-        let mut costs = BTreeMap::<(bool, Operation), Vec<f64>>::new();
-        for batch in 0..BATCHES {
-            for operation in OPERATIONS {
-                for place in 0..2 {
-                    let is_ours = (place + batch) % 2 == 0;
-                    let worker = if is_ours { &mut inside } else { &mut outside };
-                    let wall = worker.perform(operation, QUESTIONS)?.wall;
-                    let each = wall.as_nanos() as f64 / f64::from(QUESTIONS);
-                    costs.entry((is_ours, operation)).or_default().push(each);
-                }
-            }
-        }
+        measured.push(round(&mut inside, &mut outside)?);
         inside.stop()?;
         room.take_trail()?;
-        let middle = |(key, all): (_, Vec<f64>)| Some((key, median(all)?));
-        measured.push(costs.into_iter().filter_map(middle).collect::<BTreeMap<_, _>>());
     }
     progress.done();
     outside.stop()?;
     for operation in OPERATIONS {
-        let of =
-            |is_ours| measured.iter().filter_map(move |round| round.get(&(is_ours, operation)));
-        let Some(value) = Spread::of(of(true).zip(of(false)).map(|(ours, theirs)| ours / theirs))
-        else {
-            continue;
-        };
-        let a_second = |is_ours| 1e9 / median(of(is_ours).copied()).unwrap_or(f64::INFINITY);
-        report.add(Row {
-            bench: "clawbox's resolver against dnsmasq",
-            what: operation.title().to_owned(),
-            unit: Unit::Ratio,
-            value,
-            target: Some(1.0),
-            note: format!("{:.0} and {:.0} a second", a_second(true), a_second(false)),
-        });
+        tell(operation, &measured, report);
     }
     Ok(())
+}
+
+/// Asks both sides in turn, and begins with the other one each time.
+fn round(inside: &mut Worker, outside: &mut Worker) -> Result<Round> {
+    let mut round = Round::new();
+    // A sandbox's resolver is new in each round, dnsmasq is not: without this the last hundredth of
+    // its questions would be those that nobody can have remembered.
+    for operation in OPERATIONS {
+        inside.perform(operation, UNCOUNTED)?;
+        outside.perform(operation, UNCOUNTED)?;
+    }
+    for batch in 0..BATCHES {
+        for operation in OPERATIONS {
+            for place in 0..2 {
+                let is_ours = (place + batch) % 2 == 0;
+                let worker = if is_ours { &mut *inside } else { &mut *outside };
+                let taken = worker.perform(operation, QUESTIONS)?;
+                let asked = round.entry((is_ours, operation)).or_default();
+                asked.each.push(taken.wall.as_nanos() as f64 / f64::from(QUESTIONS));
+                asked.waits.extend(taken.waits.iter().map(|wait| wait.as_nanos() as f64));
+            }
+        }
+    }
+    Ok(round)
+}
+
+/// Adds what all rounds say of one operation.
+fn tell(operation: Operation, measured: &[Round], report: &mut Report) {
+    let of = |is_ours, figure: Figure| {
+        measured.iter().filter_map(move |round| figure(round.get(&(is_ours, operation))?))
+    };
+    let middle = |is_ours, figure| median(of(is_ours, figure)).unwrap_or(f64::INFINITY);
+    let mut add = |what: &str, figure, target, note| {
+        let pairs = of(true, figure).zip(of(false, figure));
+        let Some(value) = Spread::of(pairs.map(|(ours, theirs)| ours / theirs)) else { return };
+        report.add(Row {
+            bench: "clawbox's resolver against dnsmasq",
+            what: format!("{}{what}", operation.title()),
+            unit: Unit::Ratio,
+            value,
+            target,
+            note,
+        });
+    };
+    let a_second = |is_ours| 1e9 / middle(is_ours, EACH);
+    let note = format!("{:.0} and {:.0} a second", a_second(true), a_second(false));
+    add("", EACH, Some(1.0), note);
+    for (what, figure) in [(": p50 of its wait", HALF), (": p99 of its wait", LAST_HUNDREDTH)] {
+        let [ours, theirs] = [true, false].map(|is_ours| middle(is_ours, figure) / 1000.0);
+        add(what, figure, None, format!("{ours:.0} and {theirs:.0} µs"));
+    }
 }
 
 /// `None` where it is not installed.

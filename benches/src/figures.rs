@@ -38,6 +38,13 @@ pub fn median(samples: impl IntoIterator<Item = f64>) -> Option<f64> {
     Spread::of(samples).map(|spread| spread.median)
 }
 
+/// The sample below which a part of them lies, or nothing of nothing.
+pub fn part_of(samples: impl IntoIterator<Item = f64>, part: f64) -> Option<f64> {
+    let mut sorted: Vec<f64> = samples.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    (!sorted.is_empty()).then(|| quantile(&sorted, part))
+}
+
 /// Between two samples the straight line between them.
 fn quantile(sorted: &[f64], part: f64) -> f64 {
     let at = part * (sorted.len() - 1) as f64;
@@ -60,5 +67,11 @@ mod tests {
     fn of_an_even_number_the_median_is_between_the_middle_two() {
         assert_eq!(median([1.0, 2.0]), Some(1.5));
         assert_eq!(median([]), None);
+    }
+
+    #[test]
+    fn the_last_hundredth_is_above_99_of_100() {
+        assert_eq!(part_of((0..=100).rev().map(f64::from), 0.99), Some(99.0));
+        assert_eq!(part_of([], 0.99), None);
     }
 }

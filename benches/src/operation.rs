@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::time::{ClockId, clock_gettime};
@@ -116,12 +116,14 @@ impl FromStr for Operation {
 }
 
 /// What a number of operations took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// By the wall clock.
     pub wall: Duration,
     /// On a processor: without the time in which somebody else had it.
     pub processor: Duration,
+    /// How long each one waited for its answer, where several are under way at one time.
+    pub waits: Vec<Duration>,
 }
 
 /// The two ends that stay outside a sandbox.
@@ -294,24 +296,31 @@ fn asked(name: &str, count: u32) -> Result<Taken> {
         question.extend(label.as_bytes());
     }
     question.extend([0, 0, 1, 0, 1]);
-    let mut send = |number: u32| {
-        question[..2].copy_from_slice(&(number as u16).to_be_bytes());
-        socket.send(&question)
-    };
+    // A question's number is its place here, so all of a batch have different ones.
+    let mut sent = vec![Instant::now(); usize::from(u16::try_from(count)?)];
+    let mut waits = Vec::with_capacity(sent.len());
     let mut answer = [0; 512];
-    timed(1, || {
-        (0..IN_QUESTION.min(count)).try_for_each(|number| send(number).map(drop))?;
-        for number in 0..count {
+    let taken = timed(1, || {
+        let mut next = 0;
+        let mut left = count;
+        while left > 0 {
+            while next < count && next - (count - left) < IN_QUESTION {
+                question[..2].copy_from_slice(&(next as u16).to_be_bytes());
+                sent[next as usize] = Instant::now();
+                socket.send(&question)?;
+                next += 1;
+            }
             let length = socket.recv(&mut answer)?;
-            if length < 12 || answer[7] == 0 {
+            let number = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
+            if length < 12 || answer[7] == 0 || number >= next as usize {
                 return Err(std::io::Error::other("no address was answered"));
             }
-            if number + IN_QUESTION < count {
-                send(number + IN_QUESTION)?;
-            }
+            waits.push(sent[number].elapsed());
+            left -= 1;
         }
         Ok(())
-    })
+    })?;
+    Ok(Taken { waits, ..taken })
 }
 
 fn timed(count: u32, mut operation: impl FnMut() -> std::io::Result<()>) -> Result<Taken> {
@@ -323,6 +332,7 @@ fn timed(count: u32, mut operation: impl FnMut() -> std::io::Result<()>) -> Resu
     Ok(Taken {
         wall: clock(ClockId::CLOCK_MONOTONIC)?.saturating_sub(wall),
         processor: clock(ClockId::CLOCK_THREAD_CPUTIME_ID)?.saturating_sub(processor),
+        waits: Vec::new(),
     })
 }
 

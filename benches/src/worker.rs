@@ -20,7 +20,7 @@ pub const ARGUMENT: &str = "worker";
 /// A batch takes milliseconds; a start under clawbox less than a second on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a worker asks for and answers with: `OPERATION COUNT` and `WALL PROCESSOR`, a line each.
+/// What a worker is asked and answers: `OPERATION COUNT` and `WALL PROCESSOR WAIT...`, a line each.
 pub fn serve() -> Result<()> {
     let channel = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let performer = Performer::open(receive_ends(&channel)?)?;
@@ -30,9 +30,24 @@ pub fn serve() -> Result<()> {
         let request = request?;
         let (operation, count) = request.split_once(' ').context("a request has two words")?;
         let taken = performer.perform(operation.parse()?, count.parse()?)?;
-        writeln!(answers, "{} {}", taken.wall.as_nanos(), taken.processor.as_nanos())?;
+        answers.write_all(written(&taken).as_bytes())?;
     }
     Ok(())
+}
+
+/// The line that tells what a batch took, in nanoseconds.
+fn written(taken: &Taken) -> String {
+    let all = [taken.wall, taken.processor];
+    let words = all.iter().chain(&taken.waits).map(|time| time.as_nanos().to_string());
+    words.collect::<Vec<_>>().join(" ") + "\n"
+}
+
+/// See [`written`].
+fn read(line: &str) -> Result<Taken> {
+    let mut times = line.split(' ').map(|word| word.parse().map(Duration::from_nanos));
+    let mut next = || times.next().context("an answer has two words")?.context("not a time");
+    let (wall, processor) = (next()?, next()?);
+    Ok(Taken { wall, processor, waits: times.collect::<Result<_, _>>()? })
 }
 
 /// The ends come as descriptors, because clawbox closes what a sandboxed program would inherit
@@ -102,12 +117,7 @@ impl Worker {
     /// Performs a batch.
     pub fn perform(&mut self, operation: Operation, count: u32) -> Result<Taken> {
         writeln!(self.requests, "{} {count}", operation.name())?;
-        let answer = self.answer()?;
-        let (wall, processor) = answer.split_once(' ').context("an answer has two words")?;
-        Ok(Taken {
-            wall: Duration::from_nanos(wall.parse()?),
-            processor: Duration::from_nanos(processor.parse()?),
-        })
+        read(&self.answer()?)
     }
 
     fn answer(&mut self) -> Result<String> {
@@ -148,5 +158,21 @@ impl Drop for Worker {
         if let Ok(None) = self.process.try_wait() {
             let _ = self.finish();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_tells_is_read_as_it_was_meant() {
+        let wait = Duration::from_nanos;
+        for waits in [vec![], vec![wait(3), wait(0)]] {
+            let taken = Taken { wall: wait(5), processor: wait(4), waits };
+            let line = written(&taken);
+            assert_eq!(read(line.trim_end()).unwrap(), taken);
+        }
+        assert!(read("5").is_err() && read("5 x").is_err() && read("").is_err());
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::build;
 use crate::process;
 use crate::setup::{self, Purpose};
-use crate::test;
+use crate::test::{self, Which};
 use crate::toolchain::Toolchain;
 use crate::vm::{self, Copy, Guest, Kernel, Limits};
 use crate::workspace::Workspace;
@@ -94,12 +94,12 @@ fn test_fails(
 ) -> Result<bool> {
     let clawbox = build_mutant(workspace, toolchain, mutant)?;
     let tests = if mutant.needs_lsm {
-        let mut guest = test::guest(workspace, Some(mutant.test))?;
+        let mut guest = test::guest(workspace, Which::Named(mutant.test))?;
         guest.copies.retain(|copy| copy.to != Path::new(vm::CLAWBOX));
         guest.copies.push(Copy::new(clawbox, PathBuf::from(vm::CLAWBOX))?);
         in_vm(workspace, kernel, &guest, mutant.test)?
     } else {
-        test::on_host(workspace, &clawbox, Some(mutant.test))?
+        test::on_host(workspace, &clawbox, Which::Named(mutant.test))?
     }
     .tests;
     if tests.passed + tests.failed == 0 {
@@ -118,7 +118,7 @@ fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Re
         counts_instructions: false,
     };
     let outcome = vm::boot(workspace, kernel, guest, limits)?;
-    test::judged(&outcome.output, outcome.status == 0, Some(test))
+    test::judged(&outcome.output, outcome.status == 0, Which::Named(test))
 }
 
 /// Builds a clawbox whose programs lack something, beside the real one.

@@ -38,6 +38,36 @@ const GUEST_TESTS: &str = "/opt/clawbox/tests";
 /// The test binary: enforcement as seen from inside sandboxes.
 const ENFORCEMENT: [&str; 4] = ["--package", "clawbox-tests", "--test", "kernel"];
 
+/// Which enforcement tests.
+#[derive(Clone, Copy)]
+pub enum Which<'a> {
+    /// All; of those of real programs each VM its own.
+    All,
+    /// Those with one of these in their name; of real programs each VM its own too.
+    AnyOf(&'a [&'a str]),
+    /// Those with this in their name.
+    Named(&'a str),
+}
+
+impl<'a> Which<'a> {
+    fn of(filter: Option<&'a str>) -> Self {
+        filter.map_or(Self::All, Self::Named)
+    }
+
+    fn names(&self) -> &[&'a str] {
+        match self {
+            Self::All => &[],
+            Self::AnyOf(names) => names,
+            Self::Named(name) => std::slice::from_ref(name),
+        }
+    }
+
+    /// What a VM is not to run because another one does.
+    fn others(&self, kernel: Kernel) -> Vec<&'static str> {
+        if matches!(self, Self::Named(_)) { Vec::new() } else { others_real_programs(kernel) }
+    }
+}
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Only the enforcement tests on this machine's kernel.
@@ -101,10 +131,11 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             stages.push(stage("tidy", || tidy_stage(workspace)));
         }
         if on_host {
-            stages.push(enforcement_here(workspace, filter));
+            stages.push(enforcement_here(workspace, Which::of(filter)));
         }
         if !args.host {
-            stages.extend(on_other_kernels(workspace, &chosen_kernels(args.vm.flatten()), filter));
+            let kernels = chosen_kernels(args.vm.flatten());
+            stages.extend(on_other_kernels(workspace, &kernels, Which::of(filter)));
         }
         let seen = attacks::seen(&stages);
         // Of a part of the tests no cell of the table is whole.
@@ -122,8 +153,8 @@ fn chosen_kernels(one: Option<Kernel>) -> Vec<Kernel> {
 }
 
 /// The enforcement tests on this machine's kernel.
-pub fn enforcement_here(workspace: &Workspace, filter: Option<&str>) -> Stage {
-    stage("enforcement, this kernel", || on_host(workspace, &workspace.clawbox(false), filter))
+pub fn enforcement_here(workspace: &Workspace, which: Which<'_>) -> Stage {
+    stage("enforcement, this kernel", || on_host(workspace, &workspace.clawbox(false), which))
 }
 
 fn stage(name: &str, run: impl FnOnce() -> Result<Judged>) -> Stage {
@@ -182,7 +213,7 @@ fn unit_tests(workspace: &Workspace, filter: Option<&str>) -> Result<Judged> {
     }
     cargo.arg("--").args(filter);
     let (status, output) = process::tee(&mut cargo)?;
-    judged(&output, status.success(), filter)
+    judged(&output, status.success(), Which::of(filter))
 }
 
 fn tidy_stage(workspace: &Workspace) -> Result<Judged> {
@@ -194,44 +225,36 @@ fn tidy_stage(workspace: &Workspace) -> Result<Judged> {
 }
 
 /// The enforcement tests of a clawbox on this kernel.
-pub fn on_host(workspace: &Workspace, clawbox: &Path, filter: Option<&str>) -> Result<Judged> {
+pub fn on_host(workspace: &Workspace, clawbox: &Path, which: Which<'_>) -> Result<Judged> {
     require_tests(workspace)?;
     let mut cargo = workspace.cargo();
     cargo
         .arg("test")
         .args(ENFORCEMENT)
         .arg("--")
-        .args(filter)
+        .args(which.names())
         .env("CLAWBOX", clawbox)
         .env("CLAWBOX_TESTS", workspace.target().join("debug"));
     let (status, output) = process::tee(&mut cargo)?;
-    judged(&output, status.success(), filter)
+    judged(&output, status.success(), which)
 }
 
 /// One VM for each kernel, as many at once as there is memory for. More than there are processors,
 /// each of which it takes to emulate one: where a run with LSM ends or the next one begins, a guest is
 /// idle for seconds, while its kernel waits for all tasks before it takes a hook away.
-pub fn on_other_kernels(
-    workspace: &Workspace,
-    kernels: &[Kernel],
-    filter: Option<&str>,
-) -> Vec<Stage> {
-    let guest = match guest(workspace, filter) {
+pub fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], which: Which<'_>) -> Vec<Stage> {
+    let guest = match guest(workspace, which) {
         Ok(guest) => guest,
         Err(error) => return vec![stage("enforcement, in VMs", || Err(error))],
     };
     let several = kernels.len() > 1;
     let run = |kernel: Kernel| {
-        let guest = if several && filter.is_none() {
-            guest.leaving_out(&others_real_programs(kernel))
-        } else {
-            guest.clone()
-        };
-        let run = || in_vm(workspace, kernel, &guest, filter, several);
+        let guest = guest.leaving_out(&which.others(kernel));
+        let run = || in_vm(workspace, kernel, &guest, which, several);
         let name = format!("enforcement, kernel {}", kernel.name());
         Stage { kernel: Some(kernel), ..stage(&name, run) }
     };
-    if several && filter.is_none() {
+    if matches!(which, Which::All) {
         println!(
             "vm: each real program runs on one kernel; `cargo xtask test --vm KERNEL real_programs` \
              runs them all there"
@@ -268,7 +291,7 @@ fn others_real_programs(kernel: Kernel) -> Vec<&'static str> {
 }
 
 /// The tests, their programs and clawbox, for any kernel.
-pub fn guest(workspace: &Workspace, filter: Option<&str>) -> Result<Guest> {
+pub fn guest(workspace: &Workspace, which: Which<'_>) -> Result<Guest> {
     require_tests(workspace)?;
     let mut cargo = workspace.cargo();
     cargo.arg("test").args(ENFORCEMENT);
@@ -277,11 +300,11 @@ pub fn guest(workspace: &Workspace, filter: Option<&str>) -> Result<Guest> {
 
     let built = programs(&process::output(&mut cargo)?);
     let test = format!("{GUEST_TESTS}/kernel");
-    let filter = filter.map(str::to_owned);
-    let mut guest = Guest::new([test.clone()].into_iter().chain(filter.clone()).collect());
+    let names = || which.names().iter().map(|name| (*name).to_owned());
+    let mut guest = Guest::new([test.clone()].into_iter().chain(names()).collect());
     // What leaves the machine good for nothing else.
     let last = ["--ignored", "--test-threads=1"].map(str::to_owned);
-    guest.afterwards = [test].into_iter().chain(last).chain(filter).collect();
+    guest.afterwards = [test].into_iter().chain(last).chain(names()).collect();
     for (name, path) in built {
         guest.copies.push(Copy::new(path, PathBuf::from(GUEST_TESTS).join(name))?);
     }
@@ -302,7 +325,7 @@ fn in_vm(
     workspace: &Workspace,
     kernel: Kernel,
     guest: &Guest,
-    filter: Option<&str>,
+    which: Which<'_>,
     is_labelled: bool,
 ) -> Result<Judged> {
     let label = is_labelled.then(|| kernel.name());
@@ -316,7 +339,7 @@ fn in_vm(
         counts_instructions: false,
     };
     let outcome = vm::boot(workspace, kernel, guest, limits)?;
-    judged(&outcome.output, outcome.status == 0, filter)
+    judged(&outcome.output, outcome.status == 0, which)
 }
 
 fn require_tests(workspace: &Workspace) -> Result<()> {
@@ -338,8 +361,8 @@ fn programs(messages: &str) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// The counts in a test run's output. Without a filter, a run of nothing is a failure.
-pub fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Judged> {
+/// The counts in a test run's output. A run of nothing is a failure where all were to run.
+pub fn judged(output: &str, success: bool, which: Which<'_>) -> Result<Judged> {
     let tests = output
         .lines()
         .filter_map(|line| line.trim().strip_prefix("test result: "))
@@ -348,7 +371,7 @@ pub fn judged(output: &str, success: bool, filter: Option<&str>) -> Result<Judge
     if !success && tests.failed == 0 {
         bail!("the test run broke off; see its output above");
     }
-    if tests == Tests::default() && filter.is_none() {
+    if tests == Tests::default() && matches!(which, Which::All) {
         bail!("no test ran");
     }
     Ok(Judged { tests, attacks: Observed::read(output)? })
@@ -378,15 +401,15 @@ mod tests {
     #[test]
     fn summary_lines_are_added_up() {
         let broken = "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured\n";
-        let found = judged(&format!("{LINE}noise\n{broken}"), false, None).unwrap();
+        let found = judged(&format!("{LINE}noise\n{broken}"), false, Which::All).unwrap();
         assert_eq!(found.tests, Tests { passed: 7, failed: 2 });
     }
 
     #[test]
     fn a_run_that_broke_off_or_ran_nothing_is_no_success() {
-        assert!(judged(LINE, false, None).is_err());
-        assert!(judged("", true, None).is_err());
-        assert_eq!(judged("", true, Some("name")).unwrap().tests, Tests::default());
+        assert!(judged(LINE, false, Which::All).is_err());
+        assert!(judged("", true, Which::All).is_err());
+        assert_eq!(judged("", true, Which::Named("name")).unwrap().tests, Tests::default());
     }
 
     #[test]

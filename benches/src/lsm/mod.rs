@@ -1,6 +1,8 @@
-//! What the file hooks cost, in instructions of a guest that counts them, beside Landlock and beside
-//! nothing; and what a sandbox's maps hold. For a machine of its own: it makes files at the root.
+//! What the file hooks cost, and those of sockets in use, in instructions of a guest that counts them,
+//! beside Landlock and beside nothing; and what a sandbox's maps hold. For a machine of its own: it
+//! makes files at the root.
 
+mod connection;
 mod maps;
 mod table;
 mod tree;
@@ -10,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -92,8 +95,9 @@ impl Around {
 pub fn measure(clawbox: &Path) -> Result<Table> {
     instructions::prove()?;
     tree::make()?;
-    tree::write_policy(Path::new(POLICY))?;
-    let bench = Bench { clawbox: clawbox.to_owned(), program: std::env::current_exe()? };
+    let peer = connection::serve()?;
+    let bench = Bench { clawbox: clawbox.to_owned(), program: std::env::current_exe()?, peer };
+    tree::write_policy(Path::new(POLICY), &bench.program, peer)?;
     let mut table = Table::new();
     for around in [Around::Nothing, Around::Landlock, Around::LsmOff, Around::Clawbox] {
         told(around);
@@ -117,6 +121,8 @@ fn told(around: Around) {
 struct Bench {
     clawbox: PathBuf,
     program: PathBuf,
+    /// The other end of connections, outside.
+    peer: SocketAddr,
 }
 
 impl Bench {
@@ -133,7 +139,8 @@ impl Bench {
             .uid(USER)
             .gid(USER)
             .current_dir(tree::TOP)
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            .env(connection::PEER, self.peer.to_string());
         command
     }
 
@@ -147,6 +154,7 @@ impl Bench {
             .arg(&self.program)
             .args(Self::arguments(role))
             .stdin(Stdio::null())
+            .env(connection::PEER, self.peer.to_string())
             .env("CLAWBOX_LOG", "error");
         command
     }
@@ -163,7 +171,8 @@ impl Bench {
             .uid(USER)
             .gid(USER)
             .current_dir(tree::TOP)
-            .stdin(members);
+            .stdin(members)
+            .env(connection::PEER, self.peer.to_string());
         Ok(command)
     }
 

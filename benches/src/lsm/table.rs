@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use super::connection;
 use super::maps::Maps;
 use super::tree::{self, DEPTHS};
 use super::{Around, Counts};
@@ -113,6 +114,8 @@ fn operations() -> Vec<(String, String)> {
             operations.push((format!("open-{name}-{depth}"), format!("{title}, depth {depth}")));
         }
     }
+    let uses = connection::USES.map(|(name, title)| (name.to_owned(), title.to_owned()));
+    operations.extend(uses);
     operations.push(("exec".to_owned(), "fork+exec+wait of /bin/true".to_owned()));
     operations.push(("find".to_owned(), format!("find over {} files", tree::walked())));
     operations

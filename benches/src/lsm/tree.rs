@@ -2,6 +2,7 @@
 //! way from a file to its rule is as long as its path is deep.
 
 use std::fs::{self, Permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -72,12 +73,18 @@ pub fn make() -> Result<()> {
     Ok(())
 }
 
-/// Writes the policy.
-pub fn write_policy(to: &Path) -> Result<()> {
+/// Writes the policy, by which the program may connect to the other end of its connection.
+pub fn write_policy(to: &Path, program: &Path, peer: SocketAddr) -> Result<()> {
     let text = format!(
-        "version: 1\nfilesystem_policy:\n  read_only: [{}]\n  read_write: [{}]\n",
+        "version: 1\nfilesystem_policy:\n  read_only: [{}]\n  read_write: [{}]\n\
+         network_policies:\n  bench:\n    endpoints:\n      \
+         - {{ host: {}, port: {}, host_loopback: true }}\n    \
+         binaries: [{{ path: {} }}]\n",
         READ_ONLY.join(", "),
-        READ_WRITE.join(", ")
+        READ_WRITE.join(", "),
+        peer.ip(),
+        peer.port(),
+        program.display(),
     );
     Ok(fs::write(to, text)?)
 }

@@ -1,4 +1,4 @@
-//! What is counted: opens, program starts and a walk over a tree, by one process that is started in
+//! What is counted: opens, uses of a connection, program starts and a walk over a tree, by one process that is started in
 //! a sandbox or outside. It writes a line for each figure: the operation and its instructions.
 
 use std::ffi::{CStr, CString};
@@ -13,6 +13,7 @@ use landlock::{
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
+use super::connection;
 use super::tree::{self, BATCHES, DEPTHS, FILES, READ_ONLY, READ_WRITE};
 use crate::instructions::{of_batches, prove, taken};
 
@@ -73,6 +74,9 @@ fn work() -> Result<()> {
         tell(&format!("open-again-{depth}"), again(depth)?)?;
         tell(&format!("open-once-{depth}"), once(depth)?)?;
         tell(&format!("open-renamed-{depth}"), after_rename(depth)?)?;
+    }
+    for (operation, count) in connection::counted()? {
+        tell(operation, count)?;
     }
     tell("exec", exec()?)?;
     tell("find", find()?)

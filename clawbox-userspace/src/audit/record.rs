@@ -1,5 +1,6 @@
 //! One line of the audit trail. Field names are a published format: `clawbox audit schema`.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
@@ -18,11 +19,11 @@ pub struct Record {
     /// What kind of thing it is about.
     pub class: Class,
     /// What was done or asked.
-    pub action: String,
+    pub action: Cow<'static, str>,
     /// What the policy says.
     pub verdict: VerdictName,
     /// Why, as a stable name.
-    pub reason: String,
+    pub reason: Cow<'static, str>,
     /// True where a denied operation went on because the sandbox only records.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub let_through: bool,
@@ -211,9 +212,9 @@ pub struct Question {
     pub name: String,
     /// Record type.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// `udp` or `tcp`.
-    pub transport: String,
+    pub transport: Cow<'static, str>,
     /// Real addresses in the answer.
     pub addresses: Vec<IpAddr>,
     /// The addresses given to the client in their place, in the same order.

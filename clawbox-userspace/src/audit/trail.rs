@@ -134,11 +134,11 @@ impl Trail {
         let record = Record {
             time: humantime::format_rfc3339_micros(time).to_string(),
             seq: self.seq + 1,
-            sandbox: self.sandbox.clone(),
+            sandbox: std::mem::take(&mut self.sandbox),
             class: draft.class,
-            action: draft.action.to_owned(),
+            action: draft.action.into(),
             verdict: draft.verdict,
-            reason: draft.reason.to_owned(),
+            reason: draft.reason.into(),
             let_through: draft.let_through,
             rule: draft.rule,
             subject: draft.subject,
@@ -146,6 +146,8 @@ impl Trail {
         };
         let before = self.pending.len();
         let written = serde_json::to_writer(&mut self.pending, &record).is_ok();
+        // Lent to the record: a copy for each line is time that a sandbox's questions wait.
+        self.sandbox = record.sandbox;
         self.pending.push(b'\n');
         if !written || self.pending.len() > PENDING_BOUND {
             self.pending.truncate(before);

@@ -1,5 +1,6 @@
 //! The host's own table of names, /etc/hosts, always as it is at the moment.
-//! The file is kept as text and searched: a long list of blocked names costs its own size only.
+//! The file is kept as text, with a number for each name in it: a long list of blocked names costs not
+//! much more than its own size, and no question reads all of it.
 
 use std::fs::File;
 use std::io::Read;
@@ -27,6 +28,8 @@ struct State {
     looked: Option<Instant>,
     stamp: Option<(SystemTime, u64)>,
     text: String,
+    /// What a name hashes to and where its line begins, in that order.
+    names: Vec<(u32, u32)>,
 }
 
 impl Hosts {
@@ -44,12 +47,24 @@ impl Hosts {
             state.looked = Some(Instant::now());
             state.reload(&self.path);
         }
-        let found: Vec<_> = state.text.lines().filter_map(|l| address(l, name)).collect();
+        let found = state.find(name);
         (!found.is_empty()).then_some(found)
     }
 }
 
 impl State {
+    fn find(&self, name: &str) -> Vec<IpAddr> {
+        let number = number(name);
+        let first = self.names.partition_point(|(other, _)| *other < number);
+        let mut lines: Vec<u32> =
+            self.names[first..].iter().take_while(|it| it.0 == number).map(|it| it.1).collect();
+        // A line may have a name twice.
+        lines.dedup();
+        let line = |at: u32| self.text.get(at as usize..)?.lines().next();
+        // Other names have the same number.
+        lines.into_iter().filter_map(|at| address(line(at)?, name)).collect()
+    }
+
     fn reload(&mut self, path: &PathBuf) {
         let Ok(metadata) = std::fs::metadata(path) else {
             *self = Self { looked: self.looked, ..Self::default() };
@@ -64,18 +79,48 @@ impl State {
         if read.is_ok() {
             self.stamp = stamp;
             self.text = String::from_utf8_lossy(&bytes).into_owned();
+            self.names = numbered(&self.text);
         }
     }
 }
 
+/// The names of a text, each by number and the place of its line.
+fn numbered(text: &str) -> Vec<(u32, u32)> {
+    let mut names = Vec::new();
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        if let Ok(place) = u32::try_from(at) {
+            names.extend(words(line).skip(1).map(|word| (number(word), place)));
+        }
+        at += line.len();
+    }
+    names.sort_unstable();
+    names.shrink_to_fit();
+    names
+}
+
+/// A name's number, in any case and with or without the trailing dot.
+fn number(name: &str) -> u32 {
+    // FNV-1a: every question's name is counted, and nobody gains by two names with one number.
+    undotted(name).bytes().fold(0x811c_9dc5, |number, byte| {
+        (number ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
+    })
+}
+
+fn undotted(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+/// Address and names of a line.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split_once('#').map_or(line, |(before, _)| before).split_ascii_whitespace()
+}
+
 /// The address of a line that has the name.
 fn address(line: &str, name: &str) -> Option<IpAddr> {
-    let line = line.split_once('#').map_or(line, |(before, _)| before);
-    let mut words = line.split_ascii_whitespace();
+    let mut words = words(line);
     let first = words.next()?;
-    words
-        .any(|word| word.strip_suffix('.').unwrap_or(word).eq_ignore_ascii_case(name))
-        .then(|| first.parse().ok())?
+    words.any(|word| undotted(word).eq_ignore_ascii_case(name)).then(|| first.parse().ok())?
 }
 
 #[cfg(test)]
@@ -98,6 +143,21 @@ mod tests {
         for absent in ["c.test", "d.test", "10.0.0.1", "test", ""] {
             assert_eq!(hosts.find(absent), None, "{absent}");
         }
+    }
+
+    #[test]
+    fn a_long_list_is_searched_for_the_name_alone_and_told_in_its_order() {
+        let mut text = String::from("10.0.0.9 many.test MANY.test\r\n");
+        (0..20_000).for_each(|n| text += &format!("0.0.0.0 n{n}.test m{n}.test\n"));
+        text += "10.0.0.1 many.test";
+        let state = State { names: numbered(&text), text, ..State::default() };
+        let ips =
+            |list: &[&str]| list.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+        assert_eq!(state.find("many.test"), ips(&["10.0.0.9", "10.0.0.1"]));
+        for number in [0, 777, 19_999] {
+            assert_eq!(state.find(&format!("m{number}.test")), ips(&["0.0.0.0"]));
+        }
+        assert_eq!(state.find("n20000.test"), ips(&[]));
     }
 
     #[test]

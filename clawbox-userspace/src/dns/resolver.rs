@@ -75,11 +75,21 @@ impl Outcome {
 }
 
 /// The policy's word on a name, its generation, and what to record of it.
+#[derive(Clone, Copy)]
 struct Judged {
     policy: u32,
     /// Set if the name is answered only because the policy is in audit mode.
     recorded: Option<Reason>,
     audit_only: bool,
+}
+
+/// Why a name is not looked up.
+#[derive(Clone, Copy)]
+enum NotAllowed {
+    /// No rule names it, and somebody is to be asked when it is connected to.
+    Asked,
+    /// The policy says no.
+    Denied(Reason),
 }
 
 impl Resolver {
@@ -177,15 +187,15 @@ impl Resolver {
         if question.is_localhost() {
             return self.end(&question, client, localhost(question.kind()), None);
         }
-        let is_address = matches!(question.kind(), RecordType::A | RecordType::AAAA);
-        if is_address && question.is_host && self.policy.name(&question.name) == NameDecision::Asked
-        {
+        let judged = self.judge_question(&question);
+        if matches!(judged, Err(NotAllowed::Asked)) && question.is_for_addresses() {
             let outcome = self.promise(&question);
             return self.end(&question, client, outcome, None);
         }
-        if let Err(outcome) = self.admit_question(&question) {
-            return self.end(&question, client, outcome, None);
-        }
+        let judged = match admitted(&question, judged) {
+            Ok(judged) => judged,
+            Err(outcome) => return self.end(&question, client, outcome, None),
+        };
         if !self.pays(&question) {
             // Not NXDOMAIN, on which a client goes on to its search domains.
             let outcome = Outcome::refused(ResponseCode::ServFail, Reason::NameBudget);
@@ -193,7 +203,7 @@ impl Resolver {
         }
         match self.upstream.known(&question.name, question.kind()) {
             Some(found) => {
-                let outcome = self.decide(&question, Ok(found));
+                let outcome = self.decide(&question, judged, Ok(found));
                 self.end(&question, client, outcome, None)
             }
             None => Step::Ask(Asked { question, client }),
@@ -207,27 +217,34 @@ impl Resolver {
         let name = Arc::clone(&question.name);
         let found = self.upstream.ask(question.upstream_name(), name, question.kind()).await;
         let took = u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX);
-        let outcome = self.decide(&question, found);
+        // Anew: the policy may be another one by now.
+        let outcome = match admitted(&question, self.judge_question(&question)) {
+            Ok(judged) => self.decide(&question, judged, found),
+            Err(outcome) => outcome,
+        };
         match self.end(&question, client, outcome, Some(took)) {
             Step::Reply(packet) => Some(packet),
             Step::Ignore | Step::Ask(_) => None,
         }
     }
 
-    fn judge(&self, name: &str) -> Result<Judged, Reason> {
+    fn judge(&self, name: &str) -> Result<Judged, NotAllowed> {
         let audit_only = self.policy.audit_only();
         let policy = self.policy.generation();
         match self.policy.name(name) {
             NameDecision::Allowed => Ok(Judged { policy, recorded: None, audit_only }),
             NameDecision::Denied(reason) if audit_only => Ok(Judged::audited(reason, policy)),
-            NameDecision::Denied(reason) => Err(reason),
-            NameDecision::Asked => Err(Reason::UnknownName),
+            NameDecision::Denied(reason) => Err(NotAllowed::Denied(reason)),
+            NameDecision::Asked => Err(NotAllowed::Asked),
         }
     }
 
     /// Whether the sandbox may tell an upstream this name. One that only records may tell every name.
     fn pays(&self, question: &Question) -> bool {
         let free = self.policy.free_bytes(&question.name);
+        if free == 0 {
+            return true;
+        }
         let now = tokio::time::Instant::now();
         lock(&self.budget).pays(&question.name, free, now) || self.policy.audit_only()
     }
@@ -278,7 +295,7 @@ impl Resolver {
         self.policy.generation() == judged.policy
     }
 
-    fn judge_question(&self, question: &Question) -> Result<Judged, Reason> {
+    fn judge_question(&self, question: &Question) -> Result<Judged, NotAllowed> {
         if question.is_host {
             return self.judge(&question.name);
         }
@@ -286,26 +303,10 @@ impl Resolver {
             let policy = self.policy.generation();
             return Ok(Judged::audited(Reason::UnknownName, policy));
         }
-        Err(Reason::UnknownName)
+        Err(NotAllowed::Denied(Reason::UnknownName))
     }
 
-    /// Whether a question may be answered with addresses at all.
-    fn admit_question(&self, question: &Question) -> Result<Judged, Outcome> {
-        let judged = self
-            .judge_question(question)
-            .map_err(|reason| Outcome::refused(ResponseCode::NXDomain, reason))?;
-        if matches!(question.kind(), RecordType::A | RecordType::AAAA) {
-            return Ok(judged);
-        }
-        let reason = judged.recorded.unwrap_or(Reason::QuestionKind);
-        Err(Outcome::refused(ResponseCode::NoError, reason))
-    }
-
-    fn decide(&self, question: &Question, found: Result<Found, Failed>) -> Outcome {
-        let judged = match self.admit_question(question) {
-            Ok(judged) => judged,
-            Err(outcome) => return outcome,
-        };
+    fn decide(&self, question: &Question, judged: Judged, found: Result<Found, Failed>) -> Outcome {
         let mut recorded = judged.recorded;
         let (addresses, ttl) = match found {
             Ok(Found::Addresses { addresses, ttl }) => (addresses, ttl),
@@ -400,6 +401,22 @@ impl Judged {
     fn audited(reason: Reason, policy: u32) -> Self {
         Self { policy, recorded: Some(reason), audit_only: true }
     }
+}
+
+/// Whether a question may be answered with addresses at all.
+fn admitted(question: &Question, judged: Result<Judged, NotAllowed>) -> Result<Judged, Outcome> {
+    let judged = judged.map_err(|not| {
+        let reason = match not {
+            NotAllowed::Asked => Reason::UnknownName,
+            NotAllowed::Denied(reason) => reason,
+        };
+        Outcome::refused(ResponseCode::NXDomain, reason)
+    })?;
+    if question.is_for_addresses() {
+        return Ok(judged);
+    }
+    let reason = judged.recorded.unwrap_or(Reason::QuestionKind);
+    Err(Outcome::refused(ResponseCode::NoError, reason))
 }
 
 fn verdict(recorded: Option<Reason>) -> Verdict {

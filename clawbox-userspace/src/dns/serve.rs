@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::contract::Transport;
@@ -20,6 +20,8 @@ use super::wire::PACKET;
 
 /// Questions of one sandbox that are upstream at one time.
 const QUESTIONS: usize = 256;
+/// Questions that are decided before the first of their answers is sent.
+const AT_ONCE: usize = 16;
 /// Connections to one socket at one time.
 const CONNECTIONS: usize = 64;
 /// Answers on one connection that wait for the client to read.
@@ -64,29 +66,48 @@ async fn datagrams(resolver: Arc<Resolver>, socket: Arc<UdpSocket>, questions: A
     let mut tasks = JoinSet::new();
     // One byte more than a question may have, so that a longer one is recognised.
     let mut buffer = vec![0; PACKET + 1];
+    let mut replies = Vec::with_capacity(AT_ONCE);
     loop {
         while tasks.try_join_next().is_some() {}
-        let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
+        let mut next = socket.recv_from(&mut buffer).await.ok();
+        if next.is_none() {
             sleep(PAUSE).await;
-            continue;
-        };
-        let packet = buffer.get(..length).unwrap_or_default();
-        match resolver.receive(packet, Transport::Udp, client) {
-            Step::Ignore => {}
-            Step::Reply(reply) => send(&socket, &reply, client).await,
-            Step::Ask(asked) => {
-                let Ok(permit) = Arc::clone(&questions).acquire_owned().await else {
-                    return;
-                };
-                let (resolver, socket) = (Arc::clone(&resolver), Arc::clone(&socket));
-                tasks.spawn(async move {
-                    if let Some(reply) = resolver.resolve(asked).await {
-                        send(&socket, &reply, client).await;
-                    }
-                    drop(permit);
-                });
-            }
         }
+        while let Some((length, client)) = next {
+            let packet = buffer.get(..length).unwrap_or_default();
+            match resolver.receive(packet, Transport::Udp, client) {
+                Step::Ignore => {}
+                Step::Reply(reply) => replies.push((reply, client)),
+                Step::Ask(asked) => {
+                    // Who can be answered now does not wait for a place among those who cannot.
+                    send_all(&socket, &mut replies).await;
+                    let Ok(permit) = Arc::clone(&questions).acquire_owned().await else {
+                        return;
+                    };
+                    let (resolver, socket) = (Arc::clone(&resolver), Arc::clone(&socket));
+                    tasks.spawn(async move {
+                        if let Some(reply) = resolver.resolve(asked).await {
+                            send(&socket, &reply, client).await;
+                        }
+                        drop(permit);
+                    });
+                }
+            }
+            if replies.len() >= AT_ONCE {
+                break;
+            }
+            next = socket.try_recv_from(&mut buffer).ok();
+        }
+        send_all(&socket, &mut replies).await;
+        // Where questions never stop coming, the rest of the agent has its turn all the same: the
+        // more of them wait to be written down, the longer everybody waits for it.
+        yield_now().await;
+    }
+}
+
+async fn send_all(socket: &UdpSocket, replies: &mut Vec<(Vec<u8>, SocketAddr)>) {
+    for (reply, client) in replies.drain(..) {
+        send(socket, &reply, client).await;
     }
 }
 

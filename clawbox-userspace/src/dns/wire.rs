@@ -1,14 +1,14 @@
-//! Questions out of packets and packets out of answers; the wire format itself is hickory's.
+//! Questions out of packets, which hickory reads, and packets out of answers, which are written here.
 //! Whatever a client sends, the result is a question, a refusal or silence.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::op::{
-    Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
+    Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
 };
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
+use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder};
 
 use super::contract::Transport;
 
@@ -16,6 +16,10 @@ use super::contract::Transport;
 pub(super) const PACKET: usize = 4096;
 /// The smallest reply size a client can ask for.
 const MIN_PAYLOAD: u16 = 512;
+/// Bytes of what every packet begins with.
+const HEADER_BYTES: usize = 12;
+/// Bytes of an OPT record without options.
+const OPT_BYTES: usize = 11;
 /// Bytes of an address record whose name points to the question: A, AAAA.
 const RECORD_BYTES: [usize; 2] = [16, 28];
 
@@ -148,10 +152,34 @@ fn spell(name: &Name) -> (String, bool) {
     (text, true)
 }
 
+/// An address of the name that was asked for, which is said by pointing to it.
+fn put_address(packet: &mut Vec<u8>, ip: IpAddr, ttl: u32) {
+    let kind = if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA };
+    packet.extend_from_slice(&(0xc000 | HEADER_BYTES as u16).to_be_bytes());
+    packet.extend_from_slice(&u16::from(kind).to_be_bytes());
+    packet.extend_from_slice(&u16::from(DNSClass::IN).to_be_bytes());
+    packet.extend_from_slice(&ttl.to_be_bytes());
+    match ip {
+        IpAddr::V4(v4) => {
+            packet.extend_from_slice(&[0, 4]);
+            packet.extend_from_slice(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            packet.extend_from_slice(&[0, 16]);
+            packet.extend_from_slice(&v6.octets());
+        }
+    }
+}
+
 impl Question {
     /// The record type asked for.
     pub(super) fn kind(&self) -> RecordType {
         self.query.query_type()
+    }
+
+    /// Other kinds of record are forwarded for nobody.
+    pub(super) fn is_for_addresses(&self) -> bool {
+        matches!(self.kind(), RecordType::A | RecordType::AAAA)
     }
 
     /// How it arrived.
@@ -172,38 +200,53 @@ impl Question {
         name == "localhost" || name.ends_with(".localhost")
     }
 
-    /// The packet that answers. What does not fit the transport is cut off and marked so.
+    /// The packet that answers. What does not fit the transport is cut off and marked so. Written
+    /// here and not as a `Message`: every question has one, and of it only this little differs.
     pub(super) fn reply(
         &self,
         code: ResponseCode,
         addresses: &[IpAddr],
         ttl: u32,
     ) -> Option<Vec<u8>> {
-        let mut message = Message::response(self.metadata.id, self.metadata.op_code);
-        message.metadata = Metadata::response_from_request(&self.metadata);
-        message.metadata.recursion_available = true;
-        message.metadata.response_code = code;
-        message.add_query(self.query.clone());
-        for &ip in addresses {
-            message.add_answer(Record::from_rdata(self.query.name().clone(), ttl, RData::from(ip)));
+        let name = self.query.name();
+        let name_bytes = name.iter().map(|label| label.len() + 1).sum::<usize>() + 1;
+        let opt_bytes = if self.edns.is_some() { OPT_BYTES } else { 0 };
+        let others = HEADER_BYTES + name_bytes + 4 + opt_bytes;
+        let room = self.limit().checked_sub(others)?;
+        let each = RECORD_BYTES[usize::from(self.kind() == RecordType::AAAA)];
+        let (kept, is_cut) = match addresses.get(..room / each) {
+            Some(kept) if kept.len() < addresses.len() => (kept, true),
+            _ => (addresses, false),
+        };
+        let mut metadata = Metadata::response_from_request(&self.metadata);
+        metadata.recursion_available = true;
+        metadata.response_code = code;
+        metadata.truncation = is_cut;
+        let counts = HeaderCounts {
+            queries: 1,
+            answers: u16::try_from(kept.len()).ok()?,
+            authorities: 0,
+            additionals: u16::from(self.edns.is_some()),
+        };
+        let mut packet = Vec::with_capacity(others + kept.len() * each);
+        Header { metadata, counts }.emit(&mut BinEncoder::new(&mut packet)).ok()?;
+        for label in name.iter() {
+            packet.push(u8::try_from(label.len()).ok()?);
+            packet.extend_from_slice(label);
+        }
+        packet.push(0);
+        packet.extend_from_slice(&u16::from(self.kind()).to_be_bytes());
+        packet.extend_from_slice(&u16::from(self.query.query_class()).to_be_bytes());
+        for ip in kept {
+            put_address(&mut packet, *ip, ttl);
         }
         if let Some(edns) = &self.edns {
-            let mut edns = edns.clone();
-            edns.set_max_payload(u16::try_from(PACKET).unwrap_or(MIN_PAYLOAD));
-            message.set_edns(edns);
-        }
-        let limit = self.limit();
-        let mut packet = message.to_vec().ok()?;
-        while packet.len() > limit {
-            let each = RECORD_BYTES[usize::from(self.kind() == RecordType::AAAA)];
-            let excess = (packet.len() - limit).div_ceil(each);
-            message.metadata.truncation = true;
-            if message.answers.is_empty() {
-                return None;
-            }
-            let kept = message.answers.len().saturating_sub(excess);
-            message.answers.truncate(kept);
-            packet = message.to_vec().ok()?;
+            packet.push(0);
+            packet.extend_from_slice(&u16::from(RecordType::OPT).to_be_bytes());
+            packet.extend_from_slice(&u16::try_from(PACKET).unwrap_or(MIN_PAYLOAD).to_be_bytes());
+            packet.extend_from_slice(&[code.high(), edns.version()]);
+            packet.extend_from_slice(&u16::from(*edns.flags()).to_be_bytes());
+            packet.extend_from_slice(&[0, 0]);
         }
         Some(packet)
     }

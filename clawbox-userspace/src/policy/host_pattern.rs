@@ -99,27 +99,31 @@ impl HostPattern {
         matches!(self.labels.last(), Some(Label::Exact(last)) if last == "localhost")
     }
 
-    /// Whether a name matches, in any case and with or without the trailing dot.
+    /// Whether a name matches, in any case and with or without the trailing dot. Asked for each pattern
+    /// of a policy at each question, so it makes no copy; from the end, where most names differ.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        let name = fold(name);
+        let name = name.strip_suffix('.').unwrap_or(name);
         if name.is_empty() || name.len() > LONGEST_NAME {
             return false;
         }
-        let names: Vec<&str> = name.split('.').collect();
-        if names.iter().any(|label| label.is_empty()) {
-            return false;
+        let mut names = name.rsplit('.');
+        for label in self.labels.iter().rev() {
+            let Some(name) = names.next().filter(|name| !name.is_empty()) else {
+                return false;
+            };
+            let is_met = match label {
+                Label::Exact(exact) => exact.eq_ignore_ascii_case(name),
+                Label::One | Label::Many => true,
+                Label::Glob(glob) => glob_matches(glob, name),
+            };
+            if !is_met {
+                return false;
+            }
         }
+        // The front wildcard takes what is left over.
         let many = matches!(self.labels.first(), Some(Label::Many));
-        if names.len() < self.labels.len() || (!many && names.len() != self.labels.len()) {
-            return false;
-        }
-        // The front wildcard takes what is left over, so the rest lines up from the end.
-        self.labels.iter().rev().zip(names.iter().rev()).all(|(label, name)| match label {
-            Label::Exact(exact) => exact == name,
-            Label::One | Label::Many => true,
-            Label::Glob(glob) => glob_matches(glob, name),
-        })
+        names.all(|name| many && !name.is_empty())
     }
 }
 
@@ -229,7 +233,7 @@ fn glob_matches(glob: &str, text: &str) -> bool {
                 resume = Some((g + 1, t));
                 g += 1;
             }
-            Some(byte) if text.get(t) == Some(byte) => {
+            Some(byte) if text.get(t).is_some_and(|it| it.eq_ignore_ascii_case(byte)) => {
                 g += 1;
                 t += 1;
             }

@@ -98,12 +98,18 @@ impl Feed {
         Arc::clone(&self.stirred)
     }
 
-    /// Waits until the ring has crossed its fill level.
+    /// Waits until the ring has crossed its fill level, or many questions wait.
     pub async fn filled(&mut self) {
-        match self.ring.readable_mut().await {
-            Ok(mut ready) => ready.clear_ready(),
-            // The timer still reads the ring.
-            Err(_) => std::future::pending().await,
+        let ring = async {
+            match self.ring.readable_mut().await {
+                Ok(mut ready) => ready.clear_ready(),
+                // The timer still reads the ring.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = ring => {}
+            () = self.stirred.many() => {}
         }
     }
 

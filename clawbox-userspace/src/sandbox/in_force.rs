@@ -39,6 +39,11 @@ impl PolicyInForce {
         Arc::clone(&self.images.read().unwrap_or_else(PoisonError::into_inner)[0])
     }
 
+    /// Asks the compiled policy something, without keeping it.
+    fn ask<T>(&self, question: impl FnOnce(&MapImage) -> T) -> T {
+        question(&self.images.read().unwrap_or_else(PoisonError::into_inner)[0])
+    }
+
     /// Replaces the policy. From here on names are judged by the new one; what the kernel decides
     /// changes with the sandbox's state.
     pub fn replace(&self, image: MapImage) {
@@ -70,28 +75,28 @@ impl PolicyInForce {
 
 impl NamePolicy for PolicyInForce {
     fn name(&self, name: &str) -> NameDecision {
-        match self.image().name(name) {
+        self.ask(|image| match image.name(name) {
             Ok(Some(_)) => NameDecision::Allowed,
-            Ok(None) if self.image().asks_for_unknown() => NameDecision::Asked,
+            Ok(None) if image.asks_for_unknown() => NameDecision::Asked,
             Ok(None) => NameDecision::Denied(Reason::UnknownName),
             Err(_) => NameDecision::Denied(Reason::TableFull),
-        }
+        })
     }
 
     fn hosts_for(&self, name: &str, address: IpAddr) -> Option<HostIds> {
-        self.image().name(name).ok()??.hosts_for(address)
+        self.ask(|image| image.name(name).ok()??.hosts_for(address))
     }
 
     fn free_bytes(&self, name: &str) -> usize {
-        self.image().name(name).ok().flatten().map_or(0, |rule| rule.free_bytes(name))
+        self.ask(|image| image.name(name).ok().flatten().map_or(0, |rule| rule.free_bytes(name)))
     }
 
     fn generation(&self) -> u32 {
-        self.image().generation()
+        self.ask(MapImage::generation)
     }
 
     fn audit_only(&self) -> bool {
-        self.image().audit_only()
+        self.ask(MapImage::audit_only)
     }
 }
 

@@ -11,6 +11,7 @@ use clawbox_common::event::{Header, Kind, NetworkEvent, Operation};
 use clawbox_common::file::TallyKey;
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
+use tokio::sync::Notify;
 
 use super::change::Change;
 use super::connections::Reset;
@@ -22,7 +23,7 @@ use crate::audit::record::{
     Class, Endpoint, Object, Question, SandboxObject, Subject, VerdictName,
 };
 use crate::audit::trail::{Draft, Trail};
-use crate::dns::{Observer, QuestionEvent};
+use crate::dns::{Observer, QuestionEvent, RecordType};
 use crate::events::{Event, told_path};
 use crate::gateway::{self, Outcome};
 use crate::kernel::tallies::Uses;
@@ -31,16 +32,24 @@ use crate::policy::address::readable;
 /// DNS questions that may wait for the next look.
 const QUESTIONS: usize = 16_384;
 
+/// How many of them make the next look come at once. Few: the resolver answers nobody while they are
+/// written down.
+const MANY: usize = 32;
+
 /// Directories whose paths are remembered at most; a count of another one tells device and inode.
 const DIRECTORIES: usize = 65_536;
 
 /// Which sandboxes the agent has decided something about since the last look.
 #[derive(Debug, Default)]
-pub struct Stirred(Mutex<Vec<u32>>);
+pub struct Stirred {
+    sandboxes: Mutex<Vec<u32>>,
+    /// Told when [`MANY`] questions wait.
+    many: Notify,
+}
 
 impl Stirred {
     fn add(&self, sandbox: u32) {
-        let mut stirred = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stirred = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
         if stirred.last() != Some(&sandbox) {
             stirred.push(sandbox);
         }
@@ -48,7 +57,12 @@ impl Stirred {
 
     /// They, some perhaps more than once.
     pub fn take(&self) -> Vec<u32> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until it does not pay to wait any longer.
+    pub async fn many(&self) {
+        self.many.notified().await;
     }
 }
 
@@ -86,6 +100,9 @@ impl Observer for Decisions {
         }
         if waiting.events.len() == 1 || waiting.lost == 1 {
             self.stirred.add(self.sandbox);
+        }
+        if waiting.events.len() == MANY {
+            self.stirred.many.notify_one();
         }
     }
 }
@@ -223,8 +240,14 @@ impl Recorder {
             &mut *self.decisions.verified.lock().unwrap_or_else(PoisonError::into_inner),
         );
         let programs = &self.programs;
-        let asked = waiting.events.into_iter();
-        self.drafts.extend(asked.map(|(time, event)| question(time, event, programs)));
+        // One asks several in a row.
+        let mut last: Option<(SocketAddr, Option<Subject>)> = None;
+        self.drafts.extend(waiting.events.into_iter().map(|(time, event)| {
+            let asked = last.take().filter(|(client, _)| *client == event.client);
+            let (_, subject) =
+                last.insert(asked.unwrap_or_else(|| (event.client, asker(event.client, programs))));
+            question(time, event, subject.clone())
+        }));
         let let_through = (self.audit_only)();
         self.drafts.extend(verified.into_iter().map(|outcome| {
             let meaning = self.meaning.as_ref();
@@ -338,7 +361,7 @@ fn cut(reset: &Reset, host: Option<String>, programs: &Programs) -> Draft {
     }
 }
 
-fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draft {
+fn question(time: SystemTime, event: QuestionEvent, subject: Option<Subject>) -> Draft {
     let let_through = event.verdict == Verdict::Deny && !event.answers.is_empty();
     let (handed_out, addresses) = event.answers.into_iter().unzip();
     Draft {
@@ -353,11 +376,15 @@ fn question(time: SystemTime, event: QuestionEvent, programs: &Programs) -> Draf
         reason: event.reason.name(),
         let_through,
         rule: None,
-        subject: asker(event.client, programs),
+        subject,
         object: Object::Question(Question {
             name: event.name.to_string(),
-            kind: event.kind.to_string(),
-            transport: event.transport.name().to_owned(),
+            kind: match event.kind {
+                RecordType::A => "A".into(),
+                RecordType::AAAA => "AAAA".into(),
+                other => other.to_string().into(),
+            },
+            transport: event.transport.name().into(),
             addresses,
             handed_out,
         }),

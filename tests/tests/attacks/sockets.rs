@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpListener;
+use std::time::Duration;
 
 use clawbox_tests::clawbox::{Clawbox, Running};
 use clawbox_tests::layer::{self, Layer};
@@ -15,6 +16,9 @@ use super::attempt::{
 };
 use crate::live;
 use crate::scene::{ECHO, Scene};
+
+/// For what the kernel does at once.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Uses a socket in the way that it is told, and answers with what came of it. The socket comes with the
 /// question, or is the standard input.
@@ -218,6 +222,8 @@ fn a_policy_that_is_narrowed_resets_what_it_does_not_allow_and_nothing_else() {
     let begin = format!("SITE = '{SITE}'; exec(open('{}').read())", file.display());
     all_go_on(&mut running, [&*begin.leak()]);
     let (mut far, _) = far.accept().unwrap();
+    // What is not reset would be waited for without end.
+    far.set_read_timeout(Some(PATIENCE)).unwrap();
     all_go_on(&mut running, GO_ON);
     // Twice, so that both places for what a name stands for have been used.
     let wider = policy(&format!("{stay}, {go}, {{ host: other.test, port: 8 }}"), "8080, 8081");

@@ -14,12 +14,13 @@ use serde_json::{Value, json};
 use crate::build;
 use crate::process;
 use crate::setup::{self, Purpose};
-use crate::test;
+use crate::test::{self, Which};
 use crate::vm::Kernel;
 use crate::workspace::Workspace;
 
-/// The module of the tests that tell where an attack ended.
-const FILTER: &str = "attacks::";
+/// Parts of the names of the tests that tell where an attack ended: a module, and one that has a real
+/// program attacked, on the kernel that runs it.
+const TELLING: [&str; 2] = ["attacks::", "real_programs::a_server_answers"];
 /// What they tell it by, in `tests/src/layer.rs`.
 const PREFIX: &str = "attack: {";
 
@@ -112,12 +113,12 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     build::both(workspace, &toolchain, build::Args::default())?;
     let stages: Vec<test::Stage> = match args.kernel {
         None => {
-            let here = test::enforcement_here(workspace, Some(FILTER));
+            let here = test::enforcement_here(workspace, Which::AnyOf(&TELLING));
             let kernels = if args.host { &[][..] } else { &Kernel::ALL };
-            let others = test::on_other_kernels(workspace, kernels, Some(FILTER));
+            let others = test::on_other_kernels(workspace, kernels, Which::AnyOf(&TELLING));
             std::iter::once(here).chain(others).collect()
         }
-        Some(kernel) => test::on_other_kernels(workspace, &[kernel], Some(FILTER)),
+        Some(kernel) => test::on_other_kernels(workspace, &[kernel], Which::AnyOf(&TELLING)),
     };
     let outcome = test::summary(&stages);
     let seen = seen(&stages);
@@ -178,7 +179,28 @@ fn as_json(seen: &[(String, Observed)]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// Of the tests outside the module of attacks.
+    #[test]
+    fn every_test_that_tells_of_an_attack_is_asked_for() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/tests/kernel");
+        let mut telling = Vec::new();
+        for entry in fs::read_dir(tests).unwrap() {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            let module = path.file_stem().unwrap().to_str().unwrap();
+            for function in text.split("\nfn ").filter(|it| it.contains("tell(")) {
+                telling.push(format!("{module}::{}", function.split('(').next().unwrap()));
+            }
+        }
+        assert!(!telling.is_empty(), "else the name of the module is enough");
+        for test in telling {
+            assert!(TELLING.iter().any(|name| test.contains(name)), "`{test}` is not in TELLING");
+        }
+    }
 
     #[test]
     fn what_an_attack_tells_is_found_in_other_output() {

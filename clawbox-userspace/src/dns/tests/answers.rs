@@ -264,3 +264,27 @@ async fn an_embedded_ipv4_address_stays_as_the_server_wrote_it() {
     assert_eq!(value.real, address_of(ip("64:ff9b::5db8:d822")));
     assert_eq!(value.real.embedded(), Address::v4(u32::from_ne_bytes([93, 184, 216, 34])));
 }
+
+/// More than are decided at once, of which some wait for the upstream and some are answered at once.
+#[tokio::test]
+async fn questions_that_come_together_are_answered_and_recorded_once_each() {
+    let world = World::new().await;
+    world.allow_public("api.test");
+    world.server.host("api.test", &["93.184.216.34"]);
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let names = ["api.test", "denied.test", "localhost"];
+    let asked: Vec<_> = (0..50).map(|n| question(names[n % 3], RecordType::A)).collect();
+    socket.writable().await.unwrap();
+    // No task runs until this one waits, so all of them are in the queue by then.
+    for message in &asked {
+        socket.try_send_to(&message.to_vec().unwrap(), world.at).unwrap();
+    }
+    let mut left: Vec<_> = asked.iter().map(|message| message.id).collect();
+    while !left.is_empty() {
+        let mut buffer = [0; 512];
+        let length = timeout(SOON, socket.recv(&mut buffer)).await.unwrap().unwrap();
+        let id = Message::from_vec(&buffer[..length]).unwrap().id;
+        left.swap_remove(left.iter().position(|&it| it == id).expect("answered once"));
+    }
+    assert_eq!(lock(&world.observer.events).len(), asked.len());
+}

@@ -180,9 +180,20 @@ fn check(packet: &[u8]) {
                 assert!(!question.name.is_empty());
                 assert!(question.name.bytes().all(|b| (b' '..=b'~').contains(&b)));
                 let ips = vec![ip("198.18.0.1"); ADDRESSES_PER_ANSWER];
-                let reply = question.reply(ResponseCode::NoError, &ips, 5).unwrap();
-                let reply = Message::from_vec(&reply).unwrap();
-                assert_eq!(reply.message_type, MessageType::Response);
+                let kind = question.kind();
+                let ips = if kind == RecordType::AAAA { &[ip("fd63::1"); 64] } else { &ips[..] };
+                for code in [ResponseCode::NoError, ResponseCode::NXDomain, ResponseCode::BADVERS] {
+                    for ips in [ips, &ips[..1], &[]] {
+                        let packet = question.reply(code, ips, 5).unwrap();
+                        let reply = Message::from_vec(&packet).unwrap();
+                        assert_eq!(reply.message_type, MessageType::Response);
+                        assert_eq!(reply.truncation, reply.answers.len() < ips.len());
+                        // Byte for byte what hickory makes of it; it does not point to the root.
+                        if !reply.queries[0].name().is_root() {
+                            assert_eq!(reply.to_vec().unwrap(), packet);
+                        }
+                    }
+                }
             }
         }
     }
