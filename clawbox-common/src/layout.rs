@@ -6,12 +6,66 @@ use core::mem::{offset_of, size_of};
 use crate::address::Address;
 use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
+use crate::limits;
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, Granted, HostIds, LossKey,
     Redirected, RuleKey, RuleValue, SandboxState, SandboxStates, ScriptKey, SocketState,
     SyntheticKey, SyntheticValue,
 };
 use crate::subject::{FileId, Incarnation, Kind, Mask, Seat, Subject};
+
+/// What two builds have to have in common for one to take over the other's tables: sizes of records and of
+/// tables, and a number that is raised where the same bytes come to mean something else.
+pub const LAYOUT: u64 = {
+    const MEANING: usize = 1;
+    let parts = [
+        MEANING,
+        size_of::<Subject>(),
+        size_of::<Kind>(),
+        size_of::<Seat>(),
+        size_of::<RuleKey>(),
+        size_of::<RuleValue>(),
+        size_of::<HostIds>(),
+        size_of::<SyntheticKey>(),
+        size_of::<SyntheticValue>(),
+        size_of::<AddressKey>(),
+        size_of::<SandboxStates>(),
+        size_of::<BinaryKey>(),
+        size_of::<ScriptKey>(),
+        size_of::<SocketState>(),
+        size_of::<FileKey>(),
+        size_of::<FileRule>(),
+        size_of::<NameKey>(),
+        size_of::<TallyKey>(),
+        size_of::<TallyPlace>(),
+        size_of::<Tally>(),
+        size_of::<NetworkEvent>(),
+        size_of::<TaskEvent>(),
+        size_of::<FileEvent>(),
+        size_of::<CallEvent>(),
+        limits::SANDBOXES as usize,
+        limits::RULES as usize,
+        limits::ADDRESSES as usize,
+        limits::SYNTHETICS as usize,
+        limits::SUBJECTS as usize,
+        limits::SEATS as usize,
+        limits::KINDS as usize,
+        limits::BINARIES as usize,
+        limits::SCRIPTS as usize,
+        limits::FILES as usize,
+        limits::NAMES as usize,
+        limits::TALLIES as usize,
+        limits::EVENT_RING as usize,
+    ];
+    // FNV-1a, by words.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < parts.len() {
+        hash = (hash ^ parts[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
+};
 
 /// A record's size is the sum of its fields: no padding, so no uninitialised byte is compared by
 /// a map or copied to userspace.

@@ -7,7 +7,7 @@ pub mod decide;
 pub mod event;
 pub mod field;
 pub mod file;
-mod layout;
+pub mod layout;
 pub mod limits;
 pub mod patch;
 pub mod rule;

@@ -7,14 +7,21 @@ use clawbox_common::{
     subject::{Kind, Subject},
 };
 
+use core::ptr::read_volatile;
+
 use crate::counter;
 
 /// Numbers that were given. Forgetting one costs its kind another number.
 #[map]
 static KINDS: LruHashMap<Kind, u64> = LruHashMap::with_max_entries(limits::KINDS, 0);
 
-/// The last number that was given.
+/// Numbers up to this one were given, counted from [`FIRST_KIND`].
 static mut LAST: u64 = 0;
+
+/// Where the numbers of this load begin. The agent puts the time there at each load: subjects that a load
+/// before has numbered keep their numbers, and nobody gets one of them a second time.
+#[unsafe(no_mangle)]
+static FIRST_KIND: u64 = 0;
 
 /// The number of a subject's kind; zero where none can be had. With C's linkage, so that the verifier
 /// takes it once, as [`crate::search::meet`]; and with a stack of its own.
@@ -29,8 +36,10 @@ pub extern "C" fn number(subject: *const Subject) -> u64 {
         return number;
     }
     // SAFETY: a word that nobody else changes.
-    let fresh = unsafe { counter::next(&raw mut LAST) };
-    if fresh != 0 && KINDS.insert(&kind, fresh, u64::from(BPF_NOEXIST)).is_ok() {
+    let count = unsafe { counter::next(&raw mut LAST) };
+    // SAFETY: a reference to an initialised static; volatile, because the agent patches it.
+    let fresh = count.wrapping_add(unsafe { read_volatile(&FIRST_KIND) });
+    if count != 0 && KINDS.insert(&kind, fresh, u64::from(BPF_NOEXIST)).is_ok() {
         return fresh;
     }
     // Another CPU was faster, or there is no room.

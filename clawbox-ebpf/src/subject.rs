@@ -7,6 +7,8 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid,
         generated::{bpf_get_current_ancestor_cgroup_id, bpf_map_delete_elem, bpf_map_update_elem},
     },
+    macros::map,
+    maps::Array,
 };
 use clawbox_common::{
     rule::{BinaryKey, ScriptKey},
@@ -92,12 +94,13 @@ pub fn standing<'a>() -> Standing<'a> {
 
 /// 1 once a thread group was born outside every sandbox's cgroup, of a parent with an identity, and
 /// found the table full: nothing says whose it is, and its cgroup says that it is nobody's.
-static mut ORPHANS: u32 = 0;
+#[map]
+static ORPHANS: Array<u32> = Array::with_max_entries(1, 0);
 
 #[inline(always)]
 fn has_orphans() -> bool {
     // SAFETY: an aligned word that only ever becomes 1.
-    unsafe { read_volatile(&raw const ORPHANS) != 0 }
+    ORPHANS.get_ptr(0).is_some_and(|word| unsafe { read_volatile(word) != 0 })
 }
 
 /// Whether it may be such a thread group, or a descendant of one: it has taken a seat, or its seat is
@@ -285,8 +288,10 @@ pub fn fork(parent: Kernel, child: Kernel) {
         unsafe { (*copy).incarnation.born = kernel_read::incarnation(child).born }
         seat::copy(group, copy);
     } else if cgroup_sandbox().is_none() {
-        // SAFETY: an aligned word; others write the same.
-        unsafe { write_volatile(&raw mut ORPHANS, 1) }
+        if let Some(word) = ORPHANS.get_ptr_mut(0) {
+            // SAFETY: an aligned word; others write the same.
+            unsafe { write_volatile(word, 1) }
+        }
     }
 }
 

@@ -11,7 +11,17 @@ use clawbox_common::rule::{REPORT_ALLOWS, TALLY_ALLOWS};
 
 /// How much of what is allowed goes into a trail. What is denied always does, and so does every
 /// connection, question and program start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 pub enum AuditLevel {
     /// No allowed use of a file
     Denials,

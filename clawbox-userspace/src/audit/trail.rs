@@ -2,7 +2,7 @@
 //! becomes part of a gap record as soon as writing works again; it never holds a sandbox up.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -79,6 +79,20 @@ impl Trail {
             .open(path)
             .map_err(error)?;
         Ok(Self::to(Box::new(file), sandbox))
+    }
+
+    /// Goes on with a file that an earlier process has begun, after its last number.
+    ///
+    /// # Errors
+    /// The file or its directory cannot be made.
+    pub fn go_on(path: &Path, sandbox: &str) -> Result<Self, TrailError> {
+        let last = last_line(path).and_then(|line| {
+            let line: serde_json::Value = serde_json::from_slice(&line).ok()?;
+            line["seq"].as_u64()
+        });
+        let mut trail = Self::open(path, sandbox)?;
+        trail.seq = last.unwrap_or(0);
+        Ok(trail)
     }
 
     /// Writes to anything.
@@ -190,6 +204,18 @@ impl Drop for Trail {
     fn drop(&mut self) {
         self.flush();
     }
+}
+
+/// The last whole line of a file. A record is no longer than what is looked at.
+fn last_line(path: &Path) -> Option<Vec<u8>> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    let start = length.saturating_sub(PENDING_BOUND as u64);
+    file.seek(SeekFrom::Start(start)).ok()?;
+    let mut end = Vec::new();
+    file.take(PENDING_BOUND as u64).read_to_end(&mut end).ok()?;
+    let end = end.strip_suffix(b"\n").unwrap_or(&end);
+    end.rsplit(|byte| *byte == b'\n').next().map(<[u8]>::to_vec)
 }
 
 fn gap_of(gap: Gap) -> Draft {

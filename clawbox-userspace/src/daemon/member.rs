@@ -1,6 +1,5 @@
 //! A sandbox as the daemon knows it: whose it is, who waits for its end, and how far that is.
 
-use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -9,6 +8,7 @@ use super::Daemon;
 use crate::api::peer::Peer;
 use crate::api::proto;
 use crate::api::server::{Events, Reply};
+use crate::sandbox::birth::End;
 use crate::sandbox::child;
 
 /// From the request to end to the end by force, if nothing else is said.
@@ -84,7 +84,7 @@ impl Daemon {
     }
 
     /// Ends a sandbox and tells who waits for it.
-    pub(super) fn end(&mut self, number: u32, status: Option<ExitStatus>) {
+    pub(super) fn end(&mut self, number: u32, status: Option<End>) {
         let status = status.map(child::code);
         let denied = self.host.end(number, status).unwrap_or_else(|error| {
             tracing::error!("sandbox {number} does not end: {error}");

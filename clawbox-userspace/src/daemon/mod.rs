@@ -25,7 +25,7 @@ use crate::audit::programs::Programs;
 use crate::audit::trail::{Trail, TrailError};
 use crate::kernel::enforcer::Identified;
 use crate::kernel::file_id::Mounts;
-use crate::kernel::load::{Place, Sizes, Wanted};
+use crate::kernel::load::{Keep, Place, Sizes, Wanted};
 use crate::sandbox::cgroup::{self, Cgroup, CgroupError};
 use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
@@ -174,7 +174,8 @@ impl Daemon {
         let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
         let lsm = LsmUse::from(config.lsm);
         let wanted = Wanted { lsm: lsm != LsmUse::Off, refusals: config.refusals };
-        let mut host = Host::load(&root, place, Sizes::LARGEST, &config.name, wanted)?;
+        let mut host =
+            Host::load(&root, place, Sizes::LARGEST, &config.name, wanted, Keep::Pinned)?;
         if lsm == LsmUse::Require && !host.lsm().is_active() {
             let why = host.lsm().why.clone();
             host.take_down()?;

@@ -26,13 +26,22 @@ use crate::sandbox::launch::identity;
 use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::order::Order;
 use crate::sandbox::ready::Ready;
-use crate::sandbox::run::LsmUse;
+use crate::sandbox::run::{LsmUse, RunError};
 
 /// Why something is not done.
 type Refusal = Box<Status>;
 
 fn refuse(status: Status) -> Refusal {
     Box::new(status)
+}
+
+/// With the exit status by which the command line tells one failure from another.
+fn not_started(error: &RunError) -> Refusal {
+    let mut status = Status::failed_precondition(error.to_string());
+    if let Ok(code) = error.status().to_string().parse() {
+        status.metadata_mut().insert(EXIT_STATUS, code);
+    }
+    refuse(status)
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -131,16 +140,9 @@ impl Daemon {
         let id = format!("{}-{number}", run.name);
         run.audit = self.config.trails.join(format!("{id}.jsonl"));
         let trail = run.audit.display().to_string();
-        let ready = Ready::of(&mut run, number).map_err(|error| failed(&error))?;
+        let ready = Ready::of(&mut run, number).map_err(|error| not_started(&error))?;
         let cgroup = Cgroup::create(&self.root, &id).map_err(|error| failed(&error))?;
-        self.host.start(run, ready, cgroup).map_err(|error| {
-            let mut status = Status::failed_precondition(error.to_string());
-            // As the command line tells one failure from another.
-            if let Ok(code) = error.status().to_string().parse() {
-                status.metadata_mut().insert(EXIT_STATUS, code);
-            }
-            refuse(status)
-        })?;
+        self.host.start(run, ready, cgroup).map_err(|error| not_started(&error))?;
         let member = Member {
             owner: peer.uid,
             trail,

@@ -37,6 +37,21 @@ impl ResolverSockets {
         Ok(Self { v4, v6 })
     }
 
+    /// Binds the ports that an earlier clawbox had, as far as they are still free, and others for the
+    /// rest.
+    ///
+    /// # Errors
+    /// As [`ResolverSockets::bind`].
+    pub fn bind_at(ports: [u16; 2]) -> io::Result<Self> {
+        let [v4, v6] = ports;
+        let again = |ip: IpAddr, port: u16| Pair::bind_to(ip, port).ok().filter(|_| port != 0);
+        let fresh = Self::bind()?;
+        Ok(Self {
+            v4: again(Ipv4Addr::LOCALHOST.into(), v4).unwrap_or(fresh.v4),
+            v6: again(Ipv6Addr::LOCALHOST.into(), v6).or(fresh.v6),
+        })
+    }
+
     /// The ports for IPv4 and IPv6 sockets, as the kernel programs need them.
     #[must_use]
     pub fn ports(&self) -> (u16, Option<u16>) {
@@ -74,7 +89,11 @@ impl Pair {
     }
 
     fn try_bind(ip: IpAddr) -> io::Result<Self> {
-        let udp = UdpSocket::bind(SocketAddr::new(ip, 0))?;
+        Self::bind_to(ip, 0)
+    }
+
+    fn bind_to(ip: IpAddr, port: u16) -> io::Result<Self> {
+        let udp = UdpSocket::bind(SocketAddr::new(ip, port))?;
         let port = udp.local_addr()?.port();
         let tcp = TcpListener::bind(SocketAddr::new(ip, port))?;
         udp.set_nonblocking(true)?;

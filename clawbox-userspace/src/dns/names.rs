@@ -2,6 +2,8 @@
 //! A number is never given to a second name; names nobody uses are forgotten, oldest first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex};
 
 use clawbox_common::limits::SYNTHETICS_PER_SANDBOX;
@@ -26,6 +28,8 @@ struct State {
     idle: BTreeMap<u64, u32>,
     last_number: u32,
     clock: u64,
+    /// Where each new name is written down, for who takes the sandbox over.
+    kept: Option<File>,
 }
 
 #[derive(Debug)]
@@ -41,6 +45,30 @@ impl NameTable {
     pub fn name_of(&self, number: u32) -> Option<Arc<str>> {
         let state = lock(&self.state);
         state.by_number.get(&number).map(|n| Arc::clone(&n.name))
+    }
+
+    /// Writes down every name that gets a number, a line each. What the page cache has is enough: after a
+    /// loss of power there is no sandbox to serve.
+    pub fn keep_in(&self, file: File) {
+        lock(&self.state).kept = Some(file);
+    }
+
+    /// Takes up what [`NameTable::keep_in`] wrote: names keep their numbers, which the kernel's tables and
+    /// sockets have.
+    pub fn restore(&self, text: &str) {
+        let state = &mut *lock(&self.state);
+        for line in text.lines() {
+            let Some((number, name)) = line.split_once(' ') else { continue };
+            let Ok(number) = number.parse::<u32>() else { continue };
+            let name: Arc<str> = name.into();
+            state.last_number = state.last_number.max(number);
+            state.clock += 1;
+            let idle_since = Some(state.clock);
+            state.idle.insert(state.clock, number);
+            state.numbers.insert(Arc::clone(&name), number);
+            state.by_number.insert(number, Named { name, users: 0, idle_since });
+        }
+        state.forget_idle();
     }
 
     /// Counts one more user of a name and returns its number; zero once numbers have run out.
@@ -59,6 +87,12 @@ impl NameTable {
             return 0;
         };
         state.last_number = number;
+        if let Some(file) = &mut state.kept
+            && let Err(error) = file.write_all(format!("{number} {name}\n").as_bytes())
+        {
+            tracing::warn!("names will not be known after a restart of the daemon: {error}");
+            state.kept = None;
+        }
         let name: Arc<str> = name.into();
         state.numbers.insert(Arc::clone(&name), number);
         state.by_number.insert(number, Named { name, users: 1, idle_since: None });
@@ -108,6 +142,20 @@ mod tests {
         assert_ne!(table.hold("b.test"), number);
         assert_eq!(table.name_of(number).as_deref(), Some("a.test"));
         assert_eq!(table.name_of(0), None);
+    }
+
+    #[test]
+    fn names_that_were_written_down_keep_their_numbers_in_another_table() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let table = NameTable::default();
+        table.keep_in(file.reopen().unwrap());
+        let (one, other) = (table.hold("a.test"), table.hold("b.test"));
+        let next = NameTable::default();
+        next.restore(&std::fs::read_to_string(file.path()).unwrap());
+        assert_eq!(next.name_of(one).as_deref(), Some("a.test"));
+        assert_eq!(next.hold("b.test"), other);
+        assert!(next.hold("c.test") > other);
+        next.restore("x y\n7\n\n");
     }
 
     #[test]

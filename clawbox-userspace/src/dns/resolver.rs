@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use clawbox_common::rule::HostIds;
+use clawbox_common::rule::{HostIds, SyntheticKey, SyntheticValue};
 use clawbox_common::verdict::{Reason, Verdict};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
@@ -154,6 +154,12 @@ impl Resolver {
     /// Withdraws what an earlier policy said: call it when the next one is in force.
     pub fn forget_outdated(&self) {
         lock(&self.pool).forget_outdated();
+    }
+
+    /// Takes up the addresses that an earlier resolver of this sandbox had handed out under a policy.
+    pub fn restore(&self, held: &[(SyntheticKey, SyntheticValue)], policy: u32) {
+        lock(&self.pool).restore(held, policy);
+        self.filled.notify_one();
     }
 
     /// Withdraws every address that is held: call it when the sandbox has ended.

@@ -17,12 +17,16 @@ use super::ADDRESSES_PER_ANSWER;
 use super::admission::address_of;
 use super::contract::SyntheticTable;
 use super::names::NameTable;
+use crate::policy::address::readable;
 
 /// How long an address outlives the TTL it was answered with.
 pub(super) const GRACE: Duration = Duration::from_secs(60);
 
 /// Addresses of an answer that are compared one with the other.
 const FEW: usize = 8;
+
+/// The longest TTL that an address was answered with.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// The last index in the IPv4 range; neither the network nor its last address is handed out.
 const LAST_V4: u32 = (1 << (32 - SYNTHETIC_V4_PREFIX)) - 2;
@@ -283,6 +287,27 @@ impl Pool {
             if !kept {
                 self.forget(destination);
             }
+        }
+    }
+
+    /// Takes up what is in the kernel's table of an earlier time, with names that the table of names has
+    /// again; what it has not is withdrawn.
+    pub(super) fn restore(&mut self, held: &[(SyntheticKey, SyntheticValue)], policy: u32) {
+        let expires = Instant::now() + LONGEST + GRACE;
+        for (key, value) in held {
+            let name = self.names.name_of(value.name).filter(|_| key.policy == policy);
+            let Some(name) = name else {
+                if let Err(error) = self.table.withdraw(key) {
+                    warn!(%error, "synthetic address of an earlier time not withdrawn");
+                }
+                continue;
+            };
+            self.names.hold(&name);
+            let destination = Destination { name: value.name, real: readable(value.real) };
+            let synthetic = readable(key.address);
+            let grant = Grant { hosts: value.hosts, policy };
+            self.taken.insert(synthetic);
+            self.entries.insert(destination, Entry { synthetic, grant, expires });
         }
     }
 

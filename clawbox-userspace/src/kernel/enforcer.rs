@@ -12,13 +12,13 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage};
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
-    AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, SandboxState,
-    SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
+    AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, STATE_SLOTS,
+    SandboxState, SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
 };
 use clawbox_common::subject::{Incarnation, Mask, Subject};
 
 use super::calls;
-use super::load::{LoadError, Place, Programs, Sizes, Wanted};
+use super::load::{Keep, LoadError, Place, Programs, Sizes, Wanted};
 use super::losses::{Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
@@ -65,8 +65,13 @@ impl Enforcer {
         sizes: Sizes,
         run: &str,
         wanted: Wanted,
+        keep: Keep,
     ) -> Result<Self, EnforcerError> {
-        let Programs { ebpf, links, lsm } = Programs::load(cgroup_root, place, sizes, wanted)?;
+        if keep == Keep::Pinned {
+            return Self::take_over(cgroup_root, place, sizes, run, wanted);
+        }
+        let Programs { ebpf, links, lsm } =
+            Programs::load(cgroup_root, place, sizes, wanted, None)?;
         let pins = PinnedLinks::pin(run, links)?;
         let path = pins.directory().join(SUBJECTS);
         let pinned = match ebpf.map(SUBJECTS) {
@@ -77,10 +82,40 @@ impl Enforcer {
         };
         if let Err(error) = pinned {
             // Without it nobody could end who has left the cgroup. The links go too, best effort.
-            let _ = pins.remove();
+            let _ = pin::remove(pins.directory());
             return Err(error);
         }
         Ok(Self { ebpf, pins, lsm, judges_open_files: false })
+    }
+
+    /// Loads with tables that stay pinned; those of a load before are taken over, and its programs
+    /// replaced, without a moment in which neither decides.
+    fn take_over(
+        cgroup_root: &Path,
+        place: Place,
+        sizes: Sizes,
+        run: &str,
+        wanted: Wanted,
+    ) -> Result<Self, EnforcerError> {
+        let directory = pin::prepare(run)?;
+        let is_first = check_layout(&directory)?;
+        let loaded = Programs::load(cgroup_root, place, sizes, wanted, Some(&directory));
+        let pinned = loaded.map_err(EnforcerError::from).and_then(|loaded| {
+            let pins = PinnedLinks::replace(run, loaded.links)?;
+            Ok((loaded.ebpf, pins, loaded.lsm))
+        });
+        let (ebpf, pins, lsm) = pinned.inspect_err(|_| {
+            if is_first {
+                // Nobody is governed by it.
+                drop(pin::remove(&directory));
+            }
+        })?;
+        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false };
+        if !is_first {
+            // What was open before was judged by who knows which policy.
+            taken.judge_open_files()?;
+        }
+        Ok(taken)
     }
 
     /// Whether BPF LSM programs decide.
@@ -147,9 +182,8 @@ impl Enforcer {
         if !self.lsm.is_active() || self.judges_open_files {
             return Ok(());
         }
-        for (program, link) in lsm::attach_for_open_files(&mut self.ebpf)? {
-            self.pins.add(program, link).map_err(|error| LoadError::Pin(Box::new(error)))?;
-        }
+        let links = lsm::attach_for_open_files(&mut self.ebpf)?;
+        self.pins.take_in(links).map_err(|error| LoadError::Pin(Box::new(error)))?;
         self.judges_open_files = true;
         Ok(())
     }
@@ -203,6 +237,19 @@ impl Enforcer {
                 .map_err(|source| LoadError::Map { name: "ADDRESSES", source })?;
         }
         Ok(())
+    }
+
+    /// The state of a sandbox; all zero if it has none.
+    ///
+    /// # Errors
+    /// The map has no room for a sandbox of this number.
+    pub fn state(&self, sandbox: u32) -> Result<SandboxState, LoadError> {
+        let name = "SANDBOX_STATES";
+        let failed = |source| LoadError::Map { name, source };
+        let map = self.ebpf.map(name).ok_or(LoadError::Absent { kind: "map", name })?;
+        let map = Array::<_, SandboxStates>::try_from(map).map_err(failed)?;
+        let states = map.get(&sandbox, 0).map_err(failed)?;
+        Ok(states.states[states.current as usize % STATE_SLOTS])
     }
 
     /// Puts a sandbox under a policy: when it returns, that is in force.
@@ -359,6 +406,31 @@ impl Enforcer {
     }
 }
 
+/// A directory among the pins that tells their layout.
+const LAYOUT_MARK: &str = "layout-";
+
+/// Whether nothing is pinned here yet; then this build's layout is marked.
+fn check_layout(directory: &Path) -> Result<bool, EnforcerError> {
+    let own = format!("{:016x}", clawbox_common::layout::LAYOUT);
+    let failed = |source| PinLinksError::Directory { path: directory.to_owned(), source };
+    let mut is_empty = true;
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        is_empty = false;
+        let name = entry.map_err(failed)?.file_name();
+        if let Some(found) = name.to_str().and_then(|name| name.strip_prefix(LAYOUT_MARK)) {
+            if found == own {
+                return Ok(false);
+            }
+            return Err(LoadError::Layout { found: found.to_owned(), own }.into());
+        }
+    }
+    if !is_empty {
+        return Err(LoadError::Layout { found: "unknown".to_owned(), own }.into());
+    }
+    std::fs::create_dir(directory.join(format!("{LAYOUT_MARK}{own}"))).map_err(failed)?;
+    Ok(true)
+}
+
 /// The table of identities, by thread group.
 const SUBJECTS: &str = "SUBJECTS";
 
@@ -444,6 +516,17 @@ impl Synthetics {
     fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, SyntheticKey, SyntheticValue>> {
         // A panic while holding it leaves the kernel's map as whole as before.
         self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What a sandbox was handed out.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn of(&self, sandbox: u32) -> Result<Vec<(SyntheticKey, SyntheticValue)>, LoadError> {
+        let failed = |source| LoadError::Map { name: "SYNTHETIC", source };
+        let map = self.locked();
+        let all = map.iter().map(|entry| entry.map_err(failed));
+        all.filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.sandbox == sandbox)).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ use clawbox_common::limits;
 
 use super::btf::{BtfError, KernelTypes, VMLINUX};
 use super::calls;
+use super::link;
 use super::lsm::{self, LsmState};
 use super::patch::{PatchError, Patched};
 use super::pin::PinLinksError;
@@ -91,6 +93,28 @@ pub enum LoadError {
         program: &'static str,
         /// Cause.
         source: LinkError,
+    },
+    /// A program that is attached could not be replaced by this build's.
+    #[error(
+        "program `{program}` of the daemon before cannot be replaced: {source}; it goes on deciding"
+    )]
+    Update {
+        /// Which.
+        program: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The tables that are pinned are another version's.
+    #[error(
+        "the sandboxes that run are enforced by a version of clawbox whose tables this one cannot take \
+         over (layout {found} instead of {own}); they stay enforced. Go back to that version, or end \
+         them: `clawbox uninstall`, then start this one"
+    )]
+    Layout {
+        /// What is pinned.
+        found: String,
+        /// What this build has.
+        own: String,
     },
     /// The object lacks something this agent was built with.
     #[error(
@@ -180,6 +204,40 @@ pub struct Wanted {
     pub refusals: bool,
 }
 
+/// Whose a load's tables are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// This process's: they end with it.
+    Here,
+    /// Those that a load before has pinned, or the first that are: they stay.
+    Pinned,
+}
+
+/// Tables that a load takes over from the one before, and those of the next take over from it: what the
+/// agent writes, and what programs know of processes and of sockets. The others only save work.
+pub(super) const KEPT: &[&str] = &[
+    "CGROUPS",
+    "SANDBOX_STATES",
+    "RULES",
+    "ADDRESSES",
+    "SYNTHETIC",
+    "BINARIES",
+    "SCRIPTS",
+    "FILES",
+    "NAMES",
+    "SUBJECTS",
+    "SEATS",
+    "KINDS",
+    "ORPHANS",
+    "SOCKETS",
+    "EVENTS",
+    "LOSSES",
+    "LOSSES_UNATTRIBUTED",
+    "TALLY_PLACES",
+    "TALLIES",
+    "TALLY_PLACES_TAKEN",
+];
+
 /// Where in the hierarchy sandboxes' cgroups are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -204,7 +262,8 @@ pub struct Programs {
 
 impl Programs {
     /// Loads everything that is wanted and attaches it to the hierarchy whose root is `cgroup_root`;
-    /// what is in a sandbox is told by its `place` below it.
+    /// what is in a sandbox is told by its `place` below it. With a directory of pins, tables that are
+    /// there are taken over, and programs that are attached at cgroups replaced.
     ///
     /// # Errors
     /// The kernel lacks something or refuses a program; nothing stays attached then.
@@ -213,6 +272,7 @@ impl Programs {
         place: Place,
         sizes: Sizes,
         wanted: Wanted,
+        kept: Option<&Path>,
     ) -> Result<Self, LoadError> {
         if Kernel::probe().keeps_memory_from_bpf() {
             return Err(LoadError::LockedDown);
@@ -231,7 +291,9 @@ impl Programs {
         loader.override_global("SANDBOX_LEVEL", &place.level, true);
         loader.override_global("SANDBOX_PARENT", &place.parent, true);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let first_redirect = now.map_or(0, |now| now.subsec_nanos());
+        let first_redirect = now.as_ref().map_or(0, |now| now.subsec_nanos());
+        let first_kind = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
+        loader.override_global("FIRST_KIND", &first_kind, true);
         loader.override_global("FIRST_REDIRECT", &first_redirect, true);
         for (name, entries) in [
             ("RULES", room(sizes.rules, limits::RULES)),
@@ -245,6 +307,11 @@ impl Programs {
             ("SANDBOX_STATES", sizes.sandboxes.max(1) + 1),
         ] {
             loader.map_max_entries(name, entries);
+        }
+        for name in KEPT {
+            if let Some(directory) = kept {
+                loader.map_pin_path(name, directory.join(name));
+            }
         }
         let cast = if trees.is_some() { kernel.cast(SEQUENCE) } else { None };
         let (function, structure) = cast.unwrap_or_default();
@@ -262,7 +329,13 @@ impl Programs {
             links.push((name, link));
         }
         for &name in SOCKETS {
-            links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?));
+            let pinned = kept.map(|directory| directory.join(name)).filter(|pin| pin.exists());
+            match pinned {
+                Some(pin) => replace(&mut ebpf, name, &pin)?,
+                None => {
+                    links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?))
+                }
+            }
         }
         let (of_lsm, mut lsm) = if wanted.lsm {
             lsm::attach_all(&mut ebpf, &types, &kernel)?
@@ -359,6 +432,21 @@ pub(super) fn attach(
         "attached"
     );
     Ok(link)
+}
+
+/// Loads a socket program and puts it in the place of one that is attached.
+fn replace(ebpf: &mut Ebpf, name: &'static str, pin: &Path) -> Result<(), LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent { kind: "program", name })?;
+    let loaded = match program {
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => return Err(LoadError::Absent { kind: "socket program", name }),
+    };
+    let refused =
+        |source: ProgramError| LoadError::Program { program: name, source: source.into() };
+    loaded.map_err(refused)?;
+    let fd = program.fd().map_err(refused)?;
+    link::update(pin, fd.as_fd()).map_err(|source| LoadError::Update { program: name, source })
 }
 
 fn trace(program: &mut Program, tracepoint: &str, types: &Btf) -> Result<FdLink, AttachError> {

@@ -46,7 +46,7 @@ pub enum PinLinksError {
     },
 }
 
-/// The links of one load. They stay when this is dropped; [`PinnedLinks::remove`] ends them.
+/// The links of one load. They stay when this is dropped; [`remove`] ends them.
 #[derive(Debug)]
 pub struct PinnedLinks {
     directory: PathBuf,
@@ -58,26 +58,47 @@ impl PinnedLinks {
     /// # Errors
     /// bpffs is not there or refuses.
     pub fn pin(run: &str, links: Vec<NamedLink>) -> Result<Self, PinLinksError> {
-        mount_bpffs().map_err(|source| PinLinksError::NoBpffs { source })?;
-        let directory = directory_of(run);
-        make(&directory)
-            .map_err(|source| PinLinksError::Directory { path: directory.clone(), source })?;
-        let pinned = Self { directory };
+        let pinned = Self { directory: prepare(run)? };
         for (program, link) in links {
-            if let Err(source) = link.pin(pinned.directory.join(program)) {
+            if let Err(error) = pinned.add(program, link) {
                 // No process is held by them yet.
-                let _ = pinned.remove();
-                return Err(PinLinksError::Pin { what: program, source });
+                let _ = remove(&pinned.directory);
+                return Err(error);
             }
         }
         Ok(pinned)
     }
 
-    /// Pins one more link under its program's name.
+    /// Pins each link in the place of an earlier one of its program's name, which ends only when this one is
+    /// there. Earlier ones that no link takes the place of stay.
     ///
     /// # Errors
-    /// bpffs refuses; the link ends.
-    pub fn add(&self, program: &'static str, link: FdLink) -> Result<(), PinLinksError> {
+    /// bpffs refuses; the earlier links that were not replaced by then stay.
+    pub fn replace(run: &str, links: Vec<NamedLink>) -> Result<Self, PinLinksError> {
+        let pinned = Self { directory: prepare(run)? };
+        pinned.take_in(links)?;
+        Ok(pinned)
+    }
+
+    /// As [`PinnedLinks::replace`], of more links.
+    ///
+    /// # Errors
+    /// bpffs refuses.
+    pub fn take_in(&self, links: Vec<NamedLink>) -> Result<(), PinLinksError> {
+        for (program, link) in links {
+            let (place, beside) =
+                (self.directory.join(program), self.directory.join(format!("{program}-new")));
+            // Of a daemon that was ended just here.
+            drop(fs::remove_file(&beside));
+            link.pin(&beside).map_err(|source| PinLinksError::Pin { what: program, source })?;
+            drop(fs::remove_file(&place));
+            fs::rename(&beside, &place)
+                .map_err(|source| PinLinksError::Directory { path: place, source })?;
+        }
+        Ok(())
+    }
+
+    fn add(&self, program: &'static str, link: FdLink) -> Result<(), PinLinksError> {
         let pinned = link.pin(self.directory.join(program));
         pinned.map(drop).map_err(|source| PinLinksError::Pin { what: program, source })
     }
@@ -86,14 +107,6 @@ impl PinnedLinks {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
-    }
-
-    /// Unpins, and with that detaches what no process holds.
-    ///
-    /// # Errors
-    /// A pin cannot be removed; it goes on enforcing.
-    pub fn remove(self) -> io::Result<()> {
-        remove(&self.directory)
     }
 }
 
@@ -113,12 +126,29 @@ pub fn remove(directory: &Path) -> io::Result<()> {
         other => other?,
     };
     for entry in entries {
-        fs::remove_file(entry?.path())?;
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
     }
     fs::remove_dir(directory)?;
     // Fails while another run has its pins there, as it should.
     let _ = directory.parent().map(fs::remove_dir);
     Ok(())
+}
+
+/// The directory of a run's pins, made where it is not there.
+///
+/// # Errors
+/// bpffs is not there or refuses.
+pub fn prepare(run: &str) -> Result<PathBuf, PinLinksError> {
+    mount_bpffs().map_err(|source| PinLinksError::NoBpffs { source })?;
+    let directory = directory_of(run);
+    make(&directory)
+        .map_err(|source| PinLinksError::Directory { path: directory.clone(), source })?;
+    Ok(directory)
 }
 
 /// Makes a run's directory, again if another run that ends takes the parent away meanwhile.

@@ -2,7 +2,7 @@
 //! Raw serde types; what they mean, and whether they mean anything, is decided in `model`.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::request_document::{RequestMatch, RuleSection};
@@ -511,7 +511,7 @@ pub enum UnknownEndpoints {
 }
 
 /// Whether denied operations fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// They fail.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
@@ -11,22 +11,63 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use super::strays;
 
 /// From linux/sched.h; does not fit the type that libc has for its neighbours.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// A child of this process.
+/// A sandbox's first process.
 #[derive(Debug)]
 pub struct Process {
     pid: Pid,
-    ended: Option<ExitStatus>,
+    ended: Option<End>,
+    /// Of one that is not this process's child.
+    fd: Option<OwnedFd>,
+}
+
+/// How a process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With this status.
+    Status(ExitStatus),
+    /// Nobody can say: its parent had ended before.
+    Unknown,
 }
 
 impl Process {
     /// A child known by its number, which stays its own until this has waited for it.
     #[must_use]
     pub fn new(pid: Pid) -> Self {
-        Self { pid, ended: None }
+        Self { pid, ended: None, fd: None }
+    }
+
+    /// A process that an earlier clawbox has started, by its number and when that was; `None` if it has
+    /// ended.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn of_another(process: u32, born: u64) -> io::Result<Option<Self>> {
+        let Some(pid) = rustix::process::Pid::from_raw(process.cast_signed()) else {
+            return Ok(None);
+        };
+        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(fd) => fd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        // The descriptor is from before the look: it is the one that is looked at.
+        let is_same = strays::started(process) == Some(born) && !has_ended(&fd)?;
+        let pid = Pid::from_raw(process.cast_signed());
+        Ok(is_same.then_some(Self { pid, ended: None, fd: Some(fd) }))
+    }
+
+    /// When it was started, in units of `/proc/PID/stat`; zero if it has ended.
+    #[must_use]
+    pub fn born(&self) -> u64 {
+        strays::started(self.pid.as_raw().cast_unsigned()).unwrap_or(0)
     }
 
     /// Its number.
@@ -35,22 +76,33 @@ impl Process {
         self.pid
     }
 
-    /// Its status, if it has ended.
+    /// How it has ended, if it has.
     ///
     /// # Errors
     /// Somebody else has waited for it.
-    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub fn try_wait(&mut self) -> io::Result<Option<End>> {
+        if let Some(fd) = &self.fd {
+            if self.ended.is_none() && has_ended(fd)? {
+                self.ended = Some(End::Unknown);
+            }
+            return Ok(self.ended);
+        }
         if self.ended.is_none() {
             let mut status = 0;
             // SAFETY: the kernel writes one int of ours.
             let waited =
                 unsafe { libc::waitpid(self.pid.as_raw(), &raw mut status, libc::WNOHANG) };
             if nix::errno::Errno::result(waited)? != 0 {
-                self.ended = Some(ExitStatus::from_raw(status));
+                self.ended = Some(End::Status(ExitStatus::from_raw(status)));
             }
         }
         Ok(self.ended)
     }
+}
+
+fn has_ended(fd: &OwnedFd) -> io::Result<bool> {
+    let mut ended = [PollFd::new(fd, PollFlags::IN)];
+    Ok(poll(&mut ended, Some(&Timespec::default()))? > 0)
 }
 
 /// Whether this process may be forked without the C library: with one thread nobody can hold a

@@ -12,7 +12,7 @@ use crate::compile::MapImage;
 use crate::compile::files::Give;
 
 /// The bounds that were set when a sandbox was started.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
 pub struct Ceiling {
     readable: Vec<PathBuf>,
     writable: Vec<PathBuf>,

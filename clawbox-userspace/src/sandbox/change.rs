@@ -24,7 +24,7 @@ use crate::policy::model::{Located, Mode, Policy};
 use crate::policy::{Diagnostic, Severity, load_texts};
 
 /// What a start has settled, whatever the policies after it say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Deserialize, serde::Serialize)]
 pub struct Settled {
     /// `--mode`, which stands over every policy's own.
     pub mode: Option<Mode>,

@@ -7,13 +7,13 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::Pid;
 
-use super::birth::{self, NewPidNamespace, Process};
+use super::birth::{self, End, NewPidNamespace, Process};
 use super::cgroup::{Cgroup, CgroupError};
 use super::inherit::Inherit;
 use super::launch::{BackstopReport, Identity, LaunchError, Prepared};
@@ -255,7 +255,8 @@ fn home_of(user: &Identity) -> Option<PathBuf> {
 
 /// The command's own status: its exit code, or 128 and the signal that ended it.
 #[must_use]
-pub fn code(ended: ExitStatus) -> u8 {
+pub fn code(ended: End) -> u8 {
+    let End::Status(ended) = ended else { return status::FAILED };
     let code = ended.code().or_else(|| ended.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(status::FAILED)
 }
@@ -266,8 +267,9 @@ mod tests {
 
     #[test]
     fn a_status_is_the_exit_code_or_128_and_the_signal() {
-        assert_eq!(code(ExitStatus::from_raw(7 << 8)), 7);
-        assert_eq!(code(ExitStatus::from_raw(0)), 0);
-        assert_eq!(code(ExitStatus::from_raw(9)), 137);
+        let code = |status| code(End::Status(std::process::ExitStatus::from_raw(status)));
+        assert_eq!(code(7 << 8), 7);
+        assert_eq!(code(0), 0);
+        assert_eq!(code(9), 137);
     }
 }

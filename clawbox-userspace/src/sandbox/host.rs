@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::birth::End;
 use super::cgroup::Cgroup;
 use super::change::KernelSide;
 use super::connections::Connections;
@@ -24,7 +24,7 @@ use crate::audit::programs::Programs;
 use crate::audit::trail::Trail;
 use crate::gateway;
 use crate::kernel::enforcer::{Enforcer, Identified, Synthetics};
-use crate::kernel::load::{Place, Sizes, Wanted};
+use crate::kernel::load::{Keep, Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
 
 /// How often the kernel's loss counters are looked at.
@@ -67,12 +67,15 @@ impl Host {
         sizes: Sizes,
         name: &str,
         wanted: Wanted,
+        keep: Keep,
     ) -> Result<Self, RunError> {
-        let mut enforcer = Enforcer::load(root, place, sizes, name, wanted)?;
+        let mut enforcer = Enforcer::load(root, place, sizes, name, wanted, keep)?;
         let taken = Self::take(&mut enforcer, name);
         let (tables, feed, remnants, connections) = taken.inspect_err(|_| {
-            // Nobody is governed by it.
-            drop(enforcer.remove());
+            if keep == Keep::Here {
+                // Nobody is governed by it.
+                drop(enforcer.remove());
+            }
         })?;
         let kernel = KernelSide { enforcer, connections, generation: 0 };
         let now = Instant::now();
@@ -177,11 +180,11 @@ impl Host {
         self.sandboxes.values()
     }
 
-    /// The exit status of a sandbox's first process, if that has ended.
+    /// How a sandbox's first process has ended, if it has.
     ///
     /// # Errors
     /// Somebody else has waited for it.
-    pub fn ended(&mut self, number: u32) -> std::io::Result<Option<ExitStatus>> {
+    pub fn ended(&mut self, number: u32) -> std::io::Result<Option<End>> {
         match self.sandboxes.get_mut(&number) {
             Some(sandbox) => sandbox.try_wait(),
             None => Ok(None),

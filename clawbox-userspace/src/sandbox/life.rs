@@ -1,13 +1,14 @@
 //! One sandbox from its start to its end: what was put into the system for it, who serves it, and the
 //! records of both ends.
 
-use std::process::ExitStatus;
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinHandle;
 
-use super::birth::Process;
+use super::birth::{End, Process};
 use super::ceiling::Ceiling;
 use super::cgroup::Cgroup;
 use super::change::{Change, KernelSide, LivePolicy, Settled};
@@ -17,15 +18,17 @@ use super::held::HeldConnections;
 use super::host::{Host, Tables};
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
+use super::lasting::Lasting;
 use super::launch::BackstopReport;
 use super::objects::Objects;
 use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
-use super::run::{LsmUse, Run, RunError};
+use super::run::{LsmUse, Run, RunError, system};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::Draft;
-use crate::dns::{NamePolicy as _, Resolver};
+use crate::compile::AgentPorts;
+use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
 use crate::gateway::Verifier;
 use crate::kernel::enforcer::Generation;
 use crate::kernel::lsm::LsmState;
@@ -46,7 +49,11 @@ pub struct Sandbox {
     name: String,
     cgroup: Cgroup,
     child: Process,
+    /// When that was started, in units of `/proc/PID/stat`.
+    born: u64,
     since: SystemTime,
+    dns: Vec<SocketAddr>,
+    patience: Duration,
     told: Told,
     pub(super) policy: LivePolicy,
     pub(super) held: HeldConnections,
@@ -130,31 +137,13 @@ impl Beginning {
             let layers = layers(&lsm, &report);
             recorder.trail.add(Draft { time: Some(started), ..told.record("start", layers, None) });
         }
-        let Tables { synthetics, redirects } = host.tables.clone();
-        let resolver = Arc::new(Resolver::new(
-            self.number,
-            in_force.clone(),
-            synthetics,
-            decisions.clone(),
-            upstream,
-        ));
-        in_force.know_names(resolver.names());
-        let verifier = Arc::new(Verifier {
-            redirects,
-            names: resolver.names(),
-            observer: decisions,
-            audit_only: audit_only(&in_force),
-        });
-        let servers = vec![
-            Server::new(
-                tokio::spawn(Arc::clone(&resolver).serve(sockets)),
-                "its resolver has stopped; names no longer resolve in it",
-            ),
-            Server::new(
-                tokio::spawn(verifier.serve(verified.0)),
-                "connections whose host is to be verified fail from now on",
-            ),
-        ];
+        let names = run.names.as_deref().map(File::create_new).transpose();
+        let names = names.map_err(system("write down the sandbox's names"))?;
+        let (resolver, servers) =
+            serve(host, self.number, &in_force, decisions, upstream, sockets, verified);
+        if let Some(names) = names {
+            resolver.names().keep_in(names);
+        }
         let policy = LivePolicy {
             sandbox: self.number,
             texts: run.texts,
@@ -172,14 +161,50 @@ impl Beginning {
             number: self.number,
             name: run.name,
             cgroup: self.cgroup.clone(),
+            born: child.born(),
             child,
             since: started,
             told,
+            dns: run.dns,
+            patience: run.patience,
             policy,
             held: HeldConnections::new(room, run.patience),
             servers,
         })
     }
+}
+
+/// Has a sandbox's names and verified connections served from now on.
+fn serve(
+    host: &Host,
+    number: u32,
+    in_force: &Arc<PolicyInForce>,
+    decisions: Arc<Decisions>,
+    upstream: Upstream,
+    sockets: ResolverSockets,
+    verified: (TcpListener, u16),
+) -> (Arc<Resolver>, Vec<Server>) {
+    let Tables { synthetics, redirects } = host.tables.clone();
+    let resolver =
+        Arc::new(Resolver::new(number, in_force.clone(), synthetics, decisions.clone(), upstream));
+    in_force.know_names(resolver.names());
+    let verifier = Arc::new(Verifier {
+        redirects,
+        names: resolver.names(),
+        observer: decisions,
+        audit_only: audit_only(in_force),
+    });
+    let servers = vec![
+        Server::new(
+            tokio::spawn(Arc::clone(&resolver).serve(sockets)),
+            "its resolver has stopped; names no longer resolve in it",
+        ),
+        Server::new(
+            tokio::spawn(verifier.serve(verified.0)),
+            "connections whose host is to be verified fail from now on",
+        ),
+    ];
+    (resolver, servers)
 }
 
 impl Server {
@@ -243,7 +268,7 @@ impl Sandbox {
         self.held.len()
     }
 
-    pub(super) fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
+    pub(super) fn try_wait(&mut self) -> std::io::Result<Option<End>> {
         self.child.try_wait()
     }
 
@@ -257,6 +282,31 @@ impl Sandbox {
             if !std::mem::replace(&mut server.is_told, true) {
                 tracing::warn!("sandbox `{}`: {}", self.name, server.without);
             }
+        }
+    }
+
+    /// What has to be known to serve it again after this process has ended.
+    #[must_use]
+    pub fn lasting(&self) -> Lasting {
+        let image = self.policy.in_force.image();
+        let slots = image.binaries.iter().map(|entry| entry.pattern.as_str().to_owned());
+        let AgentPorts { resolver_v4, resolver_v6, .. } = self.policy.ports;
+        let since = self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Lasting {
+            name: self.name.clone(),
+            process: self.child.pid().as_raw().cast_unsigned(),
+            born: self.born,
+            since,
+            command: self.told.command.clone(),
+            texts: self.policy.texts.clone(),
+            approved: self.policy.approved.clone(),
+            generation: image.generation(),
+            slots: slots.collect(),
+            ports: [resolver_v4, resolver_v6],
+            dns: self.dns.clone(),
+            patience_ms: u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX),
+            settled: self.policy.settled.clone(),
+            ceiling: self.policy.ceiling.clone(),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod identities;
 pub mod in_force;
 pub mod inherit;
 pub mod init;
+pub mod lasting;
 pub mod launch;
 pub mod life;
 pub mod objects;

@@ -142,6 +142,7 @@ impl Order {
             dns: self.dns,
             texts: self.texts,
             patience: self.patience,
+            names: None,
         })
     }
 

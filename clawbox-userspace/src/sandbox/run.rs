@@ -22,7 +22,7 @@ use crate::audit::trail::TrailError;
 use crate::compile::MapImage;
 use crate::dns::UpstreamError;
 use crate::kernel::enforcer::EnforcerError;
-use crate::kernel::load::{LoadError, Place, Sizes, Wanted};
+use crate::kernel::load::{Keep, LoadError, Place, Sizes, Wanted};
 use crate::policy::model::Mode;
 
 /// The only sandbox of an embedded run.
@@ -76,6 +76,8 @@ pub struct Run {
     pub texts: Vec<Text>,
     /// How long a connection waits for an answer, where the policy asks.
     pub patience: Duration,
+    /// Where the names that it is told of are written down, for who takes it over.
+    pub names: Option<PathBuf>,
 }
 
 /// Why a run failed.
@@ -202,7 +204,7 @@ impl Installed {
         let cgroup = self.cgroup.insert(Cgroup::create(root, name)?);
         let place = Place { level: cgroup::LEVEL, parent: cgroup.parent_id()? };
         let wanted = Wanted { lsm: run.lsm != LsmUse::Off, refusals: run.refusals };
-        self.host = Some(Host::load(root, place, sizes, name, wanted)?);
+        self.host = Some(Host::load(root, place, sizes, name, wanted, Keep::Here)?);
         trim_heap();
         Ok(())
     }

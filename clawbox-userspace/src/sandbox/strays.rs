@@ -187,7 +187,7 @@ fn failed(what: &'static str, process: u32, errno: Errno) -> StraysError {
 }
 
 /// When a process started after boot, in units of `/proc/PID/stat` (proc(5), field 22).
-fn started(process: u32) -> Option<u64> {
+pub(super) fn started(process: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name, field 2, may have spaces and parentheses of its own.
     let (_, fields) = stat.rsplit_once(") ")?;

@@ -3,13 +3,13 @@
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::process::ExitStatus;
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::birth::End;
 use super::control;
 use super::feed::TICK;
 use super::host::Host;
@@ -101,7 +101,7 @@ pub async fn until_exit(
     run: &str,
     control: UnixListener,
     held: HeldSignals,
-) -> io::Result<ExitStatus> {
+) -> io::Result<End> {
     let mut ended = signal(SignalKind::child())?;
     let mut signals = Forwarded::listen()?;
     drop(held);
