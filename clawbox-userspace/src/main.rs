@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use clawbox::cli::approvals::ApprovalsCommand;
 use clawbox::cli::audit::AuditCommand;
 use clawbox::cli::config::ConfigCommand;
-use clawbox::cli::daemon::DaemonCommand;
+use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::run::{self, RunCommand};
@@ -39,6 +39,7 @@ enum Verb {
     Doctor(Doctor),
     Daemon(DaemonCommand),
     Status(Status),
+    Uninstall(Uninstall),
     Config(ConfigCommand),
 }
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),
         Verb::Daemon(command) => (command.run(), ExitCode::from(2)),
+        Verb::Uninstall(command) => (command.run(), ExitCode::from(2)),
         Verb::Status(command) => (command.run(), ExitCode::from(2)),
         Verb::Config(command) => (command.run(), ExitCode::from(2)),
         Verb::Policy(command) => (command.run(), ExitCode::from(2)),

@@ -98,6 +98,12 @@ impl<'w> Daemon<'w> {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// A sandbox's cgroup, in the one that all are in.
+    #[must_use]
+    pub fn cgroup(&self, id: &str) -> String {
+        format!("{}.{id}", self.name)
+    }
+
     /// A command line of `clawbox`, as root.
     #[must_use]
     pub fn clawbox(&self, arguments: &[&str]) -> Command {

@@ -34,6 +34,8 @@ pub type Events = mpsc::Sender<Result<proto::RunEvent, Status>>;
 pub enum Asked {
     /// Start a sandbox.
     Run(Box<proto::RunRequest>, Events),
+    /// Tell of the end of a sandbox.
+    Wait(String, Events),
     /// Which sandboxes are there?
     List(Reply<proto::ListReply>),
     /// Send a signal.
@@ -153,6 +155,19 @@ impl sandboxes_server::Sandboxes for Service {
         let peer = peer(&request)?;
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Run(Box::new(request.into_inner()), events);
+        self.calls.send((peer, asked)).await.map_err(|_| gone())?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type WaitStream = ReceiverStream<Result<proto::RunEvent, Status>>;
+
+    async fn wait(
+        &self,
+        request: Request<proto::WaitRequest>,
+    ) -> Result<Response<Self::WaitStream>, Status> {
+        let peer = peer(&request)?;
+        let (events, stream) = mpsc::channel(EVENTS);
+        let asked = Asked::Wait(request.into_inner().sandbox, events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }

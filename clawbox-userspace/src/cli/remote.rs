@@ -5,12 +5,15 @@ use std::io::IsTerminal;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
+use tonic::Streaming;
 
 use crate::api::client::{Client, ClientError, wait};
+use crate::api::proto::run_event::Event;
 use crate::api::{convert, proto};
 use crate::audit::AuditLevel;
 use crate::daemon::EXIT_STATUS;
@@ -29,6 +32,10 @@ const FORWARDED: [Signal; 6] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
 ];
+
+/// How long the next daemon is waited for, and how often it is looked for.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Has the daemon carry an order out, and gives the command's status.
 ///
@@ -104,32 +111,28 @@ async fn follow(
         .into_iter()
         .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
         .collect::<std::io::Result<Vec<_>>>()?;
-    let client = Client::connect(socket).await?;
+    let mut client = Client::connect(socket).await?;
     let mut events = client.sandboxes().run(request).await?.into_inner();
     let (mut id, mut trail) = (String::new(), String::new());
     loop {
-        let received = async {
-            std::future::poll_fn(|context| {
-                for (number, stream) in &mut signals {
-                    if stream.poll_recv(context).is_ready() {
-                        return std::task::Poll::Ready(*number);
-                    }
-                }
-                std::task::Poll::Pending
-            })
-            .await
-        };
         tokio::select! {
-            event = events.message() => match event?.and_then(|event| event.event) {
-                Some(proto::run_event::Event::Started(started)) => {
-                    if let Some(sandbox) = started.sandbox {
-                        (id, trail) = (sandbox.id, sandbox.trail);
+            event = events.message() => match event {
+                Ok(Some(proto::RunEvent { event: Some(event) })) => match event {
+                    Event::Started(started) => {
+                        if let Some(sandbox) = started.sandbox {
+                            (id, trail) = (sandbox.id, sandbox.trail);
+                        }
                     }
+                    Event::Ended(ended) => return Ok((ended, trail)),
+                },
+                // Said before anything was started, or of a later version.
+                Err(status) if id.is_empty() || status.code() == tonic::Code::NotFound => {
+                    return Err(status.into());
                 }
-                Some(proto::run_event::Event::Ended(ended)) => return Ok((ended, trail)),
-                None => return Err(ClientError::Ended),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => (client, events) = wait_again(socket, &id).await?,
             },
-            received = received => if !id.is_empty() {
+            received = next(&mut signals) => if !id.is_empty() {
                 let request = proto::SignalRequest { sandbox: id.clone(), signal: received as i32 };
                 // It may just have ended.
                 if let Err(status) = client.sandboxes().signal(request).await {
@@ -138,4 +141,40 @@ async fn follow(
             },
         }
     }
+}
+
+/// The daemon has gone; the sandbox has not. Waits for the next daemon, which takes it over.
+async fn wait_again(
+    socket: &Path,
+    id: &str,
+) -> Result<(Client, Streaming<proto::RunEvent>), ClientError> {
+    eprintln!("clawbox: the daemon has stopped; `{id}` is enforced on, and waited for");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(client) = Client::connect(socket).await {
+            let request = proto::WaitRequest { sandbox: id.to_owned() };
+            match client.sandboxes().wait(request).await {
+                Ok(events) => return Ok((client, events.into_inner())),
+                Err(status) if status.code() == tonic::Code::NotFound => return Err(status.into()),
+                // The one that is just going.
+                Err(_) => {}
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(ClientError::Ended);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn next(signals: &mut [(Signal, tokio::signal::unix::Signal)]) -> Signal {
+    std::future::poll_fn(|context| {
+        for (number, stream) in &mut *signals {
+            if stream.poll_recv(context).is_ready() {
+                return std::task::Poll::Ready(*number);
+            }
+        }
+        std::task::Poll::Pending
+    })
+    .await
 }

@@ -24,8 +24,10 @@ pub struct Member {
     pub id: String,
     /// Which of its policies is in force.
     pub revision: u32,
-    /// Who started it and waits.
-    pub events: Option<Events>,
+    /// Who waits for its end.
+    pub events: Vec<Events>,
+    /// Whether it is to end with the last of them.
+    pub is_watched: bool,
     /// When it is ended by force.
     pub deadline: Option<Instant>,
     /// Who has asked for its end and waits.
@@ -62,7 +64,8 @@ impl Daemon {
             Some(deadline) if Instant::now() >= deadline => self.end(number, None),
             Some(_) => {}
             None => {
-                if member.events.as_ref().is_some_and(Events::is_closed) {
+                member.events.retain(|events| !events.is_closed());
+                if member.is_watched && member.events.is_empty() {
                     self.ask_to_end(number, Signal::SIGHUP, PATIENCE);
                 }
             }
@@ -94,10 +97,14 @@ impl Daemon {
         // Ended by force, as the shell counts.
         let status = u32::from(status.unwrap_or(128 + Signal::SIGKILL as u8));
         tracing::info!(sandbox = member.id, status, denied, "ended");
-        if let Some(events) = member.events {
+        for events in member.events {
             let ended = proto::run_event::Event::Ended(proto::Ended { status, denied });
             // Who has gone does not hear of it.
             let _ = events.try_send(Ok(proto::RunEvent { event: Some(ended) }));
+        }
+        drop(std::fs::remove_file(self.names_of(&member.id)));
+        if let Err(error) = self.store.remove(&member.id) {
+            tracing::error!(sandbox = member.id, "{error}");
         }
         for reply in member.stopping {
             let _ = reply.send(Ok(proto::StopReply { status }));

@@ -4,6 +4,8 @@
 pub mod config;
 mod member;
 mod request;
+pub mod store;
+pub mod uninstall;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -26,6 +28,7 @@ use crate::audit::trail::{Trail, TrailError};
 use crate::kernel::enforcer::Identified;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
+use crate::sandbox::adopt::Found;
 use crate::sandbox::cgroup::{self, Cgroup, CgroupError};
 use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
@@ -33,6 +36,7 @@ use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
 use config::{Config, ConfigError};
 use member::Member;
+use store::{Kept, Store, StoreError};
 
 pub use request::EXIT_STATUS;
 
@@ -51,6 +55,9 @@ pub enum DaemonError {
     /// See the source.
     #[error(transparent)]
     Trail(#[from] TrailError),
+    /// See the source.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// BPF LSM is missing and must not be.
     #[error("no BPF LSM programs, and the configuration says `lsm: require`: {0}")]
     NeedsLsm(String),
@@ -78,6 +85,7 @@ struct Daemon {
     host: Host,
     root: std::path::PathBuf,
     members: BTreeMap<u32, Member>,
+    store: Store,
     since: SystemTime,
 }
 
@@ -171,6 +179,8 @@ impl Daemon {
         } else {
             Cgroup::create(&root, &format!(".{}", config.name))?
         };
+        // Before anything is put into the kernel.
+        let store = Store::open(&config.state)?;
         let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
         let lsm = LsmUse::from(config.lsm);
         let wanted = Wanted { lsm: lsm != LsmUse::Off, refusals: config.refusals };
@@ -186,7 +196,103 @@ impl Daemon {
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        Ok(Self { config, host, root, members, since })
+        let mut daemon = Self { config, host, root, members, store, since };
+        daemon.take_over()?;
+        Ok(daemon)
+    }
+
+    /// Serves the sandboxes that an earlier daemon has started, and ends what nobody knows any more.
+    fn take_over(&mut self) -> Result<(), DaemonError> {
+        let mut cgroups: BTreeMap<u32, u64> =
+            self.host.cgroups()?.into_iter().map(|(id, number)| (number, id)).collect();
+        for kept in self.store.sandboxes()? {
+            let (id, number) = (kept.id.clone(), kept.number);
+            let cgroup = Cgroup::open(self.root.join(cgroup::PARENT).join(self.cgroup_of(&id)));
+            let is_its = |cgroup: &Cgroup| cgroups.get(&number) == Some(&cgroup.id());
+            match cgroup.ok().filter(is_its) {
+                // After a reboot, say.
+                None => tracing::info!(sandbox = id, "ended while nobody served it"),
+                Some(cgroup) => match self.adopt(kept, cgroup.clone()) {
+                    Ok(()) => {
+                        cgroups.remove(&number);
+                        tracing::info!(sandbox = id, "taken over");
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::warn!(sandbox = id, "ended, because nobody can serve it: {error}");
+                        self.host.end_remains(number, cgroup)?;
+                        cgroups.remove(&number);
+                    }
+                },
+            }
+            self.store.remove(&id)?;
+        }
+        // One that was being started, and that nobody was told of.
+        for (number, id) in cgroups {
+            let own = self.root.join(cgroup::PARENT);
+            if let Some(cgroup) = Cgroup::by_id(&own, id) {
+                tracing::warn!(cgroup = %cgroup.path().display(), "ended: its start was not finished");
+                self.host.end_remains(number, cgroup)?;
+            }
+        }
+        Ok(self.host.sweep()?)
+    }
+
+    fn adopt(&mut self, kept: Kept, cgroup: Cgroup) -> Result<(), RunError> {
+        let Kept { id, number, owner, trail, revision, state } = kept;
+        let names = self.names_of(&id);
+        let generation = state.generation;
+        self.host.adopt(Found {
+            number,
+            lasting: state,
+            cgroup,
+            trail: trail.clone().into(),
+            names,
+        })?;
+        let member = Member {
+            owner,
+            trail,
+            id,
+            revision,
+            events: Vec::new(),
+            is_watched: false,
+            deadline: None,
+            stopping: Vec::new(),
+        };
+        self.members.insert(number, member);
+        if self.host.sandbox(number).is_some_and(|found| found.generation() != generation) {
+            self.keep(number, owner);
+        }
+        Ok(())
+    }
+
+    /// A sandbox's cgroup, which no other daemon's has the name of.
+    fn cgroup_of(&self, id: &str) -> String {
+        format!("{}.{id}", self.config.name)
+    }
+
+    /// Where the names are written down that a sandbox is told of.
+    fn names_of(&self, id: &str) -> std::path::PathBuf {
+        self.config.state.join(format!("{id}.names"))
+    }
+
+    /// Writes a sandbox down as it is now; `author` is who has set its policy.
+    fn keep(&mut self, number: u32, author: u32) {
+        let (Some(member), Some(sandbox)) = (self.members.get(&number), self.host.sandbox(number))
+        else {
+            return;
+        };
+        let kept = Kept {
+            id: member.id.clone(),
+            number,
+            owner: member.owner,
+            trail: member.trail.clone(),
+            revision: member.revision,
+            state: sandbox.lasting(),
+        };
+        if let Err(error) = self.store.put(&kept, author) {
+            tracing::error!(sandbox = kept.id, "not known after a restart as it is now: {error}");
+        }
     }
 
     async fn serve(&mut self, mut asked: mpsc::Receiver<Call>) -> Result<(), DaemonError> {
@@ -212,19 +318,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Ends with everything written down.
+    /// Ends with everything written down, and leaves the sandboxes to the next daemon.
     fn leave(&mut self) {
-        let numbers: Vec<u32> = self.members.keys().copied().collect();
-        for number in numbers {
-            self.end(number, None);
-        }
-        if let Err(error) = self.host.take_down() {
-            tracing::error!("{error}");
-        }
-        let keeper = self.root.join(cgroup::PARENT).join(format!(".{}", self.config.name));
-        if let Err(error) = Cgroup::open(keeper).and_then(Cgroup::remove) {
-            tracing::debug!("{error}");
-        }
+        self.host.let_go();
+        tracing::info!(sandboxes = self.members.len(), "stopped; what runs is enforced on");
         if let Err(error) = fs::remove_file(&self.config.socket) {
             tracing::debug!("the socket stays: {error}");
         }

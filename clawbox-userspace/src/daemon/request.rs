@@ -57,6 +57,7 @@ impl Daemon {
         }
         match asked {
             Asked::Run(request, events) => self.run(peer, *request, events),
+            Asked::Wait(name, events) => self.wait(peer, &name, events),
             Asked::List(reply) => give(reply, Ok(self.list(peer))),
             Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),
             Asked::Stop(request, reply) => self.stop(peer, &request, reply),
@@ -106,11 +107,27 @@ impl Daemon {
                 let started = proto::run_event::Event::Started(proto::Started { sandbox });
                 let _ = events.try_send(Ok(proto::RunEvent { event: Some(started) }));
                 if let Some(member) = self.members.get_mut(&number) {
-                    member.events = Some(events);
+                    (member.is_watched, member.events) = (true, vec![events]);
                 }
             }
             Err(status) => drop(events.try_send(Err(*status))),
         }
+    }
+
+    /// Tells of the end of a sandbox that runs; it does not end with who waits.
+    fn wait(&mut self, peer: &Peer, name: &str, events: Events) {
+        let found = self.find(peer, name);
+        let sandbox = found.map(|number| {
+            if let Some(member) = self.members.get_mut(&number) {
+                member.events.push(events.clone());
+            }
+            self.described(number)
+        });
+        let said = sandbox.map_err(|status| *status).map(|sandbox| {
+            let started = proto::run_event::Event::Started(proto::Started { sandbox });
+            proto::RunEvent { event: Some(started) }
+        });
+        let _ = events.try_send(said);
     }
 
     fn start(&mut self, peer: &Peer, request: proto::RunRequest) -> Result<u32, Refusal> {
@@ -140,19 +157,26 @@ impl Daemon {
         let id = format!("{}-{number}", run.name);
         run.audit = self.config.trails.join(format!("{id}.jsonl"));
         let trail = run.audit.display().to_string();
+        let names = self.names_of(&id);
+        // Of one of this number that ended while nobody served it.
+        drop(std::fs::remove_file(&names));
+        run.names = Some(names);
         let ready = Ready::of(&mut run, number).map_err(|error| not_started(&error))?;
-        let cgroup = Cgroup::create(&self.root, &id).map_err(|error| failed(&error))?;
+        let cgroup = Cgroup::create(&self.root, &self.cgroup_of(&id));
+        let cgroup = cgroup.map_err(|error| failed(&error))?;
         self.host.start(run, ready, cgroup).map_err(|error| not_started(&error))?;
         let member = Member {
             owner: peer.uid,
             trail,
             id: id.clone(),
             revision: 1,
-            events: None,
+            events: Vec::new(),
+            is_watched: false,
             deadline: None,
             stopping: Vec::new(),
         };
         self.members.insert(number, member);
+        self.keep(number, peer.uid);
         tracing::info!(sandbox = id, uid = peer.uid, "started");
         Ok(number)
     }
@@ -284,6 +308,8 @@ impl Daemon {
             | Answer::Approved { generation: Some(generation), .. } => {
                 member.revision += 1;
                 *generation = member.revision;
+                // Before it is said to be done.
+                self.keep(number, peer.uid);
             }
             _ => {}
         }

@@ -108,8 +108,13 @@ pub struct Store {
     path: PathBuf,
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| signed(since.as_secs()))
+}
+
+/// SQLite's integers have a sign.
+fn signed(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 /// Tells one policy from another: of the names and contents of its files, in order.
@@ -180,7 +185,7 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 params![
                     kept.id,
-                    kept.state.since,
+                    signed(kept.state.since),
                     kept.revision,
                     author,
                     now(),
@@ -244,12 +249,12 @@ impl Store {
                 "SELECT revision, author, time, digest, texts FROM revisions \
                  WHERE sandbox = ?1 AND started = ?2 ORDER BY revision",
             )?;
-            let rows = query.query_map(params![id, started], |row| {
+            let rows = query.query_map(params![id, signed(started)], |row| {
                 let texts: String = row.get(4)?;
                 Ok(Revision {
                     revision: row.get(0)?,
                     author: row.get(1)?,
-                    time: row.get(2)?,
+                    time: row.get::<_, i64>(2)?.unsigned_abs(),
                     digest: row.get(3)?,
                     texts: serde_json::from_str(&texts).unwrap_or_default(),
                 })
@@ -271,7 +276,7 @@ impl Store {
     ) -> Result<Option<Vec<Text>>, StoreError> {
         let found = self.connection.query_row(
             "SELECT texts FROM revisions WHERE sandbox = ?1 AND started = ?2 AND revision = ?3",
-            params![id, started, revision],
+            params![id, signed(started), revision],
             |row| row.get::<_, String>(0),
         );
         let found = found.optional().map_err(|source| self.failed(source))?;
@@ -345,7 +350,11 @@ mod tests {
     #[test]
     fn a_damaged_or_later_store_is_refused_and_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join(FILE), b"not a database, but long enough to be looked at....").unwrap();
+        fs::write(
+            directory.path().join(FILE),
+            b"not a database, but long enough to be looked at....",
+        )
+        .unwrap();
         let error = Store::open(directory.path()).err().unwrap().to_string();
         assert!(error.contains("stays enforced") && error.contains(FILE), "{error}");
         let directory = tempfile::tempdir().unwrap();

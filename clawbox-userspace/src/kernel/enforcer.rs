@@ -2,7 +2,7 @@
 //! identities, synthetic addresses; and through which it reads events and losses.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -135,12 +135,7 @@ impl Enforcer {
         files: &BTreeMap<FileKey, FileRule>,
         names: &BTreeMap<NameKey, FileRule>,
     ) -> Result<Generation, LoadError> {
-        let generation = Generation {
-            rules: image.rules.keys().copied().collect(),
-            addresses: image.addresses.keys().copied().collect(),
-            files: files.keys().copied().collect(),
-            names: names.keys().copied().collect(),
-        };
+        let generation = self.known_generation(image, files, names);
         let written = self.write_policy(&image.rules, &image.addresses).and_then(|()| {
             insert_all(&mut self.hash("FILES")?, "FILES", files)?;
             insert_all(&mut self.hash("NAMES")?, "NAMES", names)
@@ -152,6 +147,67 @@ impl Enforcer {
                 Err(error)
             }
         }
+    }
+
+    /// The keys of a generation that is written already.
+    #[must_use]
+    pub fn known_generation(
+        &self,
+        image: &MapImage,
+        files: &BTreeMap<FileKey, FileRule>,
+        names: &BTreeMap<NameKey, FileRule>,
+    ) -> Generation {
+        Generation {
+            rules: image.rules.keys().copied().collect(),
+            addresses: image.addresses.keys().copied().collect(),
+            files: files.keys().copied().collect(),
+            names: names.keys().copied().collect(),
+        }
+    }
+
+    /// The cgroups that are sandboxes', by their ids, and which.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn cgroups(&mut self) -> Result<Vec<(u64, u32)>, LoadError> {
+        let map = self.hash::<u64, u32>("CGROUPS")?;
+        let all = map.iter().collect::<Result<_, _>>();
+        all.map_err(|source| LoadError::Map { name: "CGROUPS", source })
+    }
+
+    /// Takes out what belongs to policies that none of these is, and to sandboxes that none of these is:
+    /// what an earlier clawbox was ended in the middle of.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn sweep(
+        &mut self,
+        policies: &BTreeSet<u32>,
+        sandboxes: &BTreeSet<u32>,
+    ) -> Result<(), LoadError> {
+        remove_all(&mut self.hash::<RuleKey, RuleValue>("RULES")?, "RULES", |key| {
+            !policies.contains(&key.policy)
+        })?;
+        remove_all(&mut self.hash::<FileKey, FileRule>("FILES")?, "FILES", |key| {
+            !policies.contains(&key.policy)
+        })?;
+        remove_all(&mut self.hash::<NameKey, FileRule>("NAMES")?, "NAMES", |key| {
+            !policies.contains(&key.policy)
+        })?;
+        remove_all(&mut self.hash::<BinaryKey, Mask>("BINARIES")?, "BINARIES", |key| {
+            !sandboxes.contains(&key.sandbox)
+        })?;
+        remove_all(&mut self.hash::<ScriptKey, Mask>("SCRIPTS")?, "SCRIPTS", |key| {
+            !sandboxes.contains(&key.sandbox)
+        })?;
+        let mut trie = self.trie()?;
+        let stale: Vec<Key<AddressKey>> = trie
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| !policies.contains(&{ key.data() }.policy))
+            .collect();
+        stale.iter().for_each(|key| drop(trie.remove(key)));
+        Ok(())
     }
 
     /// Takes out a generation that no sandbox's state points at. What is not there is passed over.
@@ -431,6 +487,22 @@ fn check_layout(directory: &Path) -> Result<bool, EnforcerError> {
     Ok(true)
 }
 
+/// The cgroups that a load's pinned tables take for sandboxes', by their ids, and which; none where nothing
+/// is pinned.
+///
+/// # Errors
+/// The pin is not clawbox's table.
+pub fn pinned_cgroups(run: &str) -> Result<Vec<(u64, u32)>, LoadError> {
+    let failed = |source| LoadError::Map { name: "CGROUPS", source };
+    let path = pin::directory_of(run).join("CGROUPS");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let map = MapData::from_pin(path).map_err(failed)?;
+    let map = HashMap::<_, u64, u32>::try_from(Map::HashMap(map)).map_err(failed)?;
+    map.iter().map(|entry| entry.map_err(failed)).collect()
+}
+
 /// The table of identities, by thread group.
 const SUBJECTS: &str = "SUBJECTS";
 
@@ -492,6 +564,18 @@ impl Identified {
             Err(source) => Err(LoadError::Map { name: SUBJECTS, source }),
         }
     }
+}
+
+/// Removes the entries whose keys are meant.
+fn remove_all<K: aya::Pod, V: aya::Pod>(
+    map: &mut HashMap<&mut MapData, K, V>,
+    name: &'static str,
+    is_meant: impl Fn(&K) -> bool,
+) -> Result<(), LoadError> {
+    let keys: Result<Vec<K>, MapError> = map.keys().collect();
+    let keys = keys.map_err(|source| LoadError::Map { name, source })?;
+    keys.iter().filter(|key| is_meant(key)).for_each(|key| drop(map.remove(key)));
+    Ok(())
 }
 
 fn insert_all<K: aya::Pod + Ord, V: aya::Pod>(

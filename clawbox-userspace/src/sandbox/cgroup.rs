@@ -114,6 +114,14 @@ impl Cgroup {
         Ok(Self { path, id })
     }
 
+    /// The cgroup of this id in a directory; `None` if there is none.
+    #[must_use]
+    pub fn by_id(directory: &Path, id: u64) -> Option<Self> {
+        let entries = fs::read_dir(directory).ok()?;
+        let found = entries.flatten().filter_map(|entry| Self::open(entry.path()).ok());
+        found.into_iter().find(|cgroup| cgroup.id == id)
+    }
+
     /// The id that kernel programs see.
     #[must_use]
     pub fn id(&self) -> u64 {

@@ -66,6 +66,16 @@ pub fn accounts(policy: &Policy) -> [Option<String>; 2] {
 pub const APPROVED_HEAD: &str = "preset: { name: approved, description: Approved while running }\n\
      network_policies:\n";
 
+/// A policy's files, and what was approved beside them.
+#[must_use]
+pub fn with_approved(mut texts: Vec<Text>, approved: &str) -> Vec<Text> {
+    if !approved.is_empty() {
+        let text = format!("{APPROVED_HEAD}{approved}");
+        texts.push(Text { name: "approved".to_owned(), text });
+    }
+    texts
+}
+
 /// The answer, programs that the policy names, and sockets that it does not allow.
 type Made = (Answer, Vec<(FileId, PathBuf)>, Vec<Reset>);
 
@@ -146,12 +156,7 @@ impl LivePolicy {
 
     fn change(&mut self, kernel: &mut KernelSide, texts: Vec<Text>, approved: String) -> Change {
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
-        let mut all = texts.clone();
-        if !approved.is_empty() {
-            let text = format!("{APPROVED_HEAD}{approved}");
-            all.push(Text { name: "approved".to_owned(), text });
-        }
-        let made = self.set(kernel, all);
+        let made = self.set(kernel, with_approved(texts.clone(), &approved));
         if made.is_ok() {
             self.texts = texts;
             self.approved = approved;

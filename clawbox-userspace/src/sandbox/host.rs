@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::adopt::Found;
 use super::birth::End;
 use super::cgroup::Cgroup;
 use super::change::KernelSide;
@@ -18,6 +19,7 @@ use super::recorder::{Decisions, Recorder};
 use super::run::{Run, RunError, system};
 use super::strays::{self, Remnants};
 use clawbox_common::limits::SANDBOXES;
+use clawbox_common::rule::SandboxState;
 
 use crate::audit::kernel_event::NoMeaning;
 use crate::audit::programs::Programs;
@@ -152,6 +154,64 @@ impl Host {
                 Err(error)
             }
         }
+    }
+
+    /// Takes over a sandbox that an earlier clawbox has started.
+    ///
+    /// # Errors
+    /// It cannot be served; it is enforced on.
+    pub fn adopt(&mut self, found: Found) -> Result<(), RunError> {
+        let number = found.number;
+        self.last_number = self.last_number.max(number);
+        let sandbox = Sandbox::take_over(self, found)?;
+        self.sandboxes.insert(number, sandbox);
+        Ok(())
+    }
+
+    /// Ends what an earlier clawbox has left in a cgroup and cannot be served.
+    ///
+    /// # Errors
+    /// A process does not end: enforcement stays on for it.
+    pub fn end_remains(&mut self, number: u32, cgroup: Cgroup) -> Result<(), RunError> {
+        self.take_back(Beginning::new(number, cgroup))
+    }
+
+    /// The cgroups that the kernel takes for sandboxes', by their ids, and which.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn cgroups(&mut self) -> Result<Vec<(u64, u32)>, RunError> {
+        Ok(self.kernel.enforcer.cgroups()?)
+    }
+
+    /// Leaves the sandboxes to whoever takes them over: they are enforced on, and whatever would go by way
+    /// of this process is refused until then. Somebody else of the host could listen in its place.
+    pub fn let_go(&mut self) {
+        self.look();
+        for sandbox in self.sandboxes.values() {
+            let number = sandbox.number();
+            let enforcer = &mut self.kernel.enforcer;
+            let refused = enforcer.state(number).and_then(|state| {
+                let SandboxState { policy, audit_only, flags, .. } = state;
+                enforcer.set_state(
+                    number,
+                    &SandboxState { audit_only, ..SandboxState::under(policy, flags) },
+                )
+            });
+            if let Err(error) = refused {
+                tracing::error!("sandbox {number} still asks where nobody answers: {error}");
+            }
+        }
+    }
+
+    /// Takes out of the kernel's tables what belongs to no sandbox that runs.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn sweep(&mut self) -> Result<(), RunError> {
+        let policies = self.sandboxes.values().map(Sandbox::generation).collect();
+        let sandboxes = self.sandboxes.keys().copied().collect();
+        Ok(self.kernel.enforcer.sweep(&policies, &sandboxes)?)
     }
 
     /// Ends what was begun, processes first.

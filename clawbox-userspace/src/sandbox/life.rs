@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clawbox_common::subject::FileId;
 use tokio::task::JoinHandle;
 
 use super::birth::{End, Process};
@@ -26,11 +28,12 @@ use super::recorder::{Decisions, Recorder};
 use super::run::{LsmUse, Run, RunError, system};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
-use crate::audit::trail::Draft;
+use crate::audit::trail::{Draft, Trail};
 use crate::compile::AgentPorts;
 use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
 use crate::gateway::Verifier;
 use crate::kernel::enforcer::Generation;
+use crate::kernel::file_id::Mounts;
 use crate::kernel::lsm::LsmState;
 
 /// What has to be taken back of a sandbox, however far its start came.
@@ -45,23 +48,23 @@ pub(super) struct Beginning {
 
 /// A sandbox that runs.
 pub struct Sandbox {
-    number: u32,
-    name: String,
-    cgroup: Cgroup,
-    child: Process,
+    pub(super) number: u32,
+    pub(super) name: String,
+    pub(super) cgroup: Cgroup,
+    pub(super) child: Process,
     /// When that was started, in units of `/proc/PID/stat`.
-    born: u64,
-    since: SystemTime,
-    dns: Vec<SocketAddr>,
-    patience: Duration,
-    told: Told,
+    pub(super) born: u64,
+    pub(super) since: SystemTime,
+    pub(super) dns: Vec<SocketAddr>,
+    pub(super) patience: Duration,
+    pub(super) told: Told,
     pub(super) policy: LivePolicy,
     pub(super) held: HeldConnections,
-    servers: Vec<Server>,
+    pub(super) servers: Vec<Server>,
 }
 
 /// What serves a sandbox, and what it means that it has stopped.
-struct Server {
+pub(super) struct Server {
     task: JoinHandle<std::io::Result<()>>,
     without: &'static str,
     is_told: bool,
@@ -115,13 +118,7 @@ impl Beginning {
         let settled = Settled::of(&run);
         let in_force = PolicyInForce::new(run.image);
         let decisions = Decisions::of(self.number, host.feed.stirred());
-        let recorder = Recorder::new(
-            Arc::clone(&decisions),
-            Programs::new(mounts, paths),
-            Box::new(EventMeaning(in_force.clone())),
-            audit_only(&in_force),
-            trail,
-        );
+        let recorder = recorder(&in_force, Arc::clone(&decisions), mounts, paths, trail);
         host.recorders.add(self.number, recorder);
         let started = SystemTime::now();
         let child = child::spawn(
@@ -174,8 +171,20 @@ impl Beginning {
     }
 }
 
+/// Who writes down what is told of a sandbox.
+pub(super) fn recorder(
+    in_force: &Arc<PolicyInForce>,
+    decisions: Arc<Decisions>,
+    mounts: Mounts,
+    programs: Vec<(FileId, PathBuf)>,
+    trail: Trail,
+) -> Recorder {
+    let meaning = Box::new(EventMeaning(Arc::clone(in_force)));
+    Recorder::new(decisions, Programs::new(mounts, programs), meaning, audit_only(in_force), trail)
+}
+
 /// Has a sandbox's names and verified connections served from now on.
-fn serve(
+pub(super) fn serve(
     host: &Host,
     number: u32,
     in_force: &Arc<PolicyInForce>,
@@ -248,6 +257,12 @@ impl Sandbox {
     #[must_use]
     pub fn texts(&self) -> &[Text] {
         &self.policy.texts
+    }
+
+    /// The number of the policy in force, in the kernel's tables.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.policy.in_force.image().generation()
     }
 
     /// What was approved for as long as it runs.
@@ -424,6 +439,16 @@ impl Told {
                 layers,
             })),
         }
+    }
+
+    pub(super) fn of_lasting(command: &[String], texts: &[Text], audit_only: bool) -> Self {
+        let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
+        Self { command: command.to_vec(), policy, audit_only }
+    }
+
+    /// The record of another clawbox's beginning to serve it.
+    pub(super) fn resume_record(&self) -> Draft {
+        self.record("resume", Vec::new(), None)
     }
 
     /// The record of its end.

@@ -1,5 +1,6 @@
 //! Sandboxes: a cgroup, what its processes get before they start, and their end.
 
+pub mod adopt;
 pub mod birth;
 pub mod ceiling;
 pub mod cgroup;
@@ -26,5 +27,5 @@ pub mod recorder;
 pub mod run;
 pub mod run_lock;
 pub mod self_test;
-mod strays;
+pub mod strays;
 mod watch;

@@ -178,6 +178,12 @@ impl Recorder {
         self.decisions.sandbox
     }
 
+    /// Another clawbox has told of it so far.
+    pub fn resumed(&mut self, first_process: u32) {
+        self.started(first_process);
+        self.start = Start::Done;
+    }
+
     /// Its first process is there: what follows is named as that sees it.
     pub fn started(&mut self, first_process: u32) {
         self.start = Start::Tested(first_process);

@@ -122,6 +122,9 @@ pub enum RunError {
     /// See the source.
     #[error(transparent)]
     Strays(#[from] StraysError),
+    /// A sandbox of an earlier clawbox cannot be served.
+    #[error("{0}")]
+    Unknown(String),
     /// Something of a sandbox cannot be ended.
     #[error("a process of a sandbox is still there; enforcement stays on for it")]
     Left,

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use clawbox_tests::daemon::Daemon;
 use clawbox_tests::network::{ELSEWHERE, SITE};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::attacks::attempt::PYTHON;
@@ -145,7 +146,7 @@ fn what_cannot_start_says_why_with_the_status_that_a_run_without_the_daemon_has(
     let bad = daemon.policy("bad", "version: 1\nlimit: {}\n");
     for (arguments, status, says) in [
         (vec!["run", "--policy", &good, "--", "/no/such/program"], 127, "no such command"),
-        (vec!["run", "--policy", &good, "--", "/etc/passwd"], 126, "/etc/passwd"),
+        (vec!["run", "--policy", &good, "--", "/etc/passwd"], 126, "cannot execute"),
         (vec!["run", "--policy", &bad, "--", "/bin/true"], 125, "unknown key `limit`"),
         (
             vec!["run", "--policy", &good, "--name", "a/b", "--", "/bin/true"],
@@ -169,4 +170,83 @@ fn what_cannot_start_says_why_with_the_status_that_a_run_without_the_daemon_has(
         "id -u; exit 7",
     ]));
     assert_eq!((status, stdout.trim()), (7, "65534"));
+}
+
+fn sequence(trail: &[Value]) -> Vec<u64> {
+    trail.iter().filter_map(|record| record["seq"].as_u64()).collect()
+}
+
+/// By name, so that the resolver has a part in it.
+fn to_api(scene: &Scene) -> String {
+    scene.allowing(PYTHON, &format!("{{ host: api.test, port: {ECHO} }}"))
+}
+
+#[test]
+fn what_a_daemon_enforces_outlives_it_and_the_next_one_takes_it_over() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let (api, other) =
+        (daemon.policy("api", &to_api(&scene)), daemon.policy("other", &to_elsewhere(&scene)));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &api);
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    assert_eq!([dialler.dial("api.test"), dialler.dial(&elsewhere)], ["ok", "EPERM"]);
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        daemon.end_by(signal);
+        // Nobody answers names; what was denied is denied on.
+        assert_eq!([dialler.dial(&elsewhere), dialler.dial(&site)], ["EPERM", "EPERM"]);
+        daemon.start_again();
+        let listed = daemon.list();
+        assert_eq!(listed[0]["id"], "one-1", "{listed:?}");
+        assert_eq!(
+            [dialler.dial("api.test"), dialler.dial(&elsewhere)],
+            ["ok", "EPERM"],
+            "after {signal}"
+        );
+    }
+    let (status, stdout, stderr) = output(daemon.as_nobody(&["policy", "set", "one", &other]));
+    assert_eq!(status, 0, "{stdout}{stderr}");
+    assert_eq!([dialler.dial(&elsewhere), dialler.dial("api.test")], ["ok", "no name"]);
+    daemon.end_by(Signal::SIGKILL);
+    daemon.start_again();
+    assert_eq!([dialler.dial(&elsewhere), dialler.dial("api.test")], ["ok", "no name"]);
+    let (status, stdout, _) = output(daemon.as_nobody(&["show", "one", "--format", "json"]));
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((status, &shown["revision"]), (0, &2.into()), "{shown}");
+    // Whose status nobody can say: its parent had ended before.
+    assert_eq!(dialler.end(), 125);
+    let trail = daemon.trail("one-1");
+    let numbers = sequence(&trail);
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    let resumed = trail.iter().filter(|record| record["action"] == "resume").count();
+    assert_eq!(resumed, 3, "{trail:#?}");
+    // What was denied while nobody was there to write it down is written down all the same.
+    let denied = trail.iter().filter(|record| {
+        record["verdict"] == "deny" && record["object"]["ip"] == elsewhere.as_str()
+    });
+    assert_eq!(denied.count(), 5, "{trail:#?}");
+    assert!(daemon.list().is_empty());
+    let output = daemon.uninstall();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(daemon.remains(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_start_that_was_not_finished_and_a_sandbox_that_ended_meanwhile_are_cleared_away() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let ends = Dialler::start(daemon.as_nobody(&[]), "ends", &policy);
+    let mut stays = Dialler::start(daemon.as_nobody(&[]), "stays", &policy);
+    daemon.end_by(Signal::SIGKILL);
+    let cgroup =
+        clawbox_tests::clawbox::cgroup_root().join("clawbox").join(daemon.cgroup("ends-1"));
+    std::fs::write(cgroup.join("cgroup.kill"), "1").unwrap();
+    daemon.start_again();
+    let ids: Vec<Value> = daemon.list().into_iter().map(|found| found["id"].clone()).collect();
+    assert_eq!(ids, ["stays-2"]);
+    assert!(!cgroup.exists());
+    assert_eq!(stays.dial(&SITE.to_string()), "ok");
+    assert_eq!(ends.end(), 125);
+    assert_eq!(output(daemon.clawbox(&["stop", "stays", "--timeout", "1ms"])).0, 0);
+    assert_eq!(stays.end(), 125);
 }

@@ -1,0 +1,62 @@
+//! Takes off what a daemon has put into the kernel, when no daemon runs: its sandboxes first, then what
+//! enforces them.
+
+use std::fs;
+use std::io;
+
+use super::config::Config;
+use super::store::Store;
+use super::{DaemonError, system, take_lock};
+use crate::kernel::enforcer;
+use crate::kernel::pin;
+use crate::sandbox::cgroup::{self, Cgroup};
+use crate::sandbox::run::RunError;
+use crate::sandbox::strays;
+
+/// What was taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Removed {
+    /// Sandboxes that were ended.
+    pub sandboxes: usize,
+    /// Whether anything was enforced.
+    pub was_enforced: bool,
+}
+
+/// Ends every sandbox of the daemon that this configuration is of, and then enforcement.
+///
+/// # Errors
+/// The daemon runs, or a process does not end: enforcement stays on then.
+pub fn uninstall(config: &Config) -> Result<Removed, DaemonError> {
+    let root = cgroup::hierarchy_root()?;
+    let _lock = take_lock(&config.name)?;
+    let pins = pin::directory_of(&config.name);
+    let was_enforced = pins.exists();
+    let own = root.join(cgroup::PARENT);
+    let mut sandboxes = 0;
+    for (id, _) in enforcer::pinned_cgroups(&config.name).map_err(RunError::from)? {
+        if let Some(cgroup) = Cgroup::by_id(&own, id) {
+            cgroup.remove()?;
+            sandboxes += 1;
+        }
+    }
+    strays::end_run(&config.name).map_err(RunError::from)?;
+    pin::remove(&pins).map_err(system("remove the pinned programs"))?;
+    let keeper = own.join(format!(".{}", config.name));
+    if keeper.exists() {
+        Cgroup::open(keeper)?.remove()?;
+    }
+    if config.state.exists() {
+        let mut store = Store::open(&config.state)?;
+        for kept in store.sandboxes()? {
+            store.remove(&kept.id)?;
+            drop(fs::remove_file(config.state.join(format!("{}.names", kept.id))));
+        }
+    }
+    match fs::remove_file(&config.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(system("remove the control socket")(error));
+        }
+        _ => {}
+    }
+    Ok(Removed { sandboxes, was_enforced })
+}

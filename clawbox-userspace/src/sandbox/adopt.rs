@@ -1,0 +1,195 @@
+//! A sandbox that an earlier clawbox has started, taken over as it runs. What decides about it is in the
+//! kernel and goes on meanwhile; what is made again is who answers its names and writes its events down.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::birth::Process;
+use super::cgroup::Cgroup;
+use super::change::{LivePolicy, with_approved};
+use super::control::{Answer, Text};
+use super::held::HeldConnections;
+use super::host::Host;
+use super::identities::Identities;
+use super::in_force::PolicyInForce;
+use super::lasting::Lasting;
+use super::life::{Sandbox, Told, recorder, serve};
+use super::objects::Objects;
+use super::recorder::Decisions;
+use super::run::{RunError, system};
+use crate::audit::trail::Trail;
+use crate::compile::{AgentPorts, BinaryEntry, MapImage, compile_after};
+use crate::dns::{ResolverSockets, Upstream};
+use crate::gateway::{self, WaitingRoom};
+use crate::kernel::file_id::Mounts;
+use crate::policy::binary_pattern::BinaryPattern;
+use crate::policy::model::Located;
+use crate::policy::{Loaded, Policy, load_texts};
+
+/// A sandbox that was written down, and where what belongs to it is.
+pub struct Found {
+    /// Its number in the kernel's tables.
+    pub number: u32,
+    /// What is known of it.
+    pub lasting: Lasting,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Its trail, which goes on.
+    pub trail: PathBuf,
+    /// The names that it was told of.
+    pub names: PathBuf,
+}
+
+/// Who serves a sandbox is not the one who did; what was opened before has the old ports.
+struct Sockets {
+    resolver: ResolverSockets,
+    verified: (std::net::TcpListener, u16),
+    room: WaitingRoom,
+}
+
+impl Sockets {
+    fn open(ports: [u16; 2]) -> Result<Self, RunError> {
+        let resolver =
+            ResolverSockets::bind_at(ports).map_err(system("open the resolver's sockets"))?;
+        let verified = gateway::bind().map_err(system("open the verifier's socket"))?;
+        let room = WaitingRoom::open().map_err(system("open the socket for what waits"))?;
+        Ok(Self { resolver, verified, room })
+    }
+
+    fn ports(&self) -> AgentPorts {
+        let (resolver_v4, v6) = self.resolver.ports();
+        let (verifier, waiting) = (self.verified.1, self.room.port());
+        AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
+    }
+}
+
+/// The policy that was in force, as it was compiled: its number in the tables too. And whether it opens the
+/// directory that the sandbox was started in.
+fn image(lasting: &Lasting, generation: u32) -> Result<(MapImage, bool), RunError> {
+    let wrong = |why: String| RunError::Unknown(why);
+    let texts = with_approved(lasting.texts.clone(), &lasting.approved);
+    let policy = policy(&texts, lasting).map_err(&wrong)?;
+    let slots = lasting.slots.iter().map(|slot| {
+        let pattern = BinaryPattern::parse(slot).map_err(|error| wrong(error.to_string()))?;
+        Ok(BinaryEntry { pattern })
+    });
+    let slots: Vec<BinaryEntry> = slots.collect::<Result<_, RunError>>()?;
+    let compiled = compile_after(&policy, generation, &slots).map_err(|found| {
+        wrong(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    })?;
+    Ok((compiled, policy.filesystem.include_workdir()))
+}
+
+fn policy(texts: &[Text], lasting: &Lasting) -> Result<Policy, String> {
+    let texts: Vec<_> =
+        texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
+    let loaded = load_texts(&texts).and_then(Loaded::enforceable);
+    let mut policy = loaded
+        .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?
+        .policy;
+    if let Some(value) = lasting.settled.mode {
+        policy.mode = Some(Located { value, origin: policy.origin.clone() });
+    }
+    Ok(policy)
+}
+
+impl Sandbox {
+    /// Takes one over. What the kernel decides about it does not change, unless that is not the policy that
+    /// was written down: then that one comes into force again.
+    ///
+    /// # Errors
+    /// It has ended, or cannot be served; it is enforced on.
+    pub(super) fn take_over(host: &mut Host, found: Found) -> Result<Self, RunError> {
+        let Found { number, lasting, cgroup, trail, names } = found;
+        let gone = || RunError::Unknown(format!("the first process of {} has ended", lasting.name));
+        let child = Process::of_another(lasting.process, lasting.born)
+            .map_err(system("look at the sandbox's first process"))?
+            .ok_or_else(gone)?;
+        let generation = host.kernel.enforcer.state(number)?.policy;
+        host.kernel.generation = host.kernel.generation.max(generation);
+        let (image, includes_workdir) = image(&lasting, generation)?;
+        let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+        let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+        let settled = lasting.settled;
+        let identities = Identities::find(number, &mounts, patterns, &settled.ever_writable);
+        let mut writable = settled.always_writable.clone();
+        if includes_workdir {
+            writable.push(settled.workdir.clone());
+        }
+        let objects = Objects::find(&image, &mounts, &writable);
+
+        let sockets = Sockets::open(lasting.ports)?;
+        let ports = sockets.ports();
+        let upstream = if lasting.dns.is_empty() {
+            Upstream::system()?
+        } else {
+            Upstream::servers(&lasting.dns)?
+        };
+        let trail = Trail::go_on(&trail, &lasting.name)?;
+        let told = Told::of_lasting(&lasting.command, &lasting.texts, image.audit_only());
+        let paths = identities.paths.clone();
+        let in_force = PolicyInForce::new(image);
+        let decisions = Decisions::of(number, host.feed.stirred());
+        let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
+        recorder.resumed(lasting.process);
+        recorder.trail.add(told.resume_record());
+        recorder.trail.flush();
+        let (resolver, servers) =
+            serve(host, number, &in_force, decisions, upstream, sockets.resolver, sockets.verified);
+        resolver.names().restore(&fs::read_to_string(&names).unwrap_or_default());
+        if let Ok(names) = File::options().append(true).open(&names) {
+            resolver.names().keep_in(names);
+        }
+        resolver.restore(&host.tables.synthetics.of(number)?, generation);
+
+        let image = in_force.image();
+        let enforcer = &mut host.kernel.enforcer;
+        let with_lsm = enforcer.lsm().is_active();
+        let written = enforcer.known_generation(&image, &objects.files, &objects.names);
+        enforcer.set_state(number, &image.state(ports, settled.audit.flags(), with_lsm))?;
+        host.recorders.add(number, recorder);
+        let policy = LivePolicy {
+            sandbox: number,
+            texts: lasting.texts,
+            approved: lasting.approved,
+            ceiling: lasting.ceiling,
+            settled,
+            in_force,
+            resolver,
+            ports,
+            held: vec![(identities, objects)],
+            outgoing: None,
+            written,
+        };
+        let mut sandbox = Self {
+            number,
+            name: lasting.name,
+            cgroup,
+            child,
+            born: lasting.born,
+            since: UNIX_EPOCH + Duration::from_secs(lasting.since),
+            dns: lasting.dns,
+            patience: Duration::from_millis(lasting.patience_ms),
+            told,
+            policy,
+            held: HeldConnections::new(sockets.room, Duration::from_millis(lasting.patience_ms)),
+            servers,
+        };
+        if generation != lasting.generation {
+            sandbox.put_back(host)?;
+        }
+        Ok(sandbox)
+    }
+
+    /// Another policy came into force and whoever had it set was not told so: it counts for nothing.
+    fn put_back(&mut self, host: &mut Host) -> Result<(), RunError> {
+        let texts = self.policy.texts.clone();
+        match self.policy.replace(&mut host.kernel, texts).answer {
+            Answer::Changed { .. } => Ok(()),
+            other => Err(RunError::Unknown(format!(
+                "the policy that was written down does not come into force: {other:?}"
+            ))),
+        }
+    }
+}
