@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use clawbox::api::client::ClientError;
 use clawbox::cli::approvals::ApprovalsCommand;
 use clawbox::cli::audit::AuditCommand;
 use clawbox::cli::config::ConfigCommand;
@@ -75,6 +76,10 @@ fn main() -> ExitCode {
 
 /// Whether whoever reads this process's output has gone.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    if error.is::<ClientError>() {
+        // That is the daemon's end.
+        return false;
+    }
     error.chain().any(|cause| {
         let by_json =
             cause.downcast_ref::<serde_json::Error>().and_then(|json| json.io_error_kind());

@@ -34,6 +34,11 @@ pub enum ClientError {
     /// It says no.
     #[error("{}", .0.message())]
     Refused(Status),
+    /// It hangs up.
+    #[error(
+        "the daemon hung up: it has just ended, or this is a process of a sandbox, which has no say"
+    )]
+    Closed,
     /// It speaks another version's language.
     #[error("the daemon's answer is not of this version of clawbox; upgrade the older of the two")]
     Unknown,
@@ -47,7 +52,9 @@ pub enum ClientError {
 
 impl From<Status> for ClientError {
     fn from(status: Status) -> Self {
-        Self::Refused(status)
+        use std::error::Error as _;
+        // What the daemon itself says has no cause here.
+        if status.source().is_some() { Self::Closed } else { Self::Refused(status) }
     }
 }
 

@@ -184,7 +184,8 @@ fn to_api(scene: &Scene) -> String {
 #[test]
 fn what_a_daemon_enforces_outlives_it_and_the_next_one_takes_it_over() {
     let scene = Scene::new();
-    let mut daemon = Daemon::start(&scene.world);
+    let lsm = if scene.has_lsm() { "require" } else { "off" };
+    let mut daemon = Daemon::start_with(&scene.world, lsm);
     let (api, other) =
         (daemon.policy("api", &to_api(&scene)), daemon.policy("other", &to_elsewhere(&scene)));
     let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &api);
@@ -248,5 +249,6 @@ fn a_start_that_was_not_finished_and_a_sandbox_that_ended_meanwhile_are_cleared_
     assert_eq!(stays.dial(&SITE.to_string()), "ok");
     assert_eq!(ends.end(), 125);
     assert_eq!(output(daemon.clawbox(&["stop", "stays", "--timeout", "1ms"])).0, 0);
-    assert_eq!(stays.end(), 125);
+    // By force, or before that by itself, which nobody can say then.
+    assert!([125, 137].contains(&stays.end()));
 }
