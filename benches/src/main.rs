@@ -15,6 +15,7 @@ mod proxy;
 mod report;
 mod room;
 mod running;
+mod scale;
 mod startup;
 mod worker;
 
@@ -69,6 +70,8 @@ enum What {
     Egress,
     /// Questions through a sandbox's resolver, beside dnsmasq with the same upstream
     Dns,
+    /// One daemon with 1, 10, 100 and 1,000 sandboxes: starts, connects, changes of policy, memory
+    Scale,
     /// Everything above
     All,
     /// Instructions for opens, program starts and a walk; in a guest that counts them
@@ -150,6 +153,9 @@ fn measure(cli: &Cli) -> Result<()> {
     }
     if all || cli.what == What::Memory {
         memory::measure(&room, &mut report)?;
+    }
+    if all || cli.what == What::Scale {
+        scale::measure(&room, &mut report)?;
     }
     match cli.format {
         Format::Text => print!("{report}"),

@@ -138,6 +138,28 @@ impl Room {
         Ok(presets)
     }
 
+    /// The clawbox under test.
+    pub fn clawbox_program(&self) -> &Path {
+        &self.clawbox
+    }
+
+    /// The file of a policy of about so many rules, under which the worker may reach the ends.
+    pub fn policy_of(&self, name: &str, rules: usize) -> Result<PathBuf> {
+        let mut text = fs::read_to_string(&self.policy)?;
+        let others = rules.saturating_sub(usize::from(OTHER_ENDPOINTS));
+        let _ = writeln!(text, "  others:\n    endpoints:");
+        for host in 0..others.div_ceil(50) {
+            let ports: Vec<String> =
+                (1..=50.min(others)).map(|port| (1000 + port).to_string()).collect();
+            let ports = ports.join(",");
+            let _ = writeln!(text, "      - {{ host: 198.51.100.{host}, ports: [{ports}] }}");
+        }
+        let _ = writeln!(text, "    binaries: [{{ path: {} }}]", self.program.display());
+        let path = self.file(&format!("{name}.yaml"));
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
     /// A file of the measurements' own.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

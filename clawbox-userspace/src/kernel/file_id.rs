@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use clawbox_common::subject::FileId;
 
@@ -37,8 +38,29 @@ pub enum FileIdError {
 pub struct HeldFile {
     /// Its identity.
     pub id: FileId,
-    /// The handle that keeps it.
-    pub handle: OwnedFd,
+    /// The handle that keeps it; of this process's only one.
+    pub handle: Arc<OwnedFd>,
+}
+
+/// Handles by the file. Sandboxes of one host name much the same files, and a descriptor for each of them
+/// for each sandbox would be more than a process may have.
+static HANDLES: LazyLock<Mutex<HashMap<FileId, Weak<OwnedFd>>>> = LazyLock::new(Mutex::default);
+
+/// Handles beyond which those that nobody has are forgotten.
+const HANDLES_SWEPT: usize = 4096;
+
+/// The handle of a file that somebody has already, else this one.
+fn shared(id: FileId, handle: OwnedFd) -> Arc<OwnedFd> {
+    let mut handles = HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = handles.get(&id).and_then(Weak::upgrade) {
+        return known;
+    }
+    if handles.len() >= HANDLES_SWEPT {
+        handles.retain(|_, handle| handle.strong_count() > 0);
+    }
+    let handle = Arc::new(handle);
+    handles.insert(id, Arc::downgrade(&handle));
+    handle
 }
 
 /// The devices behind this process's mounts, read once and used for many files.
@@ -98,7 +120,8 @@ impl Mounts {
         let inode = number(&info, "ino:").ok_or_else(|| proc("no inode in fdinfo"))?;
         let mount = number(&info, "mnt_id:").ok_or_else(|| proc("no mount in fdinfo"))?;
         let device = *self.devices.get(&mount).ok_or_else(|| proc("no such mount in mountinfo"))?;
-        Ok(HeldFile { id: FileId { inode, device, zero: 0 }, handle: file.into() })
+        let id = FileId { inode, device, zero: 0 };
+        Ok(HeldFile { id, handle: shared(id, file.into()) })
     }
 }
 

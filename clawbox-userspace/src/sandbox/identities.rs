@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clawbox_common::limits::SCRIPT_PATH;
 use clawbox_common::rule::{BinaryKey, ScriptKey};
@@ -30,7 +31,7 @@ pub struct Identities {
     /// Entries that found nothing, and files that were passed over, with the reason.
     pub problems: Vec<String>,
     /// While these are open no other file can get one of the inode numbers.
-    held: Vec<OwnedFd>,
+    held: Vec<Arc<OwnedFd>>,
 }
 
 impl Identities {

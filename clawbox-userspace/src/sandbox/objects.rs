@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clawbox_common::decide::Files;
 use clawbox_common::decide::file::Search;
@@ -33,7 +34,7 @@ pub struct Objects {
     /// What the policy closes and no rule could be made for: it would stay open.
     pub unclosed: Vec<String>,
     /// While these are open no other object can get one of the inode numbers.
-    held: Vec<OwnedFd>,
+    held: Vec<Arc<OwnedFd>>,
     generation: u32,
 }
 
