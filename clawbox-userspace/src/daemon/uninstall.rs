@@ -7,8 +7,7 @@ use std::io;
 use super::config::Config;
 use super::store::Store;
 use super::{DaemonError, system, take_lock};
-use crate::kernel::enforcer;
-use crate::kernel::pin;
+use crate::kernel::{pin, pinned};
 use crate::sandbox::cgroup::{self, Cgroup};
 use crate::sandbox::run::RunError;
 use crate::sandbox::strays;
@@ -33,7 +32,7 @@ pub fn uninstall(config: &Config) -> Result<Removed, DaemonError> {
     let was_enforced = pins.exists();
     let own = root.join(cgroup::PARENT);
     let mut sandboxes = 0;
-    for (id, _) in enforcer::pinned_cgroups(&config.name).map_err(RunError::from)? {
+    for (id, _) in pinned::cgroups(&config.name).map_err(RunError::from)? {
         if let Some(cgroup) = Cgroup::by_id(&own, id) {
             cgroup.remove()?;
             sandboxes += 1;

@@ -282,19 +282,8 @@ impl Programs {
         let types = Btf::from_sys_fs()?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&types));
-        let trees = if wanted.lsm { symbols::tree_counts() } else { None };
-        let (renames, mounts) = trees.unwrap_or_default();
-        loader.override_global("RENAME_LOCK", &renames, true);
-        loader.override_global("MOUNT_LOCK", &mounts, true);
-        let unseen = u64::from(trees.is_none());
-        loader.override_global("MOVES_UNSEEN", &unseen, true);
-        loader.override_global("SANDBOX_LEVEL", &place.level, true);
-        loader.override_global("SANDBOX_PARENT", &place.parent, true);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let first_redirect = now.as_ref().map_or(0, |now| now.subsec_nanos());
-        let first_kind = now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(0));
-        loader.override_global("FIRST_KIND", &first_kind, true);
-        loader.override_global("FIRST_REDIRECT", &first_redirect, true);
+        let globals = Globals::of(&kernel, place, wanted);
+        globals.give(&mut loader);
         for (name, entries) in [
             ("RULES", room(sizes.rules, limits::RULES)),
             ("ADDRESSES", room(sizes.addresses, limits::ADDRESSES)),
@@ -313,10 +302,7 @@ impl Programs {
                 loader.map_pin_path(name, directory.join(name));
             }
         }
-        let cast = if trees.is_some() { kernel.cast(SEQUENCE) } else { None };
-        let (function, structure) = cast.unwrap_or_default();
-        loader.override_global("TYPE_SEQUENCE", &structure, true);
-        let object = Patched::new(OBJECT, &offsets, function)?;
+        let object = Patched::new(OBJECT, &offsets, globals.function)?;
         let mut ebpf = loader.load(object.bytes()).map_err(LoadError::Object)?;
         drop(object);
         #[cfg(feature = "debug-log")]
@@ -328,15 +314,7 @@ impl Programs {
             let link = attach(&mut ebpf, name, |program| trace(program, tracepoint, &types))?;
             links.push((name, link));
         }
-        for &name in SOCKETS {
-            let pinned = kept.map(|directory| directory.join(name)).filter(|pin| pin.exists());
-            match pinned {
-                Some(pin) => replace(&mut ebpf, name, &pin)?,
-                None => {
-                    links.push((name, attach(&mut ebpf, name, |program| socket(program, &root))?))
-                }
-            }
-        }
+        attach_sockets(&mut ebpf, &root, kept, &mut links)?;
         let (of_lsm, mut lsm) = if wanted.lsm {
             lsm::attach_all(&mut ebpf, &types, &kernel)?
         } else {
@@ -350,6 +328,67 @@ impl Programs {
         }
         Ok(Self { ebpf, links, lsm })
     }
+}
+
+/// What programs are told once, when they are loaded.
+struct Globals {
+    renames: u64,
+    mounts: u64,
+    unseen: u64,
+    place: Place,
+    first_redirect: u32,
+    first_kind: u64,
+    /// Of the kernel's function that takes a word for a structure, and that structure's type.
+    function: u32,
+    structure: u32,
+}
+
+impl Globals {
+    fn of(kernel: &KernelTypes, place: Place, wanted: Wanted) -> Self {
+        let trees = if wanted.lsm { symbols::tree_counts() } else { None };
+        let (renames, mounts) = trees.unwrap_or_default();
+        let cast = if trees.is_some() { kernel.cast(SEQUENCE) } else { None };
+        let (function, structure) = cast.unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            renames,
+            mounts,
+            unseen: u64::from(trees.is_none()),
+            place,
+            first_redirect: now.subsec_nanos(),
+            first_kind: u64::try_from(now.as_nanos()).unwrap_or(0),
+            function,
+            structure,
+        }
+    }
+
+    fn give<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        loader
+            .override_global("RENAME_LOCK", &self.renames, true)
+            .override_global("MOUNT_LOCK", &self.mounts, true)
+            .override_global("MOVES_UNSEEN", &self.unseen, true)
+            .override_global("SANDBOX_LEVEL", &self.place.level, true)
+            .override_global("SANDBOX_PARENT", &self.place.parent, true)
+            .override_global("FIRST_KIND", &self.first_kind, true)
+            .override_global("FIRST_REDIRECT", &self.first_redirect, true)
+            .override_global("TYPE_SEQUENCE", &self.structure, true);
+    }
+}
+
+/// Attaches the socket programs, or puts them in the place of those of a load before.
+fn attach_sockets(
+    ebpf: &mut Ebpf,
+    root: &File,
+    kept: Option<&Path>,
+    links: &mut Vec<NamedLink>,
+) -> Result<(), LoadError> {
+    for &name in SOCKETS {
+        match kept.map(|directory| directory.join(name)).filter(|pin| pin.exists()) {
+            Some(pin) => replace(ebpf, name, &pin)?,
+            None => links.push((name, attach(ebpf, name, |program| socket(program, root))?)),
+        }
+    }
+    Ok(())
 }
 
 /// Attaches the program that tells refused system calls. Enforcement does not depend on it: where it

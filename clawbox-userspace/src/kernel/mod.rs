@@ -11,6 +11,7 @@ pub mod losses;
 pub mod lsm;
 mod patch;
 pub mod pin;
+pub mod pinned;
 pub mod probe;
 pub mod symbols;
 pub mod tallies;

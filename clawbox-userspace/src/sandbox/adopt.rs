@@ -2,8 +2,10 @@
 //! kernel and goes on meanwhile; what is made again is who answers its names and writes its events down.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
+
+use clawbox_common::rule::{SyntheticKey, SyntheticValue};
 
 use super::birth::Process;
 use super::cgroup::Cgroup;
@@ -16,11 +18,12 @@ use super::in_force::PolicyInForce;
 use super::lasting::Lasting;
 use super::life::{Sandbox, Told, recorder, serve};
 use super::objects::Objects;
+use super::ready::upstream;
 use super::recorder::Decisions;
 use super::run::{RunError, system};
 use crate::audit::trail::Trail;
 use crate::compile::{AgentPorts, BinaryEntry, MapImage, compile_after};
-use crate::dns::{ResolverSockets, Upstream};
+use crate::dns::{Resolver, ResolverSockets};
 use crate::gateway::{self, WaitingRoom};
 use crate::kernel::file_id::Mounts;
 use crate::policy::binary_pattern::BinaryPattern;
@@ -39,6 +42,28 @@ pub struct Found {
     pub trail: PathBuf,
     /// The names that it was told of.
     pub names: PathBuf,
+}
+
+fn first_process(lasting: &Lasting) -> Result<Process, RunError> {
+    let found = Process::of_another(lasting.process, lasting.born);
+    let found = found.map_err(system("look at the sandbox's first process"))?;
+    let gone = || RunError::Unknown(format!("the first process of {} has ended", lasting.name));
+    found.ok_or_else(gone)
+}
+
+/// Has a resolver know the names that an earlier one has told of.
+fn remember(
+    resolver: &Resolver,
+    names: &Path,
+    handed_out: Vec<(SyntheticKey, SyntheticValue)>,
+    generation: u32,
+) {
+    resolver.names().restore(&fs::read_to_string(names).unwrap_or_default());
+    match File::options().append(true).open(names) {
+        Ok(file) => resolver.names().keep_in(file),
+        Err(error) => tracing::warn!("new names will not be known after a restart: {error}"),
+    }
+    resolver.restore(&handed_out, generation);
 }
 
 /// Who serves a sandbox is not the one who did; what was opened before has the old ports.
@@ -102,10 +127,7 @@ impl Sandbox {
     /// It has ended, or cannot be served; it is enforced on.
     pub(super) fn take_over(host: &mut Host, found: Found) -> Result<Self, RunError> {
         let Found { number, lasting, cgroup, trail, names } = found;
-        let gone = || RunError::Unknown(format!("the first process of {} has ended", lasting.name));
-        let child = Process::of_another(lasting.process, lasting.born)
-            .map_err(system("look at the sandbox's first process"))?
-            .ok_or_else(gone)?;
+        let child = first_process(&lasting)?;
         let generation = host.kernel.enforcer.state(number)?.policy;
         host.kernel.generation = host.kernel.generation.max(generation);
         let (image, includes_workdir) = image(&lasting, generation)?;
@@ -121,27 +143,17 @@ impl Sandbox {
 
         let sockets = Sockets::open(lasting.ports)?;
         let ports = sockets.ports();
-        let upstream = if lasting.dns.is_empty() {
-            Upstream::system()?
-        } else {
-            Upstream::servers(&lasting.dns)?
-        };
+        let upstream = upstream(&lasting.dns)?;
         let trail = Trail::go_on(&trail, &lasting.name)?;
         let told = Told::of_lasting(&lasting.command, &lasting.texts, image.audit_only());
         let paths = identities.paths.clone();
         let in_force = PolicyInForce::new(image);
         let decisions = Decisions::of(number, host.feed.stirred());
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
-        recorder.resumed(lasting.process);
-        recorder.trail.add(told.resume_record());
-        recorder.trail.flush();
+        recorder.resumed(lasting.process, told.resume_record());
         let (resolver, servers) =
             serve(host, number, &in_force, decisions, upstream, sockets.resolver, sockets.verified);
-        resolver.names().restore(&fs::read_to_string(&names).unwrap_or_default());
-        if let Ok(names) = File::options().append(true).open(&names) {
-            resolver.names().keep_in(names);
-        }
-        resolver.restore(&host.tables.synthetics.of(number)?, generation);
+        remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);
 
         let image = in_force.image();
         let enforcer = &mut host.kernel.enforcer;

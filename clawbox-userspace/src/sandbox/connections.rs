@@ -20,8 +20,9 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::strays::Stray;
 use crate::compile::{ImageLookup, MapImage};
-use crate::kernel::enforcer::{Enforcer, Identified};
+use crate::kernel::enforcer::Enforcer;
 use crate::kernel::load::LoadError;
+use crate::kernel::pinned::Identified;
 use crate::policy::address::{readable, wire};
 
 /// Names that no socket was connected to.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::{cgroup, run_lock};
-use crate::kernel::enforcer::Identified;
+use crate::kernel::pinned::Identified;
 
 /// The largest question: a policy and presets of 256 KiB each, escaped.
 const LARGEST: u64 = 16 << 20;

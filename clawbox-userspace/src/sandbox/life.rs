@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clawbox_common::rule::SandboxState;
 use clawbox_common::subject::FileId;
 use tokio::task::JoinHandle;
 
@@ -29,7 +30,7 @@ use super::run::{LsmUse, Run, RunError, system};
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
-use crate::compile::AgentPorts;
+use crate::compile::{AgentPorts, MapImage};
 use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
 use crate::gateway::Verifier;
 use crate::kernel::enforcer::Generation;
@@ -89,6 +90,22 @@ impl Beginning {
         Self { number, cgroup, written: Vec::new(), held: Vec::new() }
     }
 
+    /// Puts the cgroup under the policy, all of which is in the kernel's tables by then.
+    fn govern(
+        &mut self,
+        kernel: &mut KernelSide,
+        image: &MapImage,
+        state: &SandboxState,
+    ) -> Result<(), RunError> {
+        let Some((identities, objects)) = self.held.last() else { return Ok(()) };
+        kernel.generation = kernel.generation.max(image.generation());
+        let enforcer = &mut kernel.enforcer;
+        self.written.push(enforcer.write_generation(image, &objects.files, &objects.names)?);
+        enforcer.write_identities(&identities.binaries, &identities.scripts)?;
+        enforcer.set_state(self.number, state)?;
+        Ok(enforcer.admit_cgroup(self.cgroup.id(), self.number)?)
+    }
+
     /// Puts the cgroup under the policy, then starts the command in it.
     pub(super) fn go_on(
         &mut self,
@@ -100,21 +117,12 @@ impl Beginning {
         accept(&run, &lsm)?;
         let ports = ready.ports();
         let Ready { trail, upstream, sockets, verified, room, mounts, mut report, .. } = ready;
-        let enforcer = &mut host.kernel.enforcer;
-        let generation = run.image.generation();
-        host.kernel.generation = host.kernel.generation.max(generation);
-        self.held.push((ready.identities, ready.objects));
-        let [(identities, objects)] = self.held.as_slice() else { return Err(RunError::Left) };
-        let written = enforcer.write_generation(&run.image, &objects.files, &objects.names)?;
-        self.written.push(written);
-        enforcer.write_identities(&identities.binaries, &identities.scripts)?;
         let judges = lsm.is_active();
         let state = run.image.state(ports, run.audit_level.flags(), judges);
-        enforcer.set_state(self.number, &state)?;
-        enforcer.admit_cgroup(self.cgroup.id(), self.number)?;
-
+        let paths = ready.identities.paths.clone();
+        self.held.push((ready.identities, ready.objects));
+        self.govern(&mut host.kernel, &run.image, &state)?;
         let told = Told::of(&run);
-        let paths = identities.paths.clone();
         let settled = Settled::of(&run);
         let in_force = PolicyInForce::new(run.image);
         let decisions = Decisions::of(self.number, host.feed.stirred());

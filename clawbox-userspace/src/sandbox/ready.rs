@@ -1,7 +1,7 @@
 //! What is read and opened for a sandbox before anything is put into the system, so that most of what can
 //! go wrong does so while nothing has to be taken back.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 
 use super::child;
@@ -11,7 +11,7 @@ use super::objects::Objects;
 use super::run::{Run, RunError, system};
 use crate::audit::trail::Trail;
 use crate::compile::AgentPorts;
-use crate::dns::{ResolverSockets, Upstream};
+use crate::dns::{ResolverSockets, Upstream, UpstreamError};
 use crate::gateway::{self, WaitingRoom};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::Sizes;
@@ -34,6 +34,11 @@ pub struct Ready {
     pub(super) objects: Objects,
 }
 
+/// Whom a sandbox's resolver asks: these servers, or the host's own if there are none.
+pub(super) fn upstream(servers: &[SocketAddr]) -> Result<Upstream, UpstreamError> {
+    if servers.is_empty() { Upstream::system() } else { Upstream::servers(servers) }
+}
+
 impl Ready {
     /// For a run that is to be the sandbox of this number.
     ///
@@ -41,8 +46,7 @@ impl Ready {
     /// Something that it needs is not there.
     pub fn of(run: &mut Run, number: u32) -> Result<Self, RunError> {
         let trail = Trail::open(&run.audit, &run.name)?;
-        let upstream =
-            if run.dns.is_empty() { Upstream::system()? } else { Upstream::servers(&run.dns)? };
+        let upstream = upstream(&run.dns)?;
         let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
         let verified = gateway::bind().map_err(system("open the verifier's socket"))?;
         let room = WaitingRoom::open().map_err(system("open the socket for what waits"))?;

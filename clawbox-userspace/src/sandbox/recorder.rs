@@ -178,10 +178,12 @@ impl Recorder {
         self.decisions.sandbox
     }
 
-    /// Another clawbox has told of it so far.
-    pub fn resumed(&mut self, first_process: u32) {
+    /// Another clawbox has told of it so far; this is said of that.
+    pub fn resumed(&mut self, first_process: u32, told: Draft) {
         self.started(first_process);
         self.start = Start::Done;
+        self.trail.add(told);
+        self.trail.flush();
     }
 
     /// Its first process is there: what follows is named as that sees it.
