@@ -161,8 +161,11 @@ impl<'d> Idle<'d> {
     /// Sets a policy of the first one and gives the milliseconds until it is said to be in force.
     fn change(&mut self, text: &proto::Text) -> Result<f64> {
         let mut sandboxes = self.client.sandboxes();
-        let request =
-            proto::SetPolicyRequest { sandbox: "idle-1".to_owned(), texts: vec![text.clone()] };
+        let request = proto::SetPolicyRequest {
+            sandbox: "idle-1".to_owned(),
+            texts: vec![text.clone()],
+            expected_revision: 0,
+        };
         let began = Instant::now();
         let answer = self.runtime.block_on(sandboxes.set_policy(request))?.into_inner();
         let took = began.elapsed();

@@ -122,7 +122,9 @@ impl Client {
         let answer = match request {
             Request::SetPolicy(texts) => {
                 let texts = convert::texts(&texts);
-                sandboxes.set_policy(proto::SetPolicyRequest { sandbox, texts }).await?
+                sandboxes
+                    .set_policy(proto::SetPolicyRequest { sandbox, texts, expected_revision: 0 })
+                    .await?
             }
             Request::Waiting => sandboxes.waiting(proto::WaitingRequest { sandbox }).await?,
             Request::Approve { id, lasting } => {

@@ -44,6 +44,12 @@ pub enum Asked {
     Stop(proto::StopRequest, Reply<proto::StopReply>),
     /// Do something about a sandbox of this name.
     Ask(String, control::Request, Reply<proto::Answer>),
+    /// The same where the policy in force is this revision; zero is any.
+    Change(String, control::Request, u32, Reply<proto::Answer>),
+    /// Which policies were?
+    Revisions(String, Reply<proto::RevisionsReply>),
+    /// Put one of them in force again.
+    Rollback(proto::RollbackRequest, Reply<proto::Answer>),
     /// Which policy is in force?
     Policy(String, Reply<proto::PolicyReply>),
     /// How is the host?
@@ -199,9 +205,24 @@ impl sandboxes_server::Sandboxes for Service {
     ) -> Result<Response<proto::Answer>, Status> {
         let asked = |request: proto::SetPolicyRequest, reply| {
             let texts = convert::own_texts(request.texts);
-            Asked::Ask(request.sandbox, control::Request::SetPolicy(texts), reply)
+            let expected = request.expected_revision;
+            Asked::Change(request.sandbox, control::Request::SetPolicy(texts), expected, reply)
         };
         self.ask(request, asked).await
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<proto::ListRevisionsRequest>,
+    ) -> Result<Response<proto::RevisionsReply>, Status> {
+        self.ask(request, |request, reply| Asked::Revisions(request.sandbox, reply)).await
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<proto::RollbackRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        self.ask(request, Asked::Rollback).await
     }
 
     async fn get_policy(

@@ -107,12 +107,16 @@ impl From<proto::Sandbox> for Shown {
     }
 }
 
-fn user(uid: u32) -> String {
+pub(super) fn user(uid: u32) -> String {
     let found = nix::unistd::User::from_uid(uid.into()).ok().flatten();
     found.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
-fn asked<T, F: Future<Output = Result<T, ClientError>>>(
+/// Asks the daemon.
+///
+/// # Errors
+/// It is not there, or says no.
+pub(super) fn asked<T, F: Future<Output = Result<T, ClientError>>>(
     question: impl FnOnce(Client) -> F,
 ) -> anyhow::Result<T> {
     let Some(path) = socket() else {

@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::Daemon;
 use super::member::{Member, PATIENCE};
+use super::store::Revision;
 use crate::api::peer::Peer;
 use crate::api::server::{Asked, Events, Reply};
 use crate::api::{convert, proto};
@@ -62,6 +63,11 @@ impl Daemon {
             Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),
             Asked::Stop(request, reply) => self.stop(peer, &request, reply),
             Asked::Ask(name, request, reply) => give(reply, self.ask(peer, &name, request)),
+            Asked::Change(name, request, expected, reply) => {
+                give(reply, self.change(peer, &name, request, expected));
+            }
+            Asked::Revisions(name, reply) => give(reply, self.revisions(peer, &name)),
+            Asked::Rollback(request, reply) => give(reply, self.rollback(peer, &request)),
             Asked::Policy(name, reply) => give(reply, self.policy(peer, &name)),
             Asked::Status(reply) => give(reply, Ok(self.status())),
         }
@@ -314,6 +320,60 @@ impl Daemon {
             _ => {}
         }
         Ok(answer.into())
+    }
+
+    /// As [`Daemon::ask`], unless somebody else was faster.
+    fn change(
+        &mut self,
+        peer: &Peer,
+        name: &str,
+        request: Request,
+        expected: u32,
+    ) -> Result<proto::Answer, Refusal> {
+        let number = self.find(peer, name)?;
+        let is = self.members.get(&number).map_or(0, |member| member.revision);
+        if expected != 0 && expected != is {
+            let why = format!(
+                "revision {is} is in force, not {expected}: somebody else has changed the policy; look at \
+                 `clawbox policy diff {name} {expected} {is}`, and try again"
+            );
+            return Ok(Answer::Refused { why, parts: Vec::new() }.into());
+        }
+        self.ask(peer, name, request)
+    }
+
+    fn revisions(&self, peer: &Peer, name: &str) -> Result<proto::RevisionsReply, Refusal> {
+        let number = self.find(peer, name)?;
+        let (Some(member), Some(sandbox)) = (self.members.get(&number), self.host.sandbox(number))
+        else {
+            return Err(refuse(Status::not_found(format!("sandbox `{name}` has just ended"))));
+        };
+        let found = self.store.revisions(&member.id, seconds(sandbox.since()));
+        let found = found.map_err(|error| refuse(Status::internal(error.to_string())))?;
+        let revision = |found: Revision| proto::Revision {
+            revision: found.revision,
+            author: found.author,
+            time: found.time,
+            digest: found.digest,
+            texts: convert::texts(&found.texts),
+        };
+        Ok(proto::RevisionsReply { revisions: found.into_iter().map(revision).collect() })
+    }
+
+    fn rollback(
+        &mut self,
+        peer: &Peer,
+        request: &proto::RollbackRequest,
+    ) -> Result<proto::Answer, Refusal> {
+        let proto::RollbackRequest { sandbox, revision, expected_revision } = request;
+        let all = self.revisions(peer, sandbox)?.revisions;
+        let found = all.into_iter().find(|found| found.revision == *revision).ok_or_else(|| {
+            refuse(Status::not_found(format!(
+                "`{sandbox}` has had no policy {revision}; `clawbox policy list {sandbox}` tells which"
+            )))
+        })?;
+        let texts = convert::own_texts(found.texts);
+        self.change(peer, sandbox, Request::SetPolicy(texts), *expected_revision)
     }
 
     fn policy(&self, peer: &Peer, name: &str) -> Result<proto::PolicyReply, Refusal> {

@@ -252,3 +252,47 @@ fn a_start_that_was_not_finished_and_a_sandbox_that_ended_meanwhile_are_cleared_
     // By force, or before that by itself, which nobody can say then.
     assert!([125, 137].contains(&stays.end()));
 }
+
+#[test]
+fn every_policy_of_a_sandbox_is_a_revision_that_can_be_read_and_gone_back_to() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let (one, other) =
+        (daemon.policy("one", &to_site(&scene)), daemon.policy("other", &to_elsewhere(&scene)));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "agent", &one);
+    let set = |daemon: &Daemon, words: &[&str]| output(daemon.as_nobody(words));
+    assert_eq!(set(&daemon, &["policy", "set", "agent", &other]).0, 0);
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    assert_eq!([dialler.dial(&site), dialler.dial(&elsewhere)], ["EPERM", "ok"]);
+    // Of two who change it one is told.
+    let late = ["policy", "rollback", "agent", "1", "--expect", "1"];
+    let (status, stdout, _) = set(&daemon, &late);
+    assert!(status == 1 && stdout.contains("revision 2 is in force"), "{stdout}");
+    daemon.end_by(Signal::SIGKILL);
+    daemon.start_again();
+    let (status, stdout, stderr) =
+        set(&daemon, &["policy", "rollback", "agent", "1", "--expect", "2"]);
+    assert!(status == 0 && stdout.contains("policy 3"), "{stdout}{stderr}");
+    assert_eq!([dialler.dial(&site), dialler.dial(&elsewhere)], ["ok", "EPERM"]);
+    let (_, stdout, _) = set(&daemon, &["policy", "list", "agent", "--format", "json"]);
+    let listed: Vec<Value> = serde_json::from_str(&stdout).unwrap();
+    let told: Vec<(u64, &str)> = listed
+        .iter()
+        .map(|found| (found["revision"].as_u64().unwrap(), found["author"].as_str().unwrap()))
+        .collect();
+    assert_eq!(told, [(1, "nobody"), (2, "nobody"), (3, "nobody")]);
+    assert_eq!(listed[0]["digest"], listed[2]["digest"]);
+    let (status, stdout, _) = set(&daemon, &["policy", "diff", "agent", "1", "2"]);
+    assert!(
+        status == 1 && stdout.contains(&format!("+    endpoints: [{{ host: {ELSEWHERE}")),
+        "{stdout}"
+    );
+    assert_eq!(set(&daemon, &["policy", "diff", "agent", "1", "3"]).0, 0);
+    let (_, stdout, _) = set(&daemon, &["policy", "get", "agent"]);
+    assert_eq!(stdout, to_site(&scene));
+    for wrong in
+        [&["policy", "get", "agent", "--revision", "9"][..], &["policy", "rollback", "agent", "9"]]
+    {
+        assert_eq!(set(&daemon, wrong).0, 2, "{wrong:?}");
+    }
+}

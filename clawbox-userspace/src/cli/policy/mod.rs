@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod revisions;
 mod schema;
 mod set;
 
@@ -27,6 +28,10 @@ enum Verb {
     Explain(explain::Explain),
     Schema(schema::Schema),
     Set(set::Set),
+    Get(revisions::Get),
+    List(revisions::List),
+    Diff(revisions::Diff),
+    Rollback(revisions::Rollback),
 }
 
 /// A policy that does not load.
@@ -44,6 +49,10 @@ impl PolicyCommand {
             Verb::Explain(explain) => explain.run(),
             Verb::Schema(schema) => schema.run(),
             Verb::Set(set) => set.run(),
+            Verb::Get(get) => get.run(),
+            Verb::List(list) => list.run(),
+            Verb::Diff(diff) => diff.run(),
+            Verb::Rollback(rollback) => rollback.run(),
         }
     }
 }
