@@ -93,6 +93,45 @@ fn connecting(state: Option<&SocketState>, local: SocketAddr) -> Option<End> {
     }))
 }
 
+/// Of a stream that is being connected, and goes where it was asked to: the kernel tells the address in
+/// its table alone, or by now to whoever asks.
+fn dialled(socket: &OwnedFd, users: &[(u32, Subject)]) -> End {
+    let inode = rustix::fs::fstat(socket).map(|found| found.st_ino).unwrap_or(0);
+    let told = users.first().and_then(|(process, _)| {
+        ["tcp", "tcp6"].into_iter().find_map(|table| {
+            let text = fs::read_to_string(format!("/proc/{process}/net/{table}")).ok()?;
+            text.lines().skip(1).find_map(|line| remote_of(line, inode))
+        })
+    });
+    let by_now = || SocketAddr::try_from(getpeername(socket).ok()??).ok();
+    told.or_else(by_now).map_or(End::Nowhere, End::Client)
+}
+
+/// The other end in a line of `/proc/net/tcp` or `tcp6`, if that is of this socket (proc(5)). Addresses are
+/// words in the host's byte order, as hexadecimal digits.
+fn remote_of(line: &str, inode: u64) -> Option<SocketAddr> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    if inode == 0 || fields.get(9)?.parse() != Ok(inode) {
+        return None;
+    }
+    let (address, port) = fields.get(2)?.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok().filter(|port| *port != 0)?;
+    let words: Vec<[u8; 4]> = address
+        .as_bytes()
+        .chunks(8)
+        .map(|word| {
+            let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+            Some(word.to_ne_bytes())
+        })
+        .collect::<Option<_>>()?;
+    let ip = match words.as_slice() {
+        [one] => IpAddr::from(*one),
+        [_, _, _, _] => IpAddr::from(<[u8; 16]>::try_from(words.concat()).ok()?).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
 impl Connections {
     /// Of a run whose programs are attached.
     ///
@@ -231,7 +270,12 @@ impl Connections {
             match getpeername(&socket) {
                 // What the process is shown: the address that it asked for.
                 Ok(peer) => End::Client(SocketAddr::try_from(peer?).ok()?),
-                Err(Errno::NOTCONN) if transport == TCP => connecting(state.as_ref(), local()?)?,
+                Err(Errno::NOTCONN) if transport == TCP => {
+                    match connecting(state.as_ref(), local()?)? {
+                        End::Nowhere => dialled(&socket, &users),
+                        end => end,
+                    }
+                }
                 Err(_) => return None,
             }
         };
@@ -358,6 +402,20 @@ mod tests {
             held_for: clawbox_common::subject::FileId::default(),
             bound_as: 0,
             names,
+        }
+    }
+
+    #[test]
+    fn the_other_end_is_read_from_the_kernels_table() {
+        let v4 = "   1: 0100007F:8C4E 2278D85D:01BB 02 00000001:00000000 01:00000064 00000000     0        0 4711 2 x";
+        assert_eq!(remote_of(v4, 4711), Some("93.216.120.34:443".parse().unwrap()));
+        let v6 = "   0: 00000000000000000000000000000000:8C4E B80D0120000000000000000001000000:0007 02 0:0 0:0 0 0 0 12 1 x";
+        assert_eq!(remote_of(v6, 12), Some("[2001:db8::1]:7".parse().unwrap()));
+        let mapped = "   0: 0:1 0000000000000000FFFF00002278D85D:0007 02 0:0 0:0 0 0 0 12 1 x";
+        assert_eq!(remote_of(mapped, 12), Some("93.216.120.34:7".parse().unwrap()));
+        assert_eq!(remote_of(v4, 4712), None);
+        for line in ["", "sl local rem", "1: a b c d e f g h 12", "1: a ZZ:1 c d e f g h 12"] {
+            assert_eq!(remote_of(line, 12), None, "{line}");
         }
     }
 

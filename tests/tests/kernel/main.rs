@@ -27,5 +27,6 @@ mod namespaces;
 mod ping;
 mod processes;
 mod real_programs;
+mod reliability;
 mod remembered;
 mod scene;
