@@ -381,7 +381,11 @@ pub fn judged(output: &str, success: bool, which: Which<'_>) -> Result<Judged> {
 
 /// The kernel takes no program, or no more of them: every test fails then, and says nothing.
 fn unstarted(output: &str) -> Option<String> {
-    const SAID: [&str; 2] = ["the kernel refused program", "`bpf_link_create` failed"];
+    const SAID: [&str; 3] = [
+        "the kernel refused program",
+        "the kernel refused clawbox's maps",
+        "`bpf_link_create` failed",
+    ];
     let line = output.lines().find(|line| SAID.iter().any(|said| line.contains(said)))?;
     Some(line.trim().to_owned())
 }
