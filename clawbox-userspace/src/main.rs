@@ -3,13 +3,14 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use clawbox::api::client::ClientError;
 use clawbox::cli::approvals::ApprovalsCommand;
 use clawbox::cli::audit::AuditCommand;
 use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
+use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::run::{self, RunCommand};
 use clawbox::cli::sandboxes::{List, Show, Status, Stop};
@@ -42,6 +43,7 @@ enum Verb {
     Status(Status),
     Uninstall(Uninstall),
     Config(ConfigCommand),
+    Manual(ManualCommand),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Uninstall(command) => (command.run(), ExitCode::from(2)),
         Verb::Status(command) => (command.run(), ExitCode::from(2)),
         Verb::Config(command) => (command.run(), ExitCode::from(2)),
+        Verb::Manual(command) => (command.run(&Cli::command()), ExitCode::from(2)),
         Verb::Policy(command) => (command.run(), ExitCode::from(2)),
         Verb::Approvals(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),

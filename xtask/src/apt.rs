@@ -6,11 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::process;
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Of Debian's archives.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+const NO_MIRROR: &str =
+    "no Debian mirror among apt's sources; add Debian's `main` to /etc/apt/sources.list.d";
 
 /// The suites to read.
 pub struct Suites {
@@ -43,20 +47,7 @@ impl Apt {
             fs::create_dir_all(&path)
                 .with_context(|| format!("cannot create `{}`", path.display()))?;
         }
-        let format = "$(COMPONENT)|$(RELEASE)|$(ORIGIN)|$(REPO_URI)";
-        let known = process::output(Command::new("apt-get").args([
-            "indextargets",
-            "--no-release-info",
-            "--format",
-            format,
-            "Identifier: Packages",
-        ]))?;
-        let Some(sources) = sources(&known, suites) else {
-            bail!(
-                "no Debian mirror among apt's sources; \
-                 add Debian's `main` to /etc/apt/sources.list.d"
-            );
-        };
+        let sources = sources(&known()?, suites).context(NO_MIRROR)?;
         let list = directory.join("sources.list");
         fs::write(&list, sources).with_context(|| format!("cannot write `{}`", list.display()))?;
         let apt = Self { directory, installed };
@@ -122,8 +113,31 @@ impl Apt {
     }
 }
 
-/// The sources list for `known`, lines of `component|release|origin|uri`.
-fn sources(known: &str, suites: &Suites) -> Option<String> {
+/// The mirror of Debian's main archive that this machine uses.
+pub fn mirror() -> Result<String> {
+    let known = known()?;
+    let mirrors = mirrors(&known).context(NO_MIRROR)?;
+    Ok(mirrors.main.to_owned())
+}
+
+/// What apt is set up for, in lines of `component|release|origin|uri`.
+fn known() -> Result<String> {
+    let format = "$(COMPONENT)|$(RELEASE)|$(ORIGIN)|$(REPO_URI)";
+    process::output(Command::new("apt-get").args([
+        "indextargets",
+        "--no-release-info",
+        "--format",
+        format,
+        "Identifier: Packages",
+    ]))
+}
+
+struct Mirrors<'a> {
+    main: &'a str,
+    security: Option<&'a str>,
+}
+
+fn mirrors(known: &str) -> Option<Mirrors<'_>> {
     // By whether the line is a security archive's; the first of apt's own order wins, unless a
     // later one says that it is Debian's (the origin is known only once apt has been updated).
     let mut mirrors: BTreeMap<bool, (bool, &str)> = BTreeMap::new();
@@ -144,9 +158,15 @@ fn sources(known: &str, suites: &Suites) -> Option<String> {
         }
     }
     let (_, main) = mirrors.get(&false)?;
+    Some(Mirrors { main, security: mirrors.get(&true).map(|(_, uri)| *uri) })
+}
+
+/// The sources list.
+fn sources(known: &str, suites: &Suites) -> Option<String> {
+    let Mirrors { main, security } = mirrors(known)?;
     let line = |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
     let mut list: String = suites.main.iter().map(|suite| line(main, suite)).collect();
-    if let Some((_, security)) = mirrors.get(&true) {
+    if let Some(security) = security {
         list.push_str(&line(security, &suites.security));
     }
     Some(list)

@@ -6,6 +6,7 @@ mod attacks;
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod mutate;
 mod object_file;
 mod packages;
@@ -37,6 +38,8 @@ enum Command {
     Setup(setup::Args),
     /// Build the BPF object, then the agent.
     Build(build::Args),
+    /// Pack the release for Debian; with --check try the package in a fresh one.
+    Dist(dist::Args),
     /// Run the tests: here, and in VMs on other kernels.
     Test(test::Args),
     /// Run one command on another kernel, in a VM.
@@ -68,6 +71,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Setup(args) => setup::run(&workspace, &args),
         Command::Build(args) => build::run(&workspace, &args),
+        Command::Dist(args) => dist::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Tidy => tidy::run(&workspace),
         Command::Vm(args) => vm::run(&workspace, &args),

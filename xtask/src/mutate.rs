@@ -1,8 +1,9 @@
 //! `cargo xtask mutate`: proves that the tests can fail. One protection at a time is taken out of the
-//! programs, and the test that attacks it must then fail.
+//! programs, and the test that attacks it must then fail; with all of them in, none may.
 
 mod mutants;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
@@ -13,13 +14,15 @@ use anyhow::{Context, Result, bail};
 use crate::build;
 use crate::process;
 use crate::setup::{self, Purpose};
-use crate::test::{self, Which};
+use crate::test::{self, Judged, Tests, Which};
 use crate::toolchain::Toolchain;
 use crate::vm::{self, Copy, Guest, Kernel, Limits};
 use crate::workspace::Workspace;
 
-/// For one mutant's test in a VM.
+/// For one mutant's test in a VM, most of it for booting and verifying.
 const VM_TIME: Duration = Duration::from_secs(400);
+/// For each further test of the run without a mutant.
+const VM_TIME_MORE: Duration = Duration::from_secs(120);
 const VM_MEMORY_MIB: u32 = 1536;
 
 #[derive(clap::Args)]
@@ -69,6 +72,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     let toolchain = setup::ensure(workspace, Purpose::Test)?;
     build::both(workspace, &toolchain, build::Args::default())?;
+    check_whole(workspace, &mutants, args.kernel)?;
     let mut survivors = Vec::new();
     for mutant in mutants {
         println!("══ without: {}", mutant.name);
@@ -86,6 +90,47 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// Runs the mutants' tests with nothing taken out. One that fails then too proves nothing later.
+fn check_whole(workspace: &Workspace, mutants: &[&Mutant], kernel: Kernel) -> Result<()> {
+    for needs_lsm in [false, true] {
+        let tests = tests_of(mutants, needs_lsm);
+        if tests.is_empty() {
+            continue;
+        }
+        println!("══ with everything: {}", tests.join(", "));
+        let which = Which::AnyOf(&tests);
+        let judged = if needs_lsm {
+            let further = u32::try_from(tests.len() - 1).unwrap_or(u32::MAX);
+            let time = VM_TIME.saturating_add(VM_TIME_MORE.saturating_mul(further));
+            in_vm(workspace, kernel, &test::guest(workspace, which)?, which, time)?
+        } else {
+            test::on_host(workspace, &workspace.clawbox(false), which)?
+        };
+        if fails(&judged).context("with nothing taken out")? {
+            bail!("{} of these fail with nothing taken out: mend that first", judged.tests.failed);
+        }
+    }
+    Ok(())
+}
+
+/// Each once.
+fn tests_of(mutants: &[&Mutant], needs_lsm: bool) -> Vec<&'static str> {
+    let wanted = mutants.iter().filter(|mutant| mutant.needs_lsm == needs_lsm);
+    let tests: BTreeSet<&str> = wanted.map(|mutant| mutant.test).collect();
+    tests.into_iter().collect()
+}
+
+/// Whether a test failed by what it tests. That clawbox could not start is no answer.
+fn fails(judged: &Judged) -> Result<bool> {
+    if let Some(line) = &judged.unstarted {
+        bail!("clawbox did not start, so nothing was tested: {line}");
+    }
+    if judged.tests == Tests::default() {
+        bail!("no test ran");
+    }
+    Ok(judged.tests.failed > 0)
+}
+
 fn test_fails(
     workspace: &Workspace,
     toolchain: &Toolchain,
@@ -93,32 +138,35 @@ fn test_fails(
     kernel: Kernel,
 ) -> Result<bool> {
     let clawbox = build_mutant(workspace, toolchain, mutant)?;
-    let tests = if mutant.needs_lsm {
-        let mut guest = test::guest(workspace, Which::Named(mutant.test))?;
+    let which = Which::Named(mutant.test);
+    let judged = if mutant.needs_lsm {
+        let mut guest = test::guest(workspace, which)?;
         guest.copies.retain(|copy| copy.to != Path::new(vm::CLAWBOX));
         guest.copies.push(Copy::new(clawbox, PathBuf::from(vm::CLAWBOX))?);
-        in_vm(workspace, kernel, &guest, mutant.test)?
+        in_vm(workspace, kernel, &guest, which, VM_TIME)?
     } else {
-        test::on_host(workspace, &clawbox, Which::Named(mutant.test))?
-    }
-    .tests;
-    if tests.passed + tests.failed == 0 {
-        bail!("no test has `{}` in its name", mutant.test);
-    }
-    Ok(tests.failed > 0)
+        test::on_host(workspace, &clawbox, which)?
+    };
+    fails(&judged).with_context(|| format!("test `{}`", mutant.test))
 }
 
-fn in_vm(workspace: &Workspace, kernel: Kernel, guest: &Guest, test: &str) -> Result<test::Judged> {
+fn in_vm(
+    workspace: &Workspace,
+    kernel: Kernel,
+    guest: &Guest,
+    which: Which<'_>,
+    time: Duration,
+) -> Result<Judged> {
     let limits = Limits {
         memory_mib: VM_MEMORY_MIB,
-        time: VM_TIME,
+        time,
         silence: None,
         label: None,
         yields: false,
         counts_instructions: false,
     };
     let outcome = vm::boot(workspace, kernel, guest, limits)?;
-    test::judged(&outcome.output, outcome.status == 0, Which::Named(test))
+    test::judged(&outcome.output, outcome.status == 0, which)
 }
 
 /// Builds a clawbox whose programs lack something, beside the real one.
@@ -170,4 +218,35 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(passed: u32, failed: u32, unstarted: Option<&str>) -> Judged {
+        let unstarted = unstarted.map(str::to_owned);
+        Judged { tests: Tests { passed, failed }, unstarted, ..Judged::default() }
+    }
+
+    #[test]
+    fn only_a_test_that_ran_and_failed_has_found_a_mutant() {
+        assert!(fails(&judged(0, 1, None)).unwrap());
+        assert!(fails(&judged(3, 1, None)).unwrap());
+        assert!(!fails(&judged(1, 0, None)).unwrap());
+        let refused = "the kernel refused program `connect4`";
+        let error = fails(&judged(0, 1, Some(refused))).unwrap_err().to_string();
+        assert!(error.contains(refused), "{error}");
+        assert!(fails(&judged(0, 0, None)).is_err());
+    }
+
+    #[test]
+    fn each_test_runs_once_where_its_protection_is() {
+        let mutant =
+            |test, needs_lsm| Mutant { name: "", file: "", from: "", to: "", test, needs_lsm };
+        let all = [mutant("b", false), mutant("a", false), mutant("b", false), mutant("c", true)];
+        let all: Vec<&Mutant> = all.iter().collect();
+        assert_eq!(tests_of(&all, false), ["a", "b"]);
+        assert_eq!(tests_of(&all, true), ["c"]);
+    }
 }

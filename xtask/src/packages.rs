@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::{Apt, Installed, Suites};
+use crate::apt::{Apt, Installed, KEYRING, Suites};
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -69,7 +69,7 @@ pub const VM: &[Package] = &[
     program("xz-utils", "xz"),
     program("iputils-ping", "ping"),
     program("e2fsprogs", "mke2fs"),
-    file("debian-archive-keyring", "/usr/share/keyrings/debian-archive-keyring.gpg"),
+    file("debian-archive-keyring", KEYRING),
 ];
 
 /// The sandbox launcher we measure ourselves against.
@@ -77,6 +77,17 @@ pub const BENCH: &[Package] = &[
     program("bubblewrap", "bwrap"),
     program("tinyproxy-bin", "tinyproxy"),
     program("dnsmasq-base", "dnsmasq"),
+];
+
+/// What packing takes.
+pub const DIST: &[Package] =
+    &[program("dpkg", "dpkg-deb"), program("dpkg-dev", "dpkg-shlibdeps"), program("gzip", "gzip")];
+
+/// What makes a fresh Debian to try the package in.
+pub const DIST_CHECK: &[Package] = &[
+    program("debootstrap", "debootstrap"),
+    program("util-linux", "unshare"),
+    file("debian-archive-keyring", KEYRING),
 ];
 
 /// Installs those of `packages` that are missing; returns the names of what it installed.
@@ -126,17 +137,23 @@ pub fn install(workspace: &Workspace, names: &[&str]) -> Result<()> {
 }
 
 fn install_from_backports(workspace: &Workspace, names: &[&str]) -> Result<()> {
-    let release = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-    let Some(release) = codename(&release) else {
-        bail!("/etc/os-release names no VERSION_CODENAME, so there are no backports to look in");
-    };
+    let release = release()?;
     let backports = format!("{release}-backports");
     let suites = Suites {
-        main: vec![release.to_owned(), backports.clone()],
+        main: vec![release.clone(), backports.clone()],
         security: format!("{release}-security"),
     };
     let directory = workspace.root().join("target/apt");
     Apt::update(directory, &suites, Installed::Here)?.install(names, &backports)
+}
+
+/// This machine's release, by its name in the archive.
+pub fn release() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    match codename(&text) {
+        Some(release) => Ok(release.to_owned()),
+        None => bail!("/etc/os-release names no VERSION_CODENAME; is this a stable Debian?"),
+    }
 }
 
 fn codename(os_release: &str) -> Option<&str> {

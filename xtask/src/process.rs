@@ -22,8 +22,13 @@ pub fn status(command: &mut Command) -> Result<ExitStatus> {
     command.status().with_context(|| format!("cannot start `{}`", shown(command)))
 }
 
-/// Runs `command` and returns what it wrote to standard output.
+/// Runs `command` and returns what it wrote to standard output, as text.
 pub fn output(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
+}
+
+/// Runs `command` and returns what it wrote to standard output.
+pub fn bytes(command: &mut Command) -> Result<Vec<u8>> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -36,7 +41,7 @@ pub fn output(command: &mut Command) -> Result<String> {
             errors => bail!("{failed}: {errors}"),
         }
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(output.stdout)
 }
 
 /// Runs `command`; what it writes to standard output is passed through and returned.

@@ -99,6 +99,8 @@ pub struct Judged {
     pub tests: Tests,
     /// What they told of attacks.
     pub attacks: Observed,
+    /// The first line that says that clawbox itself could not start here, whatever was tested.
+    pub unstarted: Option<String>,
 }
 
 /// What the test summary lines of a stage add up to.
@@ -162,7 +164,7 @@ fn stage(name: &str, run: impl FnOnce() -> Result<Judged>) -> Stage {
     let start = Instant::now();
     let result = run();
     let time = start.elapsed();
-    let (Judged { tests, attacks }, failure) = match result {
+    let (Judged { tests, attacks, .. }, failure) = match result {
         Ok(judged) if judged.tests.failed > 0 => {
             let failure = format!("{} failed", judged.tests.failed);
             (judged, Some(failure))
@@ -374,7 +376,18 @@ pub fn judged(output: &str, success: bool, which: Which<'_>) -> Result<Judged> {
     if tests == Tests::default() && matches!(which, Which::All) {
         bail!("no test ran");
     }
-    Ok(Judged { tests, attacks: Observed::read(output)? })
+    Ok(Judged { tests, attacks: Observed::read(output)?, unstarted: unstarted(output) })
+}
+
+/// The kernel takes no program, or no more of them: every test fails then, and says nothing.
+fn unstarted(output: &str) -> Option<String> {
+    const SAID: [&str; 3] = [
+        "the kernel refused program",
+        "the kernel refused clawbox's maps",
+        "`bpf_link_create` failed",
+    ];
+    let line = output.lines().find(|line| SAID.iter().any(|said| line.contains(said)))?;
+    Some(line.trim().to_owned())
 }
 
 /// `ok. 3 passed; 0 failed; …`
@@ -410,6 +423,16 @@ mod tests {
         assert!(judged(LINE, false, Which::All).is_err());
         assert!(judged("", true, Which::All).is_err());
         assert_eq!(judged("", true, Which::Named("name")).unwrap().tests, Tests::default());
+    }
+
+    #[test]
+    fn a_clawbox_that_cannot_start_is_told_from_a_test_that_fails() {
+        let failed = "test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured\n";
+        let judged = |said: &str| judged(&format!("{said}\n{failed}"), false, Which::All).unwrap();
+        assert_eq!(judged("assertion failed: it went through").unstarted, None);
+        let line = "  clawbox: the kernel refused program `connect4`: no space left\r";
+        assert_eq!(judged(line).unstarted.as_deref(), Some(line.trim()));
+        assert!(judged("cannot attach: `bpf_link_create` failed: EBUSY").unstarted.is_some());
     }
 
     #[test]

@@ -200,4 +200,27 @@ mod tests {
             assert!(error.contains(says), "{text}: {error}");
         }
     }
+
+    /// The example without its explanations, and with its keys in force.
+    fn example() -> String {
+        let text = include_str!("../../../packaging/agent.yaml");
+        // An explanation is `# Words`; a key has no space behind the `#`, or two and more.
+        let is_explained = |line: &&str| {
+            line.strip_prefix("# ").is_some_and(|rest| rest.starts_with(|c: char| c != ' '))
+        };
+        let lines = text.lines().filter(|line| !is_explained(line));
+        lines.map(|line| line.strip_prefix('#').unwrap_or(line)).map(|l| format!("{l}\n")).collect()
+    }
+
+    #[test]
+    fn the_example_has_every_key_with_its_default() {
+        let default = serde_json::to_value(Config::default()).unwrap();
+        let written: serde_json::Value = serde_saphyr::from_str(&example()).unwrap();
+        // Compared as they are written, so that a key which is left out does not pass as its default.
+        assert_eq!(written, default);
+        let parsed = Config::parse(&example()).unwrap();
+        assert_eq!(serde_json::to_value(parsed).unwrap(), default);
+        let untouched = Config::parse(include_str!("../../../packaging/agent.yaml")).unwrap();
+        assert_eq!(serde_json::to_value(untouched).unwrap(), default);
+    }
 }

@@ -3,6 +3,7 @@
 
 pub mod config;
 mod member;
+mod notify;
 mod request;
 pub mod store;
 pub mod uninstall;
@@ -78,6 +79,9 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
     let what = what.into();
     move |source| DaemonError::System { what, source }
 }
+
+/// What SIGHUP is answered with; without an answer it would end the daemon.
+const RELOAD: &str = "a changed configuration is read at the next start: restart the daemon for it";
 
 /// Everything that the loop works on.
 struct Daemon {
@@ -300,8 +304,10 @@ impl Daemon {
         let mut ended = watch(SignalKind::child())?;
         let (mut stop, mut interrupt) =
             (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
+        let mut hangup = watch(SignalKind::hangup())?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat = notify::ready();
         loop {
             tokio::select! {
                 _ = ended.recv() => {}
@@ -310,10 +316,13 @@ impl Daemon {
                 Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hangup.recv() => notify::reloading(|| tracing::warn!("{RELOAD}")),
             }
+            heartbeat.alive();
             self.host.look();
             self.look_after_members();
         }
+        notify::stopping();
         self.leave();
         Ok(())
     }

@@ -422,3 +422,17 @@ fn a_blueprint_gives_its_additions_and_names_the_rest() {
         "did you mean `sandbox`?",
     );
 }
+
+#[test]
+fn the_examples_that_are_packed_load_without_a_finding() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/examples");
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut count = 0;
+    for file in files {
+        let loaded = load(&file, &[]).unwrap_or_else(|all| panic!("{}: {all:#?}", file.display()));
+        assert_eq!(loaded.kind, Kind::Policy, "{}", file.display());
+        assert!(loaded.diagnostics.is_empty(), "{}: {:#?}", file.display(), loaded.diagnostics);
+        count += 1;
+    }
+    assert!(count > 0, "no example");
+}
