@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 
 use super::Daemon;
 use crate::api::peer::Peer;
@@ -75,7 +75,7 @@ impl Daemon {
     /// Sends a signal to a sandbox's first process, and ends all of it when the time is up.
     pub(super) fn ask_to_end(&mut self, number: u32, signal: Signal, patience: Duration) {
         if let Some(sandbox) = self.host.sandbox(number)
-            && let Err(error) = kill(sandbox.first_process(), signal)
+            && let Err(error) = sandbox.signal(signal)
         {
             tracing::debug!("sandbox {number} was not told to end: {error}");
         }

@@ -132,7 +132,8 @@ fn is_confined(peer: &Peer, identified: Option<&Identified>) -> bool {
         // Who cannot be looked at is not trusted.
         Err(_) => true,
     };
-    in_cgroup || identified.is_none_or(|all| all.subject(peer.pid).is_some())
+    // What was looked at by its number was that process only if it is still there.
+    in_cgroup || identified.is_none_or(|all| all.subject(peer.pid).is_some()) || peer.has_ended()
 }
 
 /// The socket, where everybody may connect: who may ask what is told by who they are.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum as _;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use tonic::Status;
 
 use super::Daemon;
@@ -281,10 +281,10 @@ impl Daemon {
         request: &proto::SignalRequest,
     ) -> Result<proto::SignalReply, Refusal> {
         let number = self.find(peer, &request.sandbox)?;
-        let wrong = |error: nix::Error| refuse(Status::invalid_argument(error.to_string()));
-        let signal = Signal::try_from(request.signal).map_err(wrong)?;
+        let wrong = |why: String| refuse(Status::invalid_argument(why));
+        let signal = Signal::try_from(request.signal).map_err(|error| wrong(error.to_string()))?;
         if let Some(sandbox) = self.host.sandbox(number) {
-            kill(sandbox.first_process(), signal).map_err(wrong)?;
+            sandbox.signal(signal).map_err(|error| wrong(error.to_string()))?;
         }
         Ok(proto::SignalReply {})
     }

@@ -9,10 +9,11 @@ use std::process::{Command, ExitStatus};
 
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::strays;
 
@@ -74,6 +75,18 @@ impl Process {
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Sends it a signal. A child keeps its number until this process has waited for it; of another's the
+    /// descriptor is asked, whose process it is for good.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let Some(fd) = &self.fd else { return Ok(kill(self.pid, signal)?) };
+        let signal = rustix::process::Signal::from_named_raw(signal as i32);
+        let signal = signal.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(pidfd_send_signal(fd, signal)?)
     }
 
     /// How it has ended, if it has.
@@ -188,5 +201,25 @@ pub fn spawn_in(
                 _ => Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_clawboxs_process_is_known_by_its_start_and_ends_with_a_status_that_nobody_knows() {
+        let mut child = Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let own = Process::new(Pid::from_raw(child.id().cast_signed()));
+        let born = own.born();
+        assert!(Process::of_another(child.id(), born + 1).unwrap().is_none());
+        let mut process = Process::of_another(child.id(), born).unwrap().unwrap();
+        assert_eq!(process.try_wait().unwrap(), None);
+        process.signal(Signal::SIGTERM).unwrap();
+        child.wait().unwrap();
+        assert_eq!(process.try_wait().unwrap(), Some(End::Unknown));
+        assert!(process.signal(Signal::SIGTERM).is_err());
+        assert!(Process::of_another(child.id(), born).unwrap().is_none());
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clawbox_common::rule::SandboxState;
 use clawbox_common::subject::FileId;
+use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
 use super::birth::{End, Process};
@@ -253,6 +254,14 @@ impl Sandbox {
     #[must_use]
     pub fn first_process(&self) -> nix::unistd::Pid {
         self.child.pid()
+    }
+
+    /// Sends its first process a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> std::io::Result<()> {
+        self.child.signal(signal)
     }
 
     /// Its cgroup.
