@@ -38,8 +38,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "a child that nothing says whose it is, is denied",
         "clawbox-ebpf/src/subject.rs",
-        "unsafe { write_volatile(&raw mut ORPHANS, 1) }",
-        "unsafe { write_volatile(&raw mut ORPHANS, 0) }",
+        "unsafe { write_volatile(word, 1) }",
+        "unsafe { write_volatile(word, 0) }",
         "where_the_table_is_full_a_child_outside_the_cgroup_is_denied_and_so_is_its_own",
     ),
     here(
