@@ -17,10 +17,10 @@ pub const SCRIPT_PATH: usize = 256;
 pub const SANDBOXES: u32 = 4096;
 
 /// Rules over all policies that are loaded at one time.
-pub const RULES: u32 = 131_072;
+pub const RULES: u32 = 524_288;
 
 /// Literal addresses and address ranges over all policies.
-pub const ADDRESSES: u32 = 65_536;
+pub const ADDRESSES: u32 = 262_144;
 
 /// Connections that the agent has been given and not looked at yet; what is older is refused.
 pub const REDIRECTS: u32 = 4_096;

@@ -225,7 +225,7 @@ fn a_product_of_ports_and_ranges_is_bounded_before_it_is_built() {
     let started = std::time::Instant::now();
     check_refused(
         &text,
-        "p.yaml:6:9: error: from here on the policy has more than 131072 rules; name fewer ports \
+        "p.yaml:6:9: error: from here on the policy has more than 524288 rules; name fewer ports \
          and ranges",
     );
     assert!(started.elapsed() < std::time::Duration::from_secs(5));

@@ -217,10 +217,15 @@ impl Host {
 
     /// Ends what was begun, processes first.
     fn take_back(&mut self, beginning: Beginning) -> Result<(), RunError> {
+        self.end_processes(&beginning)?;
+        self.clear_away(beginning)
+    }
+
+    /// Takes out what is left when no process of it is.
+    fn clear_away(&mut self, beginning: Beginning) -> Result<(), RunError> {
         let Beginning { number, cgroup, written, held, .. } = beginning;
         let id = cgroup.id();
         cgroup.remove()?;
-        strays::end_sandbox(self.kernel.connections.identified(), number)?;
         let enforcer = &mut self.kernel.enforcer;
         enforcer.dismiss(id, number)?;
         written.iter().for_each(|written| enforcer.remove_generation(written));
@@ -340,7 +345,7 @@ impl Host {
             recorder.trail.flush();
             denied = recorder.trail.denied();
         }
-        let ended = ended.and_then(|()| self.take_back(beginning));
+        let ended = ended.and_then(|()| self.clear_away(beginning));
         if ended.is_err() {
             self.is_left = true;
         }
