@@ -3,6 +3,7 @@
 
 use anyhow::bail;
 
+use super::told;
 use crate::api::client::{Client, socket, wait};
 use crate::sandbox::control::{self, Answer, Request};
 
@@ -18,9 +19,9 @@ pub(super) fn ask(sandbox: &str, request: &Request) -> anyhow::Result<Answer> {
             Ok(answer) => return Ok(answer),
             Err(error) if error.is_unknown_sandbox() && nix::unistd::geteuid().is_root() => {
                 // A run without the daemon, perhaps; if neither, the daemon's word is the better one.
-                return control::ask(sandbox, request).map_err(|_| error.into());
+                return control::ask(sandbox, request).map_err(|_| told(error));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(told(error)),
         }
     }
     if !nix::unistd::geteuid().is_root() {

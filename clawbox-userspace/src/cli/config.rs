@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::Format;
+use super::{Format, told};
 use crate::daemon::config::Config;
 
 /// Look at the daemon's configuration
@@ -47,7 +47,7 @@ impl ConfigCommand {
         let mut out = std::io::stdout().lock();
         match self.verb {
             Verb::Check { file, format } => {
-                let config = Config::read(file.as_deref())?;
+                let config = Config::read(file.as_deref()).map_err(told)?;
                 match format {
                     Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&config)?)?,
                     Format::Text => write!(out, "{}", serde_saphyr::to_string(&config)?)?,

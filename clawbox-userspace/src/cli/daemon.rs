@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
-use super::Format;
+use super::{Format, told};
 use crate::daemon;
 use crate::daemon::config::Config;
 use crate::daemon::uninstall::uninstall;
@@ -40,7 +40,7 @@ impl DaemonCommand {
         if !nix::unistd::geteuid().is_root() {
             bail!("the daemon loads programs into the kernel and needs root; use sudo, or systemd");
         }
-        daemon::run(Config::read(self.config.as_deref())?)?;
+        daemon::run(Config::read(self.config.as_deref()).map_err(told)?).map_err(told)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -74,7 +74,8 @@ impl Uninstall {
         if !nix::unistd::geteuid().is_root() {
             bail!("only root takes programs out of the kernel; use sudo");
         }
-        let removed = uninstall(&Config::read(self.config.as_deref())?)?;
+        let config = Config::read(self.config.as_deref()).map_err(told)?;
+        let removed = uninstall(&config).map_err(told)?;
         let mut out = std::io::stdout().lock();
         match self.format {
             Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&removed)?)?,

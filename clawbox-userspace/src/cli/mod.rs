@@ -15,7 +15,14 @@ pub mod run;
 pub mod sandboxes;
 mod style;
 
+use std::fmt::Display;
+
 use clap::ValueEnum;
+
+/// An error whose message has its cause already: the whole chain would tell that twice.
+fn told(error: impl Display) -> anyhow::Error {
+    anyhow::Error::msg(error.to_string())
+}
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

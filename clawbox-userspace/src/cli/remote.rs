@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Streaming;
 
+use super::told;
 use crate::api::client::{Client, ClientError, wait};
 use crate::api::proto::run_event::Event;
 use crate::api::{convert, proto};
@@ -58,7 +59,7 @@ pub(super) fn run(socket: &Path, order: Order) -> anyhow::Result<ExitCode> {
             let code = told.and_then(|code| code.parse().ok()).unwrap_or(status::FAILED);
             Ok(ExitCode::from(code))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(told(error)),
     }
 }
 

@@ -8,8 +8,8 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use super::Format;
 use super::style::Style;
+use super::{Format, told};
 use crate::api::client::{Client, ClientError, socket, wait};
 use crate::api::proto;
 
@@ -124,7 +124,7 @@ pub(super) fn asked<T, F: Future<Output = Result<T, ClientError>>>(
             "the daemon is not running here; `clawbox daemon` starts one, `systemctl start clawbox` the host's"
         );
     };
-    Ok(wait(async { question(Client::connect(&path).await?).await })?)
+    wait(async { question(Client::connect(&path).await?).await }).map_err(told)
 }
 
 fn sandboxes() -> anyhow::Result<Vec<proto::Sandbox>> {

@@ -16,7 +16,7 @@ use super::feed::{Counts, Feed, Recorders};
 use super::life::{Beginning, Sandbox};
 use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
-use super::run::{Run, RunError, system};
+use super::run::{Run, RunError, system, trim_heap};
 use super::strays::{self, Remnants};
 use clawbox_common::limits::SANDBOXES;
 use clawbox_common::rule::SandboxState;
@@ -80,6 +80,7 @@ impl Host {
                 drop(enforcer.remove());
             }
         })?;
+        trim_heap();
         let kernel = KernelSide { enforcer, connections, generation: 0 };
         let now = Instant::now();
         Ok(Self {

@@ -208,7 +208,6 @@ impl Installed {
         let place = Place { level: cgroup::LEVEL, parent: cgroup.parent_id()? };
         let wanted = Wanted { lsm: run.lsm != LsmUse::Off, refusals: run.refusals };
         self.host = Some(Host::load(root, place, sizes, name, wanted, Keep::Here)?);
-        trim_heap();
         Ok(())
     }
 
@@ -283,7 +282,7 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
 }
 
 /// Gives back what reading the kernel's types took: some 20 MiB for the rest of the run.
-fn trim_heap() {
+pub(super) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointers; glibc locks its arenas itself.
     unsafe {
