@@ -155,6 +155,40 @@ impl<'w> Daemon<'w> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
+    /// A copy of what it has written down of its sandboxes.
+    #[must_use]
+    pub fn keep_state(&self) -> PathBuf {
+        let copy = self.directory.join("state-before");
+        let from = self.directory.join("state");
+        fs::create_dir(&copy).expect("a directory of this world's");
+        for entry in fs::read_dir(&from).expect("the daemon has made it") {
+            let entry = entry.expect("it can be listed");
+            fs::copy(entry.path(), copy.join(entry.file_name())).expect("it can be read");
+        }
+        copy
+    }
+
+    /// Puts a copy in the place of what it has written down since.
+    pub fn put_state_back(&self, copy: PathBuf) {
+        let state = self.directory.join("state");
+        fs::remove_dir_all(&state).expect("nobody has it open");
+        fs::rename(copy, state).expect("a directory of this world's");
+    }
+
+    /// Whether it starts with another `lsm`; it is not running then either.
+    #[must_use]
+    pub fn starts_with(&self, lsm: &str) -> bool {
+        let file = self.directory.join("agent.yaml");
+        let text = fs::read_to_string(&file).expect("it was written at the start");
+        let other = file.with_file_name("other.yaml");
+        fs::write(&other, text.replace(&format!("lsm: {}", self.lsm), &format!("lsm: {lsm}")))
+            .expect("the directory of a world can be written");
+        let mut command = Command::new(program());
+        command.arg("daemon").arg("--config").arg(&other).stdin(Stdio::null());
+        self.world.enter(&mut command);
+        command.status().expect("clawbox can be executed").success()
+    }
+
     /// Sends it a signal and waits for its end.
     pub fn end_by(&mut self, signal: Signal) {
         if let Some(mut child) = self.child.take() {

@@ -182,6 +182,7 @@ impl RunCommand {
             command: self.command,
             trails: TRAILS.into(),
             run_as: None,
+            most_rules: None,
             inherit: None,
         })
     }

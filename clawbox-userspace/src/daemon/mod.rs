@@ -197,7 +197,10 @@ impl Daemon {
             Host::load(&root, place, Sizes::LARGEST, &config.name, wanted, Keep::Pinned)?;
         if lsm == LsmUse::Require && !host.lsm().is_active() {
             let why = host.lsm().why.clone();
-            host.take_down()?;
+            // What an earlier daemon has started stays enforced as it is.
+            if host.cgroups()?.is_empty() {
+                host.take_down()?;
+            }
             return Err(DaemonError::NeedsLsm(why));
         }
         let trail =
@@ -239,9 +242,13 @@ impl Daemon {
         // One that was being started, and that nobody was told of.
         for (number, id) in cgroups {
             let own = self.root.join(cgroup::PARENT);
-            if let Some(cgroup) = Cgroup::by_id(&own, id) {
-                tracing::warn!(cgroup = %cgroup.path().display(), "ended: its start was not finished");
-                self.host.end_remains(number, cgroup)?;
+            match Cgroup::by_id(&own, id) {
+                Some(cgroup) => {
+                    let path = cgroup.path().display();
+                    tracing::warn!(cgroup = %path, "ended: its start was not finished");
+                    self.host.end_remains(number, cgroup)?;
+                }
+                None => self.host.forget(number, id)?,
             }
         }
         Ok(self.host.sweep()?)

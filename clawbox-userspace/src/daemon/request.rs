@@ -20,6 +20,7 @@ use crate::audit::AuditLevel;
 use crate::dns::Upstream;
 use crate::policy::model::Mode;
 use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::change::Settled;
 use crate::sandbox::control::{Answer, Request};
 use crate::sandbox::held;
 use crate::sandbox::inherit::Inherit;
@@ -153,12 +154,8 @@ impl Daemon {
         let failed =
             |error: &dyn std::error::Error| refuse(Status::failed_precondition(error.to_string()));
         let mut run = order.prepare(self.host.next_generation()).map_err(|error| failed(&error))?;
-        let rules = run.image.rules.len();
-        let bound = self.config.limits.rules_per_sandbox;
-        if !peer.manages() && rules > bound as usize {
-            return Err(refuse(Status::resource_exhausted(format!(
-                "the policy has {rules} rules, and `limits.rules_per_sandbox` is {bound}"
-            ))));
+        if let Some(why) = Settled::of(&run).too_many_rules(&run.image) {
+            return Err(refuse(Status::resource_exhausted(why)));
         }
         let id = format!("{}-{number}", run.name);
         run.audit = self.config.trails.join(format!("{id}.jsonl"));
@@ -242,6 +239,7 @@ impl Daemon {
             command: request.command.into_iter().map(OsString::from_vec).collect(),
             trails: PathBuf::new(),
             run_as,
+            most_rules: (!peer.manages()).then_some(self.config.limits.rules_per_sandbox),
             inherit: Some(Arc::new(inherit)),
         })
     }

@@ -281,6 +281,7 @@ mod tests {
             workdir: "/w".into(),
             always_writable: Vec::new(),
             ever_writable: Vec::new(),
+            most_rules: None,
         };
         let state = Lasting {
             name: "a".to_owned(),

@@ -378,6 +378,70 @@ impl Enforcer {
         }
     }
 
+    /// Makes these the only files and scripts that stand for slots in a sandbox: what an earlier clawbox has
+    /// written of a policy that counts for nothing, or of a file whose inode number somebody may have by now,
+    /// goes.
+    ///
+    /// # Errors
+    /// A map is full.
+    pub fn hold_identities(
+        &mut self,
+        sandbox: u32,
+        binaries: &BTreeMap<BinaryKey, Mask>,
+        scripts: &BTreeMap<ScriptKey, Mask>,
+    ) -> Result<(), LoadError> {
+        self.write_identities(binaries, scripts)?;
+        remove_all(&mut self.hash::<BinaryKey, Mask>("BINARIES")?, "BINARIES", |key| {
+            key.sandbox == sandbox && !binaries.contains_key(key)
+        })?;
+        remove_all(&mut self.hash::<ScriptKey, Mask>("SCRIPTS")?, "SCRIPTS", |key| {
+            key.sandbox == sandbox && !scripts.contains_key(key)
+        })
+    }
+
+    /// Every slot that a file or a script stands for in a sandbox.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn slots_named(&mut self, sandbox: u32) -> Result<Mask, LoadError> {
+        let mut all = Mask::EMPTY;
+        let failed = |name| move |source| LoadError::Map { name, source };
+        for entry in self.hash::<BinaryKey, Mask>("BINARIES")?.iter() {
+            let (key, mask) = entry.map_err(failed("BINARIES"))?;
+            if key.sandbox == sandbox {
+                all.extend(&mask);
+            }
+        }
+        for entry in self.hash::<ScriptKey, Mask>("SCRIPTS")?.iter() {
+            let (key, mask) = entry.map_err(failed("SCRIPTS"))?;
+            if key.sandbox == sandbox {
+                all.extend(&mask);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Makes these the rules at objects and names of a policy that is in force: new ones first, then those
+    /// of objects that are no more go.
+    ///
+    /// # Errors
+    /// A map is full.
+    pub fn hold_objects(
+        &mut self,
+        policy: u32,
+        files: &BTreeMap<FileKey, FileRule>,
+        names: &BTreeMap<NameKey, FileRule>,
+    ) -> Result<(), LoadError> {
+        insert_all(&mut self.hash("FILES")?, "FILES", files)?;
+        insert_all(&mut self.hash("NAMES")?, "NAMES", names)?;
+        remove_all(&mut self.hash::<FileKey, FileRule>("FILES")?, "FILES", |key| {
+            key.policy == policy && !files.contains_key(key)
+        })?;
+        remove_all(&mut self.hash::<NameKey, FileRule>("NAMES")?, "NAMES", |key| {
+            key.policy == policy && !names.contains_key(key)
+        })
+    }
+
     /// Writes which files stand for which binary slots.
     ///
     /// # Errors

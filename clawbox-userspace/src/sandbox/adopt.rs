@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use clawbox_common::limits::BINARY_SLOTS;
 use clawbox_common::rule::{SyntheticKey, SyntheticValue};
+use clawbox_common::subject::Mask;
 
 use super::birth::Process;
 use super::cgroup::Cgroup;
@@ -89,9 +91,24 @@ impl Sockets {
     }
 }
 
+/// What stands for a slot whose program is not known: nobody can make a file there.
+const NOBODY: &str = "/proc/clawbox-no-program-";
+
+/// The slots that files and processes of a sandbox have in the kernel.
+fn slots_in_use(host: &mut Host, number: u32) -> Result<Mask, RunError> {
+    let mut all = host.kernel.enforcer.slots_named(number)?;
+    for (_, subject) in host.kernel.connections.identified().subjects()? {
+        if subject.sandbox == number {
+            all.extend(&subject.own);
+            all.extend(&subject.lineage);
+        }
+    }
+    Ok(all)
+}
+
 /// The policy that was in force, as it was compiled: its number in the tables too. And whether it opens the
 /// directory that the sandbox was started in.
-fn image(lasting: &Lasting, generation: u32) -> Result<(MapImage, bool), RunError> {
+fn image(lasting: &Lasting, generation: u32, in_use: &Mask) -> Result<(MapImage, bool), RunError> {
     let wrong = |why: String| RunError::Unknown(why);
     let texts = with_approved(lasting.texts.clone(), &lasting.approved);
     let policy = policy(&texts, lasting).map_err(&wrong)?;
@@ -99,7 +116,14 @@ fn image(lasting: &Lasting, generation: u32) -> Result<(MapImage, bool), RunErro
         let pattern = BinaryPattern::parse(slot).map_err(|error| wrong(error.to_string()))?;
         Ok(BinaryEntry { pattern })
     });
-    let slots: Vec<BinaryEntry> = slots.collect::<Result<_, RunError>>()?;
+    let mut slots: Vec<BinaryEntry> = slots.collect::<Result<_, RunError>>()?;
+    // Files and processes have slots that nobody wrote down: no other program may ever get one of them.
+    let used =
+        (0..BINARY_SLOTS).rev().find(|slot| in_use.contains(*slot)).map_or(0, |last| last + 1);
+    for slot in slots.len()..used {
+        let nobody = BinaryPattern::parse(&format!("{NOBODY}{slot}"));
+        slots.push(BinaryEntry { pattern: nobody.map_err(|error| wrong(error.to_string()))? });
+    }
     let compiled = compile_after(&policy, generation, &slots).map_err(|found| {
         wrong(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;
@@ -130,7 +154,8 @@ impl Sandbox {
         let child = first_process(&lasting)?;
         let generation = host.kernel.enforcer.state(number)?.policy;
         host.kernel.generation = host.kernel.generation.max(generation);
-        let (image, includes_workdir) = image(&lasting, generation)?;
+        let in_use = slots_in_use(host, number)?;
+        let (image, includes_workdir) = image(&lasting, generation, &in_use)?;
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         let patterns = image.binaries.iter().map(|entry| &entry.pattern);
         let settled = lasting.settled;
@@ -159,6 +184,11 @@ impl Sandbox {
         let enforcer = &mut host.kernel.enforcer;
         let with_lsm = enforcer.lsm().is_active();
         let written = enforcer.known_generation(&image, &objects.files, &objects.names);
+        // While nobody held these files, others may have got their inode numbers.
+        enforcer.hold_identities(number, &identities.binaries, &identities.scripts)?;
+        if generation == lasting.generation && objects.unclosed.is_empty() {
+            enforcer.hold_objects(generation, &objects.files, &objects.names)?;
+        }
         enforcer.set_state(number, &image.state(ports, settled.audit.flags(), with_lsm))?;
         host.recorders.add(number, recorder);
         let policy = LivePolicy {

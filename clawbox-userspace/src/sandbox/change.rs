@@ -38,6 +38,9 @@ pub struct Settled {
     pub always_writable: Vec<PathBuf>,
     /// Every tree that the sandbox could write when it was started.
     pub ever_writable: Vec<PathBuf>,
+    /// Rules that a policy may compile to, where whoever started it is bounded.
+    #[serde(default)]
+    pub most_rules: Option<u32>,
 }
 
 impl Settled {
@@ -51,7 +54,17 @@ impl Settled {
             workdir: run.invocation.workdir.clone(),
             always_writable: run.backstops.own_tmp().into_iter().collect(),
             ever_writable: run.backstops.writable(),
+            most_rules: run.most_rules,
         }
+    }
+
+    /// Why a policy is larger than it may be, if it is.
+    #[must_use]
+    pub fn too_many_rules(&self, image: &MapImage) -> Option<String> {
+        let (rules, most) = (image.rules.len(), self.most_rules?);
+        (rules > most as usize).then(|| {
+            format!("the policy has {rules} rules, and `limits.rules_per_sandbox` is {most}")
+        })
     }
 }
 
@@ -173,6 +186,9 @@ impl LivePolicy {
         let before = self.in_force.image();
         let generation = kernel.generation + 1;
         let image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+        if let Some(why) = self.settled.too_many_rules(&image) {
+            return Err(refused(why));
+        }
         let mut writable = self.settled.always_writable.clone();
         if policy.filesystem.include_workdir() {
             writable.push(self.settled.workdir.clone());
@@ -270,6 +286,14 @@ impl LivePolicy {
                 self.resolver.refresh();
             }
             enforcer.remove_generation(&written);
+            // The next policy gives the slots of this one to others.
+            let (binaries, scripts) = match self.held.last() {
+                Some((before, _)) => (before.binaries.clone(), before.scripts.clone()),
+                None => Default::default(),
+            };
+            if let Err(error) = enforcer.hold_identities(self.sandbox, &binaries, &scripts) {
+                tracing::error!("what a refused policy names is known on: {error}");
+            }
             return Err(error);
         }
         self.resolver.forget_outdated();

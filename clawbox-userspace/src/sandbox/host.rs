@@ -1,7 +1,7 @@
 //! The kernel side and the sandboxes that a process serves with it: one for `clawbox run`, many for the
 //! daemon. It starts them, turns what is told of them into records, and ends them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,8 +53,9 @@ pub struct Host {
     sandboxes: BTreeMap<u32, Sandbox>,
     looked: Instant,
     summed_up: Instant,
-    /// Something of a sandbox is still there and cannot be ended: enforcement has to stay.
-    is_left: bool,
+    /// Sandboxes of which something is still there and cannot be ended: enforcement has to stay, and nobody
+    /// else may have their numbers.
+    left: BTreeSet<u32>,
     last_number: u32,
 }
 
@@ -92,7 +93,7 @@ impl Host {
             sandboxes: BTreeMap::new(),
             looked: now,
             summed_up: now,
-            is_left: false,
+            left: BTreeSet::new(),
             last_number: 0,
         })
     }
@@ -128,7 +129,7 @@ impl Host {
     pub fn next_number(&mut self) -> Option<u32> {
         let next = (1..=SANDBOXES)
             .map(|step| (self.last_number + step - 1) % SANDBOXES + 1)
-            .find(|number| !self.sandboxes.contains_key(number))?;
+            .find(|number| !self.sandboxes.contains_key(number) && !self.left.contains(number))?;
         self.last_number = next;
         Some(next)
     }
@@ -151,7 +152,7 @@ impl Host {
                 self.recorders.remove(number);
                 if let Err(error) = self.take_back(beginning) {
                     tracing::error!("{error}; enforcement stays on for what is left");
-                    self.is_left = true;
+                    self.left.insert(number);
                 }
                 Err(error)
             }
@@ -176,6 +177,15 @@ impl Host {
     /// A process does not end: enforcement stays on for it.
     pub fn end_remains(&mut self, number: u32, cgroup: Cgroup) -> Result<(), RunError> {
         self.take_back(Beginning::new(number, cgroup))
+    }
+
+    /// Forgets a sandbox of an earlier clawbox whose cgroup, of this id, is no more. Who has left that ends.
+    ///
+    /// # Errors
+    /// A process does not end: enforcement stays on for it.
+    pub fn forget(&mut self, number: u32, cgroup: u64) -> Result<(), RunError> {
+        strays::end_sandbox(self.kernel.connections.identified(), number)?;
+        Ok(self.kernel.enforcer.dismiss(cgroup, number)?)
     }
 
     /// The cgroups that the kernel takes for sandboxes', by their ids, and which.
@@ -348,7 +358,7 @@ impl Host {
         }
         let ended = ended.and_then(|()| self.clear_away(beginning));
         if ended.is_err() {
-            self.is_left = true;
+            self.left.insert(number);
         }
         ended.map(|()| denied)
     }
@@ -368,7 +378,7 @@ impl Host {
         for number in numbers {
             self.end(number, None)?;
         }
-        if self.is_left {
+        if !self.left.is_empty() {
             return Err(RunError::Left);
         }
         self.kernel.enforcer.remove().map_err(system("remove the pinned links"))

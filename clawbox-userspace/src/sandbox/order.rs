@@ -82,6 +82,8 @@ pub struct Order {
     pub trails: PathBuf,
     /// Whether the command runs as somebody else than root whatever the policy says.
     pub run_as: Option<Identity>,
+    /// Rules that its policies may compile to.
+    pub most_rules: Option<u32>,
     /// What it gets of another process that asks for it.
     pub inherit: Option<Arc<Inherit>>,
 }
@@ -142,6 +144,7 @@ impl Order {
             dns: self.dns,
             texts: self.texts,
             patience: self.patience,
+            most_rules: self.most_rules,
             names: None,
         })
     }

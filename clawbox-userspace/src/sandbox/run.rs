@@ -76,6 +76,8 @@ pub struct Run {
     pub texts: Vec<Text>,
     /// How long a connection waits for an answer, where the policy asks.
     pub patience: Duration,
+    /// Rules that its policies may compile to; any number if nothing is said.
+    pub most_rules: Option<u32>,
     /// Where the names that it is told of are written down, for who takes it over.
     pub names: Option<PathBuf>,
 }

@@ -13,11 +13,16 @@ use serde_json::Value;
 use crate::attacks::attempt::PYTHON;
 use crate::scene::{ECHO, Scene};
 
-/// Connects where each line of its input says, and answers with what came of it.
+/// Connects where each line of its input says, or runs what stands after a `!`, and answers with what came
+/// of it.
 const DIALLER: &str = r#"
-import socket, sys, errno
+import socket, subprocess, sys, errno
 print("ready", flush=True)
 for line in sys.stdin:
+    if line.startswith("!"):
+        run = subprocess.run(line[1:].split(), capture_output=True, text=True)
+        print(" ".join((run.stdout + run.stderr).split()), flush=True)
+        continue
     try:
         made = socket.create_connection((line.strip(), 7), 30)
         made.send(b"x\n"); made.recv(1)
@@ -295,4 +300,78 @@ fn every_policy_of_a_sandbox_is_a_revision_that_can_be_read_and_gone_back_to() {
     {
         assert_eq!(set(&daemon, wrong).0, 2, "{wrong:?}");
     }
+}
+
+#[test]
+fn what_a_policy_named_that_nobody_was_told_of_gains_nothing_by_the_next_one() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let (one, other) = (scene.copy("one"), scene.copy("other"));
+    let to_site = format!("{{ host: {SITE}, port: {ECHO} }}");
+    let of = |binaries: &str| {
+        scene.policy(&format!(
+            "network_policies:\n  base:\n    endpoints: [{to_site}]\n    binaries: \
+             [{{ path: {PYTHON} }}]\n{binaries}"
+        ))
+    };
+    let more = |binary: &str| {
+        of(&format!(
+            "  more:\n    endpoints: [{{ host: {ELSEWHERE}, port: {ECHO} }}]\n    binaries: \
+             [{{ path: {binary} }}]\n"
+        ))
+    };
+    let base = daemon.policy("base", &of(""));
+    let (with_one, with_other) =
+        (daemon.policy("with-one", &more(&one)), daemon.policy("with-other", &more(&other)));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "agent", &base);
+    let connects = |dialler: &mut Dialler, binary: &str| {
+        dialler.dial(&format!("!{binary} connect={ELSEWHERE}:{ECHO}"))
+    };
+    let written = daemon.keep_state();
+    assert_eq!(output(daemon.as_nobody(&["policy", "set", "agent", &with_one])).0, 0);
+    assert!(connects(&mut dialler, &one).contains("\"ok\""));
+    // As if it had ended before that was written down.
+    daemon.end_by(Signal::SIGKILL);
+    daemon.put_state_back(written);
+    daemon.start_again();
+    assert!(connects(&mut dialler, &one).contains("EPERM"));
+    assert_eq!(output(daemon.as_nobody(&["policy", "set", "agent", &with_other])).0, 0);
+    assert!(connects(&mut dialler, &other).contains("\"ok\""));
+    assert!(connects(&mut dialler, &one).contains("EPERM"));
+    assert_eq!(dialler.dial(&SITE.to_string()), "ok");
+}
+
+#[test]
+fn a_daemon_that_may_not_do_without_bpf_lsm_leaves_what_runs_enforced() {
+    let scene = Scene::new();
+    if scene.has_lsm() {
+        return;
+    }
+    let mut daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &policy);
+    daemon.end_by(Signal::SIGKILL);
+    assert!(!daemon.starts_with("require"));
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    assert_eq!([dialler.dial(&site), dialler.dial(&elsewhere)], ["ok", "EPERM"]);
+    daemon.start_again();
+    assert_eq!([dialler.dial(&site), dialler.dial(&elsewhere)], ["ok", "EPERM"]);
+    let (status, ..) = output(daemon.as_nobody(&["stop", "one"]));
+    assert_eq!(status, 0);
+}
+
+#[test]
+fn a_users_policy_stays_within_the_users_bounds_when_it_is_changed_too() {
+    let scene = Scene::new();
+    let daemon = Daemon::start(&scene.world);
+    let ports: Vec<String> = (1..=5000).map(|port| port.to_string()).collect();
+    let large =
+        scene.allowing(PYTHON, &format!("{{ host: {SITE}, ports: [{}] }}", ports.join(",")));
+    let (small, large) = (daemon.policy("small", &to_site(&scene)), daemon.policy("large", &large));
+    let run = output(daemon.as_nobody(&["run", "--policy", &large, "--", "/bin/true"]));
+    assert!(run.0 == 125 && run.2.contains("rules_per_sandbox"), "{run:?}");
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &small);
+    let set = output(daemon.as_nobody(&["policy", "set", "one", &large]));
+    assert!(set.0 == 1 && set.1.contains("rules_per_sandbox"), "{set:?}");
+    assert_eq!(dialler.dial(&SITE.to_string()), "ok");
 }
