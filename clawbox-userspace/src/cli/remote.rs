@@ -8,8 +8,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
-use nix::sys::signal::Signal;
-use tokio::signal::unix::{SignalKind, signal};
 use tonic::Streaming;
 
 use super::told;
@@ -23,16 +21,7 @@ use crate::sandbox::child::status;
 use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::order::Order;
 use crate::sandbox::run::LsmUse;
-
-/// Signals that are meant for the command.
-const FORWARDED: [Signal; 6] = [
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-];
+use crate::sandbox::watch::Forwarded;
 
 /// How long the next daemon is waited for, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,10 +97,7 @@ async fn follow(
     request: proto::RunRequest,
 ) -> Result<(proto::Ended, String), ClientError> {
     // Before anything is started: a signal that comes in between is the command's too.
-    let mut signals = FORWARDED
-        .into_iter()
-        .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
-        .collect::<std::io::Result<Vec<_>>>()?;
+    let mut signals = Forwarded::listen()?;
     let mut client = Client::connect(socket).await?;
     let mut events = client.sandboxes().run(request).await?.into_inner();
     let (mut id, mut trail) = (String::new(), String::new());
@@ -133,7 +119,7 @@ async fn follow(
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => (client, events) = wait_again(socket, &id).await?,
             },
-            received = next(&mut signals) => if !id.is_empty() {
+            received = signals.next() => if !id.is_empty() {
                 let request = proto::SignalRequest { sandbox: id.clone(), signal: received as i32 };
                 // It may just have ended.
                 if let Err(status) = client.sandboxes().signal(request).await {
@@ -166,16 +152,4 @@ async fn wait_again(
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-async fn next(signals: &mut [(Signal, tokio::signal::unix::Signal)]) -> Signal {
-    std::future::poll_fn(|context| {
-        for (number, stream) in &mut *signals {
-            if stream.poll_recv(context).is_ready() {
-                return std::task::Poll::Ready(*number);
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
 }

@@ -22,15 +22,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::api::peer::Peer;
 use crate::api::server::{self, Call};
 use crate::audit::programs::Programs;
 use crate::audit::trail::{Trail, TrailError};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
-use crate::kernel::pinned::Identified;
 use crate::sandbox::adopt::Found;
 use crate::sandbox::cgroup::{self, Cgroup, CgroupError};
+use crate::sandbox::confined::is_confined;
 use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
 use crate::sandbox::run::{LsmUse, RunError};
@@ -113,8 +112,8 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
     runtime.block_on(async {
         let listener = bind(&config.socket)?;
         let mut daemon = Daemon::load(config, root)?;
-        let confined = Identified::of_run(&daemon.config.name).map_err(RunError::from)?;
-        let asked = server::serve(listener, move |peer| is_confined(peer, confined.as_ref()));
+        // What is looked at by its number was that process only if it is still there.
+        let asked = server::serve(listener, |peer| is_confined(peer.pid) || peer.has_ended());
         let asked = asked.map_err(system("serve the control socket"))?;
         tracing::info!(
             socket = %daemon.config.socket.display(),
@@ -123,21 +122,6 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         );
         daemon.serve(asked).await
     })
-}
-
-/// Whether a process is in a sandbox: of this daemon's or of any other clawbox's.
-fn is_confined(peer: &Peer, identified: Option<&Identified>) -> bool {
-    let in_cgroup = match fs::read_to_string(format!("/proc/{}/cgroup", peer.pid)) {
-        Ok(text) => text.lines().any(|line| {
-            line.strip_prefix("0::/").is_some_and(|path| {
-                path.split('/').next().is_some_and(|first| first == cgroup::PARENT)
-            })
-        }),
-        // Who cannot be looked at is not trusted.
-        Err(_) => true,
-    };
-    // What was looked at by its number was that process only if it is still there.
-    in_cgroup || identified.is_none_or(|all| all.subject(peer.pid).is_some()) || peer.has_ended()
 }
 
 /// The socket, where everybody may connect: who may ask what is told by who they are.

@@ -77,6 +77,14 @@ impl Identified {
         Ok(Some(Self { subjects }))
     }
 
+    /// Those of every run that has pins; one whose table cannot be opened has none to be found in.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let runs = std::fs::read_dir(Path::new(pin::BPFFS).join(pin::PARENT));
+        let names = runs.into_iter().flatten().flatten().map(|entry| entry.file_name());
+        names.filter_map(|name| Self::of_run(name.to_str()?).ok().flatten()).collect()
+    }
+
     /// The thread groups, and whom the kernel wrote each identity for.
     ///
     /// # Errors

@@ -20,13 +20,12 @@ use super::in_force::PolicyInForce;
 use super::lasting::Lasting;
 use super::life::{Sandbox, Told, recorder, serve};
 use super::objects::Objects;
-use super::ready::upstream;
+use super::ready::{Sockets, upstream};
 use super::recorder::Decisions;
 use super::run::{RunError, system};
 use crate::audit::trail::Trail;
-use crate::compile::{AgentPorts, BinaryEntry, MapImage, compile_after};
+use crate::compile::{BinaryEntry, MapImage, compile_after};
 use crate::dns::{Resolver, ResolverSockets};
-use crate::gateway::{self, WaitingRoom};
 use crate::kernel::file_id::Mounts;
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::model::Located;
@@ -68,29 +67,6 @@ fn remember(
     resolver.restore(&handed_out, generation);
 }
 
-/// Who serves a sandbox is not the one who did; what was opened before has the old ports.
-struct Sockets {
-    resolver: ResolverSockets,
-    verified: (std::net::TcpListener, u16),
-    room: WaitingRoom,
-}
-
-impl Sockets {
-    fn open(ports: [u16; 2]) -> Result<Self, RunError> {
-        let resolver =
-            ResolverSockets::bind_at(ports).map_err(system("open the resolver's sockets"))?;
-        let verified = gateway::bind().map_err(system("open the verifier's socket"))?;
-        let room = WaitingRoom::open().map_err(system("open the socket for what waits"))?;
-        Ok(Self { resolver, verified, room })
-    }
-
-    fn ports(&self) -> AgentPorts {
-        let (resolver_v4, v6) = self.resolver.ports();
-        let (verifier, waiting) = (self.verified.1, self.room.port());
-        AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
-    }
-}
-
 /// What stands for a slot whose program is not known: nobody can make a file there.
 const NOBODY: &str = "/proc/clawbox-no-program-";
 
@@ -130,6 +106,26 @@ fn image(lasting: &Lasting, generation: u32, in_use: &Mask) -> Result<(MapImage,
     Ok((compiled, policy.filesystem.include_workdir()))
 }
 
+/// That policy, and what it names as it is on this host now.
+fn found_again(
+    host: &mut Host,
+    number: u32,
+    lasting: &Lasting,
+    generation: u32,
+) -> Result<(MapImage, Mounts, Identities, Objects), RunError> {
+    let in_use = slots_in_use(host, number)?;
+    let (image, includes_workdir) = image(lasting, generation, &in_use)?;
+    let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+    let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+    let identities = Identities::find(number, &mounts, patterns, &lasting.settled.ever_writable);
+    let mut writable = lasting.settled.always_writable.clone();
+    if includes_workdir {
+        writable.push(lasting.settled.workdir.clone());
+    }
+    let objects = Objects::find(&image, &mounts, &writable);
+    Ok((image, mounts, identities, objects))
+}
+
 fn policy(texts: &[Text], lasting: &Lasting) -> Result<Policy, String> {
     let texts: Vec<_> =
         texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
@@ -154,19 +150,10 @@ impl Sandbox {
         let child = first_process(&lasting)?;
         let generation = host.kernel.enforcer.state(number)?.policy;
         host.kernel.generation = host.kernel.generation.max(generation);
-        let in_use = slots_in_use(host, number)?;
-        let (image, includes_workdir) = image(&lasting, generation, &in_use)?;
-        let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
-        let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+        let (image, mounts, identities, objects) = found_again(host, number, &lasting, generation)?;
         let settled = lasting.settled;
-        let identities = Identities::find(number, &mounts, patterns, &settled.ever_writable);
-        let mut writable = settled.always_writable.clone();
-        if includes_workdir {
-            writable.push(settled.workdir.clone());
-        }
-        let objects = Objects::find(&image, &mounts, &writable);
 
-        let sockets = Sockets::open(lasting.ports)?;
+        let sockets = Sockets::open(ResolverSockets::bind_at(lasting.ports))?;
         let ports = sockets.ports();
         let upstream = upstream(&lasting.dns)?;
         let trail = Trail::go_on(&trail, &lasting.name)?;

@@ -17,7 +17,8 @@ use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{cgroup, run_lock};
+use super::confined::is_confined;
+use super::run_lock;
 use crate::kernel::pinned::Identified;
 
 /// The largest question: a policy and presets of 256 KiB each, escaped.
@@ -241,17 +242,9 @@ fn stranger(uid: u32, pid: Option<i32>, run: &str) -> Option<String> {
     if uid != 0 {
         return Some("only root changes a policy".to_owned());
     }
-    let in_cgroup = match std::fs::read_to_string(format!("/proc/{pid}/cgroup")) {
-        Ok(text) => text.lines().any(|line| {
-            line.strip_prefix("0::/").is_some_and(|path| path.starts_with(cgroup::PARENT))
-        }),
-        Err(_) => true,
-    };
-    let identified = match Identified::of_run(run).map(|found| found.map(|all| all.processes())) {
-        Ok(Some(Ok(processes))) => processes.iter().any(|(process, _)| *process == pid),
-        _ => true,
-    };
-    (in_cgroup || identified).then(|| "a sandbox has no say in its policy".to_owned())
+    // A run whose identities cannot be read is not asked for anything.
+    let is_known = matches!(Identified::of_run(run), Ok(Some(_)));
+    (!is_known || is_confined(pid)).then(|| "a sandbox has no say in its policy".to_owned())
 }
 
 /// Why a question had no answer.

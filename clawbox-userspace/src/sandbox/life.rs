@@ -25,7 +25,7 @@ use super::in_force::{EventMeaning, PolicyInForce};
 use super::lasting::Lasting;
 use super::launch::BackstopReport;
 use super::objects::Objects;
-use super::ready::Ready;
+use super::ready::{Ready, Sockets};
 use super::recorder::{Decisions, Recorder};
 use super::run::{LsmUse, Run, RunError, system};
 use crate::audit::programs::Programs;
@@ -116,8 +116,10 @@ impl Beginning {
     ) -> Result<Sandbox, RunError> {
         let lsm = host.lsm().clone();
         accept(&run, &lsm)?;
-        let ports = ready.ports();
-        let Ready { trail, upstream, sockets, verified, room, mounts, mut report, .. } = ready;
+        let ports = ready.sockets.ports();
+        let names = names(&run)?;
+        let Ready { trail, upstream, sockets, mounts, mut report, .. } = ready;
+        let Sockets { resolver: sockets, verified, room } = sockets;
         let judges = lsm.is_active();
         let state = run.image.state(ports, run.audit_level.flags(), judges);
         let paths = ready.identities.paths.clone();
@@ -143,13 +145,9 @@ impl Beginning {
             let layers = layers(&lsm, &report);
             recorder.trail.add(Draft { time: Some(started), ..told.record("start", layers, None) });
         }
-        let names = run.names.as_deref().map(File::create_new).transpose();
-        let names = names.map_err(system("write down the sandbox's names"))?;
         let (resolver, servers) =
             serve(host, self.number, &in_force, decisions, upstream, sockets, verified);
-        if let Some(names) = names {
-            resolver.names().keep_in(names);
-        }
+        names.into_iter().for_each(|names| resolver.names().keep_in(names));
         let policy = LivePolicy {
             sandbox: self.number,
             texts: run.texts,
@@ -178,6 +176,12 @@ impl Beginning {
             servers,
         })
     }
+}
+
+/// Where the names that a sandbox is told of are written down, if they are.
+fn names(run: &Run) -> Result<Option<File>, RunError> {
+    let made = run.names.as_deref().map(File::create_new).transpose();
+    made.map_err(system("write down the sandbox's names"))
 }
 
 /// Who writes down what is told of a sandbox.

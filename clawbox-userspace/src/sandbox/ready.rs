@@ -22,9 +22,7 @@ pub struct Ready {
     pub(super) number: u32,
     pub(super) trail: Trail,
     pub(super) upstream: Upstream,
-    pub(super) sockets: ResolverSockets,
-    pub(super) verified: (TcpListener, u16),
-    pub(super) room: WaitingRoom,
+    pub(super) sockets: Sockets,
     pub(super) program: PathBuf,
     pub(super) mounts: Mounts,
     pub(super) backstops: launch::Prepared,
@@ -39,6 +37,30 @@ pub(super) fn upstream(servers: &[SocketAddr]) -> Result<Upstream, UpstreamError
     if servers.is_empty() { Upstream::system() } else { Upstream::servers(servers) }
 }
 
+/// Where the agent serves one sandbox; nobody does yet.
+pub(super) struct Sockets {
+    pub(super) resolver: ResolverSockets,
+    pub(super) verified: (TcpListener, u16),
+    pub(super) room: WaitingRoom,
+}
+
+impl Sockets {
+    /// Those of the resolver, and all others.
+    pub(super) fn open(resolver: std::io::Result<ResolverSockets>) -> Result<Self, RunError> {
+        Ok(Self {
+            resolver: resolver.map_err(system("open the resolver's sockets"))?,
+            verified: gateway::bind().map_err(system("open the verifier's socket"))?,
+            room: WaitingRoom::open().map_err(system("open the socket for what waits"))?,
+        })
+    }
+
+    pub(super) fn ports(&self) -> AgentPorts {
+        let (resolver_v4, v6) = self.resolver.ports();
+        let (verifier, waiting) = (self.verified.1, self.room.port());
+        AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
+    }
+}
+
 impl Ready {
     /// For a run that is to be the sandbox of this number.
     ///
@@ -47,9 +69,7 @@ impl Ready {
     pub fn of(run: &mut Run, number: u32) -> Result<Self, RunError> {
         let trail = Trail::open(&run.audit, &run.name)?;
         let upstream = upstream(&run.dns)?;
-        let sockets = ResolverSockets::bind().map_err(system("open the resolver's sockets"))?;
-        let verified = gateway::bind().map_err(system("open the verifier's socket"))?;
-        let room = WaitingRoom::open().map_err(system("open the socket for what waits"))?;
+        let sockets = Sockets::open(ResolverSockets::bind())?;
         let program = child::find_program(&run.invocation)?;
         run.backstops.needed.push(program.clone());
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
@@ -72,8 +92,6 @@ impl Ready {
             trail,
             upstream,
             sockets,
-            verified,
-            room,
             program,
             mounts,
             backstops,
@@ -96,12 +114,5 @@ impl Ready {
             names: entries(self.objects.names.len()),
             sandboxes: 1,
         }
-    }
-
-    /// Where the agent serves the sandbox.
-    pub(super) fn ports(&self) -> AgentPorts {
-        let (resolver_v4, v6) = self.sockets.ports();
-        let (verifier, waiting) = (self.verified.1, self.room.port());
-        AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
     }
 }

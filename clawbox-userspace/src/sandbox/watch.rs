@@ -141,13 +141,17 @@ fn pass_on(process: Pid, received: Signal) {
     }
 }
 
-/// Receives [`FORWARDED`].
-struct Forwarded {
+/// Receives the signals that are meant for the command.
+pub struct Forwarded {
     streams: Vec<(Signal, tokio::signal::unix::Signal)>,
 }
 
 impl Forwarded {
-    fn listen() -> io::Result<Self> {
+    /// From now on. Call it inside the runtime.
+    ///
+    /// # Errors
+    /// The system does not let this process receive one.
+    pub fn listen() -> io::Result<Self> {
         let streams = FORWARDED
             .into_iter()
             .map(|number| Ok((number, signal(SignalKind::from_raw(number as i32))?)))
@@ -155,7 +159,8 @@ impl Forwarded {
         Ok(Self { streams })
     }
 
-    async fn next(&mut self) -> Signal {
+    /// The next one.
+    pub async fn next(&mut self) -> Signal {
         std::future::poll_fn(|context| {
             for (number, stream) in &mut self.streams {
                 if stream.poll_recv(context).is_ready() {

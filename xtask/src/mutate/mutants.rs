@@ -35,6 +35,48 @@ const fn lsm(
 }
 
 pub(super) const ALL: &[Mutant] = &[
+    lsm(
+        "each echo request is judged by where it goes",
+        "clawbox-ebpf/src/hooks/connected.rs",
+        "        return pings(sock, message);",
+        "        return 0;",
+        "echo_requests_reach_what_a_rule_names_and_nobody_else",
+    ),
+    here(
+        "the daemon hears no process of a sandbox",
+        "clawbox-userspace/src/api/server.rs",
+        "Ok(stream) if is_confined(stream.peer()) => {",
+        "Ok(stream) if is_confined(stream.peer()) && false => {",
+        "a_user_sees_and_stops_their_own_sandboxes_alone_and_a_sandbox_none",
+    ),
+    here(
+        "a user has no say in somebody else's sandbox",
+        "clawbox-userspace/src/daemon/member.rs",
+        "peer.manages() || self.owner == peer.uid",
+        "peer.manages() || self.owner == peer.uid || true",
+        "a_user_sees_and_stops_their_own_sandboxes_alone_and_a_sandbox_none",
+    ),
+    here(
+        "only root runs commands as somebody else",
+        "clawbox-userspace/src/daemon/request.rs",
+        "if !request.user.is_empty() && peer.uid != 0 {",
+        "if !request.user.is_empty() && peer.uid == u32::MAX {",
+        "a_user_sees_and_stops_their_own_sandboxes_alone_and_a_sandbox_none",
+    ),
+    here(
+        "slots that nobody wrote down are nobody's",
+        "clawbox-userspace/src/sandbox/adopt.rs",
+        "for slot in slots.len()..used {",
+        "for slot in used..used {",
+        "what_a_policy_named_that_nobody_was_told_of_gains_nothing_by_the_next_one",
+    ),
+    here(
+        "a daemon that refuses to start leaves enforcement on",
+        "clawbox-userspace/src/daemon/mod.rs",
+        "if host.cgroups()?.is_empty() {",
+        "if true {",
+        "a_daemon_that_may_not_do_without_bpf_lsm_leaves_what_runs_enforced",
+    ),
     here(
         "a child that nothing says whose it is, is denied",
         "clawbox-ebpf/src/subject.rs",
@@ -391,8 +433,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "a sandbox has no say in its policy",
         "clawbox-userspace/src/sandbox/control.rs",
-        "    (in_cgroup || identified).then(",
-        "    (in_cgroup && !identified).then(",
+        "(!is_known || is_confined(pid)).then(",
+        "(!is_known && is_confined(pid)).then(",
         "a_sandbox_has_no_say",
     ),
     lsm(
