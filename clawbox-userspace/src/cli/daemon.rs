@@ -19,7 +19,8 @@ use crate::daemon::uninstall::uninstall;
 /// the group `clawbox` manage all sandboxes, everybody else their own.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 it was told to stop; 2 it could not begin, and has left nothing behind.
+Exit status: 0 it was told to stop; 2 it could not begin; what an earlier one has
+started is enforced on.
 
 Examples:
   clawbox config check
