@@ -189,8 +189,12 @@ impl<'w> Daemon<'w> {
         command.status().expect("clawbox can be executed").success()
     }
 
-    /// Sends it a signal and waits for its end.
+    /// Sends it a signal, once it has done what it was asked so far, and waits for its end. A start that it
+    /// is killed in the middle of is undone by the next one, which is a test of its own.
     pub fn end_by(&mut self, signal: Signal) {
+        if self.child.is_some() {
+            let _ = self.list();
+        }
         if let Some(mut child) = self.child.take() {
             kill(Pid::from_raw(child.id().cast_signed()), signal).expect("it is there");
             child.wait().expect("it ends");

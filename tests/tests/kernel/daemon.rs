@@ -13,15 +13,21 @@ use serde_json::Value;
 use crate::attacks::attempt::PYTHON;
 use crate::scene::{ECHO, Scene};
 
-/// Connects where each line of its input says, or runs what stands after a `!`, and answers with what came
-/// of it.
+/// Connects where each line of its input says, and answers with what came of it. What stands after a `+` is
+/// started and does the same where a line begins with `>`.
 const DIALLER: &str = r#"
 import socket, subprocess, sys, errno
 print("ready", flush=True)
 for line in sys.stdin:
-    if line.startswith("!"):
-        run = subprocess.run(line[1:].split(), capture_output=True, text=True)
-        print(" ".join((run.stdout + run.stderr).split()), flush=True)
+    if line.startswith("+"):
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        child = subprocess.Popen([line[1:].strip(), "-c", sys.argv[1], sys.argv[1]], **pipes)
+        print(child.stdout.readline().strip(), flush=True)
+        continue
+    if line.startswith(">"):
+        child.stdin.write(line[1:])
+        child.stdin.flush()
+        print(child.stdout.readline().strip(), flush=True)
         continue
     try:
         made = socket.create_connection((line.strip(), 7), 30)
@@ -40,6 +46,7 @@ struct Dialler {
 impl Dialler {
     fn start(mut command: Command, name: &str, policy: &str) -> Self {
         command.args(["run", "--name", name, "--policy", policy, "--", PYTHON, "-c", DIALLER]);
+        command.arg(DIALLER);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
@@ -306,7 +313,9 @@ fn every_policy_of_a_sandbox_is_a_revision_that_can_be_read_and_gone_back_to() {
 fn what_a_policy_named_that_nobody_was_told_of_gains_nothing_by_the_next_one() {
     let scene = Scene::new();
     let mut daemon = Daemon::start(&scene.world);
-    let (one, other) = (scene.copy("one"), scene.copy("other"));
+    let copy =
+        |name: &str| scene.world.install(std::path::Path::new(PYTHON), name).display().to_string();
+    let (one, other) = (copy("one"), copy("other"));
     let to_site = format!("{{ host: {SITE}, port: {ECHO} }}");
     let of = |binaries: &str| {
         scene.policy(&format!(
@@ -324,20 +333,24 @@ fn what_a_policy_named_that_nobody_was_told_of_gains_nothing_by_the_next_one() {
     let (with_one, with_other) =
         (daemon.policy("with-one", &more(&one)), daemon.policy("with-other", &more(&other)));
     let mut dialler = Dialler::start(daemon.as_nobody(&[]), "agent", &base);
-    let connects = |dialler: &mut Dialler, binary: &str| {
-        dialler.dial(&format!("!{binary} connect={ELSEWHERE}:{ECHO}"))
+    // As a process that is there already, and as one that is started now.
+    let by = |dialler: &mut Dialler| dialler.dial(&format!(">{ELSEWHERE}"));
+    let started = |dialler: &mut Dialler, binary: &str| {
+        assert_eq!(dialler.dial(&format!("+{binary}")), "ready");
+        dialler.dial(&format!(">{ELSEWHERE}"))
     };
     let written = daemon.keep_state();
     assert_eq!(output(daemon.as_nobody(&["policy", "set", "agent", &with_one])).0, 0);
-    assert!(connects(&mut dialler, &one).contains("\"ok\""));
+    assert_eq!(started(&mut dialler, &one), "ok");
     // As if it had ended before that was written down.
     daemon.end_by(Signal::SIGKILL);
     daemon.put_state_back(written);
     daemon.start_again();
-    assert!(connects(&mut dialler, &one).contains("EPERM"));
+    assert_eq!(by(&mut dialler), "EPERM");
     assert_eq!(output(daemon.as_nobody(&["policy", "set", "agent", &with_other])).0, 0);
-    assert!(connects(&mut dialler, &other).contains("\"ok\""));
-    assert!(connects(&mut dialler, &one).contains("EPERM"));
+    assert_eq!(by(&mut dialler), "EPERM");
+    assert_eq!(started(&mut dialler, &one), "EPERM");
+    assert_eq!(started(&mut dialler, &other), "ok");
     assert_eq!(dialler.dial(&SITE.to_string()), "ok");
 }
 
