@@ -4,6 +4,7 @@
 use core::mem::{offset_of, size_of};
 
 use crate::address::Address;
+use crate::attach::{Selector, Walk};
 use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
 use crate::limits;
@@ -43,6 +44,7 @@ pub const LAYOUT: u64 = {
         size_of::<TaskEvent>(),
         size_of::<FileEvent>(),
         size_of::<CallEvent>(),
+        size_of::<Selector>(),
         limits::SANDBOXES as usize,
         limits::RULES as usize,
         limits::ADDRESSES as usize,
@@ -102,6 +104,8 @@ packed! {
     Told = 1028,
     CallEvent = 2168,
     CallShape = 8,
+    Selector = 128,
+    Walk = 24,
     FileKey = 24,
     NameKey = 88,
     FileRule = 136,
@@ -134,5 +138,5 @@ pod! {
     Tally, TallyKey, TallyPlace,
     Address, FileId, Mask, Seat, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
     AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, SocketState, Redirected, LossKey,
-    FileKey, NameKey, FileRule, CallShape,
+    FileKey, NameKey, FileRule, CallShape, Selector, Walk,
 }

@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod attach;
 pub mod decide;
 pub mod event;
 pub mod field;

@@ -16,6 +16,9 @@ pub const SCRIPT_PATH: usize = 256;
 /// Sandboxes one loaded set of programs may serve.
 pub const SANDBOXES: u32 = 4096;
 
+/// How the names and paths of cgroups begin that standing rules are for, over all rules.
+pub const SELECTORS: u32 = 1_024;
+
 /// Rules over all policies that are loaded at one time.
 pub const RULES: u32 = 524_288;
 

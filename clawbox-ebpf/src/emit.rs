@@ -27,6 +27,7 @@ use core::{
 };
 
 use crate::{
+    attached::is_pending,
     kernel_read::{self, Dentry as _, Kernel, Reached, Untyped},
     maps::{EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
     subject::Executed,
@@ -450,5 +451,11 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
             kernel_read::interpreter_path(bprm, &raw mut (*event).interpreter);
         }
     }
-    slot.submit(wake(size_of::<TaskEvent>()));
+    // What is held waits for the agent.
+    let wake = if is_pending(executed.sandbox) {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        wake(size_of::<TaskEvent>())
+    };
+    slot.submit(wake);
 }

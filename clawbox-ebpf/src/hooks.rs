@@ -3,6 +3,7 @@
 mod address;
 mod call;
 mod ceiling;
+mod cgroup;
 mod connected;
 mod exec;
 mod file;

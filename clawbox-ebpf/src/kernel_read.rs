@@ -3,6 +3,7 @@
 
 mod call;
 mod ceiling;
+mod cgroup;
 mod place;
 mod socket;
 
@@ -25,6 +26,7 @@ use core::{
 };
 
 pub use call::*;
+pub use cgroup::*;
 pub use place::*;
 pub use socket::*;
 

@@ -6,6 +6,7 @@
 #![allow(internal_features, reason = "BPF has no stable way to add atomically to a map value")]
 
 mod allowed;
+mod attached;
 mod counter;
 mod emit;
 mod hooks;

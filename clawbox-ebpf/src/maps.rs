@@ -11,6 +11,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use clawbox_common::{
+    attach::{Selector, Walk},
     decide::{Files, Lookup},
     event::CallShape,
     file::{FileKey, FileRule, NameKey},
@@ -26,9 +27,29 @@ use core::{
     ptr::{self, null, null_mut, read_volatile},
 };
 
-/// cgroup id → sandbox, for tasks that have no identity yet.
+/// cgroup id → sandbox, for tasks that have no identity yet. The agent writes it, but for those that
+/// it has yet to be asked about: they are written where they are made.
 #[map]
 pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(limits::SANDBOXES, 0);
+
+/// How cgroups begin that the agent is asked about.
+#[map]
+pub static SELECTORS: LpmTrie<Selector, u32> = LpmTrie::with_max_entries(limits::SELECTORS, 0);
+
+/// A key of [`SELECTORS`], as the kernel has it.
+#[repr(C)]
+pub struct SelectorKey {
+    pub bits: u32,
+    pub selector: Selector,
+}
+
+/// A key does not fit the stack beside all else.
+#[map]
+pub static SELECTOR_SCRATCH: PerCpuArray<SelectorKey> = PerCpuArray::with_max_entries(1, 0);
+
+/// The walk that is under way.
+#[map]
+pub static WALK: Array<Walk> = Array::with_max_entries(1, 0);
 
 /// By sandbox.
 #[map]

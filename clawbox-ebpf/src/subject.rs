@@ -5,7 +5,10 @@ use aya_ebpf::{
     bindings::BPF_ANY,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_ancestor_cgroup_id, bpf_map_delete_elem, bpf_map_update_elem},
+        generated::{
+            bpf_get_current_ancestor_cgroup_id, bpf_map_delete_elem, bpf_map_update_elem,
+            bpf_send_signal,
+        },
     },
     macros::map,
     maps::Array,
@@ -20,6 +23,7 @@ use core::{
 };
 
 use crate::{
+    attached::{is_pending, newcomer},
     kernel_read::{self, Kernel},
     kind,
     maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPT_STARTS, SCRIPTS, SUBJECTS},
@@ -220,13 +224,22 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
     {
         held = None;
     }
-    let sandbox = match held {
-        // SAFETY: as above.
-        Some(subject) => unsafe { (*subject).sandbox },
-        None => cgroup_sandbox()?,
+    let exe = kernel_read::program(bprm);
+    // SAFETY: as above.
+    let settled = held.map(|subject| unsafe { (*subject).sandbox });
+    let sandbox = match settled.filter(|sandbox| !is_pending(*sandbox)) {
+        Some(sandbox) => sandbox,
+        None => match cgroup_sandbox().or_else(|| newcomer(task, exe)) {
+            Some(sandbox) => sandbox,
+            None => {
+                if settled.is_some() {
+                    forget(group);
+                }
+                return None;
+            }
+        },
     };
     let is_script = u32::from(kernel_read::is_script(bprm));
-    let exe = kernel_read::program(bprm);
     let own = matched(sandbox, exe, (is_script == 1).then_some(bprm));
     if held.is_none() {
         seat::take(group);
@@ -248,9 +261,92 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
             (&raw mut (*subject).incarnation.born).write_volatile(now.born);
         }
         seat::copy(group, subject);
+    } else if cgroup_sandbox().is_none() {
+        mark_orphan();
+    }
+    if is_pending(sandbox) {
+        // Not an instruction of its own before the agent has said what it is. Whoever has it go on
+        // earlier has it denied everything.
+        // SAFETY: a helper without pointers.
+        unsafe {
+            bpf_send_signal(SIGSTOP);
+        }
     }
     Some(Executed { sandbox, is_script, exe, identified })
 }
+
+/// What a walk finds of a process that is in a sandbox's cgroup.
+pub enum Walked {
+    /// It has an identity.
+    Known,
+    /// It is nobody, and is to stay so until it starts a program.
+    Starter,
+    /// It got one, by the program that it runs.
+    Identified,
+    /// Which program it runs cannot be told: it is denied everything until it starts one.
+    Unverified,
+    /// It could not be given one.
+    NoRoom,
+}
+
+/// Gives a process that is in the cgroup of a sandbox, and nobody in it, the identity of the program
+/// that it runs. It does not run meanwhile: its cgroup is frozen.
+#[inline(always)]
+pub fn find(task: Kernel, sandbox: u32, is_for_all: bool) -> Walked {
+    let group = kernel_read::thread_group(task);
+    let now = kernel_read::incarnation(task);
+    // SAFETY: a map value of a process that does not run.
+    let is_its = |held: &*const Subject| unsafe { (**held).incarnation.born == now.born };
+    match SUBJECTS.get_ptr(group).filter(is_its) {
+        // SAFETY: as above.
+        Some(held) if !is_pending(unsafe { (*held).sandbox }) => return Walked::Known,
+        None if !is_for_all => return Walked::Starter,
+        _ => {}
+    }
+    let exe = kernel_read::running(task);
+    let own = named(exe, sandbox).copied().unwrap_or(Mask::EMPTY);
+    seat::take(group);
+    let fresh = Subject { sandbox, exe, own, lineage: own, ..Subject::default() };
+    let _ = SUBJECTS.insert(group, &fresh, u64::from(BPF_ANY));
+    let Some(subject) = SUBJECTS.get_ptr_mut(group) else {
+        mark_orphan();
+        return Walked::NoRoom;
+    };
+    let is_verified = exe.inode != 0;
+    // SAFETY: as above. A count that no process has is nobody's.
+    unsafe {
+        (*subject).kind = kind::number(subject);
+        let execs = if is_verified { now.execs } else { u64::MAX };
+        (&raw mut (*subject).incarnation.execs).write_volatile(execs);
+        (&raw mut (*subject).incarnation.born).write_volatile(now.born);
+    }
+    seat::copy(group, subject);
+    if is_verified { Walked::Identified } else { Walked::Unverified }
+}
+
+/// Has a process be nobody again that was held in a cgroup which is no sandbox's.
+#[inline(always)]
+pub fn release(task: Kernel) -> bool {
+    let group = kernel_read::thread_group(task);
+    let Some(subject) = SUBJECTS.get_ptr(group) else { return false };
+    // SAFETY: a map value of a process that does not run.
+    if !is_pending(unsafe { (*subject).sandbox }) {
+        return false;
+    }
+    forget(group);
+    true
+}
+
+#[inline(always)]
+fn mark_orphan() {
+    if let Some(word) = ORPHANS.get_ptr_mut(0) {
+        // SAFETY: an aligned word; others write the same.
+        unsafe { write_volatile(word, 1) }
+    }
+}
+
+/// `SIGSTOP`, uapi/asm-generic/signal.h.
+const SIGSTOP: u32 = 19;
 
 /// Copies the parent's identity to a new thread group. Where the table is full the child has no
 /// identity and is denied by its cgroup, or where that is no sandbox's, as an orphan.
@@ -288,10 +384,7 @@ pub fn fork(parent: Kernel, child: Kernel) {
         unsafe { (*copy).incarnation.born = kernel_read::incarnation(child).born }
         seat::copy(group, copy);
     } else if cgroup_sandbox().is_none() {
-        if let Some(word) = ORPHANS.get_ptr_mut(0) {
-            // SAFETY: an aligned word; others write the same.
-            unsafe { write_volatile(word, 1) }
-        }
+        mark_orphan();
     }
 }
 
@@ -303,9 +396,13 @@ pub fn exit(task: Kernel) {
         return;
     }
     let group = kernel_read::thread_group(task);
-    if !seat::may_have_identity(u64::from(group)) {
-        return;
+    if seat::may_have_identity(u64::from(group)) {
+        forget(group);
     }
+}
+
+#[inline(always)]
+fn forget(group: u32) {
     // SAFETY: the key is initialised and of the map's size.
     unsafe {
         bpf_map_delete_elem((&raw const SUBJECTS).cast_mut().cast(), (&raw const group).cast());

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use clawbox::api::client::ClientError;
 use clawbox::cli::approvals::ApprovalsCommand;
+use clawbox::cli::attach::Attach;
 use clawbox::cli::audit::AuditCommand;
 use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(RunCommand),
+    Attach(Attach),
     List(List),
     Show(Show),
     Stop(Stop),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
     };
     let (result, failed) = match cli.verb {
         Verb::Run(command) => (command.run(), run::failed()),
+        Verb::Attach(command) => (command.run(), ExitCode::from(2)),
         Verb::List(command) => (command.run(), ExitCode::from(2)),
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),

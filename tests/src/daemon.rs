@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -50,13 +51,27 @@ impl<'w> Daemon<'w> {
         daemon
     }
 
+    /// Starts one that has a standing rule.
+    #[must_use]
+    pub fn start_standing(world: &'w World, lsm: &'static str, rule: &str) -> Self {
+        let mut daemon = Self::start_with(world, lsm);
+        daemon.end_by(Signal::SIGTERM);
+        let directory = daemon.directory.join("standing");
+        fs::create_dir_all(&directory).expect("the directory of a world can be written");
+        let file = directory.join("rule.yaml");
+        fs::write(&file, rule).expect("the directory of a world can be written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("it is there");
+        daemon.start_again();
+        daemon
+    }
+
     /// Starts it once more, after it has ended.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let directory = self.directory.display();
         let config = format!(
             "name: {}\nsocket: {}\ntrails: {directory}/trails\nstate: {directory}/state\n\
-             dns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n",
+             standing: {directory}/standing\ndns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n",
             self.name,
             self.socket().display(),
             self.lsm

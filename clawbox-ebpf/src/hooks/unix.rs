@@ -15,6 +15,7 @@ use super::{
     verdict::{eacces, eperm},
 };
 use crate::{
+    attached::attached,
     emit::{self, Deed, Judged},
     kernel_read::{self, Kernel, Place},
     maps::KernelLookup,
@@ -65,7 +66,9 @@ fn bound(standing: &Standing<'_>, place: Place) -> i32 {
 
 #[inline(always)]
 fn nameless(standing: &Standing<'_>, other: Kernel) -> i32 {
-    let theirs = subject::sandbox_of_cgroup(kernel_read::birthplace(other));
+    let theirs = attached(kernel_read::birthplace(other));
+    // One that is pending is nobody's.
+    let theirs = u32::try_from(theirs).ok();
     let decision = unix::nameless(&KernelLookup, standing, theirs);
     if !matches!(decision.verdict, Verdict::Allow) {
         let deed = Deed {

@@ -184,17 +184,8 @@ pub fn bound_path(sock: Kernel) -> Option<Place> {
     Some(Place { dentry, mount: unix.read::<UNIX_MNT, _>() })
 }
 
-/// The id of the cgroup that a socket was made in, or of the one above it at the level of the
-/// sandboxes'; zero where it was made above that level.
+/// The cgroup that a socket was made in: its address.
 #[inline(always)]
 pub fn birthplace(sock: Kernel) -> u64 {
-    let cgroup = Untyped(sock.field::<SOCK_CGROUP, _>());
-    let level = constant(&SANDBOX_LEVEL);
-    let depth: u32 = cgroup.read::<CGROUP_LEVEL, _>();
-    if depth < level {
-        return 0;
-    }
-    let ancestors = cgroup.0.wrapping_add(u64::from(level) * 8);
-    let ancestor = Untyped(Untyped(ancestors).read::<CGROUP_ANCESTORS, _>());
-    Untyped(ancestor.read::<CGROUP_NODE, _>()).read::<NODE_ID, _>()
+    Untyped(sock.address()).read::<SOCK_CGROUP, _>()
 }

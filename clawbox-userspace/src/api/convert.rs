@@ -1,6 +1,8 @@
 //! Between the API's messages and what a sandbox answers.
 
 use super::proto;
+use crate::audit::AuditLevel;
+use crate::policy::model::Mode;
 use crate::sandbox::control::{Answer, Connection, Text};
 
 /// Files, as the API has them.
@@ -119,5 +121,45 @@ mod tests {
             assert_eq!(own_answer(answer.clone().into()), Some(answer));
         }
         assert_eq!(own_answer(proto::Answer { outcome: None }), None);
+    }
+}
+
+/// What of the allowed goes into a trail.
+#[must_use]
+pub fn audit_level(level: proto::AuditLevel) -> AuditLevel {
+    match level {
+        proto::AuditLevel::Denials => AuditLevel::Denials,
+        proto::AuditLevel::All => AuditLevel::All,
+        proto::AuditLevel::Unspecified | proto::AuditLevel::Summary => AuditLevel::Summary,
+    }
+}
+
+/// The same, to be sent.
+#[must_use]
+pub fn to_audit_level(level: AuditLevel) -> proto::AuditLevel {
+    match level {
+        AuditLevel::Denials => proto::AuditLevel::Denials,
+        AuditLevel::Summary => proto::AuditLevel::Summary,
+        AuditLevel::All => proto::AuditLevel::All,
+    }
+}
+
+/// What stands in place of a policy's own mode.
+#[must_use]
+pub fn mode(mode: proto::Mode) -> Option<Mode> {
+    match mode {
+        proto::Mode::Unspecified => None,
+        proto::Mode::Enforce => Some(Mode::Enforce),
+        proto::Mode::Audit => Some(Mode::Audit),
+    }
+}
+
+/// The same, to be sent.
+#[must_use]
+pub fn to_mode(mode: Option<Mode>) -> proto::Mode {
+    match mode {
+        None => proto::Mode::Unspecified,
+        Some(Mode::Enforce) => proto::Mode::Enforce,
+        Some(Mode::Audit) => proto::Mode::Audit,
     }
 }

@@ -36,6 +36,8 @@ pub enum Asked {
     Run(Box<proto::RunRequest>, Events),
     /// Tell of the end of a sandbox.
     Wait(String, Events),
+    /// Make a cgroup a sandbox.
+    Attach(Box<proto::AttachRequest>, Reply<proto::Sandbox>),
     /// Which sandboxes are there?
     List(Reply<proto::ListReply>),
     /// Send a signal.
@@ -176,6 +178,13 @@ impl sandboxes_server::Sandboxes for Service {
         let asked = Asked::Wait(request.into_inner().sandbox, events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<proto::AttachRequest>,
+    ) -> Result<Response<proto::Sandbox>, Status> {
+        self.ask(request, |request, reply| Asked::Attach(Box::new(request), reply)).await
     }
 
     async fn list(

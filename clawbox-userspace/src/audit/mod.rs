@@ -21,7 +21,9 @@ use clawbox_common::rule::{REPORT_ALLOWS, TALLY_ALLOWS};
     clap::ValueEnum,
     serde::Deserialize,
     serde::Serialize,
+    schemars::JsonSchema,
 )]
+#[serde(rename_all = "lowercase")]
 pub enum AuditLevel {
     /// No allowed use of a file
     Denials,

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::{Format, told};
 use crate::daemon::config::Config;
+use crate::daemon::standing;
 
 /// Look at the daemon's configuration
 #[derive(Debug, Args)]
@@ -35,7 +36,11 @@ enum Verb {
         format: Format,
     },
     /// Print its JSON Schema, for editors
-    Schema,
+    Schema {
+        /// That of a standing rule, as in /etc/clawbox/sandboxes.d
+        #[arg(long)]
+        standing: bool,
+    },
 }
 
 impl ConfigCommand {
@@ -48,13 +53,19 @@ impl ConfigCommand {
         match self.verb {
             Verb::Check { file, format } => {
                 let config = Config::read(file.as_deref()).map_err(told)?;
+                // Rules that the daemon would not start with.
+                standing::read(&config.standing).map_err(told)?;
                 match format {
                     Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&config)?)?,
                     Format::Text => write!(out, "{}", serde_saphyr::to_string(&config)?)?,
                 }
             }
-            Verb::Schema => {
-                let schema = schemars::schema_for!(Config);
+            Verb::Schema { standing } => {
+                let schema = if standing {
+                    schemars::schema_for!(standing::Written)
+                } else {
+                    schemars::schema_for!(Config)
+                };
                 writeln!(out, "{}", serde_json::to_string_pretty(&schema)?)?;
             }
         }

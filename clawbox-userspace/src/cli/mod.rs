@@ -4,6 +4,7 @@
 mod answer;
 pub mod approvals;
 mod ask;
+pub mod attach;
 pub mod audit;
 pub mod config;
 pub mod daemon;

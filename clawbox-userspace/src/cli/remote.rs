@@ -14,9 +14,7 @@ use super::told;
 use crate::api::client::{Client, ClientError, wait};
 use crate::api::proto::run_event::Event;
 use crate::api::{convert, proto};
-use crate::audit::AuditLevel;
 use crate::daemon::EXIT_STATUS;
-use crate::policy::model::Mode;
 use crate::sandbox::child::status;
 use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::order::Order;
@@ -59,18 +57,8 @@ fn request(order: Order) -> proto::RunRequest {
         variable.extend_from_slice(value.as_bytes());
         variable
     });
-    let (audit_level, mode) = (
-        match order.audit_level {
-            AuditLevel::Denials => proto::AuditLevel::Denials,
-            AuditLevel::Summary => proto::AuditLevel::Summary,
-            AuditLevel::All => proto::AuditLevel::All,
-        },
-        match order.mode {
-            None => proto::Mode::Unspecified,
-            Some(Mode::Enforce) => proto::Mode::Enforce,
-            Some(Mode::Audit) => proto::Mode::Audit,
-        },
-    );
+    let audit_level = convert::to_audit_level(order.audit_level);
+    let mode = convert::to_mode(order.mode);
     proto::RunRequest {
         texts: convert::texts(&order.texts),
         name: order.name.unwrap_or_default(),

@@ -5,7 +5,6 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -95,9 +94,18 @@ pub struct RunCommand {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeArgument {
+pub(super) enum ModeArgument {
     Enforce,
     Audit,
+}
+
+impl ModeArgument {
+    pub(super) fn mode(self) -> Mode {
+        match self {
+            Self::Audit => Mode::Audit,
+            Self::Enforce => Mode::Enforce,
+        }
+    }
 }
 
 fn parse_server(text: &str) -> Result<SocketAddr, String> {
@@ -153,21 +161,18 @@ impl RunCommand {
 
     fn order(self) -> anyhow::Result<Order> {
         let file = self.policy.clone().unwrap_or_else(|| DEFAULT_POLICY.into());
-        let texts = read(&file, &self.preset, self.policy.is_none())?;
+        if self.policy.is_none() && !file.exists() {
+            bail!("no policy: name one with --policy FILE, or write `{}`", file.display());
+        }
+        let texts = texts(&file, &self.preset)?;
         let workdir = match self.workdir {
             Some(directory) => std::path::absolute(directory)?,
             None => std::env::current_dir()
                 .context("the current directory is gone; name one with --workdir")?,
         };
-        let mode = self.mode.map(|mode| match mode {
-            ModeArgument::Audit => Mode::Audit,
-            ModeArgument::Enforce => Mode::Enforce,
-        });
+        let mode = self.mode.map(ModeArgument::mode);
         Ok(Order {
-            texts: texts
-                .into_iter()
-                .map(|(name, text)| Text { name: name.to_string(), text })
-                .collect(),
+            texts,
             name: self.name,
             user: self.user,
             workdir,
@@ -188,14 +193,10 @@ impl RunCommand {
     }
 }
 
-/// Name and text of each file.
-type Texts = Vec<(Arc<str>, String)>;
-
-fn read(file: &Path, presets: &[PathBuf], by_default: bool) -> anyhow::Result<Texts> {
-    if by_default && !file.exists() {
-        bail!("no policy: name one with --policy FILE, or write `{}`", file.display());
-    }
-    read_texts(file, presets).map_err(refused)
+/// A policy and presets, as files.
+pub(super) fn texts(file: &Path, presets: &[PathBuf]) -> anyhow::Result<Vec<Text>> {
+    let texts = read_texts(file, presets).map_err(refused)?;
+    Ok(texts.into_iter().map(|(name, text)| Text { name: name.to_string(), text }).collect())
 }
 
 fn refused(diagnostics: Vec<Diagnostic>) -> anyhow::Error {

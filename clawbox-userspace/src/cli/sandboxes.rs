@@ -181,29 +181,34 @@ impl Show {
             let ids: Vec<&str> = all.iter().map(|sandbox| sandbox.id.as_str()).collect();
             bail!("`{}` is not one sandbox that runs; these do: {}", self.sandbox, ids.join(", "));
         };
-        let shown = Shown::from(found.clone());
-        let mut out = std::io::stdout().lock();
-        if self.format == Format::Json {
-            writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let style = Style::of(&out);
-        writeln!(out, "{}", style.strong(&shown.id))?;
-        for (what, value) in [
-            ("owner", shown.owner),
-            ("process", shown.pid.to_string()),
-            ("since", shown.since),
-            ("policy", format!("{} (revision {})", shown.policy, shown.revision)),
-            ("mode", shown.mode.to_owned()),
-            ("waiting", shown.waiting.to_string()),
-            ("denied", shown.denied.to_string()),
-            ("trail", shown.trail),
-            ("cgroup", shown.cgroup),
-        ] {
-            writeln!(out, "  {what:8} {value}")?;
-        }
+        print_one(found.clone(), self.format)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Prints a sandbox.
+pub(super) fn print_one(sandbox: proto::Sandbox, format: Format) -> anyhow::Result<()> {
+    let shown = Shown::from(sandbox);
+    let mut out = std::io::stdout().lock();
+    if format == Format::Json {
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?);
+    }
+    let style = Style::of(&out);
+    writeln!(out, "{}", style.strong(&shown.id))?;
+    for (what, value) in [
+        ("owner", shown.owner),
+        ("process", shown.pid.to_string()),
+        ("since", shown.since),
+        ("policy", format!("{} (revision {})", shown.policy, shown.revision)),
+        ("mode", shown.mode.to_owned()),
+        ("waiting", shown.waiting.to_string()),
+        ("denied", shown.denied.to_string()),
+        ("trail", shown.trail),
+        ("cgroup", shown.cgroup),
+    ] {
+        writeln!(out, "  {what:8} {value}")?;
+    }
+    Ok(())
 }
 
 impl Stop {

@@ -274,6 +274,12 @@ impl MapImage {
         }
     }
 
+    /// Whether connections go by way of the agent: to be verified, or to wait for an answer.
+    #[must_use]
+    pub fn needs_agent(&self) -> bool {
+        self.asks_for_unknown() || self.rules.values().any(|rule| rule.flags & VERIFY_NAME != 0)
+    }
+
     /// Whether a rule opens echo requests.
     #[must_use]
     pub fn opens_ping(&self) -> bool {

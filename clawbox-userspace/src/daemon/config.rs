@@ -29,6 +29,8 @@ pub struct Config {
     pub trails: PathBuf,
     /// What outlives the agent: the sandboxes' policies and their revisions.
     pub state: PathBuf,
+    /// Where standing rules are: which cgroups that others make are sandboxes, a file each.
+    pub standing: PathBuf,
     /// Name servers, in place of the host's: ADDRESS or ADDRESS:PORT.
     pub dns: Vec<String>,
     /// What to make of the kernel's BPF LSM: auto, require or off.
@@ -85,6 +87,7 @@ impl Default for Config {
             socket: api::SOCKET.into(),
             trails: "/var/log/clawbox".into(),
             state: "/var/lib/clawbox".into(),
+            standing: "/etc/clawbox/sandboxes.d".into(),
             dns: Vec::new(),
             lsm: Lsm::default(),
             refusals: false,
@@ -153,9 +156,12 @@ impl Config {
         if self.name.is_empty() || self.name.len() > 32 || !self.name.chars().all(fits) {
             return Err(format!("`name: {}`: use 1 to 32 letters, digits, `-` and `_`", self.name));
         }
-        for (key, path) in
-            [("socket", &self.socket), ("trails", &self.trails), ("state", &self.state)]
-        {
+        for (key, path) in [
+            ("socket", &self.socket),
+            ("trails", &self.trails),
+            ("state", &self.state),
+            ("standing", &self.standing),
+        ] {
             if !path.is_absolute() {
                 return Err(format!("`{key}: {}`: write the whole path", path.display()));
             }

@@ -35,6 +35,21 @@ pub struct Member {
 }
 
 impl Member {
+    /// One that nobody waits for.
+    #[must_use]
+    pub fn new(id: String, owner: u32, trail: String, revision: u32) -> Self {
+        Self {
+            owner,
+            trail,
+            id,
+            revision,
+            events: Vec::new(),
+            is_watched: false,
+            deadline: None,
+            stopping: Vec::new(),
+        }
+    }
+
     /// Whether somebody has a say in it.
     #[must_use]
     pub fn is_for(&self, peer: &Peer) -> bool {
@@ -59,9 +74,10 @@ impl Daemon {
     }
 
     fn hurry(&mut self, number: u32) {
+        let is_left = self.is_left(number);
         let Some(member) = self.members.get_mut(&number) else { return };
         match member.deadline {
-            Some(deadline) if Instant::now() >= deadline => self.end(number, None),
+            Some(deadline) if is_left || Instant::now() >= deadline => self.end(number, None),
             Some(_) => {}
             None => {
                 member.events.retain(|events| !events.is_closed());
@@ -70,6 +86,15 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// Whether nobody is in a sandbox any more that is asked to end, and whose cgroup stays.
+    fn is_left(&self, number: u32) -> bool {
+        if self.members.get(&number).is_none_or(|member| member.deadline.is_none()) {
+            return false;
+        }
+        let found = self.host.sandbox(number);
+        found.is_some_and(|sandbox| sandbox.is_attached() && sandbox.is_empty())
     }
 
     /// Sends a signal to a sandbox's first process, and ends all of it when the time is up.
@@ -89,10 +114,15 @@ impl Daemon {
     /// Ends a sandbox and tells who waits for it.
     pub(super) fn end(&mut self, number: u32, status: Option<End>) {
         let status = status.map(child::code);
+        let attached = self.host.sandbox(number).filter(|sandbox| sandbox.is_attached());
+        let attached = attached.map(|sandbox| sandbox.cgroup().clone());
         let denied = self.host.end(number, status).unwrap_or_else(|error| {
             tracing::error!("sandbox {number} does not end: {error}");
             0
         });
+        if let Some(cgroup) = attached {
+            self.hold_again(&cgroup);
+        }
         let Some(member) = self.members.remove(&number) else { return };
         // Ended by force, as the shell counts.
         let status = u32::from(status.unwrap_or(128 + Signal::SIGKILL as u8));

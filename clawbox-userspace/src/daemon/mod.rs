@@ -1,10 +1,13 @@
 //! `clawbox daemon`: one process that owns the kernel side of a host and serves all of its sandboxes. One
 //! loop does everything that touches them, a question at a time.
 
+mod attach;
 pub mod config;
+mod containers;
 mod member;
 mod notify;
 mod request;
+pub mod standing;
 pub mod store;
 pub mod uninstall;
 
@@ -16,6 +19,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use clawbox_common::attach::PENDING;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,6 +38,7 @@ use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
+use attach::Standing;
 use config::{Config, ConfigError};
 use member::Member;
 use store::{Kept, Store, StoreError};
@@ -93,6 +98,7 @@ struct Daemon {
     root: std::path::PathBuf,
     members: BTreeMap<u32, Member>,
     store: Store,
+    standing: Standing,
     since: SystemTime,
 }
 
@@ -173,6 +179,7 @@ impl Daemon {
             Cgroup::create(&root, &format!(".{}", config.name))?
         };
         // Before anything is put into the kernel.
+        let standing = Standing::read(&config.standing)?;
         let store = Store::open(&config.state)?;
         let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
         let lsm = LsmUse::from(config.lsm);
@@ -192,18 +199,23 @@ impl Daemon {
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        let mut daemon = Self { config, host, root, members, store, since };
+        let mut daemon = Self { config, host, root, members, store, standing, since };
         daemon.take_over()?;
+        daemon.stand()?;
         Ok(daemon)
     }
 
     /// Serves the sandboxes that an earlier daemon has started, and ends what nobody knows any more.
     fn take_over(&mut self) -> Result<(), DaemonError> {
+        let known = self.host.cgroups()?.into_iter().map(|(id, number)| (number, id));
+        // Of those that are pending it is said later what they are.
         let mut cgroups: BTreeMap<u32, u64> =
-            self.host.cgroups()?.into_iter().map(|(id, number)| (number, id)).collect();
+            known.filter(|(number, _)| *number != PENDING).collect();
         for kept in self.store.sandboxes()? {
             let (id, number) = (kept.id.clone(), kept.number);
-            let cgroup = Cgroup::open(self.root.join(cgroup::PARENT).join(self.cgroup_of(&id)));
+            let is_own = kept.state.attached.is_none();
+            let own = || self.root.join(cgroup::PARENT).join(self.cgroup_of(&id));
+            let cgroup = Cgroup::open(kept.state.attached.clone().unwrap_or_else(own));
             let is_its = |cgroup: &Cgroup| cgroups.get(&number) == Some(&cgroup.id());
             match cgroup.ok().filter(is_its) {
                 // After a reboot, say.
@@ -216,7 +228,7 @@ impl Daemon {
                     }
                     Err(error) => {
                         tracing::warn!(sandbox = id, "ended, because nobody can serve it: {error}");
-                        self.host.end_remains(number, cgroup)?;
+                        self.host.end_remains(number, cgroup, is_own)?;
                         cgroups.remove(&number);
                     }
                 },
@@ -230,9 +242,16 @@ impl Daemon {
                 Some(cgroup) => {
                     let path = cgroup.path().display();
                     tracing::warn!(cgroup = %path, "ended: its start was not finished");
-                    self.host.end_remains(number, cgroup)?;
+                    self.host.end_remains(number, cgroup, true)?;
                 }
-                None => self.host.forget(number, id)?,
+                None => match Cgroup::of_id(&self.root, id)? {
+                    Some(cgroup) => {
+                        let path = cgroup.path().display();
+                        tracing::warn!(cgroup = %path, "ended: nobody wrote down what it is under");
+                        self.host.end_remains(number, cgroup, false)?;
+                    }
+                    None => self.host.forget(number, id)?,
+                },
             }
         }
         Ok(self.host.sweep()?)
@@ -249,16 +268,7 @@ impl Daemon {
             trail: trail.clone().into(),
             names,
         })?;
-        let member = Member {
-            owner,
-            trail,
-            id,
-            revision,
-            events: Vec::new(),
-            is_watched: false,
-            deadline: None,
-            stopping: Vec::new(),
-        };
+        let member = Member::new(id, owner, trail, revision);
         self.members.insert(number, member);
         if self.host.sandbox(number).is_some_and(|found| found.generation() != generation) {
             self.keep(number, owner);
@@ -311,12 +321,14 @@ impl Daemon {
                 _ = tick.tick() => {}
                 () = self.host.filled() => {}
                 Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
+                Some(described) = self.standing.told() => self.described(described),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => notify::reloading(|| tracing::warn!("{RELOAD}")),
             }
             heartbeat.alive();
             self.host.look();
+            self.look_at_pending();
             // Each takes a system call for each sandbox.
             if std::mem::take(&mut is_due) || looked.elapsed() >= LOOK {
                 looked = Instant::now();

@@ -16,9 +16,7 @@ use super::store::Revision;
 use crate::api::peer::Peer;
 use crate::api::server::{Asked, Events, Reply};
 use crate::api::{convert, proto};
-use crate::audit::AuditLevel;
 use crate::dns::Upstream;
-use crate::policy::model::Mode;
 use crate::sandbox::cgroup::Cgroup;
 use crate::sandbox::change::Settled;
 use crate::sandbox::control::{Answer, Request};
@@ -31,14 +29,14 @@ use crate::sandbox::ready::Ready;
 use crate::sandbox::run::{LsmUse, RunError};
 
 /// Why something is not done.
-type Refusal = Box<Status>;
+pub(super) type Refusal = Box<Status>;
 
-fn refuse(status: Status) -> Refusal {
+pub(super) fn refuse(status: Status) -> Refusal {
     Box::new(status)
 }
 
 /// With the exit status by which the command line tells one failure from another.
-fn not_started(error: &RunError) -> Refusal {
+pub(super) fn not_started(error: &RunError) -> Refusal {
     let mut status = Status::failed_precondition(error.to_string());
     if let Ok(code) = error.status().to_string().parse() {
         status.metadata_mut().insert(EXIT_STATUS, code);
@@ -60,6 +58,7 @@ impl Daemon {
         match asked {
             Asked::Run(request, events) => self.run(peer, *request, events),
             Asked::Wait(name, events) => self.wait(peer, &name, events),
+            Asked::Attach(request, reply) => give(reply, self.attach(peer, *request)),
             Asked::List(reply) => give(reply, Ok(self.list(peer))),
             Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),
             Asked::Stop(request, reply) => self.stop(peer, &request, reply),
@@ -110,7 +109,7 @@ impl Daemon {
     fn run(&mut self, peer: &Peer, request: proto::RunRequest, events: Events) {
         match self.start(peer, request) {
             Ok(number) => {
-                let sandbox = self.described(number);
+                let sandbox = self.described_sandbox(number);
                 let started = proto::run_event::Event::Started(proto::Started { sandbox });
                 let _ = events.try_send(Ok(proto::RunEvent { event: Some(started) }));
                 if let Some(member) = self.members.get_mut(&number) {
@@ -128,7 +127,7 @@ impl Daemon {
             if let Some(member) = self.members.get_mut(&number) {
                 member.events.push(events.clone());
             }
-            self.described(number)
+            self.described_sandbox(number)
         });
         let said = sandbox.map_err(|status| *status).map(|sandbox| {
             let started = proto::run_event::Event::Started(proto::Started { sandbox });
@@ -146,11 +145,7 @@ impl Daemon {
             ))));
         }
         let order = self.order(peer, request)?;
-        let number = self.host.next_number().ok_or_else(|| {
-            refuse(Status::resource_exhausted(
-                "as many sandboxes run as the kernel's tables have room for",
-            ))
-        })?;
+        let number = self.free_number()?;
         let failed =
             |error: &dyn std::error::Error| refuse(Status::failed_precondition(error.to_string()));
         let mut run = order.prepare(self.host.next_generation()).map_err(|error| failed(&error))?;
@@ -158,7 +153,7 @@ impl Daemon {
             return Err(refuse(Status::resource_exhausted(why)));
         }
         let id = format!("{}-{number}", run.name);
-        run.audit = self.config.trails.join(format!("{id}.jsonl"));
+        run.audit = self.trail_of(&id);
         let trail = run.audit.display().to_string();
         let names = self.names_of(&id);
         // Of one of this number that ended while nobody served it.
@@ -168,34 +163,30 @@ impl Daemon {
         let cgroup = Cgroup::create(&self.root, &self.cgroup_of(&id));
         let cgroup = cgroup.map_err(|error| failed(&error))?;
         self.host.start(run, ready, cgroup).map_err(|error| not_started(&error))?;
-        let member = Member {
-            owner: peer.uid,
-            trail,
-            id: id.clone(),
-            revision: 1,
-            events: Vec::new(),
-            is_watched: false,
-            deadline: None,
-            stopping: Vec::new(),
-        };
+        let member = Member::new(id.clone(), peer.uid, trail, 1);
         self.members.insert(number, member);
         self.keep(number, peer.uid);
         tracing::info!(sandbox = id, uid = peer.uid, "started");
         Ok(number)
     }
 
+    pub(super) fn free_number(&mut self) -> Result<u32, Refusal> {
+        self.host.next_number().ok_or_else(|| {
+            refuse(Status::resource_exhausted(
+                "as many sandboxes run as the kernel's tables have room for",
+            ))
+        })
+    }
+
+    /// Where a sandbox's trail goes.
+    pub(super) fn trail_of(&self, id: &str) -> PathBuf {
+        self.config.trails.join(format!("{id}.jsonl"))
+    }
+
     fn order(&self, peer: &Peer, request: proto::RunRequest) -> Result<Order, Refusal> {
         let wrong = |what: String| refuse(Status::invalid_argument(what));
-        let audit_level = match request.audit_level() {
-            proto::AuditLevel::Denials => AuditLevel::Denials,
-            proto::AuditLevel::All => AuditLevel::All,
-            proto::AuditLevel::Unspecified | proto::AuditLevel::Summary => AuditLevel::Summary,
-        };
-        let mode = match request.mode() {
-            proto::Mode::Unspecified => None,
-            proto::Mode::Enforce => Some(Mode::Enforce),
-            proto::Mode::Audit => Some(Mode::Audit),
-        };
+        let audit_level = convert::audit_level(request.audit_level());
+        let mode = convert::mode(request.mode());
         if request.command.is_empty() {
             return Err(wrong("name a command".to_owned()));
         }
@@ -247,11 +238,11 @@ impl Daemon {
     fn list(&mut self, peer: &Peer) -> proto::ListReply {
         let seen = self.members.iter().filter(|(_, member)| member.is_for(peer));
         let numbers: Vec<u32> = seen.map(|(number, _)| *number).collect();
-        let sandboxes = numbers.into_iter().filter_map(|number| self.described(number));
+        let sandboxes = numbers.into_iter().filter_map(|number| self.described_sandbox(number));
         proto::ListReply { sandboxes: sandboxes.collect() }
     }
 
-    fn described(&mut self, number: u32) -> Option<proto::Sandbox> {
+    pub(super) fn described_sandbox(&mut self, number: u32) -> Option<proto::Sandbox> {
         let denied = self.host.denied(number);
         let member = self.members.get(&number)?;
         let sandbox = self.host.sandbox(number)?;
@@ -261,7 +252,7 @@ impl Daemon {
             id: member.id.clone(),
             name: sandbox.name().to_owned(),
             owner: member.owner,
-            pid: sandbox.first_process().as_raw().cast_unsigned(),
+            pid: sandbox.first_process(),
             since: seconds(sandbox.since()),
             policy: policy.unwrap_or_default(),
             revision: member.revision,

@@ -282,10 +282,12 @@ mod tests {
             always_writable: Vec::new(),
             ever_writable: Vec::new(),
             most_rules: None,
+            is_attached: false,
         };
         let state = Lasting {
             name: "a".to_owned(),
             process: 7,
+            attached: None,
             born: 8,
             since: 9,
             command: vec!["a".to_owned()],

@@ -1,6 +1,8 @@
 //! The one object through which the agent changes what the kernel enforces: policies, sandboxes,
 //! identities, synthetic addresses; and through which it reads events and losses.
 
+pub mod attached;
+
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,6 +11,7 @@ use std::sync::Mutex;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage};
+use clawbox_common::attach::STARTERS;
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
@@ -196,7 +199,7 @@ impl Enforcer {
             !policies.contains(&key.policy)
         })?;
         remove_all(&mut self.hash::<BinaryKey, Mask>("BINARIES")?, "BINARIES", |key| {
-            !sandboxes.contains(&key.sandbox)
+            key.sandbox != STARTERS && !sandboxes.contains(&key.sandbox)
         })?;
         remove_all(&mut self.hash::<ScriptKey, Mask>("SCRIPTS")?, "SCRIPTS", |key| {
             !sandboxes.contains(&key.sandbox)

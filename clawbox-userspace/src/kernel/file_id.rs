@@ -7,9 +7,11 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 
 use clawbox_common::subject::FileId;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 /// Why a file has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -115,14 +117,37 @@ impl Mounts {
             .open(path)
             .map_err(|source| FileIdError::Open { path: path.to_owned(), source })?;
         let proc = |what| FileIdError::Proc { path: path.to_owned(), what };
-        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))
-            .map_err(|_| proc("no fdinfo"))?;
+        let info = describe(file.as_raw_fd()).map_err(|_| proc("no fdinfo"))?;
         let inode = number(&info, "ino:").ok_or_else(|| proc("no inode in fdinfo"))?;
         let mount = number(&info, "mnt_id:").ok_or_else(|| proc("no mount in fdinfo"))?;
         let device = *self.devices.get(&mount).ok_or_else(|| proc("no such mount in mountinfo"))?;
         let id = FileId { inode, device, zero: 0 };
         Ok(HeldFile { id, handle: shared(id, file.into()) })
     }
+}
+
+/// This host's `/proc`, for threads that see another one.
+static PROC: OnceLock<OwnedFd> = OnceLock::new();
+
+/// From now on files are held also where `/proc` is another one, or none.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn keep_proc() -> io::Result<()> {
+    if PROC.get().is_none() {
+        // Another thread may have been faster.
+        drop(PROC.set(fs::File::open("/proc")?.into()));
+    }
+    Ok(())
+}
+
+/// What `/proc` says of a descriptor.
+fn describe(fd: i32) -> io::Result<String> {
+    let path = format!("self/fdinfo/{fd}");
+    let Some(proc) = PROC.get() else { return fs::read_to_string(Path::new("/proc").join(path)) };
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let opened = openat(proc, path.as_str(), flags, Mode::empty())?;
+    io::read_to_string(fs::File::from(opened))
 }
 
 /// The kernel's internal `dev_t`: 12 bits of major, 20 of minor (`MINORBITS`).

@@ -40,6 +40,9 @@ const TRACEPOINTS: &[(&str, &str)] = &[
     ("task_exec", "sched_process_exec"),
 ];
 
+/// The same for a load that also governs cgroups which others make.
+const OF_OTHERS: (&str, &str) = ("cgroup_made", "cgroup_mkdir");
+
 /// Socket programs.
 const SOCKETS: &[&str] = &[
     "sock_create",
@@ -137,6 +140,9 @@ pub enum LoadError {
         /// Cause.
         source: MapError,
     },
+    /// The kernel did not go through its tasks.
+    #[error("the kernel did not look through its processes: {0}")]
+    Walk(io::Error),
     /// The cgroup hierarchy's root cannot be opened.
     #[error("cannot open the cgroup root `{}`: {source}", path.display())]
     Cgroup {
@@ -217,6 +223,7 @@ pub enum Keep {
 /// agent writes, and what programs know of processes and of sockets. The others only save work.
 pub(super) const KEPT: &[&str] = &[
     "CGROUPS",
+    "SELECTORS",
     "SANDBOX_STATES",
     "RULES",
     "ADDRESSES",
@@ -310,7 +317,8 @@ impl Programs {
         let root = File::open(cgroup_root)
             .map_err(|source| LoadError::Cgroup { path: cgroup_root.to_owned(), source })?;
         let mut links = Vec::with_capacity(TRACEPOINTS.len() + SOCKETS.len());
-        for &(name, tracepoint) in TRACEPOINTS {
+        let of_others = kept.map(|_| &OF_OTHERS);
+        for &(name, tracepoint) in TRACEPOINTS.iter().chain(of_others) {
             let link = attach(&mut ebpf, name, |program| trace(program, tracepoint, &types))?;
             links.push((name, link));
         }

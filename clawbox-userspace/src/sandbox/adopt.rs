@@ -9,6 +9,7 @@ use clawbox_common::limits::BINARY_SLOTS;
 use clawbox_common::rule::{SyntheticKey, SyntheticValue};
 use clawbox_common::subject::Mask;
 
+use super::attach::view;
 use super::birth::Process;
 use super::cgroup::Cgroup;
 use super::change::{LivePolicy, with_approved};
@@ -18,14 +19,15 @@ use super::host::Host;
 use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::lasting::Lasting;
-use super::life::{Sandbox, Told, recorder, serve};
+use super::life::{Life, Sandbox, Told, recorder, serve};
 use super::objects::Objects;
 use super::ready::{Sockets, upstream};
 use super::recorder::Decisions;
 use super::run::{RunError, system};
+use super::view::View;
 use crate::audit::trail::Trail;
 use crate::compile::{BinaryEntry, MapImage, compile_after};
-use crate::dns::{Resolver, ResolverSockets};
+use crate::dns::Resolver;
 use crate::kernel::file_id::Mounts;
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::model::Located;
@@ -45,11 +47,22 @@ pub struct Found {
     pub names: PathBuf,
 }
 
-fn first_process(lasting: &Lasting) -> Result<Process, RunError> {
+fn life(lasting: &Lasting) -> Result<Life, RunError> {
+    if lasting.attached.is_some() {
+        return Ok(Life::Cgroup);
+    }
     let found = Process::of_another(lasting.process, lasting.born);
     let found = found.map_err(system("look at the sandbox's first process"))?;
     let gone = || RunError::Unknown(format!("the first process of {} has ended", lasting.name));
-    found.ok_or_else(gone)
+    Ok(Life::Command { process: found.ok_or_else(gone)?, born: lasting.born })
+}
+
+/// A process by which the sandbox's files can be looked at; zero if there is none.
+fn first_process(lasting: &Lasting, cgroup: &Cgroup) -> u32 {
+    match lasting.attached {
+        Some(_) => cgroup.processes().ok().and_then(|all| all.first().copied()).unwrap_or(0),
+        None => lasting.process,
+    }
 }
 
 /// Has a resolver know the names that an earlier one has told of.
@@ -112,17 +125,22 @@ fn found_again(
     number: u32,
     lasting: &Lasting,
     generation: u32,
+    view: &View,
 ) -> Result<(MapImage, Mounts, Identities, Objects), RunError> {
     let in_use = slots_in_use(host, number)?;
     let (image, includes_workdir) = image(lasting, generation, &in_use)?;
-    let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
-    let patterns = image.binaries.iter().map(|entry| &entry.pattern);
-    let identities = Identities::find(number, &mounts, patterns, &lasting.settled.ever_writable);
+    let mounts = view.read_mounts().map_err(system("read /proc/self/mountinfo"))?;
     let mut writable = lasting.settled.always_writable.clone();
-    if includes_workdir {
+    if includes_workdir && !lasting.settled.is_attached {
         writable.push(lasting.settled.workdir.clone());
     }
-    let objects = Objects::find(&image, &mounts, &writable);
+    let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+    let found = view.within(|| {
+        let ever = &lasting.settled.ever_writable;
+        let identities = Identities::find(number, &mounts, patterns, ever);
+        (identities, Objects::find(&image, &mounts, &writable))
+    });
+    let (identities, objects) = found.map_err(system("look at the sandbox's files"))?;
     Ok((image, mounts, identities, objects))
 }
 
@@ -147,13 +165,18 @@ impl Sandbox {
     /// It has ended, or cannot be served; it is enforced on.
     pub(super) fn take_over(host: &mut Host, found: Found) -> Result<Self, RunError> {
         let Found { number, lasting, cgroup, trail, names } = found;
-        let child = first_process(&lasting)?;
+        let life = life(&lasting)?;
+        let attached = lasting.attached.is_some().then(|| cgroup.clone());
+        let view =
+            attached.as_ref().map(|cgroup| view(cgroup, &[])).transpose()?.unwrap_or_default();
         let generation = host.kernel.enforcer.state(number)?.policy;
         host.kernel.generation = host.kernel.generation.max(generation);
-        let (image, mounts, identities, objects) = found_again(host, number, &lasting, generation)?;
+        let (image, mounts, identities, objects) =
+            found_again(host, number, &lasting, generation, &view)?;
+        let first = first_process(&lasting, &cgroup);
         let settled = lasting.settled;
 
-        let sockets = Sockets::open(ResolverSockets::bind_at(lasting.ports))?;
+        let sockets = Sockets::open_in(&view, lasting.ports)?;
         let ports = sockets.ports();
         let upstream = upstream(&lasting.dns)?;
         let trail = Trail::go_on(&trail, &lasting.name)?;
@@ -162,7 +185,7 @@ impl Sandbox {
         let in_force = PolicyInForce::new(image);
         let decisions = Decisions::of(number, host.feed.stirred());
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
-        recorder.resumed(lasting.process, told.resume_record());
+        recorder.resumed(first, told.resume_record());
         let (resolver, servers) =
             serve(host, number, &in_force, decisions, upstream, sockets.resolver, sockets.verified);
         remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);
@@ -190,13 +213,13 @@ impl Sandbox {
             held: vec![(identities, objects)],
             outgoing: None,
             written,
+            attached,
         };
         let mut sandbox = Self {
             number,
             name: lasting.name,
             cgroup,
-            child,
-            born: lasting.born,
+            life,
             since: UNIX_EPOCH + Duration::from_secs(lasting.since),
             dns: lasting.dns,
             patience: Duration::from_millis(lasting.patience_ms),

@@ -26,9 +26,18 @@ pub struct Ceiling {
     ping: bool,
     /// Whether BPF LSM programs decide files. Without them Landlock's rules stay as they are.
     judges_files: bool,
+    /// Whether nothing was set: the sandbox was not started, but attached.
+    #[serde(default)]
+    is_open: bool,
 }
 
 impl Ceiling {
+    /// That of a sandbox without backstops: any policy can be had.
+    #[must_use]
+    pub fn open() -> Self {
+        Self { is_open: true, ..Self::default() }
+    }
+
     /// The bounds of a launch and what it reported. Paths that could not be opened for Landlock are
     /// beyond.
     #[must_use]
@@ -48,6 +57,7 @@ impl Ceiling {
             ping: launched.ping,
             ports: launched.port_ceiling.then(|| launched.connect_ports.clone()),
             judges_files,
+            is_open: false,
         }
     }
 
@@ -56,6 +66,9 @@ impl Ceiling {
     #[must_use]
     pub fn beyond(&self, before: &MapImage, image: &MapImage, writable: &[PathBuf]) -> Vec<String> {
         let mut beyond = Vec::new();
+        if self.is_open {
+            return beyond;
+        }
         if !self.judges_files && files_differ(before, image) {
             beyond.push(
                 "filesystem_policy: this kernel runs no BPF LSM programs, and Landlock's rules \

@@ -1,5 +1,7 @@
 //! A sandbox's cgroup: where its processes are born, counted and, at the end, all ended.
 
+mod handle;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -17,6 +19,9 @@ pub const LEVEL: u32 = 2;
 
 /// How long the processes of a killed cgroup may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the processes of a cgroup that is frozen may take to stop.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a cgroup could not be had or removed.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,16 @@ pub enum CgroupError {
         path: PathBuf,
         /// Cause.
         source: io::Error,
+    },
+    /// A process does not stop.
+    #[error(
+        "processes in `{}` do not stop within {} s (`cgroup.freeze`), so nobody can say who they are; \
+         look at what holds them up, or stop them and start them again", path.display(),
+        FREEZE_PATIENCE.as_secs()
+    )]
+    StillRunning {
+        /// The cgroup.
+        path: PathBuf,
     },
     /// Killed processes are still there.
     #[error("processes in `{}` are still there {} s after SIGKILL; see its cgroup.procs", path.display(), KILL_PATIENCE.as_secs())]
@@ -159,6 +174,64 @@ impl Cgroup {
         File::open(&self.path).map_err(io_error("open", &self.path))
     }
 
+    /// The cgroup of this id, wherever it is; `None` if it is no more.
+    ///
+    /// # Errors
+    /// The hierarchy cannot be asked.
+    pub fn of_id(root: &Path, id: u64) -> Result<Option<Self>, CgroupError> {
+        let found = handle::directory(root, id).map_err(io_error("find a cgroup in", root))?;
+        Ok(found.map(|path| Self { path, id }))
+    }
+
+    /// Whether it is still there. Another one may have its path.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        id_of(&self.path).is_ok_and(|id| id == self.id)
+    }
+
+    /// Its path as the kernel and systemd write it, below the root of the hierarchy.
+    #[must_use]
+    pub fn below(&self, root: &Path) -> PathBuf {
+        Path::new("/").join(self.path.strip_prefix(root).unwrap_or(&self.path))
+    }
+
+    /// The processes in it and below it. One of another pid namespace's making is there too.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
+        let mut found = Vec::new();
+        let mut left = vec![self.path.clone()];
+        while let Some(directory) = left.pop() {
+            let procs = directory.join("cgroup.procs");
+            let text = match fs::read_to_string(&procs) {
+                // A threaded cgroup, whose processes its parent has.
+                Err(error) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => String::new(),
+                Err(_) if directory != self.path => continue,
+                other => other.map_err(io_error("read", &procs))?,
+            };
+            found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+            let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+            let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            left.extend(below.map(|entry| entry.path()));
+        }
+        Ok(found)
+    }
+
+    /// Holds every process in it and below it where it is, until the guard is dropped.
+    ///
+    /// # Errors
+    /// One does not stop; all go on then.
+    pub fn freeze(&self) -> Result<Frozen, CgroupError> {
+        let file = self.path.join("cgroup.freeze");
+        let was = fs::read_to_string(&file).map_err(io_error("read", &file))?;
+        let frozen = Frozen { file: file.clone(), is_ours: was.trim() == "0" };
+        fs::write(&file, "1").map_err(io_error("write", &file))?;
+        let patience = FREEZE_PATIENCE;
+        self.wait_for("frozen 1", patience, |path| CgroupError::StillRunning { path })?;
+        Ok(frozen)
+    }
+
     /// Ends every process in it and below it, and waits until they are gone.
     ///
     /// # Errors
@@ -181,24 +254,52 @@ impl Cgroup {
         Ok(())
     }
 
-    /// `cgroup.events` becomes readable with POLLPRI at each change of `populated`.
     fn wait_until_empty(&self) -> Result<(), CgroupError> {
+        self.wait_for("populated 0", KILL_PATIENCE, |path| CgroupError::StillPopulated { path })
+    }
+
+    /// `cgroup.events` becomes readable with POLLPRI at each change of what is in it.
+    fn wait_for(
+        &self,
+        wanted: &str,
+        patience: Duration,
+        otherwise: impl FnOnce(PathBuf) -> CgroupError,
+    ) -> Result<(), CgroupError> {
         let path = self.path.join("cgroup.events");
-        let deadline = Instant::now() + KILL_PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             let events = File::open(&path).map_err(io_error("open", &path))?;
             let text = io::read_to_string(&events).map_err(io_error("read", &path))?;
-            if text.lines().any(|line| line == "populated 0") {
+            if text.lines().any(|line| line == wanted) {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(CgroupError::StillPopulated { path: self.path.clone() });
+                return Err(otherwise(self.path.clone()));
             }
             let mut wait = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
             let patience = u16::try_from(left.as_millis()).unwrap_or(u16::MAX);
             poll(&mut wait, PollTimeout::from(patience))
                 .map_err(|errno| io_error("wait for", &path)(errno.into()))?;
+        }
+    }
+}
+
+/// A cgroup whose processes are held where they are.
+#[derive(Debug)]
+pub struct Frozen {
+    file: PathBuf,
+    /// Not if somebody else had it frozen before.
+    is_ours: bool,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if self.is_ours
+            && let Err(error) = fs::write(&self.file, "0")
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::error!("`{}` stays frozen: {error}; write 0 to it", self.file.display());
         }
     }
 }

@@ -8,18 +8,20 @@ use std::time::Instant;
 use clawbox_common::rule::SandboxState;
 use clawbox_common::subject::FileId;
 
+use super::attach::view;
 use super::ceiling::Ceiling;
-use super::connections::{Connections, Reset};
+use super::cgroup::Cgroup;
+use super::connections::{Connections, Cut, Reset};
 use super::control::{Answer, Text};
 use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::objects::Objects;
-use super::run::Run;
+use super::run::{NEEDS_AGENT, Run};
+use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::{AgentPorts, MapImage, compile_after};
 use crate::dns::Resolver;
 use crate::kernel::enforcer::{Enforcer, Generation};
-use crate::kernel::file_id::Mounts;
 use crate::policy::model::{Located, Mode, Policy};
 use crate::policy::{Diagnostic, Severity, load_texts};
 
@@ -41,6 +43,10 @@ pub struct Settled {
     /// Rules that a policy may compile to, where whoever started it is bounded.
     #[serde(default)]
     pub most_rules: Option<u32>,
+    /// Whether its cgroup is somebody else's. Then there are no backstops, and what its policies name is
+    /// what its processes see by that name.
+    #[serde(default)]
+    pub is_attached: bool,
 }
 
 impl Settled {
@@ -55,6 +61,7 @@ impl Settled {
             always_writable: run.backstops.own_tmp().into_iter().collect(),
             ever_writable: run.backstops.writable(),
             most_rules: run.most_rules,
+            is_attached: run.is_attached,
         }
     }
 
@@ -127,6 +134,8 @@ pub struct LivePolicy {
     pub written: Generation,
     /// Those of the one before, which a program that began under it may still read.
     pub outgoing: Option<Generation>,
+    /// Where the sandbox is, if that is somebody else's.
+    pub attached: Option<Cgroup>,
 }
 
 /// A change that was made, for the trail.
@@ -190,16 +199,14 @@ impl LivePolicy {
             return Err(refused(why));
         }
         let mut writable = self.settled.always_writable.clone();
-        if policy.filesystem.include_workdir() {
+        if policy.filesystem.include_workdir() && !self.settled.is_attached {
             writable.push(self.settled.workdir.clone());
         }
         self.refuse_what_needs_a_restart(&policy, &before, &image, &writable)?;
-        let mounts = Mounts::read()
-            .map_err(|error| refused(format!("cannot read /proc/self/mountinfo: {error}")))?;
-        let patterns = image.binaries.iter().map(|entry| &entry.pattern);
-        let identities =
-            Identities::find(self.sandbox, &mounts, patterns, &self.settled.ever_writable);
-        let objects = Objects::find(&image, &mounts, &writable);
+        if self.ports.verifier == 0 && image.needs_agent() {
+            return Err(refused(NEEDS_AGENT.to_owned()));
+        }
+        let (identities, objects) = self.find(&image, &writable)?;
         if !objects.unclosed.is_empty() {
             let why =
                 "`filesystem_policy.deny` cannot be held; close a directory around it instead";
@@ -214,10 +221,31 @@ impl LivePolicy {
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
         let state = self.state(kernel, &image);
-        let resets = kernel.connections.reset(self.sandbox, &image, &state);
+        let resets = kernel.connections.reset(self.sandbox, &image, &state, Cut::All);
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))
+    }
+
+    /// What a policy names, as the sandbox sees it.
+    fn find(
+        &self,
+        image: &MapImage,
+        writable: &[PathBuf],
+    ) -> Result<(Identities, Objects), Answer> {
+        let view = match &self.attached {
+            Some(cgroup) => view(cgroup, &[]).map_err(|error| refused(error.to_string()))?,
+            None => View::default(),
+        };
+        let failed = |error| refused(format!("cannot look at what the policy names: {error}"));
+        let mounts = view.read_mounts().map_err(failed)?;
+        let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+        let found = view.within(|| {
+            let writable_ever = &self.settled.ever_writable;
+            let identities = Identities::find(self.sandbox, &mounts, patterns, writable_ever);
+            (identities, Objects::find(image, &mounts, writable))
+        });
+        found.map_err(failed)
     }
 
     fn state(&self, kernel: &KernelSide, image: &MapImage) -> SandboxState {
@@ -242,7 +270,7 @@ impl LivePolicy {
         writable: &[PathBuf],
     ) -> Result<(), Answer> {
         let mut parts = self.ceiling.beyond(before, image, writable);
-        if accounts(policy) != self.settled.accounts {
+        if !self.settled.is_attached && accounts(policy) != self.settled.accounts {
             parts.push("process: a running sandbox keeps its user and group".to_owned());
         }
         if parts.is_empty() {

@@ -1,8 +1,20 @@
 //! Whether a process is in a sandbox, for who listens: it has no say anywhere, whoever it runs as.
 
+use std::path::PathBuf;
+
 use super::cgroup;
 use super::strays::Stray;
 use crate::kernel::pinned::Identified;
+
+/// The cgroup of a process, in the hierarchy of version 2.
+///
+/// # Errors
+/// It has ended, or is in none.
+pub(super) fn cgroup_of(process: u32) -> std::io::Result<PathBuf> {
+    let text = std::fs::read_to_string(format!("/proc/{process}/cgroup"))?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+    path.map(PathBuf::from).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+}
 
 /// By its cgroup, or by an identity of any clawbox's of this host: it may have left the cgroup. Who cannot
 /// be looked at is taken for one.

@@ -62,6 +62,16 @@ pub struct Reset {
 /// Who has a socket, and by which descriptor each.
 type Users = Vec<(u32, Subject, i32)>;
 
+/// Which sockets a policy cuts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// All that it does not allow.
+    All,
+    /// Connections that were made from there. What listens may be somebody else's too, who has handed it
+    /// down: systemd's, say.
+    Clients,
+}
+
 /// An open socket and who has it.
 struct Open {
     socket: OwnedFd,
@@ -174,12 +184,21 @@ impl Connections {
     }
 
     /// Resets what no process of a sandbox that has it may have connected under this policy.
-    pub fn reset(&mut self, sandbox: u32, image: &MapImage, state: &SandboxState) -> Vec<Reset> {
+    pub fn reset(
+        &mut self,
+        sandbox: u32,
+        image: &MapImage,
+        state: &SandboxState,
+        what: Cut,
+    ) -> Vec<Reset> {
         let mut lookup = ImageLookup::new(image, sandbox);
         lookup.state = *state;
         let mut resets = Vec::new();
         for open in self.users(sandbox) {
             let Some(open) = self.open(open) else { continue };
+            if what == Cut::Clients && !matches!(open.end, End::Client(_)) {
+                continue;
+            }
             if matches!(open.end, End::Nowhere) {
                 // What it asks for may not be allowed any more, and it can ask again.
                 if let Err(error) = cut(&open.socket) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::adopt::Found;
+use super::attach;
 use super::birth::End;
 use super::cgroup::Cgroup;
 use super::change::KernelSide;
@@ -18,13 +19,16 @@ use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
 use super::run::{Run, RunError, system, trim_heap};
 use super::strays::{self, Remnants};
+use clawbox_common::attach::{PENDING, Selector};
 use clawbox_common::limits::SANDBOXES;
 use clawbox_common::rule::SandboxState;
+use clawbox_common::subject::FileId;
 
 use crate::audit::kernel_event::NoMeaning;
 use crate::audit::programs::Programs;
 use crate::audit::trail::Trail;
 use crate::gateway;
+use crate::kernel::enforcer::attached::Whom;
 use crate::kernel::enforcer::{Enforcer, Synthetics};
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
@@ -57,6 +61,10 @@ pub struct Host {
     /// else may have their numbers.
     left: BTreeSet<u32>,
     last_number: u32,
+    /// Whether the kernel holds something of which it has to be said what it is.
+    is_asked: bool,
+    /// Processes that were held when their cgroup became a sandbox's.
+    pub(super) held: Vec<u32>,
 }
 
 impl Host {
@@ -95,6 +103,9 @@ impl Host {
             summed_up: now,
             left: BTreeSet::new(),
             last_number: 0,
+            // By who was there before.
+            is_asked: true,
+            held: Vec::new(),
         })
     }
 
@@ -140,7 +151,7 @@ impl Host {
     /// The command did not start; nothing of it stays behind.
     pub fn start(&mut self, run: Run, ready: Ready, cgroup: Cgroup) -> Result<u32, RunError> {
         let number = ready.number;
-        let mut beginning = Beginning::new(number, cgroup);
+        let mut beginning = Beginning::new(number, cgroup, !run.is_attached);
         match beginning.go_on(self, run, ready) {
             Ok(sandbox) => {
                 self.sandboxes.insert(number, sandbox);
@@ -175,8 +186,13 @@ impl Host {
     ///
     /// # Errors
     /// A process does not end: enforcement stays on for it.
-    pub fn end_remains(&mut self, number: u32, cgroup: Cgroup) -> Result<(), RunError> {
-        self.take_back(Beginning::new(number, cgroup))
+    pub fn end_remains(
+        &mut self,
+        number: u32,
+        cgroup: Cgroup,
+        is_own: bool,
+    ) -> Result<(), RunError> {
+        self.take_back(Beginning { is_begun: true, ..Beginning::new(number, cgroup, is_own) })
     }
 
     /// Forgets a sandbox of an earlier clawbox whose cgroup, of this id, is no more. Who has left that ends.
@@ -194,6 +210,75 @@ impl Host {
     /// The table cannot be read.
     pub fn cgroups(&mut self) -> Result<Vec<(u64, u32)>, RunError> {
         Ok(self.kernel.enforcer.cgroups()?)
+    }
+
+    /// Has the kernel ask of new cgroups that begin like these, and of no others, and take these files for
+    /// programs that only start others in them.
+    ///
+    /// # Errors
+    /// There are more than the kernel's tables have room for.
+    pub fn ask_of(
+        &mut self,
+        selectors: &[(Selector, u32)],
+        starters: &[FileId],
+    ) -> Result<(), RunError> {
+        let enforcer = &mut self.kernel.enforcer;
+        enforcer.start_by(starters)?;
+        Ok(enforcer.ask_of(selectors)?)
+    }
+
+    /// The cgroups that the kernel asks of. What is started in them does not run yet.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn pending(&mut self) -> Result<Vec<u64>, RunError> {
+        self.is_asked = false;
+        Ok(self.kernel.enforcer.pending()?)
+    }
+
+    /// Whether the kernel has asked of a cgroup since [`Host::pending`].
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
+    /// A cgroup that the kernel has asked of is no sandbox: what was started in it goes on, and is what it
+    /// is around it.
+    ///
+    /// # Errors
+    /// The kernel's tables cannot be changed: it is held on.
+    pub fn release(&mut self, id: u64, cgroup: Option<&Cgroup>) -> Result<(), RunError> {
+        self.kernel.enforcer.disown(id)?;
+        let Some(cgroup) = cgroup else { return Ok(()) };
+        let frozen = cgroup.freeze()?;
+        let held = attach::held(self.identified(), cgroup)?;
+        let around = self.sandboxes.values().find(|sandbox| {
+            sandbox.is_attached() && cgroup.path().starts_with(sandbox.cgroup().path())
+        });
+        let around = around.map_or(PENDING, Sandbox::number);
+        self.kernel.enforcer.walk(around, Whom::Held)?;
+        drop(frozen);
+        attach::resume(&held);
+        Ok(())
+    }
+
+    /// What was held when it was started in a cgroup.
+    #[must_use]
+    pub fn held_in(&self, cgroup: &Cgroup) -> Vec<u32> {
+        attach::held(self.identified(), cgroup).unwrap_or_default()
+    }
+
+    /// Has those go on that were held when their cgroup became a sandbox's.
+    pub fn go_on(&mut self) {
+        attach::resume(&std::mem::take(&mut self.held));
+    }
+
+    /// What is started in this cgroup from now on is held until it is said what it is.
+    ///
+    /// # Errors
+    /// The kernel's table is full.
+    pub fn hold(&mut self, cgroup: &Cgroup) -> Result<(), RunError> {
+        Ok(self.kernel.enforcer.hold(cgroup.id())?)
     }
 
     /// Leaves the sandboxes to whoever takes them over: they are enforced on, and whatever would go by way
@@ -234,9 +319,11 @@ impl Host {
 
     /// Takes out what is left when no process of it is.
     fn clear_away(&mut self, beginning: Beginning) -> Result<(), RunError> {
-        let Beginning { number, cgroup, written, held, .. } = beginning;
+        let Beginning { number, cgroup, written, held, is_own, .. } = beginning;
         let id = cgroup.id();
-        cgroup.remove()?;
+        if is_own {
+            cgroup.remove()?;
+        }
         let enforcer = &mut self.kernel.enforcer;
         enforcer.dismiss(id, number)?;
         written.iter().for_each(|written| enforcer.remove_generation(written));
@@ -296,6 +383,7 @@ impl Host {
     /// tables. To be called every [`super::feed::TICK`] at the latest.
     pub fn look(&mut self) {
         for number in self.feed.drain(&mut self.recorders) {
+            self.is_asked |= number == PENDING;
             self.take_up(number);
         }
         for sandbox in self.sandboxes.values_mut().filter(|sandbox| sandbox.holds_any()) {
@@ -364,7 +452,12 @@ impl Host {
     }
 
     fn end_processes(&self, beginning: &Beginning) -> Result<(), RunError> {
-        beginning.cgroup.end_processes()?;
+        if !beginning.is_begun {
+            return Ok(());
+        }
+        if beginning.cgroup.is_there() {
+            beginning.cgroup.end_processes()?;
+        }
         let identified = self.kernel.connections.identified();
         Ok(strays::end_sandbox(identified, beginning.number)?)
     }

@@ -2,6 +2,7 @@
 //! successor takes it over as it runs.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ pub struct Lasting {
     pub process: u32,
     /// When that was started, in units of `/proc/PID/stat`: its number alone may be another one's later.
     pub born: u64,
+    /// Its cgroup, if that is somebody else's; it has no first process then.
+    #[serde(default)]
+    pub attached: Option<PathBuf>,
     /// When, in seconds since the epoch.
     pub since: u64,
     /// What was started.

@@ -12,20 +12,22 @@ use clawbox_common::subject::FileId;
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
+use super::attach;
 use super::birth::{End, Process};
 use super::ceiling::Ceiling;
 use super::cgroup::Cgroup;
 use super::change::{Change, KernelSide, LivePolicy, Settled};
-use super::child;
+use super::child::{self, Invocation};
+use super::connections::{Cut, Reset};
 use super::control::{Answer, Request, Text};
 use super::held::HeldConnections;
 use super::host::{Host, Tables};
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::lasting::Lasting;
-use super::launch::BackstopReport;
+use super::launch::{self, BackstopReport};
 use super::objects::Objects;
-use super::ready::{Ready, Sockets};
+use super::ready::{Launch, Ready, Sockets, Start};
 use super::recorder::{Decisions, Recorder};
 use super::run::{LsmUse, Run, RunError, system};
 use crate::audit::programs::Programs;
@@ -35,6 +37,7 @@ use crate::compile::{AgentPorts, MapImage};
 use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
 use crate::gateway::Verifier;
 use crate::kernel::enforcer::Generation;
+use crate::kernel::enforcer::attached::Whom;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::lsm::LsmState;
 
@@ -46,6 +49,10 @@ pub(super) struct Beginning {
     pub(super) written: Vec<Generation>,
     /// While these are open nothing else gets the inode numbers of what its policies name.
     pub(super) held: Vec<(Identities, Objects)>,
+    /// Whether the cgroup is clawbox's, to be removed.
+    pub(super) is_own: bool,
+    /// Whether anything of it is in the kernel, so that whoever is in the cgroup has to end with it.
+    pub(super) is_begun: bool,
 }
 
 /// A sandbox that runs.
@@ -53,9 +60,7 @@ pub struct Sandbox {
     pub(super) number: u32,
     pub(super) name: String,
     pub(super) cgroup: Cgroup,
-    pub(super) child: Process,
-    /// When that was started, in units of `/proc/PID/stat`.
-    pub(super) born: u64,
+    pub(super) life: Life,
     pub(super) since: SystemTime,
     pub(super) dns: Vec<SocketAddr>,
     pub(super) patience: Duration,
@@ -87,8 +92,9 @@ pub(super) struct Told {
 }
 
 impl Beginning {
-    pub(super) fn new(number: u32, cgroup: Cgroup) -> Self {
-        Self { number, cgroup, written: Vec::new(), held: Vec::new() }
+    pub(super) fn new(number: u32, cgroup: Cgroup, is_own: bool) -> Self {
+        let (written, held) = (Vec::new(), Vec::new());
+        Self { number, cgroup, written, held, is_own, is_begun: is_own }
     }
 
     /// Puts the cgroup under the policy, all of which is in the kernel's tables by then.
@@ -107,7 +113,8 @@ impl Beginning {
         Ok(enforcer.admit_cgroup(self.cgroup.id(), self.number)?)
     }
 
-    /// Puts the cgroup under the policy, then starts the command in it.
+    /// Puts the cgroup under the policy, then starts the command in it, or has those who are there be
+    /// somebody.
     pub(super) fn go_on(
         &mut self,
         host: &mut Host,
@@ -116,34 +123,35 @@ impl Beginning {
     ) -> Result<Sandbox, RunError> {
         let lsm = host.lsm().clone();
         accept(&run, &lsm)?;
+        if ready.sockets.has_own_network && run.image.needs_agent() {
+            return Err(RunError::NeedsAgent);
+        }
         let ports = ready.sockets.ports();
         let names = names(&run)?;
-        let Ready { trail, upstream, sockets, mounts, mut report, .. } = ready;
-        let Sockets { resolver: sockets, verified, room } = sockets;
-        let judges = lsm.is_active();
-        let state = run.image.state(ports, run.audit_level.flags(), judges);
-        let paths = ready.identities.paths.clone();
-        self.held.push((ready.identities, ready.objects));
+        let Ready { trail, upstream, sockets, mounts, start, identities, objects, .. } = ready;
+        let Sockets { resolver: sockets, verified, room, .. } = sockets;
+        let state = run.image.state(ports, run.audit_level.flags(), lsm.is_active());
+        let paths = identities.paths.clone();
+        self.held.push((identities, objects));
+        // Before anything is changed: it can fail, and then all stays as it was.
+        let frozen = run.is_attached.then(|| self.cgroup.freeze()).transpose()?;
+        self.is_begun = true;
         self.govern(&mut host.kernel, &run.image, &state)?;
-        let told = Told::of(&run);
-        let settled = Settled::of(&run);
+        let (told, settled) = (Told::of(&run), Settled::of(&run));
         let in_force = PolicyInForce::new(run.image);
         let decisions = Decisions::of(self.number, host.feed.stirred());
         let recorder = recorder(&in_force, Arc::clone(&decisions), mounts, paths, trail);
         host.recorders.add(self.number, recorder);
         let started = SystemTime::now();
-        let child = child::spawn(
-            &run.invocation,
-            &ready.program,
-            &self.cgroup,
-            ready.backstops,
-            judges,
-            &mut report,
-        )?;
+        let begun = match start {
+            Start::Command(launch) => self.spawn(host, &run.invocation, &run.backstops, *launch)?,
+            Start::Attached(whom) => self.identify(host, &in_force.image(), &state, whom)?,
+        };
+        drop(frozen);
         if let Some(recorder) = host.recorders.of(self.number) {
-            recorder.started(child.pid().as_raw().cast_unsigned());
-            let layers = layers(&lsm, &report);
-            recorder.trail.add(Draft { time: Some(started), ..told.record("start", layers, None) });
+            let record = told.record(begun.action, begun.layers, None);
+            recorder.trail.add(Draft { time: Some(started), ..record });
+            recorder.reset(&begun.resets);
         }
         let (resolver, servers) =
             serve(host, self.number, &in_force, decisions, upstream, sockets, verified);
@@ -152,7 +160,7 @@ impl Beginning {
             sandbox: self.number,
             texts: run.texts,
             approved: String::new(),
-            ceiling: Ceiling::new(&run.backstops, &report, judges),
+            ceiling: begun.ceiling,
             settled,
             in_force,
             resolver,
@@ -160,13 +168,13 @@ impl Beginning {
             held: std::mem::take(&mut self.held),
             outgoing: None,
             written: self.written.pop().unwrap_or_default(),
+            attached: run.is_attached.then(|| self.cgroup.clone()),
         };
         Ok(Sandbox {
             number: self.number,
             name: run.name,
             cgroup: self.cgroup.clone(),
-            born: child.born(),
-            child,
+            life: begun.life,
             since: started,
             told,
             dns: run.dns,
@@ -176,6 +184,76 @@ impl Beginning {
             servers,
         })
     }
+
+    fn spawn(
+        &self,
+        host: &mut Host,
+        invocation: &Invocation,
+        asked: &launch::Request,
+        launch: Launch,
+    ) -> Result<Begun, RunError> {
+        let lsm = host.lsm().clone();
+        let judges = lsm.is_active();
+        let Launch { program, backstops, mut report } = launch;
+        let cgroup = &self.cgroup;
+        let process = child::spawn(invocation, &program, cgroup, backstops, judges, &mut report)?;
+        if let Some(recorder) = host.recorders.of(self.number) {
+            recorder.started(process.pid().as_raw().cast_unsigned());
+        }
+        Ok(Begun {
+            action: "start",
+            layers: layers(&lsm, &report),
+            ceiling: Ceiling::new(asked, &report, judges),
+            life: Life::Command { born: process.born(), process },
+            resets: Vec::new(),
+        })
+    }
+
+    fn identify(
+        &self,
+        host: &mut Host,
+        image: &MapImage,
+        state: &SandboxState,
+        whom: Whom,
+    ) -> Result<Begun, RunError> {
+        host.held = attach::held(host.identified(), &self.cgroup)?;
+        let walk = attach::identify(&mut host.kernel, self.number, whom)?;
+        let resets = host.kernel.connections.reset(self.number, image, state, Cut::Clients);
+        if let Some(recorder) = host.recorders.of(self.number) {
+            recorder.attached(self.cgroup.processes()?.first().copied().unwrap_or(0));
+        }
+        let hooks = serde_json::json!({ "layer": "cgroup.sockets", "state": "full" });
+        let found = serde_json::json!({
+            "layer": "identities",
+            "identified": walk.identified,
+            "unverified": walk.unverified,
+            "left_out": walk.left_out,
+        });
+        let layers = [hooks, found].into_iter().chain(host.lsm().layers()).collect();
+        let (ceiling, life) = (Ceiling::open(), Life::Cgroup);
+        Ok(Begun { action: "attach", layers, ceiling, life, resets })
+    }
+}
+
+/// What a sandbox lives as long as.
+pub(super) enum Life {
+    /// Its first process.
+    Command {
+        process: Process,
+        /// When that was started, in units of `/proc/PID/stat`.
+        born: u64,
+    },
+    /// Its cgroup, which is somebody else's.
+    Cgroup,
+}
+
+/// What came of a start.
+struct Begun {
+    action: &'static str,
+    layers: Vec<serde_json::Value>,
+    ceiling: Ceiling,
+    life: Life,
+    resets: Vec<Reset>,
 }
 
 /// Where the names that a sandbox is told of are written down, if they are.
@@ -254,18 +332,39 @@ impl Sandbox {
         self.since
     }
 
-    /// Its first process, as the host sees it.
+    /// Its first process, as the host sees it; of a cgroup that is somebody else's any one, zero if there is
+    /// none.
     #[must_use]
-    pub fn first_process(&self) -> nix::unistd::Pid {
-        self.child.pid()
+    pub fn first_process(&self) -> u32 {
+        match &self.life {
+            Life::Command { process, .. } => process.pid().as_raw().cast_unsigned(),
+            Life::Cgroup => {
+                self.cgroup.processes().ok().and_then(|all| all.first().copied()).unwrap_or(0)
+            }
+        }
     }
 
-    /// Sends its first process a signal.
+    /// Whether its cgroup is somebody else's.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        matches!(self.life, Life::Cgroup)
+    }
+
+    /// Whether nobody is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cgroup.processes().is_ok_and(|processes| processes.is_empty())
+    }
+
+    /// Sends its first process a signal; where the cgroup is somebody else's, all that are in it.
     ///
     /// # Errors
     /// It has ended.
     pub fn signal(&self, signal: Signal) -> std::io::Result<()> {
-        self.child.signal(signal)
+        match &self.life {
+            Life::Command { process, .. } => process.signal(signal),
+            Life::Cgroup => attach::signal(&self.cgroup, signal),
+        }
     }
 
     /// Its cgroup.
@@ -305,7 +404,10 @@ impl Sandbox {
     }
 
     pub(super) fn try_wait(&mut self) -> std::io::Result<Option<End>> {
-        self.child.try_wait()
+        match &mut self.life {
+            Life::Command { process, .. } => process.try_wait(),
+            Life::Cgroup => Ok((!self.cgroup.is_there()).then_some(End::Unknown)),
+        }
     }
 
     pub(super) fn holds_any(&self) -> bool {
@@ -328,10 +430,15 @@ impl Sandbox {
         let slots = image.binaries.iter().map(|entry| entry.pattern.as_str().to_owned());
         let AgentPorts { resolver_v4, resolver_v6, .. } = self.policy.ports;
         let since = self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let (process, born) = match &self.life {
+            Life::Command { process, born } => (process.pid().as_raw().cast_unsigned(), *born),
+            Life::Cgroup => (0, 0),
+        };
         Lasting {
             name: self.name.clone(),
-            process: self.child.pid().as_raw().cast_unsigned(),
-            born: self.born,
+            process,
+            born,
+            attached: self.is_attached().then(|| self.cgroup.path().to_owned()),
             since,
             command: self.told.command.clone(),
             texts: self.policy.texts.clone(),
@@ -393,12 +500,13 @@ impl Sandbox {
 
     /// Serves it no longer. Gives what has to be taken back, and what its last record says.
     pub(super) fn stop(self) -> (Beginning, Told) {
+        let is_own = !self.is_attached();
         let Self { number, cgroup, mut told, policy, servers, .. } = self;
         drop(servers);
         policy.resolver.clear();
         told.audit_only = policy.in_force.image().audit_only();
         let written = [policy.written].into_iter().chain(policy.outgoing).collect();
-        (Beginning { number, cgroup, written, held: policy.held }, told)
+        (Beginning { number, cgroup, written, held: policy.held, is_own, is_begun: true }, told)
     }
 }
 
@@ -412,7 +520,10 @@ fn accept(run: &Run, lsm: &LsmState) -> Result<(), RunError> {
     if lsm.is_active() {
         return Ok(());
     }
-    if run.lsm == LsmUse::Auto {
+    if run.is_attached && run.needs_lsm {
+        return Err(RunError::NothingHolds { why: lsm.why.clone() });
+    }
+    if run.lsm == LsmUse::Auto && !run.is_attached {
         tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
         if let Some(why) = &lsm.unrecorded {
             tracing::warn!("what Landlock and seccomp refuse is not in the audit trail: {why}");

@@ -1,6 +1,7 @@
 //! Sandboxes: a cgroup, what its processes get before they start, and their end.
 
 pub mod adopt;
+pub mod attach;
 pub mod birth;
 pub mod ceiling;
 pub mod cgroup;
@@ -29,4 +30,5 @@ pub mod run;
 pub mod run_lock;
 pub mod self_test;
 pub mod strays;
+pub mod view;
 pub mod watch;

@@ -107,7 +107,7 @@ impl Order {
         };
         let file = self.texts.first().map(|text| text.name.clone()).unwrap_or_default();
         let user = self.user(&loaded.policy)?;
-        let hard = report_shortfalls(&loaded, &file, user.is_some(), self.lsm)?;
+        let hard = report_shortfalls(&loaded, &file, user.is_some(), self.lsm, true)?;
         let image = compile(&loaded.policy, generation).map_err(refused)?;
         let workdir = self.workdir;
         let also_writable =
@@ -146,6 +146,7 @@ impl Order {
             patience: self.patience,
             most_rules: self.most_rules,
             names: None,
+            is_attached: false,
         })
     }
 
@@ -176,22 +177,26 @@ impl Order {
     }
 }
 
-fn refused(diagnostics: Vec<Diagnostic>) -> OrderError {
+pub(super) fn refused(diagnostics: Vec<Diagnostic>) -> OrderError {
     let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
     OrderError::Policy(errors.map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
 /// Says what of the policy is not enforced here, and refuses where the policy asks for that. Gives
 /// whether it would have to refuse without BPF LSM.
-fn report_shortfalls(
+pub(super) fn report_shortfalls(
     loaded: &Loaded,
     file: &str,
     has_user: bool,
     lsm: LsmUse,
+    has_backstops: bool,
 ) -> Result<bool, OrderError> {
     // That the programs load is seen when they are loaded.
     let may_have = lsm != LsmUse::Off && lsm::refusal().is_none();
-    let facts = host_facts::gather(&loaded.policy, may_have);
+    let mut facts = host_facts::gather(&loaded.policy, may_have);
+    if !has_backstops {
+        facts.landlock_abi = 0;
+    }
     let report = assess(loaded, &facts);
     // A user given on the command line stands in for one that this host does not have.
     let stands_in = |part: &&crate::policy::enforceability::Part| {
@@ -220,7 +225,7 @@ fn report_shortfalls(
 }
 
 /// What the backstops have to hold for a policy.
-fn backstops(
+pub(super) fn backstops(
     policy: &Policy,
     image: &MapImage,
     also_writable: &[PathBuf],
@@ -276,7 +281,11 @@ fn readable(backstops: &launch::Request) -> Vec<PathBuf> {
     trees.filter_map(|tree| std::fs::canonicalize(tree).ok()).collect()
 }
 
-fn valid_name(name: &str) -> Result<&str, OrderError> {
+/// A name that a sandbox, and so a file, can have.
+///
+/// # Errors
+/// It cannot.
+pub fn valid_name(name: &str) -> Result<&str, OrderError> {
     let fits = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
     if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(fits) {
         return Err(OrderError::Name(name.to_owned()));

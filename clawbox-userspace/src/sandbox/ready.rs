@@ -9,10 +9,12 @@ use super::identities::Identities;
 use super::launch::{self, BackstopReport};
 use super::objects::Objects;
 use super::run::{Run, RunError, system};
+use super::view::View;
 use crate::audit::trail::Trail;
 use crate::compile::AgentPorts;
 use crate::dns::{ResolverSockets, Upstream, UpstreamError};
 use crate::gateway::{self, WaitingRoom};
+use crate::kernel::enforcer::attached::Whom;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::Sizes;
 
@@ -23,13 +25,26 @@ pub struct Ready {
     pub(super) trail: Trail,
     pub(super) upstream: Upstream,
     pub(super) sockets: Sockets,
-    pub(super) program: PathBuf,
     pub(super) mounts: Mounts,
-    pub(super) backstops: launch::Prepared,
-    pub(super) report: BackstopReport,
+    pub(super) start: Start,
     /// What the policy names, as it is on this host.
     pub(super) identities: Identities,
     pub(super) objects: Objects,
+}
+
+/// How a sandbox comes by its processes.
+pub(super) enum Start {
+    /// The command is started.
+    Command(Box<Launch>),
+    /// They are there, or somebody else starts them.
+    Attached(Whom),
+}
+
+/// What a command is started with.
+pub(super) struct Launch {
+    pub(super) program: PathBuf,
+    pub(super) backstops: launch::Prepared,
+    pub(super) report: BackstopReport,
 }
 
 /// Whom a sandbox's resolver asks: these servers, or the host's own if there are none.
@@ -42,6 +57,8 @@ pub(super) struct Sockets {
     pub(super) resolver: ResolverSockets,
     pub(super) verified: (TcpListener, u16),
     pub(super) room: WaitingRoom,
+    /// Whether the sandbox has a network of its own, where the resolver alone is.
+    pub(super) has_own_network: bool,
 }
 
 impl Sockets {
@@ -51,12 +68,24 @@ impl Sockets {
             resolver: resolver.map_err(system("open the resolver's sockets"))?,
             verified: gateway::bind().map_err(system("open the verifier's socket"))?,
             room: WaitingRoom::open().map_err(system("open the socket for what waits"))?,
+            has_own_network: false,
         })
+    }
+
+    /// The same for a sandbox whose processes see the network so; ports as an earlier clawbox had them,
+    /// zero for any.
+    pub(super) fn open_in(view: &View, ports: [u16; 2]) -> Result<Self, RunError> {
+        let resolver = view.within(|| ResolverSockets::bind_at(ports));
+        let sockets = Self::open(resolver.map_err(system("enter the sandbox's network"))?)?;
+        Ok(Self { has_own_network: view.has_own_network(), ..sockets })
     }
 
     pub(super) fn ports(&self) -> AgentPorts {
         let (resolver_v4, v6) = self.resolver.ports();
-        let (verifier, waiting) = (self.verified.1, self.room.port());
+        // From another network nobody comes to the agent's.
+        let reached =
+            if self.has_own_network { (0, 0) } else { (self.verified.1, self.room.port()) };
+        let (verifier, waiting) = reached;
         AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
     }
 }
@@ -92,13 +121,41 @@ impl Ready {
             trail,
             upstream,
             sockets,
-            program,
             mounts,
-            backstops,
-            report,
+            start: Start::Command(Box::new(Launch { program, backstops, report })),
             identities,
             objects,
         })
+    }
+
+    /// For processes that are there, or that somebody else starts, and see so.
+    ///
+    /// # Errors
+    /// Something that it needs is not there.
+    pub fn of_attached(
+        run: &mut Run,
+        number: u32,
+        view: &View,
+        whom: Whom,
+    ) -> Result<Self, RunError> {
+        let trail = Trail::open(&run.audit, &run.name)?;
+        let upstream = upstream(&run.dns)?;
+        let sockets = Sockets::open_in(view, [0, 0])?;
+        let mounts = view.read_mounts().map_err(system("read its mounts"))?;
+        let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
+        let writable = run.backstops.writable();
+        let found = view.within(|| {
+            let identities = Identities::find(number, &mounts, patterns, &writable);
+            (identities, Objects::find(&run.image, &mounts, &[]))
+        });
+        let (identities, objects) = found.map_err(system("look at its files"))?;
+        let problems = identities.problems.iter().chain(&objects.problems);
+        problems.for_each(|problem| tracing::warn!("{problem}"));
+        if !objects.unclosed.is_empty() {
+            return Err(RunError::Unclosed(objects.unclosed.join("; ")));
+        }
+        let start = Start::Attached(whom);
+        Ok(Self { number, trail, upstream, sockets, mounts, start, identities, objects })
     }
 
     /// Room in the kernel's maps for this sandbox alone.

@@ -324,11 +324,25 @@ impl Recorder {
                 layers: Vec::new(),
             })),
         });
-        for reset in &change.resets {
+        self.reset(&change.resets);
+    }
+
+    /// Records connections that were ended because the policy does not allow them.
+    pub fn reset(&mut self, resets: &[Reset]) {
+        for reset in resets {
             let host = self.meaning.name(reset.name);
             self.trail.add(cut(reset, host, &self.programs));
         }
         self.trail.flush();
+    }
+
+    /// Of a sandbox in whose cgroup nothing is started: what follows is named as this process sees it;
+    /// zero is none.
+    pub fn attached(&mut self, process: u32) {
+        if process != 0 {
+            self.started(process);
+        }
+        self.start = Start::Done;
     }
 }
 

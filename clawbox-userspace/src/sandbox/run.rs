@@ -80,6 +80,8 @@ pub struct Run {
     pub most_rules: Option<u32>,
     /// Where the names that it is told of are written down, for who takes it over.
     pub names: Option<PathBuf>,
+    /// Whether nothing is started: the processes are somebody else's, and have no backstops.
+    pub is_attached: bool,
 }
 
 /// Why a run failed.
@@ -121,12 +123,25 @@ pub enum RunError {
         /// Why there are none.
         why: String,
     },
+    /// A cgroup of somebody else's cannot be held without BPF LSM.
+    #[error(
+        "no BPF LSM programs: {why}. Processes that clawbox has not started have no Landlock and no \
+         seccomp filter of its, so that nothing would hold their files; with `--network-only` (in a \
+         standing rule `network_only: true`) it holds what they connect to alone"
+    )]
+    NothingHolds {
+        /// Why there are none.
+        why: String,
+    },
     /// See the source.
     #[error(transparent)]
     Strays(#[from] StraysError),
     /// A sandbox of an earlier clawbox cannot be served.
     #[error("{0}")]
     Unknown(String),
+    /// A policy needs the agent where it cannot be reached.
+    #[error("{}", NEEDS_AGENT)]
+    NeedsAgent,
     /// Something of a sandbox cannot be ended.
     #[error("a process of a sandbox is still there; enforcement stays on for it")]
     Left,
@@ -139,6 +154,10 @@ pub enum RunError {
         source: std::io::Error,
     },
 }
+
+/// Why some policies cannot be had by a sandbox with a network of its own.
+pub(super) const NEEDS_AGENT: &str = "`sni: verify` and `unknown_endpoints: ask` need the agent, which is \
+    in the host's network, and this sandbox has a network of its own; leave them out for it";
 
 impl RunError {
     /// The exit status of `clawbox run`.

@@ -118,7 +118,7 @@ pub async fn until_exit(
             () = host.filled() => {}
             received = signals.next() => {
                 if let Some(sandbox) = host.sandbox(sandbox) {
-                    pass_on(sandbox.first_process(), received);
+                    pass_on(Pid::from_raw(sandbox.first_process().cast_signed()), received);
                 }
             }
             Some((request, answer)) = asked.recv() => {

@@ -15,7 +15,7 @@ use crate::scene::{ECHO, Scene};
 
 /// Connects where each line of its input says, and answers with what came of it. What stands after a `+` is
 /// started and does the same where a line begins with `>`.
-const DIALLER: &str = r#"
+pub(super) const DIALLER: &str = r#"
 import socket, subprocess, sys, errno
 print("ready", flush=True)
 for line in sys.stdin:
@@ -38,8 +38,8 @@ for line in sys.stdin:
 "#;
 
 /// A sandbox that is asked to connect.
-struct Dialler {
-    child: Child,
+pub(super) struct Dialler {
+    pub(super) child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
@@ -47,6 +47,11 @@ impl Dialler {
     fn start(mut command: Command, name: &str, policy: &str) -> Self {
         command.args(["run", "--name", name, "--policy", policy, "--", PYTHON, "-c", DIALLER]);
         command.arg(DIALLER);
+        Self::of(command)
+    }
+
+    /// One whose command line is whole.
+    pub(super) fn of(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
@@ -61,18 +66,18 @@ impl Dialler {
         line.trim().to_owned()
     }
 
-    fn dial(&mut self, to: &str) -> String {
+    pub(super) fn dial(&mut self, to: &str) -> String {
         writeln!(self.child.stdin.as_mut().unwrap(), "{to}").unwrap();
         self.line()
     }
 
-    fn end(mut self) -> i32 {
+    pub(super) fn end(mut self) -> i32 {
         drop(self.child.stdin.take());
         self.child.wait().unwrap().code().unwrap()
     }
 }
 
-fn to_site(scene: &Scene) -> String {
+pub(super) fn to_site(scene: &Scene) -> String {
     scene.allowing(PYTHON, &format!("{{ host: {SITE}, port: {ECHO} }}"))
 }
 
@@ -80,7 +85,7 @@ fn to_elsewhere(scene: &Scene) -> String {
     scene.allowing(PYTHON, &format!("{{ host: {ELSEWHERE}, port: {ECHO} }}"))
 }
 
-fn output(mut command: Command) -> (i32, String, String) {
+pub(super) fn output(mut command: Command) -> (i32, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))

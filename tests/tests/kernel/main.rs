@@ -8,6 +8,7 @@
 )]
 
 mod ask;
+mod attached;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod audit;

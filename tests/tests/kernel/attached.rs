@@ -1,0 +1,249 @@
+//! Cgroups that others make: by hand or by a standing rule they become sandboxes, and nobody who is in
+//! one, or is started in one, can do anything before that.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use clawbox_tests::clawbox::cgroup_root;
+use clawbox_tests::daemon::Daemon;
+use clawbox_tests::network::{ELSEWHERE, SITE, World};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::daemon::{DIALLER, Dialler, output, to_site};
+use crate::attacks::attempt::PYTHON;
+use crate::scene::{ECHO, Scene};
+
+/// A cgroup in which others are made.
+struct Parent(PathBuf);
+
+impl Parent {
+    fn make() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = cgroup_root().join(format!("others-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Below the root of the hierarchy.
+    fn below(&self) -> String {
+        format!("/{}", self.0.strip_prefix(cgroup_root()).unwrap().display())
+    }
+
+    fn child(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        remove(&self.0);
+    }
+}
+
+fn remove(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    // A process that was killed may take a moment to be gone.
+    while let Err(error) = fs::remove_dir(directory) {
+        if error.kind() != std::io::ErrorKind::ResourceBusy {
+            break;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Has a command begin in a cgroup: it is there before it is executed.
+fn in_cgroup(command: &mut Command, cgroup: &Path) {
+    let procs = File::options().write(true).open(cgroup.join("cgroup.procs")).unwrap();
+    let procs = OwnedFd::from(procs);
+    // SAFETY: the closure makes one system call on a descriptor that it owns.
+    unsafe {
+        command.pre_exec(move || {
+            let written = nix::libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1);
+            if written == 1 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
+}
+
+/// A dialler that nobody has put into a sandbox, as systemd or a container engine would start one.
+fn dialler(world: &World, cgroup: &Path) -> Command {
+    let mut command = Command::new(PYTHON);
+    command.args(["-c", DIALLER, DIALLER]);
+    world.enter(&mut command);
+    in_cgroup(&mut command, cgroup);
+    command
+}
+
+/// Whether a process is stopped.
+fn is_stopped(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('T')
+}
+
+/// Waits for something that comes of another process's doing.
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let since = std::time::Instant::now();
+    while !is() {
+        assert!(since.elapsed().as_secs() < 120, "not within two minutes: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Connections that were begun to where no policy here allows any, by whomever.
+fn dialled_elsewhere(scene: &Scene) -> usize {
+    const SYN: u8 = 2;
+    let arrived = scene.arrived().into_iter().filter(|packet| packet.to == ELSEWHERE);
+    arrived.filter(|packet| packet.payload.get(13).is_some_and(|flags| flags & SYN != 0)).count()
+}
+
+fn denials(trail: &[Value]) -> Vec<&Value> {
+    trail.iter().filter(|record| record["verdict"] == "deny").collect()
+}
+
+fn lsm(scene: &Scene) -> &'static str {
+    if scene.has_lsm() { "require" } else { "off" }
+}
+
+#[test]
+fn who_is_in_a_cgroup_when_it_is_attached_is_held_from_then_on() {
+    let scene = Scene::new();
+    let daemon = Daemon::start_with(&scene.world, lsm(&scene));
+    let policy = daemon.policy("one", &to_site(&scene));
+    let others = Parent::make();
+    let place = others.child("agent.service");
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    let mut before = Dialler::of(dialler(&scene.world, &place));
+    assert_eq!([before.dial(&site), before.dial(&elsewhere)], ["ok", "ok"]);
+    let unit = ["attach", "--unit", "agent.service", "--policy", &policy];
+    if !scene.has_lsm() {
+        let (status, _, stderr) = output(daemon.clawbox(&unit));
+        assert!(status == 2 && stderr.contains("--network-only"), "{stderr}");
+        assert_eq!(before.dial(&elsewhere), "ok", "all is as it was");
+    }
+    let dialled = dialled_elsewhere(&scene);
+    let (status, stdout, stderr) =
+        output(daemon.clawbox(&[&unit[..], &["--network-only", "--format", "json"]].concat()));
+    assert_eq!(status, 0, "{stderr}");
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    let id = shown["id"].as_str().unwrap();
+    assert_eq!(shown["cgroup"], format!("{}/agent.service", &others.below()[1..]));
+    assert_eq!([before.dial(&site), before.dial(&elsewhere)], ["ok", "EPERM"]);
+    // Its children are who it is, and a program that the policy does not name is nobody.
+    assert_eq!(before.dial(&format!("+{PYTHON}")), "ready");
+    assert_eq!(
+        [before.dial(&format!(">{site}")), before.dial(&format!(">{elsewhere}"))],
+        ["ok", "EPERM"]
+    );
+    let mut after = Dialler::of(dialler(&scene.world, &place));
+    assert_eq!([after.dial(&site), after.dial(&elsewhere)], ["ok", "EPERM"]);
+    assert!(!is_stopped(after.child.id()));
+    assert_eq!(dialled_elsewhere(&scene), dialled);
+
+    // Once more is an error, and so is what does not exist.
+    let (status, _, stderr) = output(daemon.clawbox(&[&unit[..], &["--network-only"]].concat()));
+    assert!(status == 2 && stderr.contains("already"), "{stderr}");
+    let none = ["attach", "--unit", "other.service", "--policy", &policy];
+    let (status, _, stderr) = output(daemon.clawbox(&none));
+    assert!(status == 2 && stderr.contains("no unit `other.service`"), "{stderr}");
+    let (status, _, stderr) = output(daemon.as_nobody(&unit));
+    assert!(status == 2 && stderr.contains("only root"), "{stderr}");
+
+    let found = daemon.trail(id);
+    let found = denials(&found);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    assert!(found.iter().all(|record| record["object"]["ip"] == elsewhere), "{found:#?}");
+
+    let (status, _, stderr) = output(daemon.clawbox(&["stop", "agent", "--timeout", "20s"]));
+    assert_eq!(status, 0, "{stderr}");
+    assert!(daemon.list().is_empty() && place.exists());
+    assert!(!before.child.wait().unwrap().success());
+    // It is nobody's cgroup again.
+    let mut free = Dialler::of(dialler(&scene.world, &place));
+    assert_eq!(free.dial(&elsewhere), "ok");
+    assert_eq!(free.end(), 0);
+}
+
+#[test]
+fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sandbox() {
+    let scene = Scene::new();
+    let others = Parent::make();
+    let policy = scene.world.bin().join("standing.yaml");
+    fs::write(&policy, to_site(&scene)).unwrap();
+    let rule = format!(
+        "name: agent\nmatch: {{ cgroup: '{}/agent-?' }}\npolicy: {}\nnetwork_only: true\n",
+        others.below(),
+        policy.display()
+    );
+    let mut daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    for number in 0..4 {
+        // The first thing it does is to connect.
+        let script = format!("/dev/tcp/{elsewhere}/{ECHO}");
+        let mut command = Command::new("/bin/bash");
+        command.args(["-c", &format!("exec 3<>{script}")]).stderr(Stdio::null());
+        scene.world.enter(&mut command);
+        in_cgroup(&mut command, &others.child(&format!("agent-{number}")));
+        assert!(!command.status().unwrap().success());
+    }
+    scene.nothing_arrived();
+    let mut held = Dialler::of(dialler(&scene.world, &others.child("agent-5")));
+    assert_eq!([held.dial(&site), held.dial(&elsewhere)], ["ok", "EPERM"]);
+    // A cgroup of its own making inside is a part of it, and one that only begins like it is not.
+    let mut inside = Dialler::of(dialler(&scene.world, &others.child("agent-5/inner")));
+    assert_eq!([inside.dial(&site), inside.dial(&elsewhere)], ["ok", "EPERM"]);
+    let mut other = Dialler::of(dialler(&scene.world, &others.child("agent-55")));
+    assert_eq!(other.dial(&elsewhere), "ok");
+    assert_eq!(daemon.list().len(), 5);
+    let trail = daemon.trail("agent-1");
+    assert_eq!(denials(&trail).len(), 1, "{trail:#?}");
+
+    // While nobody can say what it is, it waits; whoever has it go on has it denied everything.
+    let dialled = dialled_elsewhere(&scene);
+    daemon.end_by(Signal::SIGKILL);
+    let mut late = dialler(&scene.world, &others.child("agent-6"));
+    let mut late = waiting(&mut late);
+    until("it is held", || is_stopped(late.id()));
+    assert_eq!([held.dial(&elsewhere), inside.dial(&elsewhere)], ["EPERM", "EPERM"]);
+    daemon.start_again();
+    let mut line = [0; 6];
+    std::io::Read::read_exact(late.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(&line, b"ready\n");
+    writeln!(late.stdin.as_mut().unwrap(), "{elsewhere}").unwrap();
+    std::io::Read::read_exact(late.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(&line, b"EPERM\n");
+    assert_eq!([held.dial(&site), held.dial(&elsewhere)], ["ok", "EPERM"]);
+    assert_eq!(dialled_elsewhere(&scene), dialled);
+    late.kill().unwrap();
+    late.wait().unwrap();
+
+    // A sandbox ends with its cgroup.
+    assert_eq!((inside.end(), held.end()), (0, 0));
+    for name in ["agent-5/inner", "agent-5"] {
+        fs::remove_dir(others.0.join(name)).unwrap();
+    }
+    until("it is a sandbox no longer", || {
+        daemon
+            .list()
+            .iter()
+            .all(|sandbox| sandbox["cgroup"] != others.below()[1..].to_owned() + "/agent-5")
+    });
+    assert_eq!(other.end(), 0);
+}
+
+/// A dialler that may not get as far as to say that it is ready.
+fn waiting(command: &mut Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
