@@ -163,7 +163,9 @@ fn who_is_in_a_cgroup_when_it_is_attached_is_held_from_then_on() {
 
     let found = daemon.trail(id);
     let found = denials(&found);
-    assert_eq!(found.len(), 3, "{found:#?}");
+    let actions: Vec<&Value> = found.iter().map(|record| &record["action"]).collect();
+    // The connection that it had when it was attached is judged as any other.
+    assert_eq!(actions, ["reset", "connect", "connect", "connect"], "{found:#?}");
     assert!(found.iter().all(|record| record["object"]["ip"] == elsewhere), "{found:#?}");
 
     let (status, _, stderr) = output(daemon.clawbox(&["stop", "agent", "--timeout", "20s"]));
@@ -241,6 +243,50 @@ fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sa
             .all(|sandbox| sandbox["cgroup"] != others.below()[1..].to_owned() + "/agent-5")
     });
     assert_eq!(other.end(), 0);
+}
+
+#[test]
+fn a_container_has_its_own_files_and_its_resolver_in_its_own_network() {
+    let scene = Scene::new();
+    let others = Parent::make();
+    let policy = scene.world.bin().join("standing.yaml");
+    // There is no such program but in the container.
+    let agent = "/mnt/agent";
+    fs::write(&policy, scene.allowing(agent, &format!("{{ host: api.test, port: {ECHO} }}")))
+        .unwrap();
+    let rule = format!(
+        "name: agent\nmatch: {{ cgroup: '{}/*' }}\npolicy: [{}]\nnetwork_only: true\n",
+        others.below(),
+        policy.display()
+    );
+    let mut daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
+    // As a container engine does it: the last step is the program.
+    let script = format!(
+        "mount -t tmpfs none /mnt && cp {PYTHON} {agent} && ip link set lo up && \
+         echo $$ > {}/cgroup.procs && exec {agent} -c \"$0\" \"$0\"",
+        others.child("one").display()
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--net", "--", "/bin/sh", "-c", &script, DIALLER]);
+    let mut container = Dialler::of(command);
+    for _ in 0..2 {
+        let answers =
+            ["api.test", "other.test", &ELSEWHERE.to_string()].map(|to| container.dial(to));
+        // Its network leads nowhere.
+        assert_eq!(answers, ["ENETUNREACH", "no name", "EPERM"]);
+        daemon.end_by(Signal::SIGTERM);
+        daemon.start_again();
+    }
+    let asked = format!("{{ host: api.test, port: {ECHO}, sni: verify }}");
+    let needs_agent = daemon.policy("verify", &scene.allowing(agent, &asked));
+    let (status, stdout, stderr) =
+        output(daemon.clawbox(&["policy", "set", "agent", &needs_agent]));
+    assert!(status == 1 && stdout.contains("network of its own"), "{status} {stdout} {stderr}");
+    let nothing = daemon.policy("nothing", &scene.policy(""));
+    let (status, _, stderr) = output(daemon.clawbox(&["policy", "set", "agent", &nothing]));
+    assert_eq!(status, 0, "{stderr}");
+    assert_eq!(container.dial("api.test"), "no name");
+    assert_eq!(container.end(), 0);
 }
 
 /// A dialler that may not get as far as to say that it is ready.
