@@ -220,7 +220,8 @@ impl Beginning {
         let walk = attach::identify(&mut host.kernel, self.number, whom)?;
         let resets = host.kernel.connections.reset(self.number, image, state, Cut::Clients);
         if let Some(recorder) = host.recorders.of(self.number) {
-            recorder.attached(self.cgroup.processes()?.first().copied().unwrap_or(0));
+            let identified = host.kernel.connections.identified();
+            recorder.attached(&self.cgroup.processes()?, identified);
         }
         let hooks = serde_json::json!({ "layer": "cgroup.sockets", "state": "full" });
         let found = serde_json::json!({

@@ -26,6 +26,7 @@ use crate::audit::trail::{Draft, Trail};
 use crate::dns::{Observer, QuestionEvent, RecordType};
 use crate::events::{Event, told_path};
 use crate::gateway::{self, Outcome};
+use crate::kernel::pinned::Identified;
 use crate::kernel::tallies::Uses;
 use crate::policy::address::readable;
 
@@ -336,12 +337,17 @@ impl Recorder {
         self.trail.flush();
     }
 
-    /// Of a sandbox in whose cgroup nothing is started: what follows is named as this process sees it;
-    /// zero is none.
-    pub fn attached(&mut self, process: u32) {
-        if process != 0 {
-            self.started(process);
+    /// Of a sandbox in whose cgroup nothing is started by clawbox: these run there, and what follows is
+    /// named as the first of them sees it.
+    pub fn attached(&mut self, processes: &[u32], identified: &Identified) {
+        if let Some(first) = processes.first() {
+            self.started(*first);
         }
+        let known = processes.iter().filter_map(|process| {
+            let path = std::fs::read_link(format!("/proc/{process}/exe")).ok()?;
+            Some((identified.subject(*process)?.exe, path))
+        });
+        self.programs.named(&known.collect::<Vec<_>>());
         self.start = Start::Done;
     }
 }

@@ -109,8 +109,10 @@ fn dialled_elsewhere(scene: &Scene) -> usize {
     arrived.filter(|packet| packet.payload.get(13).is_some_and(|flags| flags & SYN != 0)).count()
 }
 
+/// Connections that were denied or reset.
 fn denials(trail: &[Value]) -> Vec<&Value> {
-    trail.iter().filter(|record| record["verdict"] == "deny").collect()
+    let denied = trail.iter().filter(|record| record["verdict"] == "deny");
+    denied.filter(|record| record["class"] == "network").collect()
 }
 
 fn lsm(scene: &Scene) -> &'static str {
@@ -210,7 +212,10 @@ fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sa
     assert_eq!(other.dial(&elsewhere), "ok");
     assert_eq!(daemon.list().len(), 5);
     let trail = daemon.trail("agent-1");
-    assert_eq!(denials(&trail).len(), 1, "{trail:#?}");
+    let denied = denials(&trail);
+    assert_eq!(denied.len(), 1, "{trail:#?}");
+    let exe = denied[0]["subject"]["exe"].as_str().unwrap_or_default();
+    assert!(exe.ends_with("/bash"), "{trail:#?}");
 
     // While nobody can say what it is, it waits; whoever has it go on has it denied everything.
     let dialled = dialled_elsewhere(&scene);
@@ -251,8 +256,10 @@ fn a_container_has_its_own_files_and_its_resolver_in_its_own_network() {
     let others = Parent::make();
     let policy = scene.world.bin().join("standing.yaml");
     // There is no such program but in the container.
-    let agent = "/mnt/agent";
-    fs::write(&policy, scene.allowing(agent, &format!("{{ host: api.test, port: {ECHO} }}")))
+    let inside = scene.world.bin().join("inside");
+    fs::create_dir(&inside).unwrap();
+    let agent = inside.join("agent").display().to_string();
+    fs::write(&policy, scene.allowing(&agent, &format!("{{ host: api.test, port: {ECHO} }}")))
         .unwrap();
     let rule = format!(
         "name: agent\nmatch: {{ cgroup: '{}/*' }}\npolicy: [{}]\nnetwork_only: true\n",
@@ -262,8 +269,9 @@ fn a_container_has_its_own_files_and_its_resolver_in_its_own_network() {
     let mut daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
     // As a container engine does it: the last step is the program.
     let script = format!(
-        "mount -t tmpfs none /mnt && cp {PYTHON} {agent} && ip link set lo up && \
+        "mount -t tmpfs none {} && cp {PYTHON} {agent} && ip link set lo up && \
          echo $$ > {}/cgroup.procs && exec {agent} -c \"$0\" \"$0\"",
+        inside.display(),
         others.child("one").display()
     );
     let mut command = Command::new("unshare");
@@ -278,7 +286,7 @@ fn a_container_has_its_own_files_and_its_resolver_in_its_own_network() {
         daemon.start_again();
     }
     let asked = format!("{{ host: api.test, port: {ECHO}, sni: verify }}");
-    let needs_agent = daemon.policy("verify", &scene.allowing(agent, &asked));
+    let needs_agent = daemon.policy("verify", &scene.allowing(&agent, &asked));
     let (status, stdout, stderr) =
         output(daemon.clawbox(&["policy", "set", "agent", &needs_agent]));
     assert!(status == 1 && stdout.contains("network of its own"), "{status} {stdout} {stderr}");
