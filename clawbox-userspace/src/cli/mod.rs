@@ -13,6 +13,7 @@ pub mod policy;
 mod remote;
 pub mod run;
 pub mod sandboxes;
+pub mod status;
 mod style;
 
 use std::fmt::Display;

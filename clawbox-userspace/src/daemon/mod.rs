@@ -2,11 +2,16 @@
 //! loop does everything that touches them, a question at a time.
 
 pub mod config;
+pub mod exposition;
+pub mod listen_at;
 mod member;
+pub mod metrics;
 mod notify;
 mod request;
+mod status;
 pub mod store;
 pub mod uninstall;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -35,7 +40,10 @@ use crate::sandbox::host::Host;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
 use config::{Config, ConfigError};
+use exposition::Changes;
+use listen_at::ListenAt;
 use member::Member;
+use metrics::Metrics;
 use store::{Kept, Store, StoreError};
 
 pub use request::EXIT_STATUS;
@@ -94,6 +102,7 @@ struct Daemon {
     members: BTreeMap<u32, Member>,
     store: Store,
     since: SystemTime,
+    changes: Changes,
 }
 
 /// Runs until it is told to stop; what it enforces stays.
@@ -115,12 +124,19 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         // What is looked at by its number was that process only if it is still there.
         let asked = server::serve(listener, |peer| is_confined(peer.pid) || peer.has_ended());
         let asked = asked.map_err(system("serve the control socket"))?;
+        let mut metrics = Metrics::new();
+        let at = daemon.config.metrics.clone();
+        if let Err(error) = metrics.serve(&at) {
+            // Sandboxes need a daemon more than anybody needs its numbers.
+            tracing::error!("no metrics at `{at}`: {error}");
+            daemon.config.metrics = ListenAt::Off;
+        }
         tracing::info!(
             socket = %daemon.config.socket.display(),
             lsm = daemon.host.lsm().is_active(),
             "ready"
         );
-        daemon.serve(asked).await
+        daemon.serve(asked, metrics).await
     })
 }
 
@@ -192,7 +208,8 @@ impl Daemon {
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        let mut daemon = Self { config, host, root, members, store, since };
+        let changes = Changes::new();
+        let mut daemon = Self { config, host, root, members, store, since, changes };
         daemon.take_over()?;
         Ok(daemon)
     }
@@ -295,7 +312,11 @@ impl Daemon {
         }
     }
 
-    async fn serve(&mut self, mut asked: mpsc::Receiver<Call>) -> Result<(), DaemonError> {
+    async fn serve(
+        &mut self,
+        mut asked: mpsc::Receiver<Call>,
+        mut metrics: Metrics,
+    ) -> Result<(), DaemonError> {
         let watch = |kind| signal(kind).map_err(system("watch for signals"));
         let mut ended = watch(SignalKind::child())?;
         let (mut stop, mut interrupt) =
@@ -311,6 +332,7 @@ impl Daemon {
                 _ = tick.tick() => {}
                 () = self.host.filled() => {}
                 Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
+                Some(ask) = metrics.asked() => drop(ask.send(self.families())),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => notify::reloading(|| tracing::warn!("{RELOAD}")),
@@ -323,6 +345,7 @@ impl Daemon {
                 self.look_after_members();
             }
         }
+        metrics.stop();
         notify::stopping();
         self.leave();
         Ok(())

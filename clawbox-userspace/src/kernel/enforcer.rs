@@ -245,6 +245,11 @@ impl Enforcer {
         Ok(())
     }
 
+    /// A table that was not taken.
+    pub(super) fn map_named(&self, name: &str) -> Option<&Map> {
+        self.ebpf.map(name)
+    }
+
     fn map<T, E>(&mut self, name: &'static str) -> Result<T, LoadError>
     where
         T: TryFrom<Map, Error = E>,

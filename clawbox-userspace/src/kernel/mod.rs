@@ -5,6 +5,7 @@ pub mod btf;
 pub mod calls;
 pub mod enforcer;
 pub mod file_id;
+pub mod fill;
 pub mod link;
 pub mod load;
 pub mod losses;

@@ -10,7 +10,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::recorder::{Recorder, Stirred};
 use crate::audit::clock::Clock;
+use crate::audit::counted::Counted;
 use crate::events::Event;
+use crate::kernel::fill::{Fills, RingFill};
 use crate::kernel::losses::Losses;
 use crate::kernel::tallies::Tallies;
 
@@ -26,13 +28,17 @@ pub struct Counts {
     pub losses: Losses,
     /// What it allowed.
     pub tallies: Tallies,
+    /// How full its tables are.
+    pub fills: Fills,
+    /// How full the ring is.
+    pub ring: RingFill,
 }
 
 /// The event ring and the counters of a load.
 pub struct Feed {
     /// The ring, pollable.
     ring: AsyncFd<RingBuf<MapData>>,
-    counts: Counts,
+    pub(super) counts: Counts,
     stirred: Arc<Stirred>,
     undecodable: u64,
 }
@@ -43,6 +49,8 @@ pub struct Recorders {
     by_sandbox: BTreeMap<u32, Recorder>,
     /// What is no running sandbox's.
     rest: Option<Recorder>,
+    /// What was told of sandboxes that run no more.
+    ended: Counted,
 }
 
 impl Recorders {
@@ -58,7 +66,18 @@ impl Recorders {
 
     /// A sandbox's, which is not told anything any more.
     pub fn remove(&mut self, sandbox: u32) -> Option<Recorder> {
-        self.by_sandbox.remove(&sandbox)
+        let removed = self.by_sandbox.remove(&sandbox)?;
+        self.ended.add(&removed.trail.counted);
+        Some(removed)
+    }
+
+    /// What was told of all sandboxes, of those that run no more too.
+    #[must_use]
+    pub fn counted(&self) -> Counted {
+        let mut all = self.ended.clone();
+        let told = self.by_sandbox.values().chain(&self.rest);
+        told.for_each(|recorder| all.add(&recorder.trail.counted));
+        all
     }
 
     /// A sandbox's.
@@ -116,6 +135,8 @@ impl Feed {
     /// Reads all that is there and hands it to the system. Gives the sandboxes that something was told of.
     pub fn drain(&mut self, recorders: &mut Recorders) -> Vec<u32> {
         let mut told = Vec::new();
+        self.counts.ring.look();
+        self.counts.fills.go_on();
         while self.drain_batch(recorders, &mut told) == BATCH {}
         told.sort_unstable();
         told.dedup();

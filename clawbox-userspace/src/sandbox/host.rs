@@ -102,7 +102,10 @@ impl Host {
         enforcer: &mut Enforcer,
         name: &str,
     ) -> Result<(Tables, Feed, Remnants, Connections), RunError> {
-        let counts = Counts { losses: enforcer.take_losses()?, tallies: enforcer.take_tallies()? };
+        // Before anything is taken that they look at too.
+        let (fills, ring) = (enforcer.fills()?, enforcer.ring_fill()?);
+        let (losses, tallies) = (enforcer.take_losses()?, enforcer.take_tallies()?);
+        let counts = Counts { losses, tallies, fills, ring };
         let feed =
             Feed::new(enforcer.take_events()?, counts).map_err(system("poll the event ring"))?;
         let remnants = Remnants::of(name, enforcer.skipped_exits()?)?;

@@ -10,6 +10,7 @@ pub mod confined;
 mod connections;
 pub mod control;
 pub mod feed;
+pub mod figures;
 pub mod held;
 pub mod host;
 pub mod host_facts;
