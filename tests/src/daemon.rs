@@ -28,6 +28,8 @@ pub struct Daemon<'w> {
     name: String,
     directory: PathBuf,
     lsm: &'static str,
+    /// More lines of its configuration.
+    more: String,
 }
 
 impl<'w> Daemon<'w> {
@@ -40,12 +42,19 @@ impl<'w> Daemon<'w> {
     /// Starts one; `lsm` as the configuration has it.
     #[must_use]
     pub fn start_with(world: &'w World, lsm: &'static str) -> Self {
+        Self::start_configured(world, lsm, "")
+    }
+
+    /// Starts one, with more lines in its configuration.
+    #[must_use]
+    pub fn start_configured(world: &'w World, lsm: &'static str, more: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // Pins and cgroups are the whole machine's.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{number}", std::process::id());
         let directory = world.private().join(&name);
-        let mut daemon = Self { world, child: None, name, directory, lsm };
+        let more = more.to_owned();
+        let mut daemon = Self { world, child: None, name, directory, lsm, more };
         daemon.start_again();
         daemon
     }
@@ -56,10 +65,11 @@ impl<'w> Daemon<'w> {
         let directory = self.directory.display();
         let config = format!(
             "name: {}\nsocket: {}\ntrails: {directory}/trails\nstate: {directory}/state\n\
-             dns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n",
+             dns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n{}",
             self.name,
             self.socket().display(),
-            self.lsm
+            self.lsm,
+            self.more
         );
         fs::create_dir_all(&self.directory).expect("the directory of a world can be written");
         let file = self.directory.join("agent.yaml");

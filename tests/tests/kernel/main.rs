@@ -22,6 +22,7 @@ mod files;
 mod lifecycle;
 mod listen;
 mod live;
+mod metrics;
 mod names;
 mod namespaces;
 mod ping;
