@@ -30,6 +30,8 @@ pub struct Daemon<'w> {
     lsm: &'static str,
     /// More lines of its configuration.
     more: String,
+    /// What it says, line by line.
+    said: Option<mpsc::Receiver<String>>,
 }
 
 impl<'w> Daemon<'w> {
@@ -54,7 +56,7 @@ impl<'w> Daemon<'w> {
         let name = format!("test-{}-{number}", std::process::id());
         let directory = world.private().join(&name);
         let more = more.to_owned();
-        let mut daemon = Self { world, child: None, name, directory, lsm, more };
+        let mut daemon = Self { world, child: None, name, directory, lsm, more, said: None };
         daemon.start_again();
         daemon
     }
@@ -83,15 +85,34 @@ impl<'w> Daemon<'w> {
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if line.contains(" ready ") {
-                    let _ = tell.send(());
-                }
                 eprintln!("daemon: {line}");
+                let _ = tell.send(line);
             }
         });
-        let ready = told.recv_timeout(PATIENCE);
-        self.child = Some(child);
-        ready.expect("the daemon says that it is ready");
+        (self.child, self.said) = (Some(child), Some(told));
+        let _ = self.says(" ready ");
+    }
+
+    /// Waits for a line of what it says, and gives those until then.
+    pub fn says(&self, what: &str) -> Vec<String> {
+        let said = self.said.as_ref().expect("it was started");
+        let mut lines = Vec::new();
+        while lines.last().is_none_or(|line: &String| !line.contains(what)) {
+            match said.recv_timeout(PATIENCE) {
+                Ok(line) => lines.push(line),
+                Err(error) => panic!("`{what}` was not said: {error}: {lines:#?}"),
+            }
+        }
+        lines
+    }
+
+    /// Changes its configuration and has it read again.
+    pub fn reload(&self, change: impl FnOnce(String) -> String) {
+        let file = self.directory.join("agent.yaml");
+        let text = fs::read_to_string(&file).expect("it was written at the start");
+        fs::write(&file, change(text)).expect("the directory of a world can be written");
+        let child = self.child.as_ref().expect("it runs");
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGHUP).expect("it is there");
     }
 
     /// The socket that it listens at: in a directory that every user may enter.

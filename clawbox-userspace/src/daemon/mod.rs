@@ -7,6 +7,7 @@ pub mod listen_at;
 mod member;
 pub mod metrics;
 mod notify;
+mod reload;
 mod request;
 mod status;
 pub mod store;
@@ -18,7 +19,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -91,25 +92,24 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
     move |source| DaemonError::System { what, source }
 }
 
-/// What SIGHUP is answered with; without an answer it would end the daemon.
-const RELOAD: &str = "a changed configuration is read at the next start: restart the daemon for it";
-
 /// Everything that the loop works on.
 struct Daemon {
     config: Config,
     host: Host,
-    root: std::path::PathBuf,
+    root: PathBuf,
     members: BTreeMap<u32, Member>,
     store: Store,
     since: SystemTime,
     changes: Changes,
+    /// Where its configuration is, if not where it is by default.
+    file: Option<PathBuf>,
 }
 
-/// Runs until it is told to stop; what it enforces stays.
+/// Runs until it is told to stop; what it enforces stays. The file is where the configuration was read.
 ///
 /// # Errors
 /// It cannot begin, and nothing stays behind.
-pub fn run(config: Config) -> Result<(), DaemonError> {
+pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
     let root = cgroup::hierarchy_root()?;
     let _lock = take_lock(&config.name)?;
     run_lock::remove_stale(&root);
@@ -120,7 +120,7 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         .map_err(system("start the runtime"))?;
     runtime.block_on(async {
         let listener = bind(&config.socket)?;
-        let mut daemon = Daemon::load(config, root)?;
+        let mut daemon = Daemon::load(config, file, root)?;
         // What is looked at by its number was that process only if it is still there.
         let asked = server::serve(listener, |peer| is_confined(peer.pid) || peer.has_ended());
         let asked = asked.map_err(system("serve the control socket"))?;
@@ -180,7 +180,7 @@ fn raise_descriptors() {
 }
 
 impl Daemon {
-    fn load(config: Config, root: std::path::PathBuf) -> Result<Self, DaemonError> {
+    fn load(config: Config, file: Option<PathBuf>, root: PathBuf) -> Result<Self, DaemonError> {
         // Stays, so that the parent of all sandboxes does, whose id the programs are given.
         let keeper = root.join(cgroup::PARENT).join(format!(".{}", config.name));
         let keeper = if keeper.exists() {
@@ -209,7 +209,7 @@ impl Daemon {
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
         let changes = Changes::new();
-        let mut daemon = Self { config, host, root, members, store, since, changes };
+        let mut daemon = Self { config, host, root, members, store, since, changes, file };
         daemon.take_over()?;
         Ok(daemon)
     }
@@ -289,7 +289,7 @@ impl Daemon {
     }
 
     /// Where the names are written down that a sandbox is told of.
-    fn names_of(&self, id: &str) -> std::path::PathBuf {
+    fn names_of(&self, id: &str) -> PathBuf {
         self.config.state.join(format!("{id}.names"))
     }
 
@@ -335,7 +335,10 @@ impl Daemon {
                 Some(ask) = metrics.asked() => drop(ask.send(self.families())),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => notify::reloading(|| tracing::warn!("{RELOAD}")),
+                _ = hangup.recv() => notify::reloading(|| {
+                    let file = self.file.clone();
+                    self.reload(file.as_deref(), &mut metrics);
+                }),
             }
             heartbeat.alive();
             self.host.look();

@@ -29,5 +29,6 @@ mod ping;
 mod processes;
 mod real_programs;
 mod reliability;
+mod reload;
 mod remembered;
 mod scene;
