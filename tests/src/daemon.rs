@@ -129,6 +129,18 @@ impl<'w> Daemon<'w> {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// What it is called; its own trail is by that name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where what it has put into the kernel is pinned.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf/clawbox").join(&self.name)
+    }
+
     /// A sandbox's cgroup, in the one that all are in.
     #[must_use]
     pub fn cgroup(&self, id: &str) -> String {

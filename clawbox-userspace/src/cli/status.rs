@@ -20,7 +20,8 @@ const NEARLY: u64 = 80;
 /// What it enforces with, how full the kernel's tables are, and what is missing from the audit trails.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 all is well; 2 the daemon does not answer.
+Exit status: 0 all is well; 1 something that enforces is not as it has to be and could not be
+put right; 2 the daemon does not answer.
 
 Examples:
   clawbox status
@@ -45,6 +46,15 @@ struct Shown {
     events_lost: u64,
     lost: Vec<Lost>,
     metrics: String,
+    watchdog: Watchdog,
+}
+
+#[derive(Serialize)]
+struct Watchdog {
+    rounds: u64,
+    last: String,
+    alarms: u64,
+    failing: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -69,7 +79,7 @@ struct Lost {
 
 impl From<proto::StatusReply> for Shown {
     fn from(reply: proto::StatusReply) -> Self {
-        let since = UNIX_EPOCH + Duration::from_secs(reply.since);
+        let proto::Watchdog { rounds, last, alarms, failing } = reply.watchdog.unwrap_or_default();
         let tables = reply.fills.into_iter().map(|fill| {
             let proto::Fill { table, entries, room } = fill;
             Table { table, entries, room }
@@ -78,7 +88,7 @@ impl From<proto::StatusReply> for Shown {
         let lost = reply.lost.into_iter().map(|proto::Count { kind, count }| Lost { kind, count });
         Self {
             version: reply.version,
-            since: humantime::format_rfc3339_seconds(since).to_string(),
+            since: time(reply.since),
             sandboxes: reply.sandboxes,
             bpf_lsm: reply.bpf_lsm,
             without_lsm: reply.without_lsm,
@@ -88,6 +98,7 @@ impl From<proto::StatusReply> for Shown {
             events_lost: reply.events_lost,
             lost: lost.collect(),
             metrics: reply.metrics,
+            watchdog: Watchdog { rounds, last: time(last), alarms, failing },
         }
     }
 }
@@ -112,7 +123,7 @@ impl Status {
                 shown.print(&mut out, style, up)?;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(if shown.watchdog.failing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -129,6 +140,15 @@ impl Shown {
         writeln!(out, "  BPF LSM   {lsm}")?;
         writeln!(out, "  memory    {}", size(self.resident_bytes))?;
         writeln!(out, "  metrics   {}", self.metrics)?;
+        let Watchdog { rounds, last, alarms, failing } = &self.watchdog;
+        let found = match (failing.is_empty(), alarms) {
+            (false, _) => style.bad(failing.join("; ")),
+            (true, 0) => style.good("all is attached and denies"),
+            (true, _) => {
+                style.doubtful(format!("{alarms} alarms, all put right; see the agent's trail"))
+            }
+        };
+        writeln!(out, "  watchdog  {found} ({rounds} rounds, the last at {last})")?;
         let Ring { size_bytes, pending_bytes, peak_bytes } = self.ring;
         let (all, waits, most) = (size(size_bytes), size(pending_bytes), size(peak_bytes));
         writeln!(out, "  ring      {waits} of {all} waits to be read; {most} at most so far")?;
@@ -148,6 +168,11 @@ impl Shown {
         }
         Ok(())
     }
+}
+
+fn time(seconds: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(seconds);
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 fn size(bytes: u64) -> String {
@@ -173,6 +198,10 @@ mod tests {
             events_lost: 7,
             ring: Some(proto::Ring { size_bytes: 1 << 20, pending_bytes: 0, peak_bytes: 512 }),
             metrics: "off".to_owned(),
+            watchdog: Some(proto::Watchdog {
+                failing: vec!["connect4 is detached: no".to_owned()],
+                ..Default::default()
+            }),
             ..proto::StatusReply::default()
         };
         let shown = Shown::from(reply);
@@ -181,9 +210,13 @@ mod tests {
             .print(&mut out, Style::of(&std::fs::File::open("/dev/null").unwrap()), Duration::ZERO)
             .unwrap();
         let text = String::from_utf8(out).unwrap();
-        for says in
-            ["RULES        3 of 10", "7 connect", "nothing of 1.0 MiB waits", "0.5 KiB at most"]
-        {
+        for says in [
+            "RULES        3 of 10",
+            "7 connect",
+            "connect4 is detached: no",
+            "nothing of 1.0 MiB waits",
+            "0.5 KiB at most",
+        ] {
             assert!(text.contains(says), "{says}: {text}");
         }
         let json = serde_json::to_value(&shown).unwrap();

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::listen_at::ListenAt;
+use super::watchdog::Every;
 use crate::api;
 use crate::dns::Upstream;
 use crate::sandbox::run::LsmUse;
@@ -38,6 +39,8 @@ pub struct Config {
     pub refusals: bool,
     /// Where metrics are to be had: off, unix:PATH, or an address of loopback with a port.
     pub metrics: ListenAt,
+    /// How often it is looked whether what enforces is attached and denies: from 1s to 1h.
+    pub watchdog: Every,
     /// Bounds of a host and of each user.
     pub limits: Limits,
 }
@@ -92,6 +95,7 @@ impl Default for Config {
             lsm: Lsm::default(),
             refusals: false,
             metrics: ListenAt::Off,
+            watchdog: Every::default(),
             limits: Limits::default(),
         }
     }

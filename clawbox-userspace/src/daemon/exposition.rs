@@ -10,6 +10,7 @@ use prometheus::{Histogram, HistogramOpts};
 
 use super::Daemon;
 use super::usage;
+use super::watchdog::REASONS;
 use crate::audit::counted::Counted;
 use crate::sandbox::control::Answer;
 use crate::sandbox::figures::Figures;
@@ -139,6 +140,7 @@ impl Daemon {
         resolver(&mut all, &figures.all);
         tables(&mut all, &figures);
         self.about_changes(&mut all);
+        self.about_watchdog(&mut all);
         process(&mut all);
         all.0
     }
@@ -171,6 +173,25 @@ impl Daemon {
             "Decisions about a sandbox that runs, as its audit trail has them.",
             series.into_iter().map(|(id, class, verdict, count)| {
                 (vec![("sandbox", id), ("class", class), ("verdict", verdict)], float(count))
+            }),
+        );
+    }
+
+    fn about_watchdog(&self, all: &mut Families) {
+        let watchdog = &self.watchdog;
+        let help = "Times that it was looked whether what enforces is attached and denies.";
+        all.counter("clawbox_watchdog_rounds_total", help, watchdog.rounds);
+        let help = "When that was last, in seconds since the epoch.";
+        let last = watchdog.last.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        all.gauge("clawbox_watchdog_last_round_timestamp_seconds", help, last.as_secs_f64());
+        let help = "What was not as it has to be in the last round and could not be put right.";
+        all.gauge("clawbox_watchdog_failing", help, float(watchdog.failing.len() as u64));
+        all.counters(
+            "clawbox_watchdog_alarms_total",
+            "What was not as it has to be, by what was wrong; put right or not.",
+            REASONS.map(|reason| {
+                let count = watchdog.alarms.get(reason).copied().unwrap_or(0);
+                (vec![("reason", reason)], float(count))
             }),
         );
     }

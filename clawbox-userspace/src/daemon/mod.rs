@@ -13,6 +13,7 @@ mod status;
 pub mod store;
 pub mod uninstall;
 mod usage;
+pub mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -46,6 +47,7 @@ use listen_at::ListenAt;
 use member::Member;
 use metrics::Metrics;
 use store::{Kept, Store, StoreError};
+use watchdog::Watchdog;
 
 pub use request::EXIT_STATUS;
 
@@ -101,6 +103,7 @@ struct Daemon {
     store: Store,
     since: SystemTime,
     changes: Changes,
+    watchdog: Watchdog,
     /// Where its configuration is, if not where it is by default.
     file: Option<PathBuf>,
 }
@@ -208,9 +211,11 @@ impl Daemon {
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        let changes = Changes::new();
-        let mut daemon = Self { config, host, root, members, store, since, changes, file };
+        let (changes, watchdog) = (Changes::new(), Watchdog::new(keeper.clone()));
+        let mut daemon =
+            Self { config, host, root, members, store, since, changes, watchdog, file };
         daemon.take_over()?;
+        daemon.host.admit_probe(&keeper).map_err(RunError::from)?;
         Ok(daemon)
     }
 
@@ -342,6 +347,7 @@ impl Daemon {
             }
             heartbeat.alive();
             self.host.look();
+            self.watch();
             // Each takes a system call for each sandbox.
             if std::mem::take(&mut is_due) || looked.elapsed() >= LOOK {
                 looked = Instant::now();

@@ -35,6 +35,12 @@ impl Daemon {
                 pending_bytes: figures.ring.pending,
                 peak_bytes: figures.ring.peak,
             }),
+            watchdog: Some(proto::Watchdog {
+                rounds: self.watchdog.rounds,
+                last: seconds(self.watchdog.last),
+                alarms: self.watchdog.alarms.values().sum(),
+                failing: self.watchdog.failing.clone(),
+            }),
             metrics: self.config.metrics.to_string(),
         }
     }

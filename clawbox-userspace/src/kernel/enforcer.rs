@@ -17,8 +17,9 @@ use clawbox_common::rule::{
 };
 use clawbox_common::subject::Mask;
 
+use super::attached::Attached;
 use super::calls;
-use super::load::{Keep, LoadError, Place, Programs, Sizes, Wanted};
+use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
@@ -44,6 +45,8 @@ pub struct Enforcer {
     pins: PinnedLinks,
     lsm: LsmState,
     judges_open_files: bool,
+    /// What is watched, of a load whose tables stay.
+    attached: Option<Attached>,
 }
 
 /// The keys of one policy's entries in the maps.
@@ -86,7 +89,7 @@ impl Enforcer {
             let _ = pin::remove(pins.directory());
             return Err(error);
         }
-        Ok(Self { ebpf, pins, lsm, judges_open_files: false })
+        Ok(Self { ebpf, pins, lsm, judges_open_files: false, attached: None })
     }
 
     /// Loads with tables that stay pinned; those of a load before are taken over, and its programs
@@ -102,16 +105,21 @@ impl Enforcer {
         let is_first = check_layout(&directory)?;
         let loaded = Programs::load(cgroup_root, place, sizes, wanted, Some(&directory));
         let pinned = loaded.map_err(EnforcerError::from).and_then(|loaded| {
+            // Those at cgroups are among the links the first time alone.
+            let names = loaded.links.iter().map(|(name, _)| *name).chain(SOCKETS.iter().copied());
+            let names: BTreeSet<&'static str> = names.collect();
             let pins = PinnedLinks::replace(run, loaded.links)?;
-            Ok((loaded.ebpf, pins, loaded.lsm))
+            let attached = Attached::of(cgroup_root, &directory, &loaded.ebpf, names)?;
+            Ok((loaded.ebpf, pins, loaded.lsm, attached))
         });
-        let (ebpf, pins, lsm) = pinned.inspect_err(|_| {
+        let (ebpf, pins, lsm, attached) = pinned.inspect_err(|_| {
             if is_first {
                 // Nobody is governed by it.
                 drop(pin::remove(&directory));
             }
         })?;
-        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false };
+        let attached = Some(attached);
+        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false, attached };
         if !is_first {
             // What was open before was judged by who knows which policy.
             taken.judge_open_files()?;
@@ -240,9 +248,24 @@ impl Enforcer {
             return Ok(());
         }
         let links = lsm::attach_for_open_files(&mut self.ebpf)?;
+        let names: Vec<&'static str> = links.iter().map(|(name, _)| *name).collect();
         self.pins.take_in(links).map_err(|error| LoadError::Pin(Box::new(error)))?;
+        if let Some(attached) = &mut self.attached {
+            attached.take_in(&self.ebpf, names)?;
+        }
         self.judges_open_files = true;
         Ok(())
+    }
+
+    /// What is watched, and what it takes to put it right.
+    pub(super) fn watched(&mut self) -> (&mut Ebpf, &PinnedLinks, Option<&mut Attached>) {
+        (&mut self.ebpf, &self.pins, self.attached.as_mut())
+    }
+
+    /// Whether the kernel takes a cgroup for a sandbox's.
+    pub fn is_admitted(&mut self, cgroup: u64, sandbox: u32) -> bool {
+        let map = self.hash::<u64, u32>("CGROUPS");
+        map.is_ok_and(|map| map.get(&cgroup, 0).is_ok_and(|found| found == sandbox))
     }
 
     /// A table that was not taken.
@@ -342,10 +365,14 @@ impl Enforcer {
         let name = "LOSSES";
         let mut losses = self.hash(name)?;
         for kind in Kind::ALL {
-            for key in [sandbox, 0] {
-                losses
-                    .insert(LossKey { sandbox: key, kind: *kind as u32 }, 0_u64, 0)
-                    .map_err(|source| LoadError::Map { name, source })?;
+            for sandbox in [sandbox, 0] {
+                let key = LossKey { sandbox, kind: *kind as u32 };
+                // One that is there has counted already, what is nobody's or before a repair.
+                if losses.get(&key, 0).is_err() {
+                    losses
+                        .insert(key, 0_u64, 0)
+                        .map_err(|source| LoadError::Map { name, source })?;
+                }
             }
         }
         let name = "CGROUPS";

@@ -1,5 +1,6 @@
 //! The kernel side as the agent sees it: what the kernel can do, loading, and the maps.
 
+pub mod attached;
 pub mod boot;
 pub mod btf;
 pub mod calls;

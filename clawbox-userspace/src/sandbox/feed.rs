@@ -8,6 +8,7 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 
+use super::probe::PROBE;
 use super::recorder::{Recorder, Stirred};
 use crate::audit::clock::Clock;
 use crate::audit::counted::Counted;
@@ -94,6 +95,11 @@ impl Recorders {
         self.rest.as_mut().or_else(|| self.by_sandbox.values_mut().next())
     }
 
+    /// Of what is no sandbox's.
+    pub fn rest(&mut self) -> Option<&mut Recorder> {
+        self.rest.as_mut()
+    }
+
     fn all(&mut self) -> impl Iterator<Item = &mut Recorder> {
         self.by_sandbox.values_mut().chain(self.rest.as_mut())
     }
@@ -160,6 +166,10 @@ impl Feed {
             match Event::decode(&bytes) {
                 Ok(event) => {
                     let sandbox = event.header().sandbox;
+                    if sandbox == PROBE {
+                        // What the watchdog tries is no sandbox's doing.
+                        continue;
+                    }
                     if let Some(recorder) = recorders.for_event(sandbox) {
                         told.push(recorder.sandbox());
                         recorder.event(event, &clock);
@@ -202,7 +212,7 @@ impl Feed {
     pub fn count_losses(&mut self, recorders: &mut Recorders) {
         match self.counts.losses.since_last() {
             Ok(losses) => {
-                for loss in losses {
+                for loss in losses.into_iter().filter(|loss| loss.sandbox != PROBE) {
                     if let Some(recorder) = recorders.for_event(loss.sandbox) {
                         recorder.trail.gap(loss.kind, loss.count);
                     }

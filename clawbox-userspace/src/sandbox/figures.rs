@@ -2,6 +2,7 @@
 
 use super::host::Host;
 use crate::audit::counted::Counted;
+use crate::audit::trail::Draft;
 use crate::kernel::fill::{Fill, Ring};
 
 /// The numbers at one moment.
@@ -23,6 +24,14 @@ impl Host {
             all: self.recorders.counted(),
             fills: self.feed.counts.fills.counted(),
             ring: self.feed.counts.ring.now(),
+        }
+    }
+
+    /// Writes down what is about the agent itself.
+    pub fn tell(&mut self, draft: Draft) {
+        if let Some(recorder) = self.recorders.rest() {
+            recorder.trail.add(draft);
+            recorder.trail.flush();
         }
     }
 

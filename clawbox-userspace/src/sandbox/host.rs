@@ -14,11 +14,11 @@ use super::connections::Connections;
 use super::control::{Answer, Request};
 use super::feed::{Counts, Feed, Recorders};
 use super::life::{Beginning, Sandbox};
+use super::probe::PROBE;
 use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
 use super::run::{Run, RunError, system, trim_heap};
 use super::strays::{self, Remnants};
-use clawbox_common::limits::SANDBOXES;
 use clawbox_common::rule::SandboxState;
 
 use crate::audit::kernel_event::NoMeaning;
@@ -130,8 +130,10 @@ impl Host {
     /// A number for a new sandbox: of those that nobody has, the one that was nobody's the longest. `None`
     /// where as many run as can.
     pub fn next_number(&mut self) -> Option<u32> {
-        let next = (1..=SANDBOXES)
-            .map(|step| (self.last_number + step - 1) % SANDBOXES + 1)
+        // The last one is the probe's.
+        const NUMBERS: u32 = PROBE - 1;
+        let next = (1..=NUMBERS)
+            .map(|step| (self.last_number + step - 1) % NUMBERS + 1)
             .find(|number| !self.sandboxes.contains_key(number) && !self.left.contains(number))?;
         self.last_number = next;
         Some(next)
@@ -196,7 +198,9 @@ impl Host {
     /// # Errors
     /// The table cannot be read.
     pub fn cgroups(&mut self) -> Result<Vec<(u64, u32)>, RunError> {
-        Ok(self.kernel.enforcer.cgroups()?)
+        let mut all = self.kernel.enforcer.cgroups()?;
+        all.retain(|(_, number)| *number != PROBE);
+        Ok(all)
     }
 
     /// Leaves the sandboxes to whoever takes them over: they are enforced on, and whatever would go by way

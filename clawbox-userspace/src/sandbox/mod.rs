@@ -24,6 +24,7 @@ pub mod life;
 pub mod objects;
 pub mod oom;
 pub mod order;
+pub mod probe;
 pub mod ready;
 pub mod recorder;
 pub mod run;

@@ -32,3 +32,4 @@ mod reliability;
 mod reload;
 mod remembered;
 mod scene;
+mod watchdog;
