@@ -16,4 +16,5 @@ pub mod pin;
 pub mod pinned;
 pub mod probe;
 pub mod symbols;
+pub mod synthetics;
 pub mod tallies;

@@ -25,10 +25,11 @@ use crate::audit::kernel_event::NoMeaning;
 use crate::audit::programs::Programs;
 use crate::audit::trail::Trail;
 use crate::gateway;
-use crate::kernel::enforcer::{Enforcer, Synthetics};
+use crate::kernel::enforcer::Enforcer;
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
 use crate::kernel::pinned::Identified;
+use crate::kernel::synthetics::Synthetics;
 
 /// How often the kernel's loss counters are looked at.
 const LOSSES: Duration = Duration::from_secs(1);
