@@ -80,7 +80,7 @@ impl Metrics {
     ///
     /// # Errors
     /// It cannot listen there; it serves on where it did.
-    pub fn serve(&mut self, at: &ListenAt) -> io::Result<()> {
+    pub async fn serve(&mut self, at: &ListenAt) -> io::Result<()> {
         if *at == self.at {
             return Ok(());
         }
@@ -93,17 +93,19 @@ impl Metrics {
                 Some(Listener::Loopback(TcpListener::from_std(listener)?))
             }
         };
-        self.stop();
+        self.stop().await;
         let shared = Arc::new(Shared { asks: self.asks.clone(), last: Mutex::default() });
         self.server = listener.map(|listener| tokio::spawn(accept(listener, shared)));
         self.at = at.clone();
         Ok(())
     }
 
-    /// Serves them no longer.
-    pub fn stop(&mut self) {
+    /// Serves them no longer: when it returns nobody listens there.
+    pub async fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             server.abort();
+            // Ended by us: that it was is no news.
+            drop(server.await);
         }
         if let ListenAt::Unix(path) = std::mem::take(&mut self.at) {
             drop(fs::remove_file(path));

@@ -129,7 +129,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
         let asked = asked.map_err(system("serve the control socket"))?;
         let mut metrics = Metrics::new();
         let at = daemon.config.metrics.clone();
-        if let Err(error) = metrics.serve(&at) {
+        if let Err(error) = metrics.serve(&at).await {
             // Sandboxes need a daemon more than anybody needs its numbers.
             tracing::error!("no metrics at `{at}`: {error}");
             daemon.config.metrics = ListenAt::Off;
@@ -340,10 +340,10 @@ impl Daemon {
                 Some(ask) = metrics.asked() => drop(ask.send(self.families())),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => notify::reloading(|| {
+                _ = hangup.recv() => {
                     let file = self.file.clone();
-                    self.reload(file.as_deref(), &mut metrics);
-                }),
+                    notify::reloading(self.reload(file.as_deref(), &mut metrics)).await;
+                }
             }
             heartbeat.alive();
             self.host.look();
@@ -354,7 +354,7 @@ impl Daemon {
                 self.look_after_members();
             }
         }
-        metrics.stop();
+        metrics.stop().await;
         notify::stopping();
         self.leave();
         Ok(())

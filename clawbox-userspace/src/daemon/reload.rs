@@ -43,8 +43,8 @@ fn next(old: &Config, read: &Config) -> serde_json::Result<Next> {
 
 impl Daemon {
     /// Reads the configuration again and puts it in force. A mistake leaves everything as it was.
-    pub(super) fn reload(&mut self, file: Option<&Path>, metrics: &mut Metrics) {
-        match self.try_reload(file, metrics) {
+    pub(super) async fn reload(&mut self, file: Option<&Path>, metrics: &mut Metrics) {
+        match self.try_reload(file, metrics).await {
             Ok(Next { changed, kept, .. }) => {
                 for key in kept {
                     tracing::warn!("`{key}` stays as it is: restart the daemon to change it");
@@ -59,12 +59,17 @@ impl Daemon {
         }
     }
 
-    fn try_reload(&mut self, file: Option<&Path>, metrics: &mut Metrics) -> Result<Next, String> {
+    async fn try_reload(
+        &mut self,
+        file: Option<&Path>,
+        metrics: &mut Metrics,
+    ) -> Result<Next, String> {
         let read = Config::read(file).map_err(|error| error.to_string())?;
         let found = next(&self.config, &read).map_err(|error| error.to_string())?;
         let at = &found.config.metrics;
         // The one thing that can fail comes first.
-        metrics.serve(at).map_err(|error| format!("no metrics at `{at}`: {error}"))?;
+        let served = metrics.serve(at).await;
+        served.map_err(|error| format!("no metrics at `{at}`: {error}"))?;
         self.config = found.config.clone();
         Ok(found)
     }

@@ -129,17 +129,13 @@ impl Daemon {
     fn raise(&mut self, fault: Fault) {
         let Fault { part, reason, unrepaired } = fault;
         *self.watchdog.alarms.entry(reason).or_default() += 1;
-        match &unrepaired {
-            None => tracing::error!(part, reason, "watchdog: put right"),
-            Some(why) => tracing::error!(part, reason, "watchdog: not put right: {why}"),
-        }
         // A pin that is gone has let nobody through: the daemon holds what was pinned.
         let is_grave = !matches!(reason, "unpinned" | "untested");
         let alarm = Alarm {
             severity: (if is_grave { "critical" } else { "warning" }).into(),
-            part,
+            part: part.clone(),
             repaired: unrepaired.is_none(),
-            why: unrepaired,
+            why: unrepaired.clone(),
         };
         self.host.tell(Draft {
             time: None,
@@ -152,6 +148,10 @@ impl Daemon {
             subject: None,
             object: Object::Alarm(alarm),
         });
+        match unrepaired {
+            None => tracing::error!(part, reason, "watchdog: put right"),
+            Some(why) => tracing::error!(part, reason, "watchdog: not put right: {why}"),
+        }
     }
 }
 

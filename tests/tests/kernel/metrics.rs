@@ -272,7 +272,7 @@ fn no_sandbox_reads_the_metrics_by_socket_or_by_port_and_no_other_user_by_socket
             &by_socket,
             "unix",
             path.as_str(),
-            &["read 0\n", "EPERM\n", "EACCES\n", "ECONNRESET\n"][..],
+            &["read 0\n", "EPERM\n", "EACCES\n", "ECONNRESET\n", "EPIPE\n"][..],
         ),
         (&by_port, "port", "9464", &["EPERM\n"][..]),
     ] {
