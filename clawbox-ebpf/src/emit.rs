@@ -30,7 +30,7 @@ use crate::{
     attached::is_pending,
     kernel_read::{self, Dentry as _, Kernel, Reached, Untyped},
     maps::{EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
-    subject::Executed,
+    subject::{Executed, sandbox_here},
 };
 
 #[inline(always)]
@@ -139,7 +139,8 @@ fn header_of(kind: u8, subject: Option<&Subject>, judged: Judged) -> Header {
     let pid_tgid = bpf_get_current_pid_tgid();
     let (sandbox, exe, is_script) = match subject {
         Some(subject) => (subject.sandbox, subject.exe, subject.is_script),
-        None => (0, FileId::default(), 0),
+        // Whose trail it is for, who has no identity.
+        None => (sandbox_here(), FileId::default(), 0),
     };
     Header {
         kind,

@@ -50,6 +50,14 @@ fn cgroup_sandbox() -> Option<u32> {
     unsafe { CGROUPS.get(id) }.copied()
 }
 
+/// The sandbox whose cgroup the current task is in; zero if in none. With C's linkage, so that the
+/// verifier takes it once: every report of a task without an identity asks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sandbox_here() -> u32 {
+    cgroup_sandbox().unwrap_or(0)
+}
+
 /// What is written for a thread group's number. Only the thread group's own exec changes it, when it
 /// has one thread left; programs of another one read what exec does not change.
 #[inline(always)]

@@ -14,7 +14,8 @@ use clawbox::cli::doctor::Doctor;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::run::{self, RunCommand};
-use clawbox::cli::sandboxes::{List, Show, Status, Stop};
+use clawbox::cli::sandboxes::{List, Show, Stop};
+use clawbox::cli::status::Status;
 
 /// Enforces one policy per AI-agent sandbox in the kernel
 #[derive(Debug, Parser)]

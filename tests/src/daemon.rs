@@ -29,6 +29,10 @@ pub struct Daemon<'w> {
     name: String,
     directory: PathBuf,
     lsm: &'static str,
+    /// More lines of its configuration.
+    more: String,
+    /// What it says, line by line.
+    said: Option<mpsc::Receiver<String>>,
 }
 
 impl<'w> Daemon<'w> {
@@ -41,12 +45,19 @@ impl<'w> Daemon<'w> {
     /// Starts one; `lsm` as the configuration has it.
     #[must_use]
     pub fn start_with(world: &'w World, lsm: &'static str) -> Self {
+        Self::start_configured(world, lsm, "")
+    }
+
+    /// Starts one, with more lines in its configuration.
+    #[must_use]
+    pub fn start_configured(world: &'w World, lsm: &'static str, more: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // Pins and cgroups are the whole machine's.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{number}", std::process::id());
         let directory = world.private().join(&name);
-        let mut daemon = Self { world, child: None, name, directory, lsm };
+        let more = more.to_owned();
+        let mut daemon = Self { world, child: None, name, directory, lsm, more, said: None };
         daemon.start_again();
         daemon
     }
@@ -54,14 +65,14 @@ impl<'w> Daemon<'w> {
     /// Starts one that has a standing rule.
     #[must_use]
     pub fn start_standing(world: &'w World, lsm: &'static str, rule: &str) -> Self {
-        let mut daemon = Self::start_with(world, lsm);
-        daemon.end_by(Signal::SIGTERM);
+        let daemon = Self::start_with(world, lsm);
         let directory = daemon.directory.join("standing");
         fs::create_dir_all(&directory).expect("the directory of a world can be written");
         let file = directory.join("rule.yaml");
         fs::write(&file, rule).expect("the directory of a world can be written");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("it is there");
-        daemon.start_again();
+        daemon.reload(|text| text);
+        let _ = daemon.says("reloaded");
         daemon
     }
 
@@ -71,10 +82,11 @@ impl<'w> Daemon<'w> {
         let directory = self.directory.display();
         let config = format!(
             "name: {}\nsocket: {}\ntrails: {directory}/trails\nstate: {directory}/state\n\
-             standing: {directory}/standing\ndns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n",
+             standing: {directory}/standing\ndns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n{}",
             self.name,
             self.socket().display(),
-            self.lsm
+            self.lsm,
+            self.more
         );
         fs::create_dir_all(&self.directory).expect("the directory of a world can be written");
         let file = self.directory.join("agent.yaml");
@@ -88,15 +100,34 @@ impl<'w> Daemon<'w> {
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if line.contains(" ready ") {
-                    let _ = tell.send(());
-                }
                 eprintln!("daemon: {line}");
+                let _ = tell.send(line);
             }
         });
-        let ready = told.recv_timeout(PATIENCE);
-        self.child = Some(child);
-        ready.expect("the daemon says that it is ready");
+        (self.child, self.said) = (Some(child), Some(told));
+        let _ = self.says(" ready ");
+    }
+
+    /// Waits for a line of what it says, and gives those until then.
+    pub fn says(&self, what: &str) -> Vec<String> {
+        let said = self.said.as_ref().expect("it was started");
+        let mut lines = Vec::new();
+        while lines.last().is_none_or(|line: &String| !line.contains(what)) {
+            match said.recv_timeout(PATIENCE) {
+                Ok(line) => lines.push(line),
+                Err(error) => panic!("`{what}` was not said: {error}: {lines:#?}"),
+            }
+        }
+        lines
+    }
+
+    /// Changes its configuration and has it read again.
+    pub fn reload(&self, change: impl FnOnce(String) -> String) {
+        let file = self.directory.join("agent.yaml");
+        let text = fs::read_to_string(&file).expect("it was written at the start");
+        fs::write(&file, change(text)).expect("the directory of a world can be written");
+        let child = self.child.as_ref().expect("it runs");
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGHUP).expect("it is there");
     }
 
     /// The socket that it listens at: in a directory that every user may enter.
@@ -111,6 +142,18 @@ impl<'w> Daemon<'w> {
         let path = self.directory.join("trails").join(format!("{id}.jsonl"));
         let text = fs::read_to_string(&path).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// What it is called; its own trail is by that name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where what it has put into the kernel is pinned.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf/clawbox").join(&self.name)
     }
 
     /// A sandbox's cgroup, in the one that all are in.

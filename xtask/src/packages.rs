@@ -2,7 +2,7 @@
 //! Looked for by the program or file each brings, so any way of having it will do.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -89,6 +89,33 @@ pub const DIST_CHECK: &[Package] = &[
     program("util-linux", "unshare"),
     file("debian-archive-keyring", KEYRING),
 ];
+
+/// The directory of the programs that a package of this machine's release brings. Where they are not there
+/// they are unpacked among the build's tools: installing it would start a service.
+pub fn unpacked(workspace: &Workspace, name: &str, program: &str) -> Result<PathBuf> {
+    if let Some(found) = process::find_program(program)
+        && let Some(directory) = found.parent()
+    {
+        return Ok(directory.to_owned());
+    }
+    let (directory, below) = (workspace.tools().join(name), Path::new("usr/bin"));
+    if !directory.join(below).join(program).exists() {
+        println!("setup: unpacking {name} (apt-get)");
+        let downloads = workspace.tools().join(format!("{name}-download"));
+        fs::create_dir_all(&downloads)
+            .with_context(|| format!("cannot create `{}`", downloads.display()))?;
+        let mut download = Command::new("apt-get");
+        // apt's own unprivileged user cannot write below a checkout in root's home.
+        download.args(["-qq", "-o", "APT::Sandbox::User=root", "download", name]);
+        process::output(download.current_dir(&downloads))?;
+        let file = fs::read_dir(&downloads)?.flatten().map(|entry| entry.path());
+        let file = file.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
+        let file = file.with_context(|| format!("`apt-get download {name}` left no file"))?;
+        process::output(Command::new("dpkg").arg("-x").arg(file).arg(&directory))?;
+        fs::remove_dir_all(&downloads)?;
+    }
+    Ok(directory.join(below))
+}
 
 /// Installs those of `packages` that are missing; returns the names of what it installed.
 pub fn ensure(workspace: &Workspace, packages: &[&Package]) -> Result<Vec<&'static str>> {

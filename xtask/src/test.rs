@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::attacks::{self, Observed};
 use crate::build;
+use crate::packages;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::tidy;
@@ -236,7 +237,12 @@ pub fn on_host(workspace: &Workspace, clawbox: &Path, which: Which<'_>) -> Resul
         .arg("--")
         .args(which.names())
         .env("CLAWBOX", clawbox)
-        .env("CLAWBOX_TESTS", workspace.target().join("debug"));
+        .env("CLAWBOX_TESTS", workspace.target().join("debug"))
+        // Too large for a guest, and no other there than here.
+        .env(
+            "CLAWBOX_TESTS_PROMETHEUS",
+            packages::unpacked(workspace, "prometheus", "prometheus")?,
+        );
     let (status, output) = process::tee(&mut cargo)?;
     judged(&output, status.success(), which)
 }

@@ -1,6 +1,7 @@
 //! The audit trail: every decision, start, stop and loss, as a numbered line.
 
 pub mod clock;
+pub mod counted;
 pub mod kernel_event;
 pub mod programs;
 pub mod record;

@@ -55,6 +55,8 @@ pub enum Class {
     Sandbox,
     /// Events that happened and could not be delivered.
     Gap,
+    /// Something about the agent itself, in its own trail.
+    Agent,
 }
 
 /// Verdict, or none where nothing was decided.
@@ -128,6 +130,8 @@ pub enum Object {
     Summary(Summary),
     /// A sandbox.
     Sandbox(Box<SandboxObject>),
+    /// Something that was not as the agent has left it.
+    Alarm(Alarm),
     /// Another process, or none.
     Privilege(Privilege),
 }
@@ -183,6 +187,20 @@ pub struct Privilege {
     /// The system call that the sandbox's filter refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_call: Option<String>,
+}
+
+/// What the watchdog has found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Alarm {
+    /// `critical` where something may have been allowed that was not to be, `warning` otherwise.
+    pub severity: Cow<'static, str>,
+    /// The program, the table, or what of a sandbox it is about.
+    pub part: String,
+    /// Whether it was put right.
+    pub repaired: bool,
+    /// Why it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// A network endpoint.

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::counted::Counted;
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
 
 /// Why a trail cannot be opened.
@@ -46,6 +47,9 @@ const PENDING_BOUND: usize = 1 << 20;
 /// Bytes after which records are handed to the system without waiting for the end of the batch.
 const BATCH: usize = 64 * 1024;
 
+/// The kind of the gap that unwritten lines leave.
+const UNWRITTEN: &str = "unwritten";
+
 /// The trail of one sandbox.
 pub struct Trail {
     out: Box<dyn Write + Send>,
@@ -56,6 +60,8 @@ pub struct Trail {
     unwritten: u64,
     denied: u64,
     failing: bool,
+    /// What it was told.
+    pub counted: Counted,
 }
 
 impl Trail {
@@ -106,6 +112,7 @@ impl Trail {
             unwritten: 0,
             denied: 0,
             failing: false,
+            counted: Counted::default(),
         }
     }
 
@@ -120,24 +127,31 @@ impl Trail {
         if draft.verdict == VerdictName::Deny {
             self.denied += 1;
         }
+        self.counted.record(&draft);
         if self.unwritten > 0 {
-            let gap = Gap { count: self.unwritten, kind: "unwritten".to_owned() };
+            let gap = Gap { count: self.unwritten, kind: UNWRITTEN.to_owned() };
             if !self.enqueue(gap_of(gap)) {
-                self.unwritten += 1;
-                return;
+                return self.leave_out();
             }
             self.unwritten = 0;
         }
         if !self.enqueue(draft) {
-            self.unwritten += 1;
+            self.leave_out();
         }
         if self.pending.len() >= BATCH && !self.failing {
             self.flush();
         }
     }
 
+    /// A line that cannot be written down.
+    fn leave_out(&mut self) {
+        self.unwritten += 1;
+        self.counted.lose(UNWRITTEN, 1);
+    }
+
     /// Records that events were lost.
-    pub fn gap(&mut self, kind: &str, count: u64) {
+    pub fn gap(&mut self, kind: &'static str, count: u64) {
+        self.counted.lose(kind, count);
         self.add(gap_of(Gap { count, kind: kind.to_owned() }));
     }
 

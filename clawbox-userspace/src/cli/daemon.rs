@@ -15,7 +15,8 @@ use crate::daemon::uninstall::uninstall;
 /// Serve all sandboxes of this host
 ///
 /// Loads the kernel programs once, and starts a sandbox for whoever asks on the control socket:
-/// `clawbox run` does so by itself where the daemon runs, and needs no root then. Root and the members of
+/// `clawbox run` does so by itself where the daemon runs, and needs no root then. On SIGHUP the
+/// configuration is read again. Root and the members of
 /// the group `clawbox` manage all sandboxes, everybody else their own.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -41,7 +42,8 @@ impl DaemonCommand {
         if !nix::unistd::geteuid().is_root() {
             bail!("the daemon loads programs into the kernel and needs root; use sudo, or systemd");
         }
-        daemon::run(Config::read(self.config.as_deref()).map_err(told)?).map_err(told)?;
+        let config = Config::read(self.config.as_deref()).map_err(told)?;
+        daemon::run(config, self.config).map_err(told)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -14,6 +14,7 @@ pub mod policy;
 mod remote;
 pub mod run;
 pub mod sandboxes;
+pub mod status;
 mod style;
 
 use std::fmt::Display;

@@ -1,8 +1,8 @@
-//! `clawbox list`, `show`, `stop` and `status`: what the daemon serves.
+//! `clawbox list`, `show` and `stop`: what the daemon serves.
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::bail;
 use clap::Args;
@@ -60,14 +60,6 @@ pub struct Stop {
     /// How long it may take to end by itself
     #[arg(long, value_name = "TIME", default_value = "10s")]
     timeout: humantime::Duration,
-}
-
-/// Say how the daemon is
-#[derive(Debug, Args)]
-pub struct Status {
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
 }
 
 /// A sandbox, as it is printed.
@@ -224,44 +216,6 @@ impl Stop {
             client.sandboxes().stop(proto::StopRequest { sandbox, patience_ms }).await?;
             Ok(())
         })?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Status {
-    /// Prints it.
-    ///
-    /// # Errors
-    /// The daemon does not answer.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        let status = asked(|client| async move {
-            Ok(client.agent().status(proto::StatusRequest {}).await?.into_inner())
-        })?;
-        let since = UNIX_EPOCH + Duration::from_secs(status.since);
-        let mut out = std::io::stdout().lock();
-        if self.format == Format::Json {
-            let value = serde_json::json!({
-                "version": status.version,
-                "since": humantime::format_rfc3339_seconds(since).to_string(),
-                "sandboxes": status.sandboxes,
-                "bpf_lsm": status.bpf_lsm,
-                "without_lsm": status.without_lsm,
-                "resident_bytes": status.resident_bytes,
-            });
-            writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let up = SystemTime::now().duration_since(since).unwrap_or_default();
-        let up = humantime::format_duration(Duration::from_secs(up.as_secs()));
-        let lsm = if status.bpf_lsm {
-            "decides about files and sockets".to_owned()
-        } else {
-            format!("absent: {}", status.without_lsm)
-        };
-        writeln!(out, "clawbox {} up {up}", status.version)?;
-        writeln!(out, "  sandboxes {}", status.sandboxes)?;
-        writeln!(out, "  BPF LSM   {lsm}")?;
-        writeln!(out, "  memory    {:.1} MiB", status.resident_bytes as f64 / 1_048_576.0)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -88,6 +88,12 @@ struct Wanted {
 }
 
 impl Daemon {
+    /// Has these rules in place of those of before. A sandbox that an earlier one has made stays one.
+    pub(super) fn stand_by(&mut self, rules: Vec<Rule>) -> Result<(), DaemonError> {
+        self.standing.rules = rules;
+        self.stand()
+    }
+
     /// Puts the rules in force: for new cgroups, and for those that are there.
     pub(super) fn stand(&mut self) -> Result<(), DaemonError> {
         let selectors: Vec<_> = self.standing.rules.iter().flat_map(Rule::selectors).collect();

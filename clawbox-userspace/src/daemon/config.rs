@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::listen_at::ListenAt;
+use super::watchdog::Every;
 use crate::api;
 use crate::dns::Upstream;
 use crate::sandbox::run::LsmUse;
@@ -37,6 +39,10 @@ pub struct Config {
     pub lsm: Lsm,
     /// Record what seccomp refuses, at the cost of some time for every system call of the host.
     pub refusals: bool,
+    /// Where metrics are to be had: off, unix:PATH, or an address of loopback with a port.
+    pub metrics: ListenAt,
+    /// How often it is looked whether what enforces is attached and denies: from 1s to 1h.
+    pub watchdog: Every,
     /// Bounds of a host and of each user.
     pub limits: Limits,
 }
@@ -91,6 +97,8 @@ impl Default for Config {
             dns: Vec::new(),
             lsm: Lsm::default(),
             refusals: false,
+            metrics: ListenAt::Off,
+            watchdog: Every::default(),
             limits: Limits::default(),
         }
     }
@@ -187,9 +195,13 @@ mod tests {
 
     #[test]
     fn what_is_not_written_has_a_default_and_what_is_not_known_is_an_error() {
-        for text in
-            ["", "# nothing\n", "dns: [9.9.9.9, \"[2620:fe::fe]:5353\"]\n", "lsm: require\n"]
-        {
+        for text in [
+            "",
+            "# nothing\n",
+            "dns: [9.9.9.9, \"[2620:fe::fe]:5353\"]\n",
+            "lsm: require\n",
+            "metrics: off\n",
+        ] {
             Config::parse(text).unwrap();
         }
         let found = Config::parse("limits: { sandboxes_per_user: 3 }\n").unwrap();
@@ -200,6 +212,7 @@ mod tests {
             ("name: a/b\n", "name"),
             ("socket: clawbox.sock\n", "whole path"),
             ("dns: [example.com]\n", "example.com"),
+            ("metrics: 0.0.0.0:9464\n", "loopback"),
             ("- 1\n", ""),
         ] {
             let error = Config::parse(text).unwrap_err();

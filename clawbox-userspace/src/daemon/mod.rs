@@ -4,19 +4,26 @@
 mod attach;
 pub mod config;
 mod containers;
+pub mod exposition;
+pub mod listen_at;
 mod member;
+pub mod metrics;
 mod notify;
+mod reload;
 mod request;
 pub mod standing;
+mod status;
 pub mod store;
 pub mod uninstall;
+mod usage;
+pub mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use clawbox_common::attach::PENDING;
@@ -40,8 +47,12 @@ use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
 use attach::Standing;
 use config::{Config, ConfigError};
+use exposition::Changes;
+use listen_at::ListenAt;
 use member::Member;
+use metrics::Metrics;
 use store::{Kept, Store, StoreError};
+use watchdog::Watchdog;
 
 pub use request::EXIT_STATUS;
 
@@ -88,25 +99,26 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
     move |source| DaemonError::System { what, source }
 }
 
-/// What SIGHUP is answered with; without an answer it would end the daemon.
-const RELOAD: &str = "a changed configuration is read at the next start: restart the daemon for it";
-
 /// Everything that the loop works on.
 struct Daemon {
     config: Config,
     host: Host,
-    root: std::path::PathBuf,
+    root: PathBuf,
     members: BTreeMap<u32, Member>,
     store: Store,
     standing: Standing,
     since: SystemTime,
+    changes: Changes,
+    watchdog: Watchdog,
+    /// Where its configuration is, if not where it is by default.
+    file: Option<PathBuf>,
 }
 
-/// Runs until it is told to stop; what it enforces stays.
+/// Runs until it is told to stop; what it enforces stays. The file is where the configuration was read.
 ///
 /// # Errors
 /// It cannot begin, and nothing stays behind.
-pub fn run(config: Config) -> Result<(), DaemonError> {
+pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
     let root = cgroup::hierarchy_root()?;
     let _lock = take_lock(&config.name)?;
     run_lock::remove_stale(&root);
@@ -117,16 +129,23 @@ pub fn run(config: Config) -> Result<(), DaemonError> {
         .map_err(system("start the runtime"))?;
     runtime.block_on(async {
         let listener = bind(&config.socket)?;
-        let mut daemon = Daemon::load(config, root)?;
+        let mut daemon = Daemon::load(config, file, root)?;
         // What is looked at by its number was that process only if it is still there.
         let asked = server::serve(listener, |peer| is_confined(peer.pid) || peer.has_ended());
         let asked = asked.map_err(system("serve the control socket"))?;
+        let mut metrics = Metrics::new();
+        let at = daemon.config.metrics.clone();
+        if let Err(error) = metrics.serve(&at).await {
+            // Sandboxes need a daemon more than anybody needs its numbers.
+            tracing::error!("no metrics at `{at}`: {error}");
+            daemon.config.metrics = ListenAt::Off;
+        }
         tracing::info!(
             socket = %daemon.config.socket.display(),
             lsm = daemon.host.lsm().is_active(),
             "ready"
         );
-        daemon.serve(asked).await
+        daemon.serve(asked, metrics).await
     })
 }
 
@@ -170,7 +189,7 @@ fn raise_descriptors() {
 }
 
 impl Daemon {
-    fn load(config: Config, root: std::path::PathBuf) -> Result<Self, DaemonError> {
+    fn load(config: Config, file: Option<PathBuf>, root: PathBuf) -> Result<Self, DaemonError> {
         // Stays, so that the parent of all sandboxes does, whose id the programs are given.
         let keeper = root.join(cgroup::PARENT).join(format!(".{}", config.name));
         let keeper = if keeper.exists() {
@@ -199,8 +218,11 @@ impl Daemon {
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        let mut daemon = Self { config, host, root, members, store, standing, since };
+        let (changes, watchdog) = (Changes::new(), Watchdog::new(keeper.clone()));
+        let mut daemon =
+            Self { config, host, root, members, store, standing, since, changes, watchdog, file };
         daemon.take_over()?;
+        daemon.host.admit_probe(&keeper).map_err(RunError::from)?;
         daemon.stand()?;
         Ok(daemon)
     }
@@ -282,7 +304,7 @@ impl Daemon {
     }
 
     /// Where the names are written down that a sandbox is told of.
-    fn names_of(&self, id: &str) -> std::path::PathBuf {
+    fn names_of(&self, id: &str) -> PathBuf {
         self.config.state.join(format!("{id}.names"))
     }
 
@@ -305,7 +327,11 @@ impl Daemon {
         }
     }
 
-    async fn serve(&mut self, mut asked: mpsc::Receiver<Call>) -> Result<(), DaemonError> {
+    async fn serve(
+        &mut self,
+        mut asked: mpsc::Receiver<Call>,
+        mut metrics: Metrics,
+    ) -> Result<(), DaemonError> {
         let watch = |kind| signal(kind).map_err(system("watch for signals"));
         let mut ended = watch(SignalKind::child())?;
         let (mut stop, mut interrupt) =
@@ -322,19 +348,25 @@ impl Daemon {
                 () = self.host.filled() => {}
                 Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
                 Some(described) = self.standing.told() => self.described(described),
+                Some(ask) = metrics.asked() => drop(ask.send(self.families())),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => notify::reloading(|| tracing::warn!("{RELOAD}")),
+                _ = hangup.recv() => {
+                    let file = self.file.clone();
+                    notify::reloading(self.reload(file.as_deref(), &mut metrics)).await;
+                }
             }
             heartbeat.alive();
             self.host.look();
             self.look_at_pending();
+            self.watch();
             // Each takes a system call for each sandbox.
             if std::mem::take(&mut is_due) || looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.look_after_members();
             }
         }
+        metrics.stop().await;
         notify::stopping();
         self.leave();
         Ok(())

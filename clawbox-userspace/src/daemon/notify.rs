@@ -24,12 +24,12 @@ pub fn stopping() {
 }
 
 /// Between the two messages systemd waits; it wants the time of the first one.
-pub fn reloading(work: impl FnOnce()) {
+pub async fn reloading(work: impl Future<Output = ()>) {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => tracing::debug!("systemd is not told of a reload: {error}"),
     }
-    work();
+    work.await;
     tell(&[NotifyState::Ready]);
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum as _;
 use nix::sys::signal::Signal;
@@ -44,7 +44,7 @@ pub(super) fn not_started(error: &RunError) -> Refusal {
     refuse(status)
 }
 
-fn seconds(time: SystemTime) -> u64 {
+pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -296,7 +296,9 @@ impl Daemon {
     fn ask(&mut self, peer: &Peer, name: &str, request: Request) -> Result<proto::Answer, Refusal> {
         let number = self.find(peer, name)?;
         let gone = || refuse(Status::not_found(format!("sandbox `{name}` has just ended")));
+        let since = Instant::now();
         let mut answer = self.host.answer(number, request).ok_or_else(gone)?;
+        self.changes.count(&answer, since.elapsed());
         let member = self.members.get_mut(&number).ok_or_else(gone)?;
         match &mut answer {
             Answer::Changed { generation, .. }
@@ -376,30 +378,7 @@ impl Daemon {
             approved: sandbox.approved().to_owned(),
         })
     }
-
-    fn status(&self) -> proto::StatusReply {
-        let lsm = self.host.lsm();
-        proto::StatusReply {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            since: seconds(self.since),
-            sandboxes: u32::try_from(self.members.len()).unwrap_or(u32::MAX),
-            bpf_lsm: lsm.is_active(),
-            without_lsm: if lsm.is_active() { String::new() } else { lsm.why.clone() },
-            fills: Vec::new(),
-            resident_bytes: resident(),
-            events_lost: 0,
-        }
-    }
 }
 
 /// Under which a refusal to start carries the exit status that the command line has for it.
 pub const EXIT_STATUS: &str = "exit-status";
-
-/// Bytes of this process that are in memory.
-fn resident() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
-    let page =
-        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
-    pages.unwrap_or(0).saturating_mul(page.unsigned_abs())
-}

@@ -9,6 +9,7 @@ use super::store::Store;
 use super::{DaemonError, system, take_lock};
 use crate::kernel::{pin, pinned};
 use crate::sandbox::cgroup::{self, Cgroup};
+use crate::sandbox::probe::PROBE;
 use crate::sandbox::run::RunError;
 use crate::sandbox::strays;
 
@@ -32,7 +33,10 @@ pub fn uninstall(config: &Config) -> Result<Removed, DaemonError> {
     let was_enforced = pins.exists();
     let own = root.join(cgroup::PARENT);
     let mut sandboxes = 0;
-    for (id, _) in pinned::cgroups(&config.name).map_err(RunError::from)? {
+    for (id, number) in pinned::cgroups(&config.name).map_err(RunError::from)? {
+        if number == PROBE {
+            continue;
+        }
         if let Some(cgroup) = Cgroup::by_id(&own, id) {
             cgroup.remove()?;
             sandboxes += 1;

@@ -6,7 +6,6 @@ pub mod attached;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Mutex;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -16,16 +15,18 @@ use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
     AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, STATE_SLOTS,
-    SandboxState, SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
+    SandboxState, SandboxStates, ScriptKey, SocketState,
 };
 use clawbox_common::subject::Mask;
 
+use super::attached::Attached;
 use super::calls;
-use super::load::{Keep, LoadError, Place, Programs, Sizes, Wanted};
+use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
 use super::pinned::{SUBJECTS, check_layout};
+use super::synthetics::Synthetics;
 use super::tallies::Tallies;
 use crate::compile::MapImage;
 
@@ -47,6 +48,8 @@ pub struct Enforcer {
     pins: PinnedLinks,
     lsm: LsmState,
     judges_open_files: bool,
+    /// What is watched, of a load whose tables stay.
+    attached: Option<Attached>,
 }
 
 /// The keys of one policy's entries in the maps.
@@ -89,7 +92,7 @@ impl Enforcer {
             let _ = pin::remove(pins.directory());
             return Err(error);
         }
-        Ok(Self { ebpf, pins, lsm, judges_open_files: false })
+        Ok(Self { ebpf, pins, lsm, judges_open_files: false, attached: None })
     }
 
     /// Loads with tables that stay pinned; those of a load before are taken over, and its programs
@@ -105,16 +108,21 @@ impl Enforcer {
         let is_first = check_layout(&directory)?;
         let loaded = Programs::load(cgroup_root, place, sizes, wanted, Some(&directory));
         let pinned = loaded.map_err(EnforcerError::from).and_then(|loaded| {
+            // Those at cgroups are among the links the first time alone.
+            let names = loaded.links.iter().map(|(name, _)| *name).chain(SOCKETS.iter().copied());
+            let names: BTreeSet<&'static str> = names.collect();
             let pins = PinnedLinks::replace(run, loaded.links)?;
-            Ok((loaded.ebpf, pins, loaded.lsm))
+            let attached = Attached::of(cgroup_root, &directory, &loaded.ebpf, names)?;
+            Ok((loaded.ebpf, pins, loaded.lsm, attached))
         });
-        let (ebpf, pins, lsm) = pinned.inspect_err(|_| {
+        let (ebpf, pins, lsm, attached) = pinned.inspect_err(|_| {
             if is_first {
                 // Nobody is governed by it.
                 drop(pin::remove(&directory));
             }
         })?;
-        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false };
+        let attached = Some(attached);
+        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false, attached };
         if !is_first {
             // What was open before was judged by who knows which policy.
             taken.judge_open_files()?;
@@ -243,9 +251,29 @@ impl Enforcer {
             return Ok(());
         }
         let links = lsm::attach_for_open_files(&mut self.ebpf)?;
+        let names: Vec<&'static str> = links.iter().map(|(name, _)| *name).collect();
         self.pins.take_in(links).map_err(|error| LoadError::Pin(Box::new(error)))?;
+        if let Some(attached) = &mut self.attached {
+            attached.take_in(&self.ebpf, names)?;
+        }
         self.judges_open_files = true;
         Ok(())
+    }
+
+    /// What is watched, and what it takes to put it right.
+    pub(super) fn watched(&mut self) -> (&mut Ebpf, &PinnedLinks, Option<&mut Attached>) {
+        (&mut self.ebpf, &self.pins, self.attached.as_mut())
+    }
+
+    /// Whether the kernel takes a cgroup for a sandbox's.
+    pub fn is_admitted(&mut self, cgroup: u64, sandbox: u32) -> bool {
+        let map = self.hash::<u64, u32>("CGROUPS");
+        map.is_ok_and(|map| map.get(&cgroup, 0).is_ok_and(|found| found == sandbox))
+    }
+
+    /// A table that was not taken.
+    pub(super) fn map_named(&self, name: &str) -> Option<&Map> {
+        self.ebpf.map(name)
     }
 
     fn map<T, E>(&mut self, name: &'static str) -> Result<T, LoadError>
@@ -340,10 +368,14 @@ impl Enforcer {
         let name = "LOSSES";
         let mut losses = self.hash(name)?;
         for kind in Kind::ALL {
-            for key in [sandbox, 0] {
-                losses
-                    .insert(LossKey { sandbox: key, kind: *kind as u32 }, 0_u64, 0)
-                    .map_err(|source| LoadError::Map { name, source })?;
+            for sandbox in [sandbox, 0] {
+                let key = LossKey { sandbox, kind: *kind as u32 };
+                // One that is there has counted already, what is nobody's or before a repair.
+                if losses.get(&key, 0).is_err() {
+                    losses
+                        .insert(key, 0_u64, 0)
+                        .map_err(|source| LoadError::Map { name, source })?;
+                }
             }
         }
         let name = "CGROUPS";
@@ -518,7 +550,7 @@ impl Enforcer {
     /// # Errors
     /// It was taken before.
     pub fn take_synthetics(&mut self) -> Result<Synthetics, LoadError> {
-        Ok(Synthetics { map: Mutex::new(self.map("SYNTHETIC")?) })
+        Ok(Synthetics::new(self.map("SYNTHETIC")?))
     }
 
     /// Ends enforcement: nothing of this load stays in the kernel.
@@ -552,38 +584,4 @@ fn insert_all<K: aya::Pod + Ord, V: aya::Pod>(
             .map_err(|source| LoadError::Map { name, source })?;
     }
     Ok(())
-}
-
-/// Synthetic addresses in the kernel.
-#[derive(Debug)]
-pub struct Synthetics {
-    map: Mutex<HashMap<MapData, SyntheticKey, SyntheticValue>>,
-}
-
-impl Synthetics {
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, SyntheticKey, SyntheticValue>> {
-        // A panic while holding it leaves the kernel's map as whole as before.
-        self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// What a sandbox was handed out.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn of(&self, sandbox: u32) -> Result<Vec<(SyntheticKey, SyntheticValue)>, LoadError> {
-        let failed = |source| LoadError::Map { name: "SYNTHETIC", source };
-        let map = self.locked();
-        let all = map.iter().map(|entry| entry.map_err(failed));
-        all.filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.sandbox == sandbox)).collect()
-    }
-}
-
-impl crate::dns::SyntheticTable for Synthetics {
-    fn publish(&self, key: &SyntheticKey, value: &SyntheticValue) -> std::io::Result<()> {
-        self.locked().insert(key, value, 0).map_err(std::io::Error::other)
-    }
-
-    fn withdraw(&self, key: &SyntheticKey) -> std::io::Result<()> {
-        self.locked().remove(key).map_err(std::io::Error::other)
-    }
 }

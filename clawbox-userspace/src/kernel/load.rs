@@ -44,7 +44,7 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 const OF_OTHERS: (&str, &str) = ("cgroup_made", "cgroup_mkdir");
 
 /// Socket programs.
-const SOCKETS: &[&str] = &[
+pub(super) const SOCKETS: &[&str] = &[
     "sock_create",
     "post_bind4",
     "post_bind6",
@@ -118,6 +118,14 @@ pub enum LoadError {
         found: String,
         /// What this build has.
         own: String,
+    },
+    /// What was attached or pinned cannot be looked at.
+    #[error("what stands in bpffs for `{what}` cannot be watched: {source}")]
+    Watch {
+        /// Program or map.
+        what: &'static str,
+        /// Cause.
+        source: io::Error,
     },
     /// The object lacks something this agent was built with.
     #[error(
@@ -496,6 +504,15 @@ fn replace(ebpf: &mut Ebpf, name: &'static str, pin: &Path) -> Result<(), LoadEr
     link::update(pin, fd.as_fd()).map_err(|source| LoadError::Update { program: name, source })
 }
 
+/// Attaches a socket program that is loaded once more.
+pub(super) fn attach_socket_again(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    root: &File,
+) -> Result<FdLink, LoadError> {
+    attach(ebpf, name, |program| at_root(program, root))
+}
+
 fn trace(program: &mut Program, tracepoint: &str, types: &Btf) -> Result<FdLink, AttachError> {
     let program: &mut BtfTracePoint = program.try_into()?;
     program.load(tracepoint, types)?;
@@ -504,18 +521,24 @@ fn trace(program: &mut Program, tracepoint: &str, types: &Btf) -> Result<FdLink,
 }
 
 fn socket(program: &mut Program, root: &File) -> Result<FdLink, AttachError> {
+    match &mut *program {
+        Program::CgroupSock(program) => program.load()?,
+        other => <&mut CgroupSockAddr>::try_from(other)?.load()?,
+    }
+    at_root(program, root)
+}
+
+fn at_root(program: &mut Program, root: &File) -> Result<FdLink, AttachError> {
     // `Single` is no flag, and a link without flags is always one of many: `AllowMultiple` is
     // refused by link_create.
     let mode = CgroupAttachMode::Single;
     match program {
         Program::CgroupSock(program) => {
-            program.load()?;
             let id = program.attach(root, mode)?;
             Ok(CgroupSock::take_link(program, id)?.try_into()?)
         }
         other => {
             let program: &mut CgroupSockAddr = other.try_into()?;
-            program.load()?;
             let id = program.attach(root, mode)?;
             Ok(program.take_link(id)?.try_into()?)
         }

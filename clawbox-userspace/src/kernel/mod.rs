@@ -1,10 +1,12 @@
 //! The kernel side as the agent sees it: what the kernel can do, loading, and the maps.
 
+pub mod attached;
 pub mod boot;
 pub mod btf;
 pub mod calls;
 pub mod enforcer;
 pub mod file_id;
+pub mod fill;
 pub mod link;
 pub mod load;
 pub mod losses;
@@ -14,4 +16,5 @@ pub mod pin;
 pub mod pinned;
 pub mod probe;
 pub mod symbols;
+pub mod synthetics;
 pub mod tallies;

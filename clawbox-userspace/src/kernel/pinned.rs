@@ -35,6 +35,13 @@ pub(super) fn check_layout(directory: &Path) -> Result<bool, EnforcerError> {
     Ok(true)
 }
 
+/// Makes the directory and the mark of this build's layout where somebody has taken them away.
+pub(super) fn restore(directory: &Path) -> std::io::Result<()> {
+    let own = format!("{LAYOUT_MARK}{:016x}", clawbox_common::layout::LAYOUT);
+    let mark = directory.join(own);
+    if mark.exists() { Ok(()) } else { std::fs::create_dir_all(mark) }
+}
+
 /// The cgroups that a load's pinned tables take for sandboxes', by their ids, and which; none where nothing
 /// is pinned.
 ///

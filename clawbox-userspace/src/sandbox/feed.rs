@@ -8,9 +8,12 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 
+use super::probe::PROBE;
 use super::recorder::{Recorder, Stirred};
 use crate::audit::clock::Clock;
+use crate::audit::counted::Counted;
 use crate::events::Event;
+use crate::kernel::fill::{Fills, RingFill};
 use crate::kernel::losses::Losses;
 use crate::kernel::tallies::Tallies;
 
@@ -26,13 +29,17 @@ pub struct Counts {
     pub losses: Losses,
     /// What it allowed.
     pub tallies: Tallies,
+    /// How full its tables are.
+    pub fills: Fills,
+    /// How full the ring is.
+    pub ring: RingFill,
 }
 
 /// The event ring and the counters of a load.
 pub struct Feed {
     /// The ring, pollable.
     ring: AsyncFd<RingBuf<MapData>>,
-    counts: Counts,
+    pub(super) counts: Counts,
     stirred: Arc<Stirred>,
     undecodable: u64,
 }
@@ -43,6 +50,8 @@ pub struct Recorders {
     by_sandbox: BTreeMap<u32, Recorder>,
     /// What is no running sandbox's.
     rest: Option<Recorder>,
+    /// What was told of sandboxes that run no more.
+    ended: Counted,
 }
 
 impl Recorders {
@@ -58,7 +67,18 @@ impl Recorders {
 
     /// A sandbox's, which is not told anything any more.
     pub fn remove(&mut self, sandbox: u32) -> Option<Recorder> {
-        self.by_sandbox.remove(&sandbox)
+        let removed = self.by_sandbox.remove(&sandbox)?;
+        self.ended.add(&removed.trail.counted);
+        Some(removed)
+    }
+
+    /// What was told of all sandboxes, of those that run no more too.
+    #[must_use]
+    pub fn counted(&self) -> Counted {
+        let mut all = self.ended.clone();
+        let told = self.by_sandbox.values().chain(&self.rest);
+        told.for_each(|recorder| all.add(&recorder.trail.counted));
+        all
     }
 
     /// A sandbox's.
@@ -73,6 +93,11 @@ impl Recorders {
             return self.by_sandbox.get_mut(&sandbox);
         }
         self.rest.as_mut().or_else(|| self.by_sandbox.values_mut().next())
+    }
+
+    /// Of what is no sandbox's.
+    pub fn rest(&mut self) -> Option<&mut Recorder> {
+        self.rest.as_mut()
     }
 
     fn all(&mut self) -> impl Iterator<Item = &mut Recorder> {
@@ -116,6 +141,8 @@ impl Feed {
     /// Reads all that is there and hands it to the system. Gives the sandboxes that something was told of.
     pub fn drain(&mut self, recorders: &mut Recorders) -> Vec<u32> {
         let mut told = Vec::new();
+        self.counts.ring.look();
+        self.counts.fills.go_on();
         while self.drain_batch(recorders, &mut told) == BATCH {}
         told.sort_unstable();
         told.dedup();
@@ -139,6 +166,10 @@ impl Feed {
             match Event::decode(&bytes) {
                 Ok(event) => {
                     let sandbox = event.header().sandbox;
+                    if sandbox == PROBE {
+                        // What the watchdog tries is no sandbox's doing.
+                        continue;
+                    }
                     if let Some(recorder) = recorders.for_event(sandbox) {
                         told.push(recorder.sandbox());
                         recorder.event(event, &clock);
@@ -181,7 +212,7 @@ impl Feed {
     pub fn count_losses(&mut self, recorders: &mut Recorders) {
         match self.counts.losses.since_last() {
             Ok(losses) => {
-                for loss in losses {
+                for loss in losses.into_iter().filter(|loss| loss.sandbox != PROBE) {
                     if let Some(recorder) = recorders.for_event(loss.sandbox) {
                         recorder.trail.gap(loss.kind, loss.count);
                     }

@@ -15,12 +15,12 @@ use super::connections::Connections;
 use super::control::{Answer, Request};
 use super::feed::{Counts, Feed, Recorders};
 use super::life::{Beginning, Sandbox};
+use super::probe::PROBE;
 use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
 use super::run::{Run, RunError, system, trim_heap};
 use super::strays::{self, Remnants};
 use clawbox_common::attach::{PENDING, Selector};
-use clawbox_common::limits::SANDBOXES;
 use clawbox_common::rule::SandboxState;
 use clawbox_common::subject::FileId;
 
@@ -28,11 +28,12 @@ use crate::audit::kernel_event::NoMeaning;
 use crate::audit::programs::Programs;
 use crate::audit::trail::Trail;
 use crate::gateway;
+use crate::kernel::enforcer::Enforcer;
 use crate::kernel::enforcer::attached::Whom;
-use crate::kernel::enforcer::{Enforcer, Synthetics};
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
 use crate::kernel::pinned::Identified;
+use crate::kernel::synthetics::Synthetics;
 
 /// How often the kernel's loss counters are looked at.
 const LOSSES: Duration = Duration::from_secs(1);
@@ -113,7 +114,10 @@ impl Host {
         enforcer: &mut Enforcer,
         name: &str,
     ) -> Result<(Tables, Feed, Remnants, Connections), RunError> {
-        let counts = Counts { losses: enforcer.take_losses()?, tallies: enforcer.take_tallies()? };
+        // Before anything is taken that they look at too.
+        let (fills, ring) = (enforcer.fills()?, enforcer.ring_fill()?);
+        let (losses, tallies) = (enforcer.take_losses()?, enforcer.take_tallies()?);
+        let counts = Counts { losses, tallies, fills, ring };
         let feed =
             Feed::new(enforcer.take_events()?, counts).map_err(system("poll the event ring"))?;
         let remnants = Remnants::of(name, enforcer.skipped_exits()?)?;
@@ -138,8 +142,10 @@ impl Host {
     /// A number for a new sandbox: of those that nobody has, the one that was nobody's the longest. `None`
     /// where as many run as can.
     pub fn next_number(&mut self) -> Option<u32> {
-        let next = (1..=SANDBOXES)
-            .map(|step| (self.last_number + step - 1) % SANDBOXES + 1)
+        // The last one is the probe's.
+        const NUMBERS: u32 = PROBE - 1;
+        let next = (1..=NUMBERS)
+            .map(|step| (self.last_number + step - 1) % NUMBERS + 1)
             .find(|number| !self.sandboxes.contains_key(number) && !self.left.contains(number))?;
         self.last_number = next;
         Some(next)
@@ -209,7 +215,9 @@ impl Host {
     /// # Errors
     /// The table cannot be read.
     pub fn cgroups(&mut self) -> Result<Vec<(u64, u32)>, RunError> {
-        Ok(self.kernel.enforcer.cgroups()?)
+        let mut all = self.kernel.enforcer.cgroups()?;
+        all.retain(|(_, number)| *number != PROBE);
+        Ok(all)
     }
 
     /// Has the kernel ask of new cgroups that begin like these, and of no others, and take these files for

@@ -248,6 +248,7 @@ impl Recorder {
         let verified = std::mem::take(
             &mut *self.decisions.verified.lock().unwrap_or_else(PoisonError::into_inner),
         );
+        waiting.events.iter().for_each(|(_, event)| self.trail.counted.question(event));
         let programs = &self.programs;
         // One asks several in a row.
         let mut last: Option<(SocketAddr, Option<Subject>)> = None;

@@ -18,6 +18,11 @@ use crate::attacks::attempt::{ATTACKER, PYTHON};
 /// The port of every echo service, by TCP and by UDP.
 pub const ECHO: u16 = 7;
 
+/// Whether this is a guest: what does not depend on the kernel is tested on the machine's own alone.
+pub fn in_guest() -> bool {
+    std::env::var_os("CLAWBOX_TESTS_LSM").is_some()
+}
+
 /// A world with services.
 pub struct Scene {
     pub world: World,
