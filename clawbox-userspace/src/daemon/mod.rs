@@ -140,11 +140,6 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
             tracing::error!("no metrics at `{at}`: {error}");
             daemon.config.metrics = ListenAt::Off;
         }
-        tracing::info!(
-            socket = %daemon.config.socket.display(),
-            lsm = daemon.host.lsm().is_active(),
-            "ready"
-        );
         daemon.serve(asked, metrics).await
     })
 }
@@ -327,6 +322,11 @@ impl Daemon {
         }
     }
 
+    fn say_ready(&self) {
+        let (socket, lsm) = (self.config.socket.display(), self.host.lsm().is_active());
+        tracing::info!(%socket, lsm, "ready");
+    }
+
     async fn serve(
         &mut self,
         mut asked: mpsc::Receiver<Call>,
@@ -339,6 +339,8 @@ impl Daemon {
         let mut hangup = watch(SignalKind::hangup())?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Only now: a signal that comes before would end it.
+        self.say_ready();
         let mut heartbeat = notify::ready();
         let (mut looked, mut is_due) = (Instant::now(), false);
         loop {
