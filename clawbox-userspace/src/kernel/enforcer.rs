@@ -22,7 +22,7 @@ use clawbox_common::subject::Mask;
 use super::attached::Attached;
 use super::calls;
 use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
-use super::losses::{Losses, Skips};
+use super::losses::{EXEC_HOOK, Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
 use super::pinned::{SUBJECTS, check_layout};
@@ -504,7 +504,7 @@ impl Enforcer {
     /// They were taken before, or the kernel does not open them again.
     pub fn take_losses(&mut self) -> Result<Losses, LoadError> {
         let mut skips = vec![
-            ("exec-hook", Skips::of(&self.ebpf, "task_exec")?),
+            (EXEC_HOOK, Skips::of(&self.ebpf, "task_exec")?),
             ("fork-hook", Skips::of(&self.ebpf, "task_fork")?),
         ];
         if !self.lsm.is_active() && self.lsm.unrecorded.is_none() {

@@ -86,6 +86,9 @@ impl Losses {
     }
 }
 
+/// The kind of loss of a start that the kernel did not tell.
+pub const EXEC_HOOK: &str = "exec-hook";
+
 /// Runs of a tracepoint program that the kernel left out: it does not run a program on a CPU on
 /// which it was preempted in the middle of that same program (`bpf_trace_run`, 7.x), and counts
 /// that as a recursion. All of the host's, in a sandbox or not.

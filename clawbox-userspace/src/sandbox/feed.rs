@@ -14,7 +14,7 @@ use crate::audit::clock::Clock;
 use crate::audit::counted::Counted;
 use crate::events::Event;
 use crate::kernel::fill::{Fills, RingFill};
-use crate::kernel::losses::Losses;
+use crate::kernel::losses::{EXEC_HOOK, Losses};
 use crate::kernel::tallies::Tallies;
 
 /// How long an event waits at most before it is read.
@@ -208,17 +208,23 @@ impl Feed {
         recorders.all().for_each(|recorder| recorder.trail.flush());
     }
 
-    /// Records what the kernel could not deliver.
-    pub fn count_losses(&mut self, recorders: &mut Recorders) {
+    /// Records what the kernel could not deliver. Gives whether it has left out the program that gives
+    /// identities at a start.
+    pub fn count_losses(&mut self, recorders: &mut Recorders) -> bool {
         match self.counts.losses.since_last() {
             Ok(losses) => {
+                let has_skipped = losses.iter().any(|loss| loss.kind == EXEC_HOOK);
                 for loss in losses.into_iter().filter(|loss| loss.sandbox != PROBE) {
                     if let Some(recorder) = recorders.for_event(loss.sandbox) {
                         recorder.trail.gap(loss.kind, loss.count);
                     }
                 }
+                has_skipped
             }
-            Err(error) => tracing::warn!("the kernel's loss counters cannot be read: {error}"),
+            Err(error) => {
+                tracing::warn!("the kernel's loss counters cannot be read: {error}");
+                false
+            }
         }
     }
 
