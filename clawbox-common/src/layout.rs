@@ -18,7 +18,7 @@ use crate::subject::{FileId, Incarnation, Kind, Mask, Seat, Subject};
 /// What two builds have to have in common for one to take over the other's tables: sizes of records and of
 /// tables, and a number that is raised where the same bytes come to mean something else.
 pub const LAYOUT: u64 = {
-    const MEANING: usize = 1;
+    const MEANING: usize = 2;
     let parts = [
         MEANING,
         size_of::<Subject>(),

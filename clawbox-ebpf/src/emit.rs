@@ -1,8 +1,9 @@
 //! The way to the audit trail. Called when the verdict stands; a full ring is counted and changes
-//! nothing. Readers are woken when the fill level crosses a mark, never per event.
+//! nothing. The reader is woken when it has read all, and when the fill level crosses a mark; never per
+//! event.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
     helpers::{
         bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{bpf_ktime_get_boot_ns, bpf_loop},
@@ -41,9 +42,13 @@ fn wake(record: usize) -> u64 {
     if filled >= EVENT_WAKE && before < EVENT_WAKE {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
-        u64::from(BPF_RB_NO_WAKEUP)
+        // Only where the reader has read all before: it waits then, and will not look again so soon.
+        ADAPTIVE
     }
 }
+
+/// The kernel wakes the reader where it stands at this very record.
+const ADAPTIVE: u64 = 0;
 
 #[inline(always)]
 pub fn lost(sandbox: u32, kind: Kind) {
@@ -59,6 +64,10 @@ fn lost_of(sandbox: u32, kind: u32) {
             core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
                 count, 1,
             );
+        }
+        if let Some(all) = LOSSES_UNATTRIBUTED.get_ptr_mut(1) {
+            // SAFETY: this CPU's own value. Whatever comes in between, it changes.
+            unsafe { *all += 1 }
         }
     } else if let Some(count) = LOSSES_UNATTRIBUTED.get_ptr_mut(0) {
         // SAFETY: this CPU's own value.

@@ -1,6 +1,6 @@
 //! What is executed: program starts, and mappings that a loader makes by hand.
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, macros::lsm, programs::LsmContext};
+use aya_ebpf::{macros::lsm, programs::LsmContext};
 use clawbox_common::{
     decide,
     event::{Kind, Operation},
@@ -88,7 +88,8 @@ fn remember_script(standing: &Standing<'_>, bprm: Kernel) {
     }
     let Some(mut memory) = EVENTS.reserve::<Paths>(0) else { return };
     let is_own = kernel_read::is_own_path(bprm, file, memory.as_mut_ptr());
-    memory.discard(u64::from(BPF_RB_NO_WAKEUP));
+    // The reader may stand at it, and would not be woken by what follows.
+    memory.discard(0);
     if !is_own {
         return;
     }

@@ -31,7 +31,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use crate::api::server::{self, Call};
 use crate::audit::programs::Programs;
@@ -58,7 +58,7 @@ pub use request::EXIT_STATUS;
 
 /// How often it is looked whose user has gone, whose time is up, and which of the sandboxes that were taken
 /// over has ended: of those no signal tells.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -322,6 +322,12 @@ impl Daemon {
         }
     }
 
+    /// How long nothing has to be looked at.
+    fn patience(&self) -> Duration {
+        let is_ending = self.members.values().any(|member| member.deadline.is_some());
+        self.host.patience().min(if is_ending { TICK } else { LOOK })
+    }
+
     fn say_ready(&self) {
         let (socket, lsm) = (self.config.socket.display(), self.host.lsm().is_active());
         tracing::info!(%socket, lsm, "ready");
@@ -337,17 +343,16 @@ impl Daemon {
         let (mut stop, mut interrupt) =
             (watch(SignalKind::terminate())?, watch(SignalKind::interrupt())?);
         let mut hangup = watch(SignalKind::hangup())?;
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Only now: a signal that comes before would end it.
         self.say_ready();
         let mut heartbeat = notify::ready();
         let (mut looked, mut is_due) = (Instant::now(), false);
         loop {
+            let patience = self.patience();
             tokio::select! {
                 _ = ended.recv() => is_due = true,
-                _ = tick.tick() => {}
-                () = self.host.filled() => {}
+                () = sleep(patience) => {}
+                () = self.host.due() => {}
                 Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
                 Some(described) = self.standing.told() => self.described(described),
                 Some(ask) = metrics.asked() => drop(ask.send(self.families())),

@@ -5,6 +5,7 @@ pub mod attached;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aya::Ebpf;
@@ -286,16 +287,9 @@ impl Enforcer {
     }
 
     /// A second descriptor of a table that goes on being written.
-    fn again<K: aya::Pod, V: aya::Pod>(
-        &self,
-        name: &'static str,
-    ) -> Result<HashMap<MapData, K, V>, LoadError> {
-        let failed = |source| LoadError::Map { name, source };
-        let Some(Map::HashMap(map)) = self.ebpf.map(name) else {
-            return Err(LoadError::Absent { kind: "map", name });
-        };
-        let again = MapData::from_id(map.info().map_err(failed)?.id()).map_err(failed)?;
-        HashMap::try_from(Map::HashMap(again)).map_err(failed)
+    fn again(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        let fd = self.map_data(name)?.fd().as_fd().try_clone_to_owned();
+        fd.map_err(|source| LoadError::Batch { name, source })
     }
 
     fn hash<K: aya::Pod, V: aya::Pod>(

@@ -11,6 +11,7 @@ use aya::maps::{Map, MapData};
 use nix::errno::Errno;
 use nix::libc;
 
+use super::batch;
 use super::enforcer::Enforcer;
 use super::load::LoadError;
 
@@ -22,9 +23,6 @@ const STALE: Duration = Duration::from_secs(60);
 
 /// Entries that are looked at with one system call.
 const BATCH: u32 = 4096;
-
-/// `BPF_MAP_LOOKUP_BATCH` of bpf(2), linux/bpf.h.
-const LOOKUP_BATCH: libc::c_int = 24;
 
 /// Tables that can be full, and what that means is in `docs/operations.md`.
 const TABLES: &[&str] = &[
@@ -61,20 +59,6 @@ pub struct Ring {
     pub pending: u64,
     /// The most that has waited when the agent came to read, since its start.
     pub peak: u64,
-}
-
-/// The part of `union bpf_attr` that looks entries up in batches.
-#[repr(C)]
-#[derive(Default)]
-struct Lookup {
-    begin: u64,
-    end: u64,
-    keys: u64,
-    values: u64,
-    count: u32,
-    map: u32,
-    element_flags: u64,
-    flags: u64,
 }
 
 /// A table.
@@ -187,30 +171,9 @@ impl Table {
 
     /// Looks a batch of entries up, from a mark on. Gives how many there were, and the next mark; none at
     /// the table's end.
-    fn look_up(&self, mark: Option<&[u8]>, batch: u32) -> Result<(u32, Option<Vec<u8>>), Errno> {
-        let mut keys = vec![0_u8; self.key * batch as usize];
-        // The kernel copies values of whole words.
-        let mut values = vec![0_u8; self.value.next_multiple_of(8) * batch as usize];
-        let mut end = vec![0_u8; self.key.max(size_of::<u64>())];
-        let mut lookup = Lookup {
-            begin: mark.map_or(0, |mark| mark.as_ptr() as u64),
-            end: end.as_mut_ptr() as u64,
-            keys: keys.as_mut_ptr() as u64,
-            values: values.as_mut_ptr() as u64,
-            count: batch,
-            map: self.map.as_raw_fd().cast_unsigned(),
-            ..Lookup::default()
-        };
-        // SAFETY: the structure is initialised; what it points at is ours, outlives the call, and has room
-        // for a batch of keys and values, and for either kind of mark.
-        let outcome = unsafe {
-            libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut lookup, size_of::<Lookup>())
-        };
-        match Errno::result(outcome) {
-            Ok(_) => Ok((lookup.count, Some(end))),
-            Err(Errno::ENOENT) => Ok((lookup.count, None)),
-            Err(errno) => Err(errno),
-        }
+    fn look_up(&self, mark: Option<&[u8]>, most: u32) -> Result<(u32, Option<Vec<u8>>), Errno> {
+        let found = batch::look_up(self.map.as_fd(), (self.key, self.value), mark, most)?;
+        Ok((found.count, found.next))
     }
 }
 
@@ -307,7 +270,7 @@ impl Enforcer {
         fill.map_err(|error| LoadError::Map { name, source: error.into() })
     }
 
-    fn map_data(&self, name: &'static str) -> Result<&MapData, LoadError> {
+    pub(super) fn map_data(&self, name: &'static str) -> Result<&MapData, LoadError> {
         match self.map_named(name) {
             Some(Map::HashMap(map) | Map::LpmTrie(map) | Map::RingBuf(map)) => Ok(map),
             _ => Err(LoadError::Absent { kind: "map", name }),

@@ -148,6 +148,14 @@ pub enum LoadError {
         /// Cause.
         source: MapError,
     },
+    /// A map could not be read as a whole.
+    #[error("cannot read map `{name}`: {source}")]
+    Batch {
+        /// Its name.
+        name: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
     /// The kernel did not go through its tasks.
     #[error("the kernel did not look through its processes: {0}")]
     Walk(io::Error),

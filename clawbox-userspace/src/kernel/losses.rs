@@ -6,21 +6,27 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{MapData, MapError, PerCpuArray};
 use clawbox_common::event::Kind;
 use clawbox_common::rule::LossKey;
 
+use super::batch;
 use super::load::LoadError;
 
 /// Counts of events that found no room in the ring, and of hooks that were not run.
 pub struct Losses {
-    counters: HashMap<MapData, LossKey, u64>,
+    counters: OwnedFd,
     unattributed: PerCpuArray<MapData, u64>,
     /// Hooks whose runs can be left out, with the kind in their gap records.
     skips: Vec<(&'static str, Skips)>,
     seen: BTreeMap<LossKey, u64>,
     seen_unattributed: u64,
+    /// How many there were of all; none before the first look.
+    seen_all: Option<u64>,
 }
+
+/// Where the kernel counts all of them.
+const ALL: u32 = 1;
 
 /// Something lost since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +52,18 @@ pub enum LossError {
 
 impl Losses {
     pub(super) fn new(
-        counters: HashMap<MapData, LossKey, u64>,
+        counters: OwnedFd,
         unattributed: PerCpuArray<MapData, u64>,
         skips: Vec<(&'static str, Skips)>,
     ) -> Self {
-        Self { counters, unattributed, skips, seen: BTreeMap::new(), seen_unattributed: 0 }
+        Self {
+            counters,
+            unattributed,
+            skips,
+            seen: BTreeMap::new(),
+            seen_unattributed: 0,
+            seen_all: None,
+        }
     }
 
     /// What was lost since the last call.
@@ -59,8 +72,14 @@ impl Losses {
     /// A counter cannot be read.
     pub fn since_last(&mut self) -> Result<Vec<Loss>, LossError> {
         let mut losses = Vec::new();
-        for entry in self.counters.iter() {
-            let (key, total) = entry?;
+        let all: u64 = self.unattributed.get(&ALL, 0)?.iter().sum();
+        // There are sixteen counters for each sandbox.
+        let counters = match std::mem::replace(&mut self.seen_all, Some(all)) {
+            Some(seen) if seen == all => Vec::new(),
+            _ => batch::all(&self.counters).map_err(io::Error::from)?,
+        };
+        for (key, total) in counters {
+            let (key, total): (LossKey, u64) = (key, total);
             let seen = self.seen.insert(key, total).unwrap_or(0);
             if total > seen {
                 let kind = u8::try_from(key.kind).ok().and_then(|kind| Kind::try_from(kind).ok());

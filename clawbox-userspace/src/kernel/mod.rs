@@ -1,6 +1,7 @@
 //! The kernel side as the agent sees it: what the kernel can do, loading, and the maps.
 
 pub mod attached;
+mod batch;
 pub mod boot;
 pub mod btf;
 pub mod calls;

@@ -1,11 +1,13 @@
 //! What stands in bpffs of a load, of this process or of one that has ended: its layout, its sandboxes'
 //! cgroups, and who is who in them.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData, MapError};
 use clawbox_common::subject::{Incarnation, Subject};
 
+use super::batch;
 use super::enforcer::EnforcerError;
 use super::load::LoadError;
 use super::pin::{self, PinLinksError};
@@ -66,6 +68,8 @@ pub(super) const SUBJECTS: &str = "SUBJECTS";
 #[derive(Debug)]
 pub struct Identified {
     subjects: HashMap<MapData, u32, Subject>,
+    /// The same table, to be read as a whole.
+    map: OwnedFd,
 }
 
 impl Identified {
@@ -80,8 +84,10 @@ impl Identified {
             return Ok(None);
         }
         let pinned = MapData::from_pin(path).map_err(failed)?;
+        let map = pinned.fd().as_fd().try_clone_to_owned();
+        let map = map.map_err(|source| LoadError::Batch { name: SUBJECTS, source })?;
         let subjects = HashMap::try_from(Map::HashMap(pinned)).map_err(failed)?;
-        Ok(Some(Self { subjects }))
+        Ok(Some(Self { subjects, map }))
     }
 
     /// Those of every run that has pins; one whose table cannot be opened has none to be found in.
@@ -97,9 +103,8 @@ impl Identified {
     /// # Errors
     /// The map cannot be read.
     pub fn processes(&self) -> Result<Vec<(u32, Incarnation)>, LoadError> {
-        let all =
-            self.subjects.iter().map(|entry| entry.map(|(id, subject)| (id, subject.incarnation)));
-        all.collect::<Result<_, _>>().map_err(|source| LoadError::Map { name: SUBJECTS, source })
+        let all = self.subjects()?.into_iter();
+        Ok(all.map(|(process, subject)| (process, subject.incarnation)).collect())
     }
 
     /// The thread groups and who they are.
@@ -107,8 +112,8 @@ impl Identified {
     /// # Errors
     /// The map cannot be read.
     pub fn subjects(&self) -> Result<Vec<(u32, Subject)>, LoadError> {
-        let all = self.subjects.iter().collect::<Result<_, _>>();
-        all.map_err(|source| LoadError::Map { name: SUBJECTS, source })
+        batch::all(&self.map)
+            .map_err(|errno| LoadError::Batch { name: SUBJECTS, source: errno.into() })
     }
 
     /// Who a thread group is; `None` if that is not known.

@@ -1,9 +1,10 @@
 //! Reads what the kernel reports of all sandboxes of this process and hands each its own, in the order in
-//! which it happened. Woken by a fill level or a timer, never per event.
+//! which it happened. Woken where it has read all before and something comes, but not more often than it
+//! pays, and by a fill level; never per event.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
@@ -42,6 +43,9 @@ pub struct Feed {
     pub(super) counts: Counts,
     stirred: Arc<Stirred>,
     undecodable: u64,
+    drained: Instant,
+    /// Something is to be read, but not before [`TICK`] has gone by.
+    is_told: bool,
 }
 
 /// Who writes down what, by sandbox.
@@ -114,7 +118,10 @@ impl Feed {
         // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
         // dropped, which `AsyncFd` does after taking it out of the poller.
         let ring = unsafe { AsyncFd::register(ring) }?;
-        Ok(Self { ring, counts, stirred: Arc::default(), undecodable: 0 })
+        let (undecodable, drained) = (0, Instant::now());
+        // Before this process there may have been another.
+        let is_told = true;
+        Ok(Self { ring, counts, stirred: Arc::default(), undecodable, drained, is_told })
     }
 
     /// Where the agent's own decisions say whose they are.
@@ -123,18 +130,29 @@ impl Feed {
         Arc::clone(&self.stirred)
     }
 
-    /// Waits until the ring has crossed its fill level, or many questions wait.
-    pub async fn filled(&mut self) {
-        let ring = async {
-            match self.ring.readable_mut().await {
-                Ok(mut ready) => ready.clear_ready(),
-                // The timer still reads the ring.
-                Err(_) => std::future::pending().await,
+    /// Waits until something is to be read: at once where nothing was for a while, later where something
+    /// was just now, so that one look is for many events. Where much waits, it is at once too.
+    pub async fn due(&mut self) {
+        while !self.is_told {
+            tokio::select! {
+                () = Self::woken(&mut self.ring) => {}
+                () = self.stirred.any() => {}
             }
-        };
+            self.is_told = true;
+        }
         tokio::select! {
-            () = ring => {}
+            // A second word before the first was heard: the fill level, or what cannot wait.
+            () = Self::woken(&mut self.ring) => {}
             () = self.stirred.many() => {}
+            () = tokio::time::sleep_until((self.drained + TICK).into()) => {}
+        }
+    }
+
+    async fn woken(ring: &mut AsyncFd<RingBuf<MapData>>) {
+        match ring.readable_mut().await {
+            Ok(mut ready) => ready.clear_ready(),
+            // There is a look now and then whatever is told.
+            Err(_) => std::future::pending().await,
         }
     }
 

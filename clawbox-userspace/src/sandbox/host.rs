@@ -13,7 +13,7 @@ use super::cgroup::Cgroup;
 use super::change::KernelSide;
 use super::connections::Connections;
 use super::control::{Answer, Request};
-use super::feed::{Counts, Feed, Recorders};
+use super::feed::{Counts, Feed, Recorders, TICK};
 use super::life::{Beginning, Sandbox};
 use super::probe::PROBE;
 use super::ready::Ready;
@@ -382,13 +382,20 @@ impl Host {
         self.kernel.connections.identified()
     }
 
-    /// Waits until there is much to be read; a timer has to see to the rest.
-    pub async fn filled(&mut self) {
-        self.feed.filled().await;
+    /// Waits until something is to be written down.
+    pub async fn due(&mut self) {
+        self.feed.due().await;
+    }
+
+    /// How long after a look there has to be another, whatever is told.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        // Who waits for an answer is answered in time.
+        if self.sandboxes.values().any(Sandbox::holds_any) { TICK } else { LOSSES }
     }
 
     /// Writes down what has been told, answers what has waited too long, and looks after the kernel's
-    /// tables. To be called every [`super::feed::TICK`] at the latest.
+    /// tables. To be called when [`Host::due`] is, and within [`Host::patience`].
     pub fn look(&mut self) {
         for number in self.feed.drain(&mut self.recorders) {
             self.is_asked |= number == PENDING;

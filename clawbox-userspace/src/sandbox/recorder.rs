@@ -44,6 +44,8 @@ const DIRECTORIES: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct Stirred {
     sandboxes: Mutex<Vec<u32>>,
+    /// Told when the first of them comes.
+    any: Notify,
     /// Told when [`MANY`] questions wait.
     many: Notify,
 }
@@ -51,9 +53,17 @@ pub struct Stirred {
 impl Stirred {
     fn add(&self, sandbox: u32) {
         let mut stirred = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if stirred.is_empty() {
+            self.any.notify_one();
+        }
         if stirred.last() != Some(&sandbox) {
             stirred.push(sandbox);
         }
+    }
+
+    /// Waits until there is one.
+    pub async fn any(&self) {
+        self.any.notified().await;
     }
 
     /// They, some perhaps more than once.

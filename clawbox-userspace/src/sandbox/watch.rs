@@ -7,11 +7,10 @@ use std::os::unix::net::UnixListener;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use super::birth::End;
 use super::control;
-use super::feed::TICK;
 use super::host::Host;
 
 /// Signals that are meant for the command.
@@ -106,16 +105,15 @@ pub async fn until_exit(
     let mut signals = Forwarded::listen()?;
     drop(held);
     let mut asked = control::listen(run, control)?;
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let patience = host.patience();
         if let Some(status) = host.ended(sandbox)? {
             return Ok(status);
         }
         tokio::select! {
             _ = ended.recv() => {}
-            _ = tick.tick() => {}
-            () = host.filled() => {}
+            () = sleep(patience) => {}
+            () = host.due() => {}
             received = signals.next() => {
                 if let Some(sandbox) = host.sandbox(sandbox) {
                     pass_on(Pid::from_raw(sandbox.first_process().cast_signed()), received);

@@ -1,0 +1,108 @@
+//! Many entries of a kernel's table with one system call: what aya reads one by one, with two calls each.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr;
+
+use aya::Pod;
+use nix::errno::Errno;
+use nix::libc;
+
+/// `BPF_MAP_LOOKUP_BATCH` of bpf(2), linux/bpf.h.
+const LOOKUP_BATCH: libc::c_int = 24;
+
+/// Entries that are read at first, and at most, with one call.
+const FIRST: u32 = 64;
+const MOST: u32 = 4096;
+
+/// `struct { } batch` of `union bpf_attr`.
+#[repr(C)]
+#[derive(Default)]
+struct Lookup {
+    begin: u64,
+    end: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// What came of one call.
+pub(super) struct Batch {
+    /// How many entries there were.
+    pub count: u32,
+    /// Where the next one begins; none at the table's end.
+    pub next: Option<Vec<u8>>,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+}
+
+/// Looks entries up, from a mark on. `key` and `value` are the table's own sizes, in bytes.
+///
+/// # Errors
+/// `ENOSPC`: more entries have one hash than were asked for. Otherwise the kernel does not do this.
+pub(super) fn look_up(
+    map: BorrowedFd<'_>,
+    (key, value): (usize, usize),
+    mark: Option<&[u8]>,
+    most: u32,
+) -> Result<Batch, Errno> {
+    let mut keys = vec![0_u8; key * most as usize];
+    // The kernel copies values of whole words.
+    let mut values = vec![0_u8; value.next_multiple_of(8) * most as usize];
+    let mut end = vec![0_u8; key.max(size_of::<u64>())];
+    let mut lookup = Lookup {
+        begin: mark.map_or(0, |mark| mark.as_ptr() as u64),
+        end: end.as_mut_ptr() as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: most,
+        map: map.as_raw_fd().cast_unsigned(),
+        ..Lookup::default()
+    };
+    // SAFETY: the structure is initialised; what it points at is ours, outlives the call, and has room for
+    // as many keys and values as it says, and for either kind of mark.
+    let outcome =
+        unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut lookup, size_of::<Lookup>()) };
+    let next = match Errno::result(outcome) {
+        Ok(_) => Some(end),
+        Err(Errno::ENOENT) => None,
+        Err(errno) => return Err(errno),
+    };
+    Ok(Batch { count: lookup.count.min(most), next, keys, values })
+}
+
+/// All entries of a hash table. One that is made or removed meanwhile may be among them or not; no other
+/// is left out.
+///
+/// # Errors
+/// The kernel does not look up in batches.
+pub(super) fn all<K: Pod, V: Pod>(map: impl AsFd) -> Result<Vec<(K, V)>, Errno> {
+    let mut found = Vec::new();
+    let (mut mark, mut most) = (None::<Vec<u8>>, FIRST);
+    loop {
+        let sizes = (size_of::<K>(), size_of::<V>());
+        let batch = match look_up(map.as_fd(), sizes, mark.as_deref(), most) {
+            Err(Errno::ENOSPC) if most < MOST * 16 => {
+                most *= 2;
+                continue;
+            }
+            other => other?,
+        };
+        let values = batch.values.chunks_exact(size_of::<V>().next_multiple_of(8));
+        let entries = batch.keys.chunks_exact(size_of::<K>()).zip(values);
+        found.extend(entries.take(batch.count as usize).map(|(key, value)| {
+            // SAFETY: as many bytes as the types have, of which every pattern is a value.
+            unsafe {
+                (
+                    ptr::read_unaligned(key.as_ptr().cast()),
+                    ptr::read_unaligned(value.as_ptr().cast()),
+                )
+            }
+        }));
+        let Some(next) = batch.next else { return Ok(found) };
+        mark = Some(next);
+        most = most.max((most * 2).min(MOST));
+    }
+}
