@@ -10,6 +10,7 @@ use clawbox::cli::audit::AuditCommand;
 use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
+use clawbox::cli::exec::ExecCommand;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::run::{self, RunCommand};
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(RunCommand),
+    Exec(ExecCommand),
     List(List),
     Show(Show),
     Stop(Stop),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
     };
     let (result, failed) = match cli.verb {
         Verb::Run(command) => (command.run(), run::failed()),
+        Verb::Exec(command) => (command.run(), run::failed()),
         Verb::List(command) => (command.run(), ExitCode::from(2)),
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),
@@ -97,7 +100,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     match error.use_stderr() {
         false => ExitCode::SUCCESS,
-        true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run") => run::failed(),
+        true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run" || verb == "exec") => {
+            run::failed()
+        }
         true => ExitCode::from(2),
     }
 }

@@ -34,6 +34,8 @@ pub type Events = mpsc::Sender<Result<proto::RunEvent, Status>>;
 pub enum Asked {
     /// Start a sandbox.
     Run(Box<proto::RunRequest>, Events),
+    /// Start a further command in one.
+    Exec(proto::ExecRequest, Events),
     /// Tell of the end of a sandbox.
     Wait(String, Events),
     /// Which sandboxes are there?
@@ -161,6 +163,19 @@ impl sandboxes_server::Sandboxes for Service {
         let peer = peer(&request)?;
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Run(Box::new(request.into_inner()), events);
+        self.calls.send((peer, asked)).await.map_err(|_| gone())?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type ExecStream = ReceiverStream<Result<proto::RunEvent, Status>>;
+
+    async fn exec(
+        &self,
+        request: Request<proto::ExecRequest>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let peer = peer(&request)?;
+        let (events, stream) = mpsc::channel(EVENTS);
+        let asked = Asked::Exec(request.into_inner(), events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
         Ok(Response::new(ReceiverStream::new(stream)))
     }

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod exec;
 pub mod manual;
 pub mod policy;
 mod remote;

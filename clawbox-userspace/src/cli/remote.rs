@@ -42,23 +42,31 @@ pub(super) fn run(socket: &Path, order: Order) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(status::FAILED)))
         }
-        Err(ClientError::Refused(refusal)) => {
-            eprintln!("clawbox: {}", refusal.message());
-            let told = refusal.metadata().get(EXIT_STATUS).and_then(|code| code.to_str().ok());
-            let code = told.and_then(|code| code.parse().ok()).unwrap_or(status::FAILED);
-            Ok(ExitCode::from(code))
-        }
-        Err(error) => Err(told(error)),
+        Err(error) => refused(error),
     }
 }
 
-fn request(order: Order) -> proto::RunRequest {
-    let environment = std::env::vars_os().map(|(name, value)| {
+/// Says why a command was not started, and gives the status for it.
+pub(super) fn refused(error: ClientError) -> anyhow::Result<ExitCode> {
+    let ClientError::Refused(refusal) = error else { return Err(told(error)) };
+    eprintln!("clawbox: {}", refusal.message());
+    let told = refusal.metadata().get(EXIT_STATUS).and_then(|code| code.to_str().ok());
+    let code = told.and_then(|code| code.parse().ok()).unwrap_or(status::FAILED);
+    Ok(ExitCode::from(code))
+}
+
+/// This process's, as `NAME=VALUE`.
+pub(super) fn environment() -> Vec<Vec<u8>> {
+    let variables = std::env::vars_os().map(|(name, value)| {
         let mut variable = name.into_vec();
         variable.push(b'=');
         variable.extend_from_slice(value.as_bytes());
         variable
     });
+    variables.collect()
+}
+
+fn request(order: Order) -> proto::RunRequest {
     let (audit_level, mode) = (
         match order.audit_level {
             AuditLevel::Denials => proto::AuditLevel::Denials,
@@ -75,7 +83,7 @@ fn request(order: Order) -> proto::RunRequest {
         texts: convert::texts(&order.texts),
         name: order.name.unwrap_or_default(),
         command: order.command.into_iter().map(OsStringExt::into_vec).collect(),
-        environment: environment.collect(),
+        environment: environment(),
         user: order.user.unwrap_or_default(),
         audit_level: audit_level.into(),
         mode: mode.into(),
@@ -119,8 +127,13 @@ async fn follow(
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => (client, events) = wait_again(socket, &id).await?,
             },
-            received = signals.next() => if !id.is_empty() {
-                let request = proto::SignalRequest { sandbox: id.clone(), signal: received as i32 };
+            // What comes before it is known whose it is waits.
+            received = signals.next(), if !id.is_empty() => {
+                let request = proto::SignalRequest {
+                    sandbox: id.clone(),
+                    signal: received as i32,
+                    process: 0,
+                };
                 // It may just have ended.
                 if let Err(status) = client.sandboxes().signal(request).await {
                     tracing::debug!("cannot pass {received} on: {status}");

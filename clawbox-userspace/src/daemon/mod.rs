@@ -2,6 +2,7 @@
 //! loop does everything that touches them, a question at a time.
 
 pub mod config;
+mod exec;
 mod member;
 mod notify;
 mod request;
@@ -92,6 +93,7 @@ struct Daemon {
     host: Host,
     root: std::path::PathBuf,
     members: BTreeMap<u32, Member>,
+    further: Vec<exec::Command>,
     store: Store,
     since: SystemTime,
 }
@@ -192,7 +194,8 @@ impl Daemon {
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        let mut daemon = Self { config, host, root, members, store, since };
+        let further = Vec::new();
+        let mut daemon = Self { config, host, root, members, further, store, since };
         daemon.take_over()?;
         Ok(daemon)
     }
@@ -320,6 +323,7 @@ impl Daemon {
             // Each takes a system call for each sandbox.
             if std::mem::take(&mut is_due) || looked.elapsed() >= LOOK {
                 looked = Instant::now();
+                self.look_after_further();
                 self.look_after_members();
             }
         }

@@ -31,14 +31,14 @@ use crate::sandbox::ready::Ready;
 use crate::sandbox::run::{LsmUse, RunError};
 
 /// Why something is not done.
-type Refusal = Box<Status>;
+pub(super) type Refusal = Box<Status>;
 
-fn refuse(status: Status) -> Refusal {
+pub(super) fn refuse(status: Status) -> Refusal {
     Box::new(status)
 }
 
 /// With the exit status by which the command line tells one failure from another.
-fn not_started(error: &RunError) -> Refusal {
+pub(super) fn not_started(error: &RunError) -> Refusal {
     let mut status = Status::failed_precondition(error.to_string());
     if let Ok(code) = error.status().to_string().parse() {
         status.metadata_mut().insert(EXIT_STATUS, code);
@@ -59,6 +59,7 @@ impl Daemon {
         }
         match asked {
             Asked::Run(request, events) => self.run(peer, *request, events),
+            Asked::Exec(request, events) => self.exec(peer, request, events),
             Asked::Wait(name, events) => self.wait(peer, &name, events),
             Asked::List(reply) => give(reply, Ok(self.list(peer))),
             Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),
@@ -75,7 +76,7 @@ impl Daemon {
     }
 
     /// A sandbox by NAME-NUMBER, or by NAME where that is one. What the caller may not see is not there.
-    fn find(&self, peer: &Peer, name: &str) -> Result<u32, Refusal> {
+    pub(super) fn find(&self, peer: &Peer, name: &str) -> Result<u32, Refusal> {
         let seen = || self.members.iter().filter(|(_, member)| member.is_for(peer));
         if let Some((number, _)) = seen().find(|(_, member)| member.id == name) {
             return Ok(*number);
@@ -111,7 +112,8 @@ impl Daemon {
         match self.start(peer, request) {
             Ok(number) => {
                 let sandbox = self.described(number);
-                let started = proto::run_event::Event::Started(proto::Started { sandbox });
+                let started =
+                    proto::run_event::Event::Started(proto::Started { sandbox, process: 0 });
                 let _ = events.try_send(Ok(proto::RunEvent { event: Some(started) }));
                 if let Some(member) = self.members.get_mut(&number) {
                     (member.is_watched, member.events) = (true, vec![events]);
@@ -131,7 +133,7 @@ impl Daemon {
             self.described(number)
         });
         let said = sandbox.map_err(|status| *status).map(|sandbox| {
-            let started = proto::run_event::Event::Started(proto::Started { sandbox });
+            let started = proto::run_event::Event::Started(proto::Started { sandbox, process: 0 });
             proto::RunEvent { event: Some(started) }
         });
         let _ = events.try_send(said);
@@ -251,7 +253,7 @@ impl Daemon {
         proto::ListReply { sandboxes: sandboxes.collect() }
     }
 
-    fn described(&mut self, number: u32) -> Option<proto::Sandbox> {
+    pub(super) fn described(&mut self, number: u32) -> Option<proto::Sandbox> {
         let denied = self.host.denied(number);
         let member = self.members.get(&number)?;
         let sandbox = self.host.sandbox(number)?;
@@ -281,7 +283,9 @@ impl Daemon {
         let number = self.find(peer, &request.sandbox)?;
         let wrong = |why: String| refuse(Status::invalid_argument(why));
         let signal = Signal::try_from(request.signal).map_err(|error| wrong(error.to_string()))?;
-        if let Some(sandbox) = self.host.sandbox(number) {
+        if request.process != 0 {
+            self.signal_further(number, request.process, signal)?;
+        } else if let Some(sandbox) = self.host.sandbox(number) {
             sandbox.signal(signal).map_err(|error| wrong(error.to_string()))?;
         }
         Ok(proto::SignalReply {})

@@ -298,6 +298,7 @@ mod tests {
             patience_ms: 60_000,
             settled,
             ceiling: Ceiling::default(),
+            backstops: None,
         };
         Kept { id: id.to_owned(), number: 1, owner: 1000, trail: "/t".to_owned(), revision, state }
     }

@@ -18,12 +18,14 @@ use super::cgroup::Cgroup;
 use super::change::{Change, KernelSide, LivePolicy, Settled};
 use super::child;
 use super::control::{Answer, Request, Text};
+use super::enter_running::Further;
 use super::held::HeldConnections;
 use super::host::{Host, Tables};
 use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::lasting::Lasting;
 use super::launch::BackstopReport;
+use super::launch::again::Kept;
 use super::objects::Objects;
 use super::ready::{Ready, Sockets};
 use super::recorder::{Decisions, Recorder};
@@ -60,6 +62,8 @@ pub struct Sandbox {
     pub(super) dns: Vec<SocketAddr>,
     pub(super) patience: Duration,
     pub(super) told: Told,
+    /// The backstops of its start, for further commands; `None` where it had none, or none is known.
+    pub(super) kept: Option<Kept>,
     pub(super) policy: LivePolicy,
     pub(super) held: HeldConnections,
     pub(super) servers: Vec<Server>,
@@ -132,14 +136,11 @@ impl Beginning {
         let recorder = recorder(&in_force, Arc::clone(&decisions), mounts, paths, trail);
         host.recorders.add(self.number, recorder);
         let started = SystemTime::now();
-        let child = child::spawn(
-            &run.invocation,
-            &ready.program,
-            &self.cgroup,
-            ready.backstops,
-            judges,
-            &mut report,
-        )?;
+        let backstops = Arc::new(ready.backstops);
+        let child =
+            child::spawn(&run.invocation, &ready.program, &self.cgroup, &backstops, judges)?;
+        backstops.correct(&mut report);
+        let kept = backstops.keep(&report).map_err(system("keep the backstops"))?;
         if let Some(recorder) = host.recorders.of(self.number) {
             recorder.started(child.pid().as_raw().cast_unsigned());
             let layers = layers(&lsm, &report);
@@ -171,6 +172,7 @@ impl Beginning {
             told,
             dns: run.dns,
             patience: run.patience,
+            kept: Some(kept),
             policy,
             held: HeldConnections::new(room, run.patience),
             servers,
@@ -268,6 +270,12 @@ impl Sandbox {
         self.child.signal(signal)
     }
 
+    /// Whether its processes have root's user.
+    #[must_use]
+    pub fn runs_as_root(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.applied.user.is_none())
+    }
+
     /// Its cgroup.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {
@@ -343,6 +351,7 @@ impl Sandbox {
             patience_ms: u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX),
             settled: self.policy.settled.clone(),
             ceiling: self.policy.ceiling.clone(),
+            backstops: self.kept.as_ref().map(|kept| kept.applied.clone()),
         }
     }
 
@@ -457,6 +466,8 @@ impl Told {
                 generation: None,
                 mode: mode.to_owned(),
                 status: status.map(i32::from),
+                asked_by: None,
+                process: None,
                 layers,
             })),
         }
@@ -470,6 +481,17 @@ impl Told {
     /// The record of another clawbox's beginning to serve it.
     pub(super) fn resume_record(&self) -> Draft {
         self.record("resume", Vec::new(), None)
+    }
+
+    /// The record of a further command's start.
+    pub(super) fn further_record(&self, further: &Further) -> Draft {
+        let words = further.command.iter();
+        let command = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut draft = Self { command, ..self.clone() }.record("exec", Vec::new(), None);
+        if let Object::Sandbox(object) = &mut draft.object {
+            object.asked_by = Some(further.asked_by);
+        }
+        draft
     }
 
     /// The record of its end.

@@ -9,6 +9,7 @@ pub mod child;
 pub mod confined;
 mod connections;
 pub mod control;
+pub mod enter_running;
 pub mod feed;
 pub mod held;
 pub mod host;

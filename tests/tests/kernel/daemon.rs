@@ -38,13 +38,13 @@ for line in sys.stdin:
 "#;
 
 /// A sandbox that is asked to connect.
-struct Dialler {
+pub struct Dialler {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Dialler {
-    fn start(mut command: Command, name: &str, policy: &str) -> Self {
+    pub fn start(mut command: Command, name: &str, policy: &str) -> Self {
         command.args(["run", "--name", name, "--policy", policy, "--", PYTHON, "-c", DIALLER]);
         command.arg(DIALLER);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -61,18 +61,18 @@ impl Dialler {
         line.trim().to_owned()
     }
 
-    fn dial(&mut self, to: &str) -> String {
+    pub fn dial(&mut self, to: &str) -> String {
         writeln!(self.child.stdin.as_mut().unwrap(), "{to}").unwrap();
         self.line()
     }
 
-    fn end(mut self) -> i32 {
+    pub fn end(mut self) -> i32 {
         drop(self.child.stdin.take());
         self.child.wait().unwrap().code().unwrap()
     }
 }
 
-fn to_site(scene: &Scene) -> String {
+pub fn to_site(scene: &Scene) -> String {
     scene.allowing(PYTHON, &format!("{{ host: {SITE}, port: {ECHO} }}"))
 }
 
@@ -80,7 +80,7 @@ fn to_elsewhere(scene: &Scene) -> String {
     scene.allowing(PYTHON, &format!("{{ host: {ELSEWHERE}, port: {ECHO} }}"))
 }
 
-fn output(mut command: Command) -> (i32, String, String) {
+pub fn output(mut command: Command) -> (i32, String, String) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))

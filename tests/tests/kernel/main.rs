@@ -17,6 +17,7 @@ mod clients;
 mod coarse;
 mod daemon;
 mod egress;
+mod exec;
 mod execution;
 mod files;
 mod lifecycle;
