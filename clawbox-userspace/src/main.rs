@@ -11,6 +11,7 @@ use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::exec::ExecCommand;
+use clawbox::cli::logs::Logs;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::run::{self, RunCommand};
@@ -37,6 +38,7 @@ enum Verb {
     List(List),
     Show(Show),
     Stop(Stop),
+    Logs(Logs),
     Policy(PolicyCommand),
     Approvals(ApprovalsCommand),
     Audit(AuditCommand),
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Verb::List(command) => (command.run(), ExitCode::from(2)),
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),
+        Verb::Logs(command) => (command.run(), ExitCode::from(2)),
         Verb::Daemon(command) => (command.run(), ExitCode::from(2)),
         Verb::Uninstall(command) => (command.run(), ExitCode::from(2)),
         Verb::Status(command) => (command.run(), ExitCode::from(2)),

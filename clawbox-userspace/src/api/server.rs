@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::peer::{Peer, PeerStream};
 use super::proto::{self, agent_server, sandboxes_server};
 use super::{LARGEST, convert};
+use crate::daemon::logs::Source;
 use crate::sandbox::control;
 
 /// Requests that wait for the daemon's loop.
@@ -36,6 +37,8 @@ pub enum Asked {
     Run(Box<proto::RunRequest>, Events),
     /// Start a further command in one.
     Exec(proto::ExecRequest, Events),
+    /// Whose trail is it, and where?
+    Logs(proto::LogsRequest, Reply<Source>),
     /// Tell of the end of a sandbox.
     Wait(String, Events),
     /// Which sandboxes are there?
@@ -177,6 +180,18 @@ impl sandboxes_server::Sandboxes for Service {
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Exec(request.into_inner(), events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type LogsStream = ReceiverStream<Result<proto::LogLines, Status>>;
+
+    async fn logs(
+        &self,
+        request: Request<proto::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let source = self.ask(request, Asked::Logs).await?.into_inner();
+        let (told, stream) = mpsc::channel(EVENTS);
+        tokio::spawn(source.tell(told));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
 
 /// Why a trail cannot be opened.
@@ -56,6 +58,8 @@ pub struct Trail {
     unwritten: u64,
     denied: u64,
     failing: bool,
+    /// Who waits for lines.
+    grown: watch::Sender<()>,
 }
 
 impl Trail {
@@ -106,7 +110,14 @@ impl Trail {
             unwritten: 0,
             denied: 0,
             failing: false,
+            grown: watch::Sender::new(()),
         }
+    }
+
+    /// Told whenever something was written; closed when nothing more will be.
+    #[must_use]
+    pub fn grows(&self) -> watch::Receiver<()> {
+        self.grown.subscribe()
     }
 
     /// Denials recorded so far.
@@ -190,6 +201,9 @@ impl Trail {
             }
         }
         self.pending.drain(..taken);
+        if taken > 0 {
+            self.grown.send_replace(());
+        }
         let failed = failure.or_else(|| self.out.flush().err());
         if let (Some(error), false) = (&failed, self.failing) {
             tracing::warn!(

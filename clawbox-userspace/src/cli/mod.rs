@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod exec;
+pub mod logs;
 pub mod manual;
 pub mod policy;
 mod remote;

@@ -3,6 +3,7 @@
 
 pub mod config;
 mod exec;
+pub mod logs;
 mod member;
 mod notify;
 mod request;

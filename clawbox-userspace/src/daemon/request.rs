@@ -60,6 +60,7 @@ impl Daemon {
         match asked {
             Asked::Run(request, events) => self.run(peer, *request, events),
             Asked::Exec(request, events) => self.exec(peer, request, events),
+            Asked::Logs(request, reply) => give(reply, self.logs(peer, &request)),
             Asked::Wait(name, events) => self.wait(peer, &name, events),
             Asked::List(reply) => give(reply, Ok(self.list(peer))),
             Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),

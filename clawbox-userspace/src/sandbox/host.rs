@@ -281,6 +281,11 @@ impl Host {
         self.recorders.of(number).map_or(0, |recorder| recorder.trail.denied())
     }
 
+    /// Told whenever something was written to a sandbox's trail; closed at its end.
+    pub fn trail_grows(&mut self, number: u32) -> Option<tokio::sync::watch::Receiver<()>> {
+        self.recorders.of(number).map(|recorder| recorder.trail.grows())
+    }
+
     /// Who is who.
     #[must_use]
     pub fn identified(&self) -> &Identified {

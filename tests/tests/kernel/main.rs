@@ -23,6 +23,7 @@ mod files;
 mod lifecycle;
 mod listen;
 mod live;
+mod logs;
 mod names;
 mod namespaces;
 mod ping;
