@@ -42,7 +42,7 @@ pub enum Asked {
     /// Tell of the end of a sandbox.
     Wait(String, Events),
     /// Which sandboxes are there?
-    List(Reply<proto::ListReply>),
+    List(proto::ListRequest, Reply<proto::ListReply>),
     /// Send a signal.
     Signal(proto::SignalRequest, Reply<proto::SignalReply>),
     /// End a sandbox.
@@ -212,7 +212,7 @@ impl sandboxes_server::Sandboxes for Service {
         &self,
         request: Request<proto::ListRequest>,
     ) -> Result<Response<proto::ListReply>, Status> {
-        self.ask(request, |_, reply| Asked::List(reply)).await
+        self.ask(request, Asked::List).await
     }
 
     async fn signal(

@@ -19,6 +19,7 @@ use crate::daemon::EXIT_STATUS;
 use crate::policy::model::Mode;
 use crate::sandbox::child::status;
 use crate::sandbox::launch::namespaces::Part;
+use crate::sandbox::limits::{Cpus, Memory};
 use crate::sandbox::order::Order;
 use crate::sandbox::run::LsmUse;
 use crate::sandbox::watch::Forwarded;
@@ -90,6 +91,9 @@ fn request(order: Order) -> proto::RunRequest {
         require_lsm: order.lsm == LsmUse::Require,
         share: order.share.iter().filter_map(named).collect(),
         dns: order.dns.iter().map(ToString::to_string).collect(),
+        memory: order.limits.asked.memory.map_or(0, Memory::bytes),
+        cpu_thousandths: order.limits.asked.cpus.map_or(0, Cpus::thousandths),
+        pids: order.limits.asked.pids.unwrap_or_default(),
         ask_timeout_ms: u64::try_from(order.patience.as_millis()).unwrap_or(u64::MAX),
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod config;
 mod exec;
+mod limits;
 pub mod logs;
 mod member;
 mod notify;

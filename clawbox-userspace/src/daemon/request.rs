@@ -62,7 +62,7 @@ impl Daemon {
             Asked::Exec(request, events) => self.exec(peer, request, events),
             Asked::Logs(request, reply) => give(reply, self.logs(peer, &request)),
             Asked::Wait(name, events) => self.wait(peer, &name, events),
-            Asked::List(reply) => give(reply, Ok(self.list(peer))),
+            Asked::List(request, reply) => give(reply, Ok(self.list(peer, &request))),
             Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),
             Asked::Stop(request, reply) => self.stop(peer, &request, reply),
             Asked::Ask(name, request, reply) => give(reply, self.ask(peer, &name, request)),
@@ -210,6 +210,7 @@ impl Daemon {
                 "only root runs commands as somebody else; leave out --user",
             )));
         }
+        let limits = self.limits(peer, &request)?;
         let inherit = Inherit::of(peer, request.environment).map_err(|error| {
             refuse(Status::failed_precondition(format!(
                 "cannot give the command your streams and directory: {error}"
@@ -242,16 +243,22 @@ impl Daemon {
             command: request.command.into_iter().map(OsString::from_vec).collect(),
             trails: PathBuf::new(),
             run_as,
+            limits,
             most_rules: (!peer.manages()).then_some(self.config.limits.rules_per_sandbox),
             inherit: Some(Arc::new(inherit)),
         })
     }
 
-    fn list(&mut self, peer: &Peer) -> proto::ListReply {
-        let seen = self.members.iter().filter(|(_, member)| member.is_for(peer));
+    fn list(&mut self, peer: &Peer, request: &proto::ListRequest) -> proto::ListReply {
+        let only = |member: &Member| request.only.is_empty() || member.id == request.only;
+        let seen = self.members.iter().filter(|(_, member)| member.is_for(peer) && only(member));
         let numbers: Vec<u32> = seen.map(|(number, _)| *number).collect();
         let sandboxes = numbers.into_iter().filter_map(|number| self.described(number));
-        proto::ListReply { sandboxes: sandboxes.collect() }
+        let mut sandboxes: Vec<proto::Sandbox> = sandboxes.collect();
+        if !request.only.is_empty() {
+            sandboxes.iter_mut().for_each(|sandbox| self.add_usage(sandbox));
+        }
+        proto::ListReply { sandboxes }
     }
 
     pub(super) fn described(&mut self, number: u32) -> Option<proto::Sandbox> {
@@ -273,6 +280,7 @@ impl Daemon {
             waiting: u32::try_from(sandbox.waiting()).unwrap_or(u32::MAX),
             denied,
             cgroup: cgroup.strip_prefix(&self.root).unwrap_or(cgroup).display().to_string(),
+            usage: None,
         })
     }
 

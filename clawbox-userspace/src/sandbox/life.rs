@@ -135,6 +135,7 @@ impl Beginning {
         let decisions = Decisions::of(self.number, host.feed.stirred());
         let recorder = recorder(&in_force, Arc::clone(&decisions), mounts, paths, trail);
         host.recorders.add(self.number, recorder);
+        run.limits.apply(&self.cgroup)?;
         let started = SystemTime::now();
         let backstops = Arc::new(ready.backstops);
         let child =

@@ -21,6 +21,7 @@ pub mod init;
 pub mod lasting;
 pub mod launch;
 pub mod life;
+pub mod limits;
 pub mod objects;
 pub mod oom;
 pub mod order;

@@ -21,6 +21,7 @@ mod exec;
 mod execution;
 mod files;
 mod lifecycle;
+mod limits;
 mod listen;
 mod live;
 mod logs;
