@@ -4,7 +4,6 @@
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Mutex;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -13,7 +12,7 @@ use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
     AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, STATE_SLOTS,
-    SandboxState, SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
+    SandboxState, SandboxStates, ScriptKey, SocketState,
 };
 use clawbox_common::subject::Mask;
 
@@ -23,6 +22,7 @@ use super::losses::{Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
 use super::pinned::{SUBJECTS, check_layout};
+use super::synthetics::Synthetics;
 use super::tallies::Tallies;
 use crate::compile::MapImage;
 
@@ -515,7 +515,7 @@ impl Enforcer {
     /// # Errors
     /// It was taken before.
     pub fn take_synthetics(&mut self) -> Result<Synthetics, LoadError> {
-        Ok(Synthetics { map: Mutex::new(self.map("SYNTHETIC")?) })
+        Ok(Synthetics::in_table(self.map("SYNTHETIC")?))
     }
 
     /// Ends enforcement: nothing of this load stays in the kernel.
@@ -549,38 +549,4 @@ fn insert_all<K: aya::Pod + Ord, V: aya::Pod>(
             .map_err(|source| LoadError::Map { name, source })?;
     }
     Ok(())
-}
-
-/// Synthetic addresses in the kernel.
-#[derive(Debug)]
-pub struct Synthetics {
-    map: Mutex<HashMap<MapData, SyntheticKey, SyntheticValue>>,
-}
-
-impl Synthetics {
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, SyntheticKey, SyntheticValue>> {
-        // A panic while holding it leaves the kernel's map as whole as before.
-        self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// What a sandbox was handed out.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn of(&self, sandbox: u32) -> Result<Vec<(SyntheticKey, SyntheticValue)>, LoadError> {
-        let failed = |source| LoadError::Map { name: "SYNTHETIC", source };
-        let map = self.locked();
-        let all = map.iter().map(|entry| entry.map_err(failed));
-        all.filter(|entry| entry.as_ref().map_or(true, |(key, _)| key.sandbox == sandbox)).collect()
-    }
-}
-
-impl crate::dns::SyntheticTable for Synthetics {
-    fn publish(&self, key: &SyntheticKey, value: &SyntheticValue) -> std::io::Result<()> {
-        self.locked().insert(key, value, 0).map_err(std::io::Error::other)
-    }
-
-    fn withdraw(&self, key: &SyntheticKey) -> std::io::Result<()> {
-        self.locked().remove(key).map_err(std::io::Error::other)
-    }
 }

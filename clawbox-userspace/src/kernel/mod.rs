@@ -14,4 +14,5 @@ pub mod pin;
 pub mod pinned;
 pub mod probe;
 pub mod symbols;
+pub mod synthetics;
 pub mod tallies;

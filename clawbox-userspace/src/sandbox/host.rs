@@ -25,10 +25,11 @@ use crate::audit::kernel_event::NoMeaning;
 use crate::audit::programs::Programs;
 use crate::audit::trail::Trail;
 use crate::gateway;
-use crate::kernel::enforcer::{Enforcer, Synthetics};
+use crate::kernel::enforcer::Enforcer;
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
 use crate::kernel::pinned::Identified;
+use crate::kernel::synthetics::Synthetics;
 
 /// How often the kernel's loss counters are looked at.
 const LOSSES: Duration = Duration::from_secs(1);
@@ -223,7 +224,9 @@ impl Host {
     pub fn sweep(&mut self) -> Result<(), RunError> {
         let policies = self.sandboxes.values().map(Sandbox::generation).collect();
         let sandboxes = self.sandboxes.keys().copied().collect();
-        Ok(self.kernel.enforcer.sweep(&policies, &sandboxes)?)
+        self.kernel.enforcer.sweep(&policies, &sandboxes)?;
+        self.tables.synthetics.count();
+        Ok(())
     }
 
     /// Ends what was begun, processes first.

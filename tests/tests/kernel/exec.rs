@@ -29,7 +29,7 @@ def dial(host):
 status = dict(line.rstrip("\n").split(":\t", 1) for line in open("/proc/self/status") if ":\t" in line)
 print(json.dumps({
     "site": tried(lambda: dial(sys.argv[1])), "elsewhere": tried(lambda: dial(sys.argv[2])),
-    "outside": tried(lambda: open("/var/lib/dpkg/status")), "root": tried(lambda: os.listdir("/")),
+    "outside": tried(lambda: open("/dev/zero")), "root": tried(lambda: os.listdir("/")),
     "tmp": tried(lambda: open("/tmp/mark", "a").close()), "marks": os.listdir("/tmp"),
     "work": tried(lambda: open("mark", "w").close()), "directory": os.getcwd(),
     "name": tried(lambda: socket.sethostname("other")),
