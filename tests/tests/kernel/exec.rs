@@ -1,7 +1,7 @@
 //! A further command in a sandbox that runs has what the sandbox has, and no more.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use clawbox_tests::clawbox::cgroup_root;
 use clawbox_tests::daemon::Daemon;
@@ -17,6 +17,7 @@ use crate::scene::Scene;
 /// Says what it is and what it may, as one line of JSON, and waits for the end of its input.
 const FACTS: &str = r#"
 import errno, json, os, socket, sys
+sys.stderr = sys.stdout
 def tried(what):
     try:
         what()
@@ -43,13 +44,18 @@ sys.exit(7)
 "#;
 
 /// What a further command says of itself; looked at from outside while it runs.
-fn facts(mut command: Command, while_it_runs: impl FnOnce()) -> Value {
+fn facts(daemon: &Daemon, while_it_runs: impl FnOnce()) -> Value {
     let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    let mut command = daemon.as_nobody(&[]);
     command.args(["exec", "one", "--", PYTHON, "-c", FACTS, &site, &elsewhere]);
     command.env("GIVEN", "by who asks").stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = lines
+        .next()
+        .unwrap_or_else(|| panic!("it said nothing: {:#?}", daemon.trail("one-1")))
+        .unwrap();
+    assert!(line.starts_with('{'), "{line}{:?}", lines.map_while(Result::ok).collect::<Vec<_>>());
     while_it_runs();
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(7), "{line}");
@@ -97,7 +103,7 @@ fn a_further_command_has_the_sandboxs_policy_user_processes_and_backstops_after_
     command.current_dir("/usr");
     let dialler = Dialler::start(command, "one", &policy);
     for round in 1..=2 {
-        let found = facts(daemon.as_nobody(&[]), || {
+        let found = facts(&daemon, || {
             let trail = daemon.trail("one-1");
             let mut told =
                 records(&trail, "exec").into_iter().filter(|told| told["class"] == "sandbox");
@@ -105,6 +111,7 @@ fn a_further_command_has_the_sandboxs_policy_user_processes_and_backstops_after_
             assert_eq!(told["object"]["asked_by"], NOBODY, "{told:#}");
             assert_eq!(told["object"]["command"][0], PYTHON, "{told:#}");
             let process = told["object"]["process"].as_u64().unwrap();
+            assert!(std::path::Path::new("/proc").join(process.to_string()).exists(), "{trail:#?}");
             let first = daemon.list()[0]["pid"].as_u64().unwrap();
             assert_eq!(namespaces(process), namespaces(first));
             let cgroup = cgroup_root().join("clawbox").join(daemon.cgroup("one-1"));
