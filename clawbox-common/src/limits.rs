@@ -34,6 +34,13 @@ pub const SYNTHETICS: u32 = 65_536;
 /// Synthetic addresses one sandbox may hold; a sandbox at its bound gets SERVFAIL.
 pub const SYNTHETICS_PER_SANDBOX: u32 = 8_192;
 
+/// Of [`SYNTHETICS`], room that is left to sandboxes which hold no more than [`SYNTHETICS_FOR_EACH`]: those
+/// that hold many never take it from them.
+pub const SYNTHETICS_RESERVED: u32 = 16_384;
+
+/// Synthetic addresses that a sandbox gets whatever the others hold, as long as there is any room.
+pub const SYNTHETICS_FOR_EACH: u32 = 64;
+
 /// Thread groups inside sandboxes alive at one time.
 pub const SUBJECTS: u32 = 65_536;
 
@@ -90,5 +97,6 @@ pub const EVENT_WAKE: u64 = EVENT_RING as u64 / 4;
 const _: () = assert!(MASK_WORDS * 64 == BINARY_SLOTS);
 const _: () = assert!(SEATS.is_power_of_two());
 const _: () = assert!(EVENT_RING.is_power_of_two() && EVENT_WAKE < EVENT_RING as u64);
-const _: () = assert!(SYNTHETICS_PER_SANDBOX <= SYNTHETICS);
+const _: () = assert!(SYNTHETICS_PER_SANDBOX <= SYNTHETICS - SYNTHETICS_RESERVED);
+const _: () = assert!(SYNTHETICS_FOR_EACH <= SYNTHETICS_PER_SANDBOX);
 const _: () = assert!(SCRIPT_PATH.is_multiple_of(8));

@@ -492,8 +492,9 @@ pub fn inode_of(file: Kernel) -> Kernel {
     file.pointer::<FILE_INODE>()
 }
 
-/// `S_IFMT`, `S_IFDIR`, uapi/linux/stat.h.
+/// `S_IFMT` and two of its values, uapi/linux/stat.h.
 const S_IFMT: u16 = 0o170_000;
+const S_IFIFO: u16 = 0o010_000;
 const S_IFDIR: u16 = 0o040_000;
 /// `DCACHE_OP_REVALIDATE`, linux/dcache.h: somebody else may move it, another machine for instance.
 const MOVED_BY_OTHERS: u32 = 1 << 2;
@@ -514,6 +515,13 @@ pub fn has_one_path(file: Kernel) -> bool {
 pub fn is_directory(inode: Kernel) -> bool {
     let mode: u16 = inode.field::<INODE_MODE, _>();
     mode & S_IFMT == S_IFDIR
+}
+
+/// Whether it is a pipe without a name.
+#[inline(always)]
+pub fn is_pipe(file: Kernel) -> bool {
+    let mode: u16 = inode_of(file).field::<INODE_MODE, _>();
+    mode & S_IFMT == S_IFIFO && file.pointer::<FILE_DENTRY>().is_placeless()
 }
 
 /// How many names an object has; a directory's count is another one.

@@ -11,6 +11,8 @@ use clawbox::cli::audit::AuditCommand;
 use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
+use clawbox::cli::exec::ExecCommand;
+use clawbox::cli::logs::Logs;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::run::{self, RunCommand};
@@ -35,9 +37,11 @@ struct Cli {
 enum Verb {
     Run(RunCommand),
     Attach(Attach),
+    Exec(ExecCommand),
     List(List),
     Show(Show),
     Stop(Stop),
+    Logs(Logs),
     Policy(PolicyCommand),
     Approvals(ApprovalsCommand),
     Audit(AuditCommand),
@@ -58,9 +62,11 @@ fn main() -> ExitCode {
     let (result, failed) = match cli.verb {
         Verb::Run(command) => (command.run(), run::failed()),
         Verb::Attach(command) => (command.run(), ExitCode::from(2)),
+        Verb::Exec(command) => (command.run(), run::failed()),
         Verb::List(command) => (command.run(), ExitCode::from(2)),
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),
+        Verb::Logs(command) => (command.run(), ExitCode::from(2)),
         Verb::Daemon(command) => (command.run(), ExitCode::from(2)),
         Verb::Uninstall(command) => (command.run(), ExitCode::from(2)),
         Verb::Status(command) => (command.run(), ExitCode::from(2)),
@@ -101,7 +107,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     match error.use_stderr() {
         false => ExitCode::SUCCESS,
-        true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run") => run::failed(),
+        true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run" || verb == "exec") => {
+            run::failed()
+        }
         true => ExitCode::from(2),
     }
 }

@@ -80,6 +80,16 @@ fn goes_on_at_once(access: u32, file: Kernel) -> bool {
     tally::again(tally, access)
 }
 
+#[inline(always)]
+fn is_of_launch(operation: Operation, file: Kernel) -> bool {
+    let operation = operation as u32;
+    let is_exec = operation == Operation::Open as u32 || operation == Operation::Read as u32;
+    if is_exec && kernel_read::is_opened_by_exec(file) {
+        return true;
+    }
+    operation != Operation::Map as u32 && kernel_read::is_pipe(file)
+}
+
 /// Judges any use of an open file, and reports a denial: what was allowed before is taken from there, if
 /// for another kind of subject; else the way up is gone, by dentries of this kind.
 #[inline(always)]
@@ -95,11 +105,10 @@ where
         Ok(found) => found,
         Err(decision) => {
             // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork
-            // was not seen, which has Landlock around it and gets an identity by this very exec.
-            if matches!(standing, Standing::Unidentified)
-                && operation as u32 == Operation::Open as u32
-                && kernel_read::is_opened_by_exec(file)
-            {
+            // was not seen, which has Landlock around it and gets an identity by this very exec. Where open
+            // files are judged, exec's own read of its file is asked about too, and what the child says to
+            // the agent by a pipe.
+            if matches!(standing, Standing::Unidentified) && is_of_launch(operation, file) {
                 return true;
             }
             let judged = Judged::by(&decision);

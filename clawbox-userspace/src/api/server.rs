@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::peer::{Peer, PeerStream};
 use super::proto::{self, agent_server, sandboxes_server};
 use super::{LARGEST, convert};
+use crate::daemon::logs::Source;
 use crate::sandbox::control;
 
 /// Requests that wait for the daemon's loop.
@@ -34,12 +35,16 @@ pub type Events = mpsc::Sender<Result<proto::RunEvent, Status>>;
 pub enum Asked {
     /// Start a sandbox.
     Run(Box<proto::RunRequest>, Events),
+    /// Start a further command in one.
+    Exec(proto::ExecRequest, Events),
+    /// Whose trail is it, and where?
+    Logs(proto::LogsRequest, Reply<Source>),
     /// Tell of the end of a sandbox.
     Wait(String, Events),
     /// Make a cgroup a sandbox.
     Attach(Box<proto::AttachRequest>, Reply<proto::Sandbox>),
     /// Which sandboxes are there?
-    List(Reply<proto::ListReply>),
+    List(proto::ListRequest, Reply<proto::ListReply>),
     /// Send a signal.
     Signal(proto::SignalRequest, Reply<proto::SignalReply>),
     /// End a sandbox.
@@ -167,6 +172,31 @@ impl sandboxes_server::Sandboxes for Service {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
+    type ExecStream = ReceiverStream<Result<proto::RunEvent, Status>>;
+
+    async fn exec(
+        &self,
+        request: Request<proto::ExecRequest>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        let peer = peer(&request)?;
+        let (events, stream) = mpsc::channel(EVENTS);
+        let asked = Asked::Exec(request.into_inner(), events);
+        self.calls.send((peer, asked)).await.map_err(|_| gone())?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type LogsStream = ReceiverStream<Result<proto::LogLines, Status>>;
+
+    async fn logs(
+        &self,
+        request: Request<proto::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
+        let source = self.ask(request, Asked::Logs).await?.into_inner();
+        let (told, stream) = mpsc::channel(EVENTS);
+        tokio::spawn(source.tell(told));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
     type WaitStream = ReceiverStream<Result<proto::RunEvent, Status>>;
 
     async fn wait(
@@ -191,7 +221,7 @@ impl sandboxes_server::Sandboxes for Service {
         &self,
         request: Request<proto::ListRequest>,
     ) -> Result<Response<proto::ListReply>, Status> {
-        self.ask(request, |_, reply| Asked::List(reply)).await
+        self.ask(request, Asked::List).await
     }
 
     async fn signal(

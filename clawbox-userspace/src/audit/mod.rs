@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod counted;
 pub mod kernel_event;
+pub mod line;
 pub mod programs;
 pub mod record;
 mod refused_call;

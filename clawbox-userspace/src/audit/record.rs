@@ -285,6 +285,12 @@ pub struct SandboxObject {
     /// Exit status at a stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<i32>,
+    /// The user who had a further command started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<u32>,
+    /// That command's process, as the host sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
     /// Layers asked for and what the kernel gave, at a start.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub layers: Vec<Value>,

@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use tokio::sync::watch;
+
 use super::counted::Counted;
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
 
@@ -62,6 +64,8 @@ pub struct Trail {
     failing: bool,
     /// What it was told.
     pub counted: Counted,
+    /// Who waits for lines.
+    grown: watch::Sender<()>,
 }
 
 impl Trail {
@@ -113,7 +117,14 @@ impl Trail {
             denied: 0,
             failing: false,
             counted: Counted::default(),
+            grown: watch::Sender::new(()),
         }
+    }
+
+    /// Told whenever something was written; closed when nothing more will be.
+    #[must_use]
+    pub fn grows(&self) -> watch::Receiver<()> {
+        self.grown.subscribe()
     }
 
     /// Denials recorded so far.
@@ -204,6 +215,9 @@ impl Trail {
             }
         }
         self.pending.drain(..taken);
+        if taken > 0 {
+            self.grown.send_replace(());
+        }
         let failed = failure.or_else(|| self.out.flush().err());
         if let (Some(error), false) = (&failed, self.failing) {
             tracing::warn!(

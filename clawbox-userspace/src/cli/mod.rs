@@ -9,6 +9,8 @@ pub mod audit;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod exec;
+pub mod logs;
 pub mod manual;
 pub mod policy;
 mod remote;

@@ -17,6 +17,7 @@ use crate::api::{convert, proto};
 use crate::daemon::EXIT_STATUS;
 use crate::sandbox::child::status;
 use crate::sandbox::launch::namespaces::Part;
+use crate::sandbox::limits::{Cpus, Memory};
 use crate::sandbox::order::Order;
 use crate::sandbox::run::LsmUse;
 use crate::sandbox::watch::Forwarded;
@@ -40,36 +41,47 @@ pub(super) fn run(socket: &Path, order: Order) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(status::FAILED)))
         }
-        Err(ClientError::Refused(refusal)) => {
-            eprintln!("clawbox: {}", refusal.message());
-            let told = refusal.metadata().get(EXIT_STATUS).and_then(|code| code.to_str().ok());
-            let code = told.and_then(|code| code.parse().ok()).unwrap_or(status::FAILED);
-            Ok(ExitCode::from(code))
-        }
-        Err(error) => Err(told(error)),
+        Err(error) => refused(error),
     }
 }
 
-fn request(order: Order) -> proto::RunRequest {
-    let environment = std::env::vars_os().map(|(name, value)| {
+/// Says why a command was not started, and gives the status for it.
+pub(super) fn refused(error: ClientError) -> anyhow::Result<ExitCode> {
+    let ClientError::Refused(refusal) = error else { return Err(told(error)) };
+    eprintln!("clawbox: {}", refusal.message());
+    let told = refusal.metadata().get(EXIT_STATUS).and_then(|code| code.to_str().ok());
+    let code = told.and_then(|code| code.parse().ok()).unwrap_or(status::FAILED);
+    Ok(ExitCode::from(code))
+}
+
+/// This process's, as `NAME=VALUE`.
+pub(super) fn environment() -> Vec<Vec<u8>> {
+    let variables = std::env::vars_os().map(|(name, value)| {
         let mut variable = name.into_vec();
         variable.push(b'=');
         variable.extend_from_slice(value.as_bytes());
         variable
     });
+    variables.collect()
+}
+
+fn request(order: Order) -> proto::RunRequest {
     let audit_level = convert::to_audit_level(order.audit_level);
     let mode = convert::to_mode(order.mode);
     proto::RunRequest {
         texts: convert::texts(&order.texts),
         name: order.name.unwrap_or_default(),
         command: order.command.into_iter().map(OsStringExt::into_vec).collect(),
-        environment: environment.collect(),
+        environment: environment(),
         user: order.user.unwrap_or_default(),
         audit_level: audit_level.into(),
         mode: mode.into(),
         require_lsm: order.lsm == LsmUse::Require,
         share: order.share.iter().filter_map(named).collect(),
         dns: order.dns.iter().map(ToString::to_string).collect(),
+        memory: order.limits.asked.memory.map_or(0, Memory::bytes),
+        cpu_thousandths: order.limits.asked.cpus.map_or(0, Cpus::thousandths),
+        pids: order.limits.asked.pids.unwrap_or_default(),
         ask_timeout_ms: u64::try_from(order.patience.as_millis()).unwrap_or(u64::MAX),
     }
 }
@@ -107,8 +119,13 @@ async fn follow(
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => (client, events) = wait_again(socket, &id).await?,
             },
-            received = signals.next() => if !id.is_empty() {
-                let request = proto::SignalRequest { sandbox: id.clone(), signal: received as i32 };
+            // What comes before it is known whose it is waits.
+            received = signals.next(), if !id.is_empty() => {
+                let request = proto::SignalRequest {
+                    sandbox: id.clone(),
+                    signal: received as i32,
+                    process: 0,
+                };
                 // It may just have ended.
                 if let Err(status) = client.sandboxes().signal(request).await {
                     tracing::debug!("cannot pass {received} on: {status}");

@@ -18,6 +18,7 @@ use crate::policy::{Diagnostic, Severity, read_texts};
 use crate::sandbox::child::status;
 use crate::sandbox::control::Text;
 use crate::sandbox::launch::namespaces::Part;
+use crate::sandbox::limits::{Cpus, Limits, Memory, Wanted};
 use crate::sandbox::order::Order;
 use crate::sandbox::run::{LsmUse, Outcome, run};
 
@@ -88,6 +89,15 @@ pub struct RunCommand {
     /// How long a connection that no rule names waits for an answer (`unknown_endpoints: ask`)
     #[arg(long, value_name = "TIME", default_value = "60s")]
     ask_timeout: humantime::Duration,
+    /// Memory that it may use, such as 512M or 2G; all of the sandbox is ended where it wants more
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Memory>,
+    /// Processors that it may use, such as 1.5
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<Cpus>,
+    /// Processes and threads that it may have
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
+    pids: Option<u32>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -171,6 +181,7 @@ impl RunCommand {
                 .context("the current directory is gone; name one with --workdir")?,
         };
         let mode = self.mode.map(ModeArgument::mode);
+        let asked = Limits { memory: self.memory, cpus: self.cpus, pids: self.pids };
         Ok(Order {
             texts,
             name: self.name,
@@ -187,6 +198,7 @@ impl RunCommand {
             command: self.command,
             trails: TRAILS.into(),
             run_as: None,
+            limits: Wanted { asked, default: Limits::default() },
             most_rules: None,
             inherit: None,
         })

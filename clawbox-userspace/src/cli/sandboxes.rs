@@ -77,6 +77,48 @@ struct Shown {
     denied: u64,
     trail: String,
     cgroup: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Used>,
+}
+
+/// What it uses and may use; no bound is null.
+#[derive(Debug, Serialize)]
+struct Used {
+    memory_bytes: u64,
+    memory_max: Option<u64>,
+    pids: u64,
+    pids_max: Option<u64>,
+    cpu_seconds: f64,
+    cpus_max: Option<f64>,
+}
+
+impl From<proto::Usage> for Used {
+    fn from(usage: proto::Usage) -> Self {
+        let bound = |number: u64| (number != 0).then_some(number);
+        Self {
+            memory_bytes: usage.memory,
+            memory_max: bound(usage.memory_max),
+            pids: usage.pids,
+            pids_max: bound(usage.pids_max),
+            cpu_seconds: usage.cpu_us as f64 / 1e6,
+            cpus_max: bound(usage.cpus_max).map(|thousandths| thousandths as f64 / 1e3),
+        }
+    }
+}
+
+impl Used {
+    /// As people read it.
+    fn lines(&self) -> [(&'static str, String); 3] {
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
+        let of =
+            |bound: Option<String>| bound.map(|most| format!(" of {most}")).unwrap_or_default();
+        let cpus = self.cpus_max.map(|cpus| format!(", at most {cpus} processors"));
+        [
+            ("memory", mib(self.memory_bytes) + &of(self.memory_max.map(mib))),
+            ("tasks", self.pids.to_string() + &of(self.pids_max.map(|most| most.to_string()))),
+            ("time", format!("{:.2} s{}", self.cpu_seconds, cpus.unwrap_or_default())),
+        ]
+    }
 }
 
 impl From<proto::Sandbox> for Shown {
@@ -95,6 +137,7 @@ impl From<proto::Sandbox> for Shown {
             denied: sandbox.denied,
             trail: sandbox.trail,
             cgroup: sandbox.cgroup,
+            usage: sandbox.usage.map(Used::from),
         }
     }
 }
@@ -119,9 +162,10 @@ pub(super) fn asked<T, F: Future<Output = Result<T, ClientError>>>(
     wait(async { question(Client::connect(&path).await?).await }).map_err(told)
 }
 
-fn sandboxes() -> anyhow::Result<Vec<proto::Sandbox>> {
+/// All, or one with what it uses.
+fn sandboxes(only: String) -> anyhow::Result<Vec<proto::Sandbox>> {
     asked(|client| async move {
-        Ok(client.sandboxes().list(proto::ListRequest {}).await?.into_inner().sandboxes)
+        Ok(client.sandboxes().list(proto::ListRequest { only }).await?.into_inner().sandboxes)
     })
 }
 
@@ -131,7 +175,7 @@ impl List {
     /// # Errors
     /// The daemon does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let found: Vec<Shown> = sandboxes()?.into_iter().map(Shown::from).collect();
+        let found: Vec<Shown> = sandboxes(String::new())?.into_iter().map(Shown::from).collect();
         let mut out = std::io::stdout().lock();
         if self.format == Format::Json {
             writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
@@ -164,7 +208,7 @@ impl Show {
     /// # Errors
     /// There is none of this name, or the daemon does not answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let all = sandboxes()?;
+        let all = sandboxes(String::new())?;
         let found = all.iter().find(|sandbox| sandbox.id == self.sandbox).or_else(|| {
             let mut named = all.iter().filter(|sandbox| sandbox.name == self.sandbox);
             named.next().filter(|_| named.next().is_none())
@@ -173,7 +217,9 @@ impl Show {
             let ids: Vec<&str> = all.iter().map(|sandbox| sandbox.id.as_str()).collect();
             bail!("`{}` is not one sandbox that runs; these do: {}", self.sandbox, ids.join(", "));
         };
-        print_one(found.clone(), self.format)?;
+        // It may just have ended.
+        let found = sandboxes(found.id.clone())?.pop().unwrap_or_else(|| found.clone());
+        print_one(found, self.format)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -198,6 +244,9 @@ pub(super) fn print_one(sandbox: proto::Sandbox, format: Format) -> anyhow::Resu
         ("trail", shown.trail),
         ("cgroup", shown.cgroup),
     ] {
+        writeln!(out, "  {what:8} {value}")?;
+    }
+    for (what, value) in shown.usage.iter().flat_map(Used::lines) {
         writeln!(out, "  {what:8} {value}")?;
     }
     Ok(())

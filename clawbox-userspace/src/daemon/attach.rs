@@ -182,7 +182,7 @@ impl Daemon {
     }
 
     /// An engine has answered.
-    pub(super) fn described(&mut self, (id, found): Described) {
+    pub(super) fn engine_said(&mut self, (id, found): Described) {
         let whom = self.standing.asked.remove(&id).unwrap_or(Whom::Held);
         let cgroup = match Cgroup::of_id(&self.root, id) {
             Ok(Some(cgroup)) => cgroup,
@@ -284,7 +284,7 @@ impl Daemon {
             whom: Whom::Everybody,
         })?;
         let gone = || refuse(Status::not_found("the cgroup has just gone"));
-        self.described_sandbox(number).ok_or_else(gone)
+        self.described(number).ok_or_else(gone)
     }
 
     fn named_cgroup(&self, request: &proto::AttachRequest) -> Result<Cgroup, Refusal> {

@@ -11,6 +11,7 @@ use super::listen_at::ListenAt;
 use super::watchdog::Every;
 use crate::api;
 use crate::dns::Upstream;
+use crate::sandbox::limits::Memory;
 use crate::sandbox::run::LsmUse;
 
 /// Where it is looked for if nothing else is said.
@@ -78,11 +79,18 @@ pub struct Limits {
     pub sandboxes_per_user: u32,
     /// Rules that one sandbox's policy may compile to, for an ordinary user.
     pub rules_per_sandbox: u32,
+    /// Memory of one sandbox of an ordinary user, such as 2G: what it gets, and cannot have more of.
+    pub memory: Option<Memory>,
+    /// The same of processors, such as 1.5.
+    pub cpus: Option<f64>,
+    /// The same of processes and threads.
+    pub pids: Option<u32>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sandboxes_per_user: 64, rules_per_sandbox: 4_096 }
+        let (memory, cpus, pids) = (None, None, None);
+        Self { sandboxes_per_user: 64, rules_per_sandbox: 4_096, memory, cpus, pids }
     }
 }
 
@@ -174,6 +182,7 @@ impl Config {
                 return Err(format!("`{key}: {}`: write the whole path", path.display()));
             }
         }
+        self.limits.of_sandbox()?;
         self.servers().map(drop)
     }
 
@@ -205,6 +214,13 @@ mod tests {
             Config::parse(text).unwrap();
         }
         let found = Config::parse("limits: { sandboxes_per_user: 3 }\n").unwrap();
+        let bounded = Config::parse("limits: { memory: 2G, cpus: 1.5, pids: 200 }\n").unwrap();
+        let bounded = bounded.limits.of_sandbox().unwrap();
+        assert_eq!(bounded.memory.map(Memory::bytes), Some(2 << 30));
+        assert_eq!(
+            (bounded.cpus.map(|cpus| cpus.thousandths()), bounded.pids),
+            (Some(1500), Some(200))
+        );
         assert_eq!((found.limits.sandboxes_per_user, found.limits.rules_per_sandbox), (3, 4_096));
         for (text, says) in [
             ("sockets: /run/x\n", "sockets"),
@@ -213,6 +229,9 @@ mod tests {
             ("socket: clawbox.sock\n", "whole path"),
             ("dns: [example.com]\n", "example.com"),
             ("metrics: 0.0.0.0:9464\n", "loopback"),
+            ("limits: { memory: 1T }\n", "1T"),
+            ("limits: { cpus: 0 }\n", "0.01"),
+            ("limits: { pids: 1 }\n", "pids"),
             ("- 1\n", ""),
         ] {
             let error = Config::parse(text).unwrap_err();

@@ -4,8 +4,11 @@
 mod attach;
 pub mod config;
 mod containers;
+mod exec;
 pub mod exposition;
+mod limits;
 pub mod listen_at;
+pub mod logs;
 mod member;
 pub mod metrics;
 mod notify;
@@ -105,6 +108,7 @@ struct Daemon {
     host: Host,
     root: PathBuf,
     members: BTreeMap<u32, Member>,
+    further: Vec<exec::Command>,
     store: Store,
     standing: Standing,
     since: SystemTime,
@@ -213,9 +217,21 @@ impl Daemon {
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        let (changes, watchdog) = (Changes::new(), Watchdog::new(keeper.clone()));
-        let mut daemon =
-            Self { config, host, root, members, store, standing, since, changes, watchdog, file };
+        let (further, changes) = (Vec::new(), Changes::new());
+        let watchdog = Watchdog::new(keeper.clone());
+        let mut daemon = Self {
+            config,
+            host,
+            root,
+            members,
+            further,
+            store,
+            standing,
+            since,
+            changes,
+            watchdog,
+            file,
+        };
         daemon.take_over()?;
         daemon.host.admit_probe(&keeper).map_err(RunError::from)?;
         daemon.stand()?;
@@ -354,7 +370,7 @@ impl Daemon {
                 () = sleep(patience) => {}
                 () = self.host.due() => {}
                 Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
-                Some(described) = self.standing.told() => self.described(described),
+                Some(said) = self.standing.told() => self.engine_said(said),
                 Some(ask) = metrics.asked() => drop(ask.send(self.families())),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
@@ -370,6 +386,7 @@ impl Daemon {
             // Each takes a system call for each sandbox.
             if std::mem::take(&mut is_due) || looked.elapsed() >= LOOK {
                 looked = Instant::now();
+                self.look_after_further();
                 self.look_after_members();
             }
         }

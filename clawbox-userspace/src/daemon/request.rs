@@ -57,9 +57,11 @@ impl Daemon {
         }
         match asked {
             Asked::Run(request, events) => self.run(peer, *request, events),
+            Asked::Exec(request, events) => self.exec(peer, request, events),
+            Asked::Logs(request, reply) => give(reply, self.logs(peer, &request)),
             Asked::Wait(name, events) => self.wait(peer, &name, events),
             Asked::Attach(request, reply) => give(reply, self.attach(peer, *request)),
-            Asked::List(reply) => give(reply, Ok(self.list(peer))),
+            Asked::List(request, reply) => give(reply, Ok(self.list(peer, &request))),
             Asked::Signal(request, reply) => give(reply, self.signal(peer, &request)),
             Asked::Stop(request, reply) => self.stop(peer, &request, reply),
             Asked::Ask(name, request, reply) => give(reply, self.ask(peer, &name, request)),
@@ -74,7 +76,7 @@ impl Daemon {
     }
 
     /// A sandbox by NAME-NUMBER, or by NAME where that is one. What the caller may not see is not there.
-    fn find(&self, peer: &Peer, name: &str) -> Result<u32, Refusal> {
+    pub(super) fn find(&self, peer: &Peer, name: &str) -> Result<u32, Refusal> {
         let seen = || self.members.iter().filter(|(_, member)| member.is_for(peer));
         if let Some((number, _)) = seen().find(|(_, member)| member.id == name) {
             return Ok(*number);
@@ -109,8 +111,9 @@ impl Daemon {
     fn run(&mut self, peer: &Peer, request: proto::RunRequest, events: Events) {
         match self.start(peer, request) {
             Ok(number) => {
-                let sandbox = self.described_sandbox(number);
-                let started = proto::run_event::Event::Started(proto::Started { sandbox });
+                let sandbox = self.described(number);
+                let started =
+                    proto::run_event::Event::Started(proto::Started { sandbox, process: 0 });
                 let _ = events.try_send(Ok(proto::RunEvent { event: Some(started) }));
                 if let Some(member) = self.members.get_mut(&number) {
                     (member.is_watched, member.events) = (true, vec![events]);
@@ -127,10 +130,10 @@ impl Daemon {
             if let Some(member) = self.members.get_mut(&number) {
                 member.events.push(events.clone());
             }
-            self.described_sandbox(number)
+            self.described(number)
         });
         let said = sandbox.map_err(|status| *status).map(|sandbox| {
-            let started = proto::run_event::Event::Started(proto::Started { sandbox });
+            let started = proto::run_event::Event::Started(proto::Started { sandbox, process: 0 });
             proto::RunEvent { event: Some(started) }
         });
         let _ = events.try_send(said);
@@ -198,6 +201,7 @@ impl Daemon {
                 "only root runs commands as somebody else; leave out --user",
             )));
         }
+        let limits = self.limits(peer, &request)?;
         let inherit = Inherit::of(peer, request.environment).map_err(|error| {
             refuse(Status::failed_precondition(format!(
                 "cannot give the command your streams and directory: {error}"
@@ -230,19 +234,25 @@ impl Daemon {
             command: request.command.into_iter().map(OsString::from_vec).collect(),
             trails: PathBuf::new(),
             run_as,
+            limits,
             most_rules: (!peer.manages()).then_some(self.config.limits.rules_per_sandbox),
             inherit: Some(Arc::new(inherit)),
         })
     }
 
-    fn list(&mut self, peer: &Peer) -> proto::ListReply {
-        let seen = self.members.iter().filter(|(_, member)| member.is_for(peer));
+    fn list(&mut self, peer: &Peer, request: &proto::ListRequest) -> proto::ListReply {
+        let only = |member: &Member| request.only.is_empty() || member.id == request.only;
+        let seen = self.members.iter().filter(|(_, member)| member.is_for(peer) && only(member));
         let numbers: Vec<u32> = seen.map(|(number, _)| *number).collect();
-        let sandboxes = numbers.into_iter().filter_map(|number| self.described_sandbox(number));
-        proto::ListReply { sandboxes: sandboxes.collect() }
+        let sandboxes = numbers.into_iter().filter_map(|number| self.described(number));
+        let mut sandboxes: Vec<proto::Sandbox> = sandboxes.collect();
+        if !request.only.is_empty() {
+            sandboxes.iter_mut().for_each(|sandbox| self.add_usage(sandbox));
+        }
+        proto::ListReply { sandboxes }
     }
 
-    pub(super) fn described_sandbox(&mut self, number: u32) -> Option<proto::Sandbox> {
+    pub(super) fn described(&mut self, number: u32) -> Option<proto::Sandbox> {
         let denied = self.host.denied(number);
         let member = self.members.get(&number)?;
         let sandbox = self.host.sandbox(number)?;
@@ -261,6 +271,7 @@ impl Daemon {
             waiting: u32::try_from(sandbox.waiting()).unwrap_or(u32::MAX),
             denied,
             cgroup: cgroup.strip_prefix(&self.root).unwrap_or(cgroup).display().to_string(),
+            usage: None,
         })
     }
 
@@ -272,7 +283,9 @@ impl Daemon {
         let number = self.find(peer, &request.sandbox)?;
         let wrong = |why: String| refuse(Status::invalid_argument(why));
         let signal = Signal::try_from(request.signal).map_err(|error| wrong(error.to_string()))?;
-        if let Some(sandbox) = self.host.sandbox(number) {
+        if request.process != 0 {
+            self.signal_further(number, request.process, signal)?;
+        } else if let Some(sandbox) = self.host.sandbox(number) {
             sandbox.signal(signal).map_err(|error| wrong(error.to_string()))?;
         }
         Ok(proto::SignalReply {})

@@ -37,6 +37,11 @@ CREATE TABLE IF NOT EXISTS revisions (
     digest TEXT NOT NULL,
     texts TEXT NOT NULL,
     PRIMARY KEY (sandbox, started, revision)
+);
+CREATE TABLE IF NOT EXISTS trails (
+    sandbox TEXT PRIMARY KEY,
+    owner INTEGER NOT NULL,
+    started INTEGER NOT NULL
 );";
 
 /// Why the store cannot be used.
@@ -180,6 +185,10 @@ impl Store {
                 params![kept.id, kept.number, kept.owner, kept.trail, kept.revision, state],
             )?;
             transaction.execute(
+                "INSERT OR REPLACE INTO trails (sandbox, owner, started) VALUES (?1, ?2, ?3)",
+                params![kept.id, kept.owner, signed(kept.state.since)],
+            )?;
+            transaction.execute(
                 "INSERT OR IGNORE INTO revisions \
                  (sandbox, started, revision, author, time, digest, texts) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -235,6 +244,26 @@ impl Store {
                 })
             })?;
             rows.collect()
+        };
+        read().map_err(|source| self.failed(source))
+    }
+
+    /// The sandboxes of a name, or the one of a NAME-NUMBER, that were started last, the latest first, each
+    /// with the user who started it.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn last_started(&self, name: &str) -> Result<Vec<(String, u32)>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<(String, u32)>> {
+            // Unless a version that keeps no such list has started another one since.
+            let mut query = self.connection.prepare(
+                "SELECT sandbox, owner FROM trails AS own \
+                 WHERE (sandbox = ?1 OR (substr(sandbox, 1, length(?1) + 1) = ?1 || '-' \
+                 AND substr(sandbox, length(?1) + 2) NOT GLOB '*[^0-9]*')) \
+                 AND started = (SELECT max(started) FROM revisions WHERE sandbox = own.sandbox) \
+                 ORDER BY started DESC",
+            )?;
+            query.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
         read().map_err(|source| self.failed(source))
     }
@@ -300,6 +329,7 @@ mod tests {
             patience_ms: 60_000,
             settled,
             ceiling: Ceiling::default(),
+            backstops: None,
         };
         Kept { id: id.to_owned(), number: 1, owner: 1000, trail: "/t".to_owned(), revision, state }
     }
@@ -314,7 +344,7 @@ mod tests {
         store.remove("b-2").unwrap();
         // Not closed: as after a kill.
         std::mem::forget(store);
-        let store = Store::open(directory.path()).unwrap();
+        let mut store = Store::open(directory.path()).unwrap();
         let all = store.sandboxes().unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].id.as_str(), all[0].revision, all[0].state.generation), ("a-1", 2, 3));
@@ -328,6 +358,16 @@ mod tests {
         assert!(store.revisions("a-1", 8).unwrap().is_empty());
         // Of a sandbox that has ended, its policies stay.
         assert_eq!(store.revisions("b-2", 9).unwrap().len(), 1);
+        let last = |store: &Store, name: &str| store.last_started(name).unwrap();
+        assert_eq!(
+            [last(&store, "a"), last(&store, "a-1")],
+            [[("a-1".to_owned(), 1000)], [("a-1".to_owned(), 1000)]]
+        );
+        assert_eq!(last(&store, "b"), [("b-2".to_owned(), 1000)]);
+        // Another one's of the same number, in the same second.
+        store.put(&Kept { owner: 4711, ..kept("b-2", 1, "one") }, 4711).unwrap();
+        assert_eq!(last(&store, "b"), [("b-2".to_owned(), 4711)]);
+        assert!(last(&store, "*").is_empty() && last(&store, "a-").is_empty());
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub trait SyntheticTable: Send + Sync {
     /// # Errors
     /// The table is gone.
     fn withdraw(&self, key: &SyntheticKey) -> io::Result<()>;
+
+    /// Entries of all sandboxes.
+    fn in_use(&self) -> usize;
 }
 
 /// Hears of every question exactly once, before its answer is sent. A call must not block.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clawbox_common::address::{SYNTHETIC_V4, SYNTHETIC_V4_PREFIX, SYNTHETIC_V6};
-use clawbox_common::limits::SYNTHETICS_PER_SANDBOX;
+use clawbox_common::limits::{
+    SYNTHETICS, SYNTHETICS_FOR_EACH, SYNTHETICS_PER_SANDBOX, SYNTHETICS_RESERVED,
+};
 use clawbox_common::rule::{HostIds, SyntheticKey, SyntheticValue};
 use tokio::time::Instant;
 use tracing::warn;
@@ -152,10 +154,9 @@ impl Pool {
         let grants: HashMap<IpAddr, Grant> = grants.iter().copied().collect();
         let chosen = self.choose(name, &reals);
         let fresh = chosen.iter().filter(|d| !self.entries.contains_key(d)).count();
-        let bound = SYNTHETICS_PER_SANDBOX as usize;
-        if self.entries.len() + fresh > bound {
+        if !self.has_room(fresh) {
             self.sweep();
-            if self.entries.len() + fresh > bound {
+            if !self.has_room(fresh) {
                 return Err(Refused::Full);
             }
         }
@@ -179,6 +180,16 @@ impl Pool {
             }
         }
         Ok(pairs)
+    }
+
+    /// Whether it may hold so many more: within its bound, and beyond the few that each may have, not of the
+    /// room that is kept for those of others.
+    fn has_room(&self, fresh: usize) -> bool {
+        let own = self.entries.len() + fresh;
+        let shared = (SYNTHETICS - SYNTHETICS_RESERVED) as usize;
+        fresh == 0
+            || own <= SYNTHETICS_FOR_EACH as usize
+            || (own <= SYNTHETICS_PER_SANDBOX as usize && self.table.in_use() + fresh <= shared)
     }
 
     /// At most [`ADDRESSES_PER_ANSWER`] different addresses. Those that are held come first, so

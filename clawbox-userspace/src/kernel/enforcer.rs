@@ -544,7 +544,7 @@ impl Enforcer {
     /// # Errors
     /// It was taken before.
     pub fn take_synthetics(&mut self) -> Result<Synthetics, LoadError> {
-        Ok(Synthetics::new(self.map("SYNTHETIC")?))
+        Ok(Synthetics::in_table(self.map("SYNTHETIC")?))
     }
 
     /// Ends enforcement: nothing of this load stays in the kernel.

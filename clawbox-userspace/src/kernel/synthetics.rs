@@ -1,6 +1,8 @@
-//! The kernel's table of synthetic addresses, which the resolvers write.
+//! The kernel's table of synthetic addresses, which the resolvers of all sandboxes write: and how many are
+//! in it, so that none takes the room of the others.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aya::maps::{HashMap, MapData};
 use clawbox_common::rule::{SyntheticKey, SyntheticValue};
@@ -11,16 +13,27 @@ use super::load::LoadError;
 #[derive(Debug)]
 pub struct Synthetics {
     map: Mutex<HashMap<MapData, SyntheticKey, SyntheticValue>>,
+    in_use: AtomicUsize,
 }
 
 impl Synthetics {
-    pub(super) fn new(map: HashMap<MapData, SyntheticKey, SyntheticValue>) -> Self {
-        Self { map: Mutex::new(map) }
+    /// Those of a table, in which an earlier load may have left some.
+    #[must_use]
+    pub fn in_table(map: HashMap<MapData, SyntheticKey, SyntheticValue>) -> Self {
+        let synthetics = Self { map: Mutex::new(map), in_use: AtomicUsize::new(0) };
+        synthetics.count();
+        synthetics
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<MapData, SyntheticKey, SyntheticValue>> {
+    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<MapData, SyntheticKey, SyntheticValue>> {
         // A panic while holding it leaves the kernel's map as whole as before.
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+        self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Counts anew, after somebody else has changed the table.
+    pub fn count(&self) {
+        let count = self.locked().keys().filter(Result::is_ok).count();
+        self.in_use.store(count, Ordering::Relaxed);
     }
 
     /// What a sandbox was handed out.
@@ -37,10 +50,21 @@ impl Synthetics {
 
 impl crate::dns::SyntheticTable for Synthetics {
     fn publish(&self, key: &SyntheticKey, value: &SyntheticValue) -> std::io::Result<()> {
-        self.locked().insert(key, value, 0).map_err(std::io::Error::other)
+        let mut map = self.locked();
+        let is_new = map.get(key, 0).is_err();
+        map.insert(key, value, 0).map_err(std::io::Error::other)?;
+        self.in_use.fetch_add(usize::from(is_new), Ordering::Relaxed);
+        Ok(())
     }
 
     fn withdraw(&self, key: &SyntheticKey) -> std::io::Result<()> {
-        self.locked().remove(key).map_err(std::io::Error::other)
+        let mut map = self.locked();
+        map.remove(key).map_err(std::io::Error::other)?;
+        self.in_use.fetch_sub(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
     }
 }

@@ -19,6 +19,7 @@ use super::host::Host;
 use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::lasting::Lasting;
+use super::launch::again::Kept;
 use super::life::{Life, Sandbox, Told, recorder, serve};
 use super::objects::Objects;
 use super::ready::{Sockets, upstream};
@@ -224,6 +225,7 @@ impl Sandbox {
             dns: lasting.dns,
             patience: Duration::from_millis(lasting.patience_ms),
             told,
+            kept: lasting.backstops.map(Kept::from),
             policy,
             held: HeldConnections::new(sockets.room, Duration::from_millis(lasting.patience_ms)),
             servers,

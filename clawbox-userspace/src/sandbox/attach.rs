@@ -16,6 +16,7 @@ use super::change::{KernelSide, accounts};
 use super::child::Invocation;
 use super::control::Text;
 use super::launch::{self, Identity};
+use super::limits;
 use super::order::{OrderError, backstops, refused, report_shortfalls, valid_name};
 use super::run::{LsmUse, Run, RunError, system};
 use super::view::View;
@@ -97,6 +98,7 @@ impl AttachOrder {
             texts: self.texts,
             patience: self.patience,
             most_rules: None,
+            limits: limits::Wanted::default(),
             names: None,
             is_attached: true,
         })

@@ -125,14 +125,14 @@ pub fn is_single_threaded() -> bool {
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }
 
-/// Lets children of the calling thread be born in a new pid namespace, the first of them as its
-/// process 1, until it is dropped. For where [`spawn_in`] cannot be had.
+/// Lets children of the calling thread be born in another pid namespace, in a new one the first of them as
+/// its process 1, until it is dropped.
 #[derive(Debug)]
-pub struct NewPidNamespace {
+pub struct OtherPidNamespace {
     own: fs::File,
 }
 
-impl NewPidNamespace {
+impl OtherPidNamespace {
     /// From now on.
     ///
     /// # Errors
@@ -142,9 +142,19 @@ impl NewPidNamespace {
         unshare(CloneFlags::CLONE_NEWPID)?;
         Ok(Self { own })
     }
+
+    /// The same for one that is there, whose process 1 they are not.
+    ///
+    /// # Errors
+    /// It is none that this process may enter.
+    pub fn join(namespace: &OwnedFd) -> io::Result<Self> {
+        let own = fs::File::open("/proc/thread-self/ns/pid")?;
+        setns(namespace, CloneFlags::CLONE_NEWPID)?;
+        Ok(Self { own })
+    }
 }
 
-impl Drop for NewPidNamespace {
+impl Drop for OtherPidNamespace {
     fn drop(&mut self) {
         if let Err(errno) = setns(&self.own, CloneFlags::CLONE_NEWPID) {
             tracing::error!("clawbox cannot start further processes: {errno}");

@@ -61,6 +61,12 @@ impl Ceiling {
         }
     }
 
+    /// Trees that can be read, symlinks resolved.
+    #[must_use]
+    pub fn readable(&self) -> Vec<PathBuf> {
+        self.readable.iter().chain(&self.writable).cloned().collect()
+    }
+
     /// What of a policy lies beyond, each with the reason; nothing if all of it can be put in
     /// force. `before` is the policy that it is to replace.
     #[must_use]

@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::Pid;
 
-use super::birth::{self, End, NewPidNamespace, Process};
+use super::birth::{self, End, OtherPidNamespace, Process};
 use super::cgroup::{Cgroup, CgroupError};
 use super::inherit::Inherit;
-use super::launch::{BackstopReport, Identity, LaunchError, Prepared};
+use super::launch::{Identity, LaunchError, PidNamespace, Prepared};
 use super::self_test::{NOT_ENFORCING, SelfTest};
 use super::watch;
 
@@ -56,6 +56,11 @@ pub enum SpawnError {
          run with --share pid"
     )]
     PidNamespace(#[source] io::Error),
+    /// The sandbox that another command was to be started in has just ended.
+    #[error(
+        "the sandbox's first process has ended, and with it the sandbox: nothing more starts in it"
+    )]
+    Gone,
     /// The asking process's streams cannot be given on.
     #[error("cannot give the command its streams: {0}")]
     Streams(#[source] io::Error),
@@ -107,9 +112,8 @@ pub fn spawn(
     invocation: &Invocation,
     path: &Path,
     cgroup: &Cgroup,
-    backstops: Prepared,
+    backstops: &Arc<Prepared>,
     judges_files: bool,
-    report: &mut BackstopReport,
 ) -> Result<Process, SpawnError> {
     let Some((program, arguments)) = invocation.command.split_first() else {
         return Err(SpawnError::NotFound(String::new()));
@@ -130,8 +134,7 @@ pub fn spawn(
             command.env("HOME", home);
         }
     }
-    let backstops = Arc::new(backstops);
-    let entering = Arc::clone(&backstops);
+    let entering = Arc::clone(backstops);
     let is_inside = Arc::new(AtomicBool::new(true));
     let born_inside = Arc::clone(&is_inside);
     // SAFETY: the closure makes system calls only: a write, those of `Inherit::take_over`, the self-test's socket calls, and
@@ -149,10 +152,9 @@ pub fn spawn(
             watch::receive_signals()
         });
     }
-    let new_pid_namespace = backstops.needs_pid_namespace();
     let directory = cgroup.directory()?;
-    let process = start(&mut command, &directory, new_pid_namespace, &is_inside)?;
-    let process = process.map_err(|error| match error.raw_os_error() {
+    let process = start(&mut command, &directory, backstops.pid_namespace(), &is_inside)?;
+    process.map_err(|error| match error.raw_os_error() {
         Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
         _ => match backstops.explain(error) {
             LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -160,9 +162,7 @@ pub fn spawn(
             }
             other => SpawnError::Launch(other),
         },
-    })?;
-    backstops.correct(report);
-    Ok(process)
+    })
 }
 
 /// The program that an invocation means.
@@ -172,6 +172,21 @@ pub fn spawn(
 pub fn find_program(invocation: &Invocation) -> Result<PathBuf, SpawnError> {
     check_workdir(&invocation.workdir)?;
     match invocation.command.first() {
+        Some(program) => find(invocation, program),
+        None => Err(SpawnError::NotFound(String::new())),
+    }
+}
+
+/// The program that an invocation in a sandbox that runs means. What is named with its path is looked for
+/// by the child, in the sandbox's own mounts.
+///
+/// # Errors
+/// No directory of PATH has it.
+pub fn find_inside(invocation: &Invocation) -> Result<PathBuf, SpawnError> {
+    match invocation.command.first() {
+        Some(program) if Path::new(program).components().count() > 1 => {
+            Ok(invocation.workdir.join(program).components().collect())
+        }
         Some(program) => find(invocation, program),
         None => Err(SpawnError::NotFound(String::new())),
     }
@@ -218,25 +233,38 @@ fn is_program(path: &Path) -> bool {
 fn start(
     command: &mut Command,
     cgroup: &File,
-    new_pid_namespace: bool,
+    namespace: PidNamespace<'_>,
     is_inside: &AtomicBool,
 ) -> Result<io::Result<Process>, SpawnError> {
+    let joined = match namespace {
+        PidNamespace::Of(there) => Some(OtherPidNamespace::join(there)),
+        PidNamespace::Same | PidNamespace::New => None,
+    };
+    let _joined = joined.transpose().map_err(|_| SpawnError::Gone)?;
+    let is_new = matches!(namespace, PidNamespace::New);
+    let refused = |error: io::Error| match error.raw_os_error() {
+        // The limit of namespaces is the only way to this error.
+        Some(nix::libc::ENOSPC) => Err(SpawnError::PidNamespace(error)),
+        // Of a pid namespace whose process 1 has ended.
+        Some(nix::libc::ENOMEM) if matches!(namespace, PidNamespace::Of(_)) => {
+            Err(SpawnError::Gone)
+        }
+        _ => Ok(Err(error)),
+    };
     if birth::is_single_threaded() {
-        match birth::spawn_in(cgroup.as_fd(), new_pid_namespace, command) {
+        match birth::spawn_in(cgroup.as_fd(), is_new, command) {
             Ok(Some(process)) => return Ok(Ok(process)),
             Ok(None) => {}
-            // The limit of namespaces is the only way to this error.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOSPC) => {
-                return Err(SpawnError::PidNamespace(error));
-            }
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return refused(error),
         }
     }
     is_inside.store(false, Ordering::Relaxed);
-    let apart = new_pid_namespace.then(NewPidNamespace::for_children).transpose();
+    let apart = is_new.then(OtherPidNamespace::for_children).transpose();
     let _apart = apart.map_err(SpawnError::PidNamespace)?;
-    let child = command.spawn().map(|child| Pid::from_raw(child.id().cast_signed()));
-    Ok(child.map(Process::new))
+    match command.spawn() {
+        Ok(child) => Ok(Ok(Process::new(Pid::from_raw(child.id().cast_signed())))),
+        Err(error) => refused(error),
+    }
 }
 
 /// Named before the fork, where the error would be taken for one of exec.

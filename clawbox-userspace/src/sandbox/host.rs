@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::adopt::Found;
 use super::attach;
+use super::beginning::Beginning;
 use super::birth::End;
 use super::cgroup::Cgroup;
 use super::change::KernelSide;
 use super::connections::Connections;
 use super::control::{Answer, Request};
 use super::feed::{Counts, Feed, Recorders, TICK};
-use super::life::{Beginning, Sandbox};
+use super::life::Sandbox;
 use super::probe::PROBE;
 use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
@@ -316,7 +317,9 @@ impl Host {
     pub fn sweep(&mut self) -> Result<(), RunError> {
         let policies = self.sandboxes.values().map(Sandbox::generation).collect();
         let sandboxes = self.sandboxes.keys().copied().collect();
-        Ok(self.kernel.enforcer.sweep(&policies, &sandboxes)?)
+        self.kernel.enforcer.sweep(&policies, &sandboxes)?;
+        self.tables.synthetics.count();
+        Ok(())
     }
 
     /// Ends what was begun, processes first.
@@ -374,6 +377,11 @@ impl Host {
     /// Denials in a sandbox's trail so far.
     pub fn denied(&mut self, number: u32) -> u64 {
         self.recorders.of(number).map_or(0, |recorder| recorder.trail.denied())
+    }
+
+    /// Told whenever something was written to a sandbox's trail; closed at its end.
+    pub fn trail_grows(&mut self, number: u32) -> Option<tokio::sync::watch::Receiver<()>> {
+        self.recorders.of(number).map(|recorder| recorder.trail.grows())
     }
 
     /// Who is who.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::ceiling::Ceiling;
 use super::change::Settled;
 use super::control::Text;
+use super::launch::again::Applied;
 
 /// All of it. Everything else is in the kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,4 +45,7 @@ pub struct Lasting {
     pub settled: Settled,
     /// What the start did not give.
     pub ceiling: Ceiling,
+    /// The backstops of the start, for further commands in it.
+    #[serde(default)]
+    pub backstops: Option<Applied>,
 }

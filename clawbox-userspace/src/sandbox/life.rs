@@ -1,59 +1,36 @@
 //! One sandbox from its start to its end: what was put into the system for it, who serves it, and the
 //! records of both ends.
 
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clawbox_common::rule::SandboxState;
 use clawbox_common::subject::FileId;
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
 use super::attach;
+use super::beginning::Beginning;
 use super::birth::{End, Process};
-use super::ceiling::Ceiling;
 use super::cgroup::Cgroup;
-use super::change::{Change, KernelSide, LivePolicy, Settled};
-use super::child::{self, Invocation};
-use super::connections::{Cut, Reset};
+use super::change::{Change, KernelSide, LivePolicy};
 use super::control::{Answer, Request, Text};
+use super::enter_running::Further;
 use super::held::HeldConnections;
 use super::host::{Host, Tables};
-use super::identities::Identities;
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::lasting::Lasting;
-use super::launch::{self, BackstopReport};
-use super::objects::Objects;
-use super::ready::{Launch, Ready, Sockets, Start};
+use super::launch::again::Kept;
 use super::recorder::{Decisions, Recorder};
-use super::run::{LsmUse, Run, RunError, system};
+use super::run::Run;
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
-use crate::compile::{AgentPorts, MapImage};
+use crate::compile::AgentPorts;
 use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
 use crate::gateway::Verifier;
-use crate::kernel::enforcer::Generation;
-use crate::kernel::enforcer::attached::Whom;
 use crate::kernel::file_id::Mounts;
-use crate::kernel::lsm::LsmState;
-
-/// What has to be taken back of a sandbox, however far its start came.
-pub(super) struct Beginning {
-    pub(super) number: u32,
-    pub(super) cgroup: Cgroup,
-    /// The maps' entries of its policies.
-    pub(super) written: Vec<Generation>,
-    /// While these are open nothing else gets the inode numbers of what its policies name.
-    pub(super) held: Vec<(Identities, Objects)>,
-    /// Whether the cgroup is clawbox's, to be removed.
-    pub(super) is_own: bool,
-    /// Whether anything of it is in the kernel, so that whoever is in the cgroup has to end with it.
-    pub(super) is_begun: bool,
-}
 
 /// A sandbox that runs.
 pub struct Sandbox {
@@ -65,6 +42,8 @@ pub struct Sandbox {
     pub(super) dns: Vec<SocketAddr>,
     pub(super) patience: Duration,
     pub(super) told: Told,
+    /// The backstops of its start, for further commands; `None` where it had none, or none is known.
+    pub(super) kept: Option<Kept>,
     pub(super) policy: LivePolicy,
     pub(super) held: HeldConnections,
     pub(super) servers: Vec<Server>,
@@ -91,151 +70,6 @@ pub(super) struct Told {
     audit_only: bool,
 }
 
-impl Beginning {
-    pub(super) fn new(number: u32, cgroup: Cgroup, is_own: bool) -> Self {
-        let (written, held) = (Vec::new(), Vec::new());
-        Self { number, cgroup, written, held, is_own, is_begun: is_own }
-    }
-
-    /// Puts the cgroup under the policy, all of which is in the kernel's tables by then.
-    fn govern(
-        &mut self,
-        kernel: &mut KernelSide,
-        image: &MapImage,
-        state: &SandboxState,
-    ) -> Result<(), RunError> {
-        let Some((identities, objects)) = self.held.last() else { return Ok(()) };
-        kernel.generation = kernel.generation.max(image.generation());
-        let enforcer = &mut kernel.enforcer;
-        self.written.push(enforcer.write_generation(image, &objects.files, &objects.names)?);
-        enforcer.write_identities(&identities.binaries, &identities.scripts)?;
-        enforcer.set_state(self.number, state)?;
-        Ok(enforcer.admit_cgroup(self.cgroup.id(), self.number)?)
-    }
-
-    /// Puts the cgroup under the policy, then starts the command in it, or has those who are there be
-    /// somebody.
-    pub(super) fn go_on(
-        &mut self,
-        host: &mut Host,
-        run: Run,
-        ready: Ready,
-    ) -> Result<Sandbox, RunError> {
-        let lsm = host.lsm().clone();
-        accept(&run, &lsm)?;
-        if ready.sockets.has_own_network && run.image.needs_agent() {
-            return Err(RunError::NeedsAgent);
-        }
-        let ports = ready.sockets.ports();
-        let names = names(&run)?;
-        let Ready { trail, upstream, sockets, mounts, start, identities, objects, .. } = ready;
-        let Sockets { resolver: sockets, verified, room, .. } = sockets;
-        let state = run.image.state(ports, run.audit_level.flags(), lsm.is_active());
-        let paths = identities.paths.clone();
-        self.held.push((identities, objects));
-        // Before anything is changed: it can fail, and then all stays as it was.
-        let frozen = run.is_attached.then(|| self.cgroup.freeze()).transpose()?;
-        self.is_begun = true;
-        self.govern(&mut host.kernel, &run.image, &state)?;
-        let (told, settled) = (Told::of(&run), Settled::of(&run));
-        let in_force = PolicyInForce::new(run.image);
-        let decisions = Decisions::of(self.number, host.feed.stirred());
-        let recorder = recorder(&in_force, Arc::clone(&decisions), mounts, paths, trail);
-        host.recorders.add(self.number, recorder);
-        let started = SystemTime::now();
-        let begun = match start {
-            Start::Command(launch) => self.spawn(host, &run.invocation, &run.backstops, *launch)?,
-            Start::Attached(whom) => self.identify(host, &in_force.image(), &state, whom)?,
-        };
-        drop(frozen);
-        if let Some(recorder) = host.recorders.of(self.number) {
-            let record = told.record(begun.action, begun.layers, None);
-            recorder.trail.add(Draft { time: Some(started), ..record });
-            recorder.reset(&begun.resets);
-        }
-        let (resolver, servers) =
-            serve(host, self.number, &in_force, decisions, upstream, sockets, verified);
-        names.into_iter().for_each(|names| resolver.names().keep_in(names));
-        let policy = LivePolicy {
-            sandbox: self.number,
-            texts: run.texts,
-            approved: String::new(),
-            ceiling: begun.ceiling,
-            settled,
-            in_force,
-            resolver,
-            ports,
-            held: std::mem::take(&mut self.held),
-            outgoing: None,
-            written: self.written.pop().unwrap_or_default(),
-            attached: run.is_attached.then(|| self.cgroup.clone()),
-        };
-        Ok(Sandbox {
-            number: self.number,
-            name: run.name,
-            cgroup: self.cgroup.clone(),
-            life: begun.life,
-            since: started,
-            told,
-            dns: run.dns,
-            patience: run.patience,
-            policy,
-            held: HeldConnections::new(room, run.patience),
-            servers,
-        })
-    }
-
-    fn spawn(
-        &self,
-        host: &mut Host,
-        invocation: &Invocation,
-        asked: &launch::Request,
-        launch: Launch,
-    ) -> Result<Begun, RunError> {
-        let lsm = host.lsm().clone();
-        let judges = lsm.is_active();
-        let Launch { program, backstops, mut report } = launch;
-        let cgroup = &self.cgroup;
-        let process = child::spawn(invocation, &program, cgroup, backstops, judges, &mut report)?;
-        if let Some(recorder) = host.recorders.of(self.number) {
-            recorder.started(process.pid().as_raw().cast_unsigned());
-        }
-        Ok(Begun {
-            action: "start",
-            layers: layers(&lsm, &report),
-            ceiling: Ceiling::new(asked, &report, judges),
-            life: Life::Command { born: process.born(), process },
-            resets: Vec::new(),
-        })
-    }
-
-    fn identify(
-        &self,
-        host: &mut Host,
-        image: &MapImage,
-        state: &SandboxState,
-        whom: Whom,
-    ) -> Result<Begun, RunError> {
-        host.held = attach::held(host.identified(), &self.cgroup)?;
-        let walk = attach::identify(&mut host.kernel, self.number, whom)?;
-        let resets = host.kernel.connections.reset(self.number, image, state, Cut::Clients);
-        if let Some(recorder) = host.recorders.of(self.number) {
-            let identified = host.kernel.connections.identified();
-            recorder.attached(&self.cgroup.processes()?, identified);
-        }
-        let hooks = serde_json::json!({ "layer": "cgroup.sockets", "state": "full" });
-        let found = serde_json::json!({
-            "layer": "identities",
-            "identified": walk.identified,
-            "unverified": walk.unverified,
-            "left_out": walk.left_out,
-        });
-        let layers = [hooks, found].into_iter().chain(host.lsm().layers()).collect();
-        let (ceiling, life) = (Ceiling::open(), Life::Cgroup);
-        Ok(Begun { action: "attach", layers, ceiling, life, resets })
-    }
-}
-
 /// What a sandbox lives as long as.
 pub(super) enum Life {
     /// Its first process.
@@ -246,21 +80,6 @@ pub(super) enum Life {
     },
     /// Its cgroup, which is somebody else's.
     Cgroup,
-}
-
-/// What came of a start.
-struct Begun {
-    action: &'static str,
-    layers: Vec<serde_json::Value>,
-    ceiling: Ceiling,
-    life: Life,
-    resets: Vec<Reset>,
-}
-
-/// Where the names that a sandbox is told of are written down, if they are.
-fn names(run: &Run) -> Result<Option<File>, RunError> {
-    let made = run.names.as_deref().map(File::create_new).transpose();
-    made.map_err(system("write down the sandbox's names"))
 }
 
 /// Who writes down what is told of a sandbox.
@@ -368,6 +187,12 @@ impl Sandbox {
         }
     }
 
+    /// Whether its processes have root's user.
+    #[must_use]
+    pub fn runs_as_root(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.applied.user.is_none())
+    }
+
     /// Its cgroup.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {
@@ -451,6 +276,7 @@ impl Sandbox {
             patience_ms: u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX),
             settled: self.policy.settled.clone(),
             ceiling: self.policy.ceiling.clone(),
+            backstops: self.kept.as_ref().map(|kept| kept.applied.clone()),
         }
     }
 
@@ -516,28 +342,8 @@ fn audit_only(in_force: &Arc<PolicyInForce>) -> Arc<dyn Fn() -> bool + Send + Sy
     Arc::new(move || in_force.audit_only())
 }
 
-/// Says what this kernel does not do, and refuses where the run cannot be without.
-fn accept(run: &Run, lsm: &LsmState) -> Result<(), RunError> {
-    if lsm.is_active() {
-        return Ok(());
-    }
-    if run.is_attached && run.needs_lsm {
-        return Err(RunError::NothingHolds { why: lsm.why.clone() });
-    }
-    if run.lsm == LsmUse::Auto && !run.is_attached {
-        tracing::warn!("no BPF LSM, files are Landlock's alone: {}", lsm.why);
-        if let Some(why) = &lsm.unrecorded {
-            tracing::warn!("what Landlock and seccomp refuse is not in the audit trail: {why}");
-        }
-    }
-    if run.needs_lsm || run.lsm == LsmUse::Require {
-        return Err(RunError::NeedsLsm { why: lsm.why.clone() });
-    }
-    Ok(())
-}
-
 impl Told {
-    fn of(run: &Run) -> Self {
+    pub(super) fn of(run: &Run) -> Self {
         let words = run.invocation.command.iter();
         Self {
             command: words.map(|word| word.to_string_lossy().into_owned()).collect(),
@@ -547,7 +353,7 @@ impl Told {
     }
 
     /// The record of a sandbox's start or stop.
-    fn record(
+    pub(super) fn record(
         &self,
         action: &'static str,
         layers: Vec<serde_json::Value>,
@@ -569,6 +375,8 @@ impl Told {
                 generation: None,
                 mode: mode.to_owned(),
                 status: status.map(i32::from),
+                asked_by: None,
+                process: None,
                 layers,
             })),
         }
@@ -584,20 +392,19 @@ impl Told {
         self.record("resume", Vec::new(), None)
     }
 
+    /// The record of a further command's start.
+    pub(super) fn further_record(&self, further: &Further) -> Draft {
+        let words = further.command.iter();
+        let command = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let mut draft = Self { command, ..self.clone() }.record("exec", Vec::new(), None);
+        if let Object::Sandbox(object) = &mut draft.object {
+            object.asked_by = Some(further.asked_by);
+        }
+        draft
+    }
+
     /// The record of its end.
     pub(super) fn stop_record(&self, status: Option<u8>) -> Draft {
         self.record("stop", Vec::new(), status)
     }
-}
-
-/// Every layer, requested against actual: the kernel hooks first, which the self-test has just
-/// seen deny, then what is missing, then the backstops.
-fn layers(lsm: &LsmState, report: &BackstopReport) -> Vec<serde_json::Value> {
-    let hooks = serde_json::json!({
-        "layer": "cgroup.sockets",
-        "state": "full",
-        "self_test": "denied",
-    });
-    let backstops = report.layers.iter().filter_map(|layer| serde_json::to_value(layer).ok());
-    [hooks].into_iter().chain(lsm.layers()).chain(backstops).collect()
 }

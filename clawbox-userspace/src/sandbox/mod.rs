@@ -2,6 +2,7 @@
 
 pub mod adopt;
 pub mod attach;
+mod beginning;
 pub mod birth;
 pub mod ceiling;
 pub mod cgroup;
@@ -10,6 +11,7 @@ pub mod child;
 pub mod confined;
 mod connections;
 pub mod control;
+pub mod enter_running;
 pub mod feed;
 pub mod figures;
 pub mod held;
@@ -22,6 +24,7 @@ pub mod init;
 pub mod lasting;
 pub mod launch;
 pub mod life;
+pub mod limits;
 pub mod objects;
 pub mod oom;
 pub mod order;

@@ -17,6 +17,7 @@ use super::inherit::Inherit;
 use super::launch::identity::IdentityError;
 use super::launch::namespaces::Part;
 use super::launch::{self, Identity};
+use super::limits::Wanted;
 use super::run::{LsmUse, Run};
 use crate::audit::AuditLevel;
 use crate::compile::files::Give;
@@ -82,6 +83,8 @@ pub struct Order {
     pub trails: PathBuf,
     /// Whether the command runs as somebody else than root whatever the policy says.
     pub run_as: Option<Identity>,
+    /// How much of the host it may use.
+    pub limits: Wanted,
     /// Rules that its policies may compile to.
     pub most_rules: Option<u32>,
     /// What it gets of another process that asks for it.
@@ -144,6 +147,7 @@ impl Order {
             dns: self.dns,
             texts: self.texts,
             patience: self.patience,
+            limits: self.limits,
             most_rules: self.most_rules,
             names: None,
             is_attached: false,

@@ -138,6 +138,41 @@ enum Start {
     Done,
 }
 
+/// Processes of further commands before their exec: they are clawbox itself doing the self-test.
+#[derive(Debug, Default)]
+struct Entering {
+    /// One is being made, whose number is not known yet.
+    is_begun: bool,
+    processes: Vec<u32>,
+}
+
+impl Entering {
+    fn begins(&mut self) {
+        self.is_begun = true;
+    }
+
+    fn started(&mut self, process: u32) {
+        self.is_begun = false;
+        self.processes.push(process);
+    }
+
+    fn failed(&mut self) {
+        self.is_begun = false;
+        // Of those that started, what they did before has been told too.
+        self.processes.clear();
+    }
+
+    /// Whether an event of a process is of its self-test; with its exec it is a process as any other.
+    fn is_told(&mut self, process: u32, is_test: bool, is_exec: bool) -> bool {
+        if is_exec {
+            self.processes.retain(|entering| *entering != process);
+        } else if is_test && std::mem::take(&mut self.is_begun) {
+            self.processes.push(process);
+        }
+        is_test && self.processes.contains(&process)
+    }
+}
+
 /// Everything that is told of one sandbox, and the trail it goes to.
 pub struct Recorder {
     decisions: Arc<Decisions>,
@@ -149,6 +184,8 @@ pub struct Recorder {
     /// The trail.
     pub trail: Trail,
     start: Start,
+    /// Further commands that are being started.
+    entering: Entering,
     /// Of this batch.
     drafts: Vec<Draft>,
     /// Connections that wait for an answer since the last look.
@@ -172,6 +209,7 @@ impl Recorder {
             audit_only,
             trail,
             start: Start::Begun,
+            entering: Entering::default(),
             drafts: Vec::new(),
             held: Vec::new(),
         }
@@ -195,6 +233,26 @@ impl Recorder {
         self.start = Start::Done;
         self.trail.add(told);
         self.trail.flush();
+    }
+
+    /// Another command is being started in it. What its process does before its exec is the agent's.
+    pub fn further_begins(&mut self) {
+        self.entering.begins();
+    }
+
+    /// It runs, as this process.
+    pub fn further_started(&mut self, process: u32, mut told: Draft) {
+        self.entering.started(process);
+        if let Object::Sandbox(object) = &mut told.object {
+            object.process = Some(process);
+        }
+        self.trail.add(told);
+        self.trail.flush();
+    }
+
+    /// It does not run, and all that was told of it has been read.
+    pub fn further_failed(&mut self) {
+        self.entering.failed();
     }
 
     /// Its first process is there: what follows is named as that sees it.
@@ -234,7 +292,7 @@ impl Recorder {
         let (header, decoded) = (event.header(), event.decoded());
         let is_test = decoded.reason == Reason::NoIdentity;
         match self.start {
-            Start::Done => false,
+            Start::Done => self.entering.is_told(header.tgid, is_test, decoded.kind == Kind::Exec),
             Start::Begun => {
                 let is_refusal =
                     matches!(event, Event::File(..)) && decoded.verdict == Verdict::Deny;
@@ -333,6 +391,8 @@ impl Recorder {
                 generation,
                 mode: (if audit_only { "audit" } else { "enforce" }).to_owned(),
                 status: None,
+                asked_by: None,
+                process: None,
                 layers: Vec::new(),
             })),
         });

@@ -12,6 +12,7 @@ use super::child::{self, Invocation, SpawnError, status};
 use super::control::{self, Text};
 use super::host::Host;
 use super::launch::{self, LaunchError};
+use super::limits::{self, LimitsError};
 use super::oom;
 use super::ready::Ready;
 use super::run_lock::{self, RunLock, RunLockError};
@@ -60,6 +61,8 @@ pub struct Run {
     pub needs_lsm: bool,
     /// What the backstops have to hold.
     pub backstops: launch::Request,
+    /// How much of the host it may use.
+    pub limits: limits::Wanted,
     /// `--mode`, which also stands over policies that come later.
     pub mode: Option<Mode>,
     /// `run_as_user` and `run_as_group` of the policy.
@@ -114,6 +117,9 @@ pub enum RunError {
     /// A `deny` that would close nothing.
     #[error("`filesystem_policy.deny` cannot be held: {0}; close a directory around it instead")]
     Unclosed(String),
+    /// See the source.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     /// The policy cannot be enforced without BPF LSM.
     #[error(
         "no BPF LSM programs: {why}; `--lsm require` and `filesystem_policy.rules` need them. Run \

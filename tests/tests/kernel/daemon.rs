@@ -39,7 +39,7 @@ for line in sys.stdin:
 
 /// A sandbox that is asked to connect.
 pub struct Dialler {
-    pub(super) child: Child,
+    pub child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
@@ -77,7 +77,7 @@ impl Dialler {
     }
 }
 
-pub(super) fn to_site(scene: &Scene) -> String {
+pub fn to_site(scene: &Scene) -> String {
     scene.allowing(PYTHON, &format!("{{ host: {SITE}, port: {ECHO} }}"))
 }
 
@@ -243,6 +243,9 @@ fn what_a_daemon_enforces_outlives_it_and_the_next_one_takes_it_over() {
     });
     assert_eq!(denied.count(), 5, "{trail:#?}");
     assert!(daemon.list().is_empty());
+    // Open files are judged by now, and what starts reads and writes some before it is anybody.
+    let again = ["run", "--policy", &api, "--", "/bin/sh", "-c", "exit 4"];
+    assert_eq!(output(daemon.as_nobody(&again)).0, 4);
     let output = daemon.uninstall();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(daemon.remains(), Vec::<std::path::PathBuf>::new());

@@ -4,7 +4,9 @@
 use super::server::{Answer, address};
 use super::synthetic::{GRACE, Grant, Pool, Refused};
 use super::*;
-use clawbox_common::limits::SYNTHETICS_PER_SANDBOX;
+use clawbox_common::limits::{
+    SYNTHETICS, SYNTHETICS_FOR_EACH, SYNTHETICS_PER_SANDBOX, SYNTHETICS_RESERVED,
+};
 
 #[tokio::test]
 async fn an_answer_is_published_before_it_is_sent() {
@@ -160,6 +162,34 @@ async fn a_sandbox_at_its_bound_gets_no_more_until_something_expires() {
     assert_eq!(table.len(), 1);
     let value = *lock(&table.entries).values().next().unwrap();
     assert_eq!(names.name_of(value.name).as_deref(), Some("more.test"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sandboxes_that_hold_many_addresses_leave_room_for_those_that_hold_few() {
+    let table = Arc::<FakeTable>::default();
+    let pool =
+        |sandbox| Pool::new(sandbox, Arc::clone(&table) as Arc<dyn SyntheticTable>, Arc::default());
+    let fill = |pool: &mut Pool| {
+        let mut held = 0;
+        let mut hold = |i: u32| {
+            pool.hand_out(&format!("n{i}.test"), &[(ip("93.184.216.34"), GRANT)], MINUTE).is_ok()
+        };
+        while hold(held) {
+            held += 1;
+        }
+        held
+    };
+    let mut greedy: Vec<Pool> = (1..=8).map(pool).collect();
+    let held: u32 = greedy.iter_mut().map(fill).sum();
+    let shared = SYNTHETICS - SYNTHETICS_RESERVED;
+    assert!((shared..shared + 2 * SYNTHETICS_FOR_EACH + 1).contains(&held), "{held}");
+    for sandbox in 9..=40 {
+        assert_eq!(fill(&mut pool(sandbox)), SYNTHETICS_FOR_EACH, "{sandbox}");
+    }
+    // What is held is answered as before, and what one gives back is there for all.
+    greedy[0].hand_out("n7.test", &[(ip("93.184.216.34"), GRANT)], MINUTE).unwrap();
+    greedy[0].clear();
+    assert!(fill(&mut pool(41)) > SYNTHETICS_FOR_EACH);
 }
 
 #[tokio::test(start_paused = true)]

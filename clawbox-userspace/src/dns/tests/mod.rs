@@ -116,6 +116,10 @@ impl SyntheticTable for FakeTable {
         let gone = lock(&self.entries).remove(key);
         gone.map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    fn in_use(&self) -> usize {
+        lock(&self.entries).len()
+    }
 }
 
 impl FakeTable {

@@ -6,6 +6,7 @@ use nix::libc::{self, c_long, gid_t, uid_t};
 use seccompiler::BpfProgramRef;
 
 use super::capabilities;
+use super::joined::Joined;
 use super::namespaces::Namespaces;
 use crate::sandbox::init;
 
@@ -15,6 +16,8 @@ use crate::sandbox::init;
 pub(super) enum Step {
     InheritedFiles,
     CoreLimit,
+    Hide,
+    Join,
     PrivateIpc,
     PrivateUts,
     PrivateCgroup,
@@ -38,9 +41,11 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 24] = [
         Self::InheritedFiles,
         Self::CoreLimit,
+        Self::Hide,
+        Self::Join,
         Self::PrivateIpc,
         Self::PrivateUts,
         Self::PrivateCgroup,
@@ -72,36 +77,20 @@ impl Step {
         match self {
             Self::InheritedFiles => ("close inherited files", "needs Linux 5.11 or newer"),
             Self::CoreLimit => ("set the core file limit to 0", "check the container's seccomp"),
-            Self::PrivateIpc => (
-                "make a private IPC namespace",
-                "check that user.max_ipc_namespaces is not reached, or run with --share ipc",
+            Self::Hide => {
+                ("keep its memory from other processes", "check the host's security modules")
+            }
+            Self::Join => (
+                "enter the namespaces of its first process",
+                "check that clawbox has CAP_SYS_ADMIN and CAP_SYS_CHROOT",
             ),
-            Self::PrivateUts => (
-                "make a UTS namespace of its own",
-                "check that user.max_uts_namespaces is not reached, or run with --share uts",
-            ),
-            Self::PrivateCgroup => (
-                "make a cgroup namespace of its own",
-                "check that user.max_cgroup_namespaces is not reached, or run with --share cgroup",
-            ),
-            Self::PrivateMounts => (
-                "make a mount namespace of its own",
-                "check that user.max_mnt_namespaces is not reached, or run with --share mount",
-            ),
-            Self::Propagation => (
-                "part its mounts from the host's",
-                "check the host's security modules, or run with --share mount",
-            ),
-            Self::OwnProc => (
-                "mount a /proc of its own",
-                "check the host's security modules, set `landlock.compatibility: best_effort`, or \
-                 run with --share pid",
-            ),
-            Self::OwnTmp => (
-                "mount a /tmp of its own",
-                "check the host's security modules, set `landlock.compatibility: best_effort`, or \
-                 run with --share tmp",
-            ),
+            Self::PrivateIpc
+            | Self::PrivateUts
+            | Self::PrivateCgroup
+            | Self::PrivateMounts
+            | Self::Propagation
+            | Self::OwnProc
+            | Self::OwnTmp => self.describe_own(),
             Self::Workdir => (
                 "enter the directory to start in",
                 "name one with --workdir that is still there below the sandbox's own mounts",
@@ -136,6 +125,43 @@ impl Step {
             ),
         }
     }
+
+    /// The same for what the sandbox gets one of its own of.
+    fn describe_own(self) -> (&'static str, &'static str) {
+        match self {
+            Self::PrivateIpc => (
+                "make a private IPC namespace",
+                "check that user.max_ipc_namespaces is not reached, or run with --share ipc",
+            ),
+            Self::PrivateUts => (
+                "make a UTS namespace of its own",
+                "check that user.max_uts_namespaces is not reached, or run with --share uts",
+            ),
+            Self::PrivateCgroup => (
+                "make a cgroup namespace of its own",
+                "check that user.max_cgroup_namespaces is not reached, or run with --share cgroup",
+            ),
+            Self::PrivateMounts => (
+                "make a mount namespace of its own",
+                "check that user.max_mnt_namespaces is not reached, or run with --share mount",
+            ),
+            Self::Propagation => (
+                "part its mounts from the host's",
+                "check the host's security modules, or run with --share mount",
+            ),
+            Self::OwnProc => (
+                "mount a /proc of its own",
+                "check the host's security modules, set `landlock.compatibility: best_effort`, or \
+                 run with --share pid",
+            ),
+            // A `/tmp`.
+            _ => (
+                "mount a /tmp of its own",
+                "check the host's security modules, set `landlock.compatibility: best_effort`, or \
+                 run with --share tmp",
+            ),
+        }
+    }
 }
 
 /// Everything that the steps need, as plain numbers and ready-made buffers.
@@ -143,6 +169,8 @@ impl Step {
 pub(super) struct Plan {
     /// What of the host it does not see.
     pub(super) namespaces: Namespaces,
+    /// Namespaces of a sandbox that runs, which are entered in place of making any.
+    pub(super) joined: Option<Joined>,
     /// Whether CAP_SETPCAP is there to empty the bounding set.
     pub(super) drop_bounding_set: bool,
     /// Whom to become.
@@ -172,6 +200,12 @@ pub(super) fn run(plan: &Plan, went_without: &dyn Fn(Step, u8)) -> Result<(), (S
     let at = |step: Step| move |errno: Errno| (step, errno);
     hide_inherited_files().map_err(at(Step::InheritedFiles))?;
     forbid_core_files().map_err(at(Step::CoreLimit))?;
+    if let Some(joined) = &plan.joined {
+        // Others are there already, and see it. Landlock keeps them from tracing what is not of their
+        // domain; this keeps everybody without capabilities.
+        hide().map_err(at(Step::Hide))?;
+        joined.enter().map_err(at(Step::Join))?;
+    }
     let own_tmp = plan.namespaces.make(went_without)?;
     plan.ceiling.add_late(own_tmp, went_without).map_err(at(Step::LateRules))?;
     if plan.drop_bounding_set {
@@ -186,6 +220,11 @@ pub(super) fn run(plan: &Plan, went_without: &dyn Fn(Step, u8)) -> Result<(), (S
     }
     capabilities::empty().map_err(at(Step::Capabilities))?;
     check(plan).map_err(at(Step::Check))?;
+    if let Some(joined) = &plan.joined {
+        // Another user may be seen again, where `fs.suid_dumpable` says so.
+        hide().map_err(at(Step::Hide))?;
+        joined.go_to_workdir().map_err(at(Step::Workdir))?;
+    }
     capabilities::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::NoNewPrivileges))?;
     restrict(&plan.ceiling).map_err(at(Step::Landlock))?;
     filter(&plan.filter).map_err(at(Step::Seccomp))?;
@@ -201,6 +240,11 @@ fn hide_inherited_files() -> Result<(), Errno> {
     let answer =
         unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(answer).map(drop)
+}
+
+/// Until its exec nobody without capabilities may look at its memory and descriptors.
+fn hide() -> Result<(), Errno> {
+    capabilities::prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
 }
 
 fn forbid_core_files() -> Result<(), Errno> {

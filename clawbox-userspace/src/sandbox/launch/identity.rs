@@ -7,7 +7,7 @@ use std::io;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 /// The user to become before exec. Never root.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     uid: u32,
     gid: u32,

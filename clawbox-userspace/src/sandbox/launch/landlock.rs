@@ -14,6 +14,7 @@ use landlock::{
 use nix::errno::Errno;
 use nix::libc;
 
+use super::again::{Applied, Opened};
 use super::enter::Step;
 use super::late_rules::LateRule;
 use super::namespaces::{Namespaces, PROC, TMP};
@@ -67,7 +68,27 @@ pub(super) struct Ceiling {
     required: bool,
 }
 
+fn flags(abi: i32) -> u32 {
+    if abi >= since::LOG { LOG_AFTER_EXEC } else { 0 }
+}
+
 impl Ceiling {
+    /// A ruleset to which nothing has to be added.
+    pub(super) fn whole(ruleset: OwnedFd, abi: i32) -> Self {
+        let (in_proc, in_tmp) = (Vec::new(), None);
+        Self { ruleset, flags: flags(abi), in_proc, in_tmp, required: true }
+    }
+
+    /// A ruleset to which the child has to add all of these.
+    pub(super) fn of_late_rules(
+        ruleset: RulesetCreated,
+        abi: i32,
+        in_proc: Vec<LateRule>,
+    ) -> Result<Self, LaunchError> {
+        let ruleset = Option::<OwnedFd>::from(ruleset).ok_or(NO_RULESET)?;
+        Ok(Self { in_proc, ..Self::whole(ruleset, abi) })
+    }
+
     /// Adds the rules for what has been mounted since the ruleset was built. Only an own `/tmp` is
     /// opened: the policy says nothing of it, so the host's stays closed. For the forked child:
     /// system calls only.
@@ -93,6 +114,8 @@ impl Ceiling {
 /// The outcome of building it.
 pub(super) struct Built {
     pub(super) ceiling: Ceiling,
+    /// The same in a form that lasts.
+    pub(super) applied: Applied,
     pub(super) abi: i32,
     pub(super) layers: Vec<Layer>,
     pub(super) skipped: Vec<SkippedPath>,
@@ -148,7 +171,7 @@ fn build_for(
 ) -> Result<Built, LaunchError> {
     let abi = ABI::from(version);
     let mut ruleset = create(abi, request.port_ceiling)?;
-    let (mut skipped, mut in_proc) = (Vec::new(), Vec::new());
+    let (mut skipped, mut in_proc, mut opened) = (Vec::new(), Vec::new(), Vec::new());
     let accesses = [
         (&request.read_only, AccessFs::from_read(abi)),
         (&request.read_write, AccessFs::from_all(abi)),
@@ -160,7 +183,7 @@ fn build_for(
             if namespaces.proc && resolved.is_ok_and(|resolved| resolved.starts_with(PROC)) {
                 in_proc.extend(late_rule(path, access, abi));
             } else {
-                ruleset = add_path(ruleset, path, access, abi, &mut skipped)?;
+                ruleset = add_path(ruleset, path, access, abi, (&mut skipped, &mut opened))?;
             }
         }
     }
@@ -169,21 +192,24 @@ fn build_for(
     }
     let islands = writable_islands(request);
     let layers = layers(version, &skipped, &islands, request.port_ceiling);
-    let Some(ruleset) = Option::<OwnedFd>::from(ruleset) else {
-        return Err(LaunchError::NoFilesystemLayer {
-            why: "Landlock answered but gave no ruleset",
-            fix: "report this with the output of `clawbox doctor`",
-        });
-    };
-    let flags = if version >= since::LOG { LOG_AFTER_EXEC } else { 0 };
+    let ruleset = Option::<OwnedFd>::from(ruleset).ok_or(NO_RULESET)?;
+    let flags = flags(version);
     let in_tmp = namespaces.tmp.as_ref();
     let in_tmp = in_tmp.and_then(|_| late_rule(Path::new(TMP), AccessFs::from_all(abi), abi));
     let required = request.hard_requirement;
+    let late: Vec<&LateRule> = in_proc.iter().chain(&in_tmp).collect();
+    let applied = Applied::new(request, version, opened, &late);
     let ceiling = Ceiling { ruleset, flags, in_proc, in_tmp, required };
-    Ok(Built { ceiling, abi: version, layers, skipped, islands })
+    Ok(Built { ceiling, applied, abi: version, layers, skipped, islands })
 }
 
-fn create(abi: ABI, ports: bool) -> Result<RulesetCreated, RulesetError> {
+/// What cannot be with a kernel that has Landlock.
+const NO_RULESET: LaunchError = LaunchError::NoFilesystemLayer {
+    why: "Landlock answered but gave no ruleset",
+    fix: "report this with the output of `clawbox doctor`",
+};
+
+pub(super) fn create(abi: ABI, ports: bool) -> Result<RulesetCreated, RulesetError> {
     // The rights are chosen for this ABI, so whatever the crate cannot set is an error.
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
@@ -206,7 +232,7 @@ fn add_path(
     path: &Path,
     access: BitFlags<AccessFs>,
     abi: ABI,
-    skipped: &mut Vec<SkippedPath>,
+    (skipped, opened): (&mut Vec<SkippedPath>, &mut Vec<Opened>),
 ) -> Result<RulesetCreated, LaunchError> {
     let fd = match PathFd::new(path) {
         Ok(fd) => fd,
@@ -223,11 +249,12 @@ fn add_path(
         .map(|stat| stat.st_mode & libc::S_IFMT != libc::S_IFDIR)
         .map_err(|errno| LaunchError::Path { path: path.to_owned(), source: errno.into() })?;
     let access = if of_file { access & AccessFs::from_file(abi) } else { access };
+    opened.push(Opened::of(path, access.bits(), &fd)?);
     Ok(ruleset.add_rule(PathBeneath::new(fd, access))?)
 }
 
 /// Opens the ports, UDP as well as TCP: which transport and which host is for the hooks to say.
-fn add_ports(
+pub(super) fn add_ports(
     mut ruleset: RulesetCreated,
     request: &Request,
     abi: ABI,

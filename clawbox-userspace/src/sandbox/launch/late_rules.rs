@@ -41,6 +41,11 @@ impl LateRule {
         Path::new(std::ffi::OsStr::from_bytes(self.path.as_bytes()))
     }
 
+    /// Rights if it is a directory, and if it is anything else.
+    pub(super) fn rights(&self) -> (u64, u64) {
+        (self.directory, self.file)
+    }
+
     /// Opens the path and adds the rule. For the forked child: system calls only.
     pub(super) fn add(&self, ruleset: BorrowedFd<'_>) -> Result<(), Errno> {
         // SAFETY: a string that the rule owns.

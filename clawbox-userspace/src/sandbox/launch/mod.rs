@@ -1,9 +1,11 @@
 //! The backstops: what is applied to a sandbox's first process before it executes the command.
 //! They need no agent and no BPF, cannot be taken off again, and are inherited by every child.
 
+pub mod again;
 mod capabilities;
 mod enter;
 pub mod identity;
+pub mod joined;
 pub mod landlock;
 mod late_rules;
 pub mod namespaces;
@@ -14,6 +16,7 @@ pub mod syscalls;
 mod tests;
 
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::unistd::Uid;
@@ -119,6 +122,16 @@ pub enum LaunchError {
         /// Whom to become.
         user: String,
     },
+    /// What the start had opened is something else by now.
+    #[error(
+        "`{path}` is not the file any more that the sandbox was given when it was started, and the agent was \
+         restarted since: no further command can have the same backstops; start the sandbox anew",
+        path = path.display()
+    )]
+    Changed {
+        /// As the policy spells it.
+        path: PathBuf,
+    },
     /// The ruleset could not be built.
     #[error("cannot build the Landlock ruleset: {0}; check the paths of filesystem_policy")]
     Landlock(#[from] ::landlock::RulesetError),
@@ -158,6 +171,7 @@ pub enum LaunchError {
 #[derive(Debug)]
 pub struct Prepared {
     plan: Plan,
+    applied: again::Applied,
     /// The child writes two bytes for each step that failed, see [`WENT_WITHOUT`]; the parent
     /// reads them.
     failed: (io::PipeReader, io::PipeWriter),
@@ -185,13 +199,11 @@ pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchEr
     if request.hard_requirement {
         refuse_incomplete(request, &layers)?;
     }
-    let failed = io::pipe()?;
-    nix::fcntl::fcntl(&failed.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-        .map_err(io::Error::from)?;
     let filter = seccomp::compile(request.ping)?;
     let init_filter = seccomp::compile_for_init()?;
     let ceiling = built.ceiling;
-    let plan = Plan { namespaces, drop_bounding_set, user, ceiling, filter, init_filter };
+    let joined = None;
+    let plan = Plan { namespaces, joined, drop_bounding_set, user, ceiling, filter, init_filter };
     let report = BackstopReport {
         landlock_abi: built.abi,
         landlock_abi_used: built.abi.min(landlock::NEWEST_ABI),
@@ -199,10 +211,28 @@ pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchEr
         skipped_paths: built.skipped,
         writable_islands: built.islands,
     };
-    Ok((Prepared { plan, failed }, report))
+    Ok((Prepared::of(plan, built.applied)?, report))
+}
+
+/// The pid namespace that a child has to be born in.
+#[derive(Clone, Copy, Debug)]
+pub enum PidNamespace<'a> {
+    /// The caller's.
+    Same,
+    /// A new one, as its process 1.
+    New,
+    /// One that is there.
+    Of(&'a OwnedFd),
 }
 
 impl Prepared {
+    fn of(plan: Plan, applied: again::Applied) -> Result<Self, LaunchError> {
+        let failed = io::pipe()?;
+        nix::fcntl::fcntl(&failed.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .map_err(io::Error::from)?;
+        Ok(Self { plan, applied, failed })
+    }
+
     /// Applies the backstops to the calling thread, for good. To be called in a forked child,
     /// after it was put into its cgroup, as the last thing before exec: for
     /// [`std::os::unix::process::CommandExt::pre_exec`].
@@ -218,9 +248,14 @@ impl Prepared {
         })
     }
 
-    /// Whether [`Prepared::enter`] must be called by process 1 of a new pid namespace.
-    pub fn needs_pid_namespace(&self) -> bool {
-        self.plan.namespaces.pid
+    /// Where [`Prepared::enter`] must be called.
+    pub fn pid_namespace(&self) -> PidNamespace<'_> {
+        let joined = self.plan.joined.as_ref().and_then(joined::Joined::pid);
+        match joined {
+            Some(namespace) => PidNamespace::Of(namespace),
+            None if self.plan.namespaces.pid => PidNamespace::New,
+            None => PidNamespace::Same,
+        }
     }
 
     /// What the child said, oldest first.

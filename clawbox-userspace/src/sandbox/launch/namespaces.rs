@@ -201,6 +201,13 @@ fn tmp_options(request: &Request) -> CString {
 }
 
 impl Namespaces {
+    /// For a process that makes none.
+    pub(super) fn none() -> Self {
+        let (pid, ipc, uts, cgroup, mount, proc) = Default::default();
+        let (tmp, workdir) = (None, None);
+        Self { pid, ipc, uts, cgroup, mount, proc, tmp, workdir, required: true }
+    }
+
     /// Makes all but the pid namespace. Says whether `/tmp` is the sandbox's own, and reports what
     /// the host refuses. For the forked child, as root: system calls only.
     pub(super) fn make(&self, went_without: &dyn Fn(Step, u8)) -> Result<bool, (Step, Errno)> {
