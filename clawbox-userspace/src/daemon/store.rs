@@ -147,9 +147,8 @@ impl Store {
         let path = directory.join(FILE);
         let failed = |source| StoreError::File { path: path.clone(), source };
         let connection = Connection::open(&path).map_err(failed)?;
-        // What was answered as done is on the disk.
         connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
         let check: String =
             connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
         if check != "ok" {
@@ -177,6 +176,11 @@ impl Store {
         let state = serde_json::to_string(&kept.state).unwrap_or_default();
         let texts = serde_json::to_string(&kept.state.texts).unwrap_or_default();
         let digest = digest(&kept.state.texts);
+        // A policy that was answered as changed is on the disk. That a sandbox runs has to outlive this
+        // process alone: it ends with the power itself, and who starts one need not wait for the disk.
+        let level = if kept.revision > 1 { "FULL" } else { "NORMAL" };
+        let waits = self.connection.pragma_update(None, "synchronous", level);
+        waits.map_err(|source| self.failed(source))?;
         let transaction = self.connection.transaction();
         let written = transaction.and_then(|transaction| {
             transaction.execute(
@@ -212,6 +216,8 @@ impl Store {
     /// # Errors
     /// The disk does not take it.
     pub fn remove(&mut self, id: &str) -> Result<(), StoreError> {
+        let waits = self.connection.pragma_update(None, "synchronous", "NORMAL");
+        waits.map_err(|source| self.failed(source))?;
         let removed = self.connection.execute("DELETE FROM sandboxes WHERE id = ?1", [id]);
         removed.map(drop).map_err(|source| self.failed(source))
     }

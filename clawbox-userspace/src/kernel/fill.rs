@@ -105,6 +105,12 @@ impl Fills {
         self.counted.clone()
     }
 
+    /// Whether a count is under way.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.walk.is_some()
+    }
+
     /// Goes on with a count that somebody has asked for: one batch.
     pub fn go_on(&mut self) {
         let is_old = self.counted_at.is_some_and(|at| at.elapsed() >= FRESH);

@@ -124,6 +124,12 @@ impl Feed {
         Ok(Self { ring, counts, stirred: Arc::default(), undecodable, drained, is_told })
     }
 
+    /// Whether a count of the kernel's tables is under way, which goes on with each look.
+    #[must_use]
+    pub fn is_counting(&self) -> bool {
+        self.counts.fills.is_under_way()
+    }
+
     /// Where the agent's own decisions say whose they are.
     #[must_use]
     pub fn stirred(&self) -> Arc<Stirred> {
@@ -159,6 +165,7 @@ impl Feed {
     /// Reads all that is there and hands it to the system. Gives the sandboxes that something was told of.
     pub fn drain(&mut self, recorders: &mut Recorders) -> Vec<u32> {
         let mut told = Vec::new();
+        (self.drained, self.is_told) = (Instant::now(), false);
         self.counts.ring.look();
         self.counts.fills.go_on();
         while self.drain_batch(recorders, &mut told) == BATCH {}

@@ -16,10 +16,11 @@ use super::connections::Connections;
 use super::control::{Answer, Request};
 use super::feed::{Counts, Feed, Recorders, TICK};
 use super::life::Sandbox;
+use super::memory::give_back;
 use super::probe::PROBE;
 use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
-use super::run::{Run, RunError, system, trim_heap};
+use super::run::{Run, RunError, system};
 use super::strays::{self, Remnants};
 use clawbox_common::attach::{PENDING, Selector};
 use clawbox_common::rule::SandboxState;
@@ -91,7 +92,7 @@ impl Host {
                 drop(enforcer.remove());
             }
         })?;
-        trim_heap();
+        give_back();
         let kernel = KernelSide { enforcer, connections, generation: 0 };
         let now = Instant::now();
         Ok(Self {
@@ -399,7 +400,8 @@ impl Host {
     #[must_use]
     pub fn patience(&self) -> Duration {
         // Who waits for an answer is answered in time.
-        if self.sandboxes.values().any(Sandbox::holds_any) { TICK } else { LOSSES }
+        let is_busy = self.feed.is_counting() || self.sandboxes.values().any(Sandbox::holds_any);
+        if is_busy { TICK } else { LOSSES }
     }
 
     /// Writes down what has been told, answers what has waited too long, and looks after the kernel's

@@ -307,12 +307,3 @@ pub fn run(mut run: Run) -> Result<Outcome, RunError> {
     steps.done("recorded");
     Ok(Outcome { status, denied })
 }
-
-/// Gives back what reading the kernel's types took: some 20 MiB for the rest of the run.
-pub(super) fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes no pointers; glibc locks its arenas itself.
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
-}
