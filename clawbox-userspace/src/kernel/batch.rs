@@ -7,8 +7,10 @@ use aya::Pod;
 use nix::errno::Errno;
 use nix::libc;
 
-/// `BPF_MAP_LOOKUP_BATCH` of bpf(2), linux/bpf.h.
+/// `BPF_MAP_LOOKUP_BATCH`, `BPF_MAP_UPDATE_BATCH` and `BPF_MAP_DELETE_BATCH` of bpf(2), linux/bpf.h.
 const LOOKUP_BATCH: libc::c_int = 24;
+const UPDATE_BATCH: libc::c_int = 26;
+const DELETE_BATCH: libc::c_int = 27;
 
 /// Entries that are read at first, and at most, with one call.
 const FIRST: u32 = 64;
@@ -17,7 +19,7 @@ const MOST: u32 = 4096;
 /// `struct { } batch` of `union bpf_attr`.
 #[repr(C)]
 #[derive(Default)]
-struct Lookup {
+struct Batched {
     begin: u64,
     end: u64,
     keys: u64,
@@ -49,22 +51,22 @@ pub(super) fn look_up(
     most: u32,
 ) -> Result<Batch, Errno> {
     let mut keys = vec![0_u8; key * most as usize];
-    // The kernel copies values of whole words.
-    let mut values = vec![0_u8; value.next_multiple_of(8) * most as usize];
+    let mut values = vec![0_u8; value * most as usize];
     let mut end = vec![0_u8; key.max(size_of::<u64>())];
-    let mut lookup = Lookup {
+    let mut lookup = Batched {
         begin: mark.map_or(0, |mark| mark.as_ptr() as u64),
         end: end.as_mut_ptr() as u64,
         keys: keys.as_mut_ptr() as u64,
         values: values.as_mut_ptr() as u64,
         count: most,
         map: map.as_raw_fd().cast_unsigned(),
-        ..Lookup::default()
+        ..Batched::default()
     };
     // SAFETY: the structure is initialised; what it points at is ours, outlives the call, and has room for
     // as many keys and values as it says, and for either kind of mark.
-    let outcome =
-        unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut lookup, size_of::<Lookup>()) };
+    let outcome = unsafe {
+        libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut lookup, size_of::<Batched>())
+    };
     let next = match Errno::result(outcome) {
         Ok(_) => Some(end),
         Err(Errno::ENOENT) => None,
@@ -90,7 +92,7 @@ pub(super) fn all<K: Pod, V: Pod>(map: impl AsFd) -> Result<Vec<(K, V)>, Errno> 
             }
             other => other?,
         };
-        let values = batch.values.chunks_exact(size_of::<V>().next_multiple_of(8));
+        let values = batch.values.chunks_exact(size_of::<V>());
         let entries = batch.keys.chunks_exact(size_of::<K>()).zip(values);
         found.extend(entries.take(batch.count as usize).map(|(key, value)| {
             // SAFETY: as many bytes as the types have, of which every pattern is a value.
@@ -105,4 +107,51 @@ pub(super) fn all<K: Pod, V: Pod>(map: impl AsFd) -> Result<Vec<(K, V)>, Errno> 
         mark = Some(next);
         most = most.max((most * 2).min(MOST));
     }
+}
+
+/// Writes entries, in the place of those that have their keys.
+///
+/// # Errors
+/// The table is full: entries before the one that did not fit are there.
+pub(super) fn write<K: Pod, V: Pod>(map: impl AsFd, keys: &[K], values: &[V]) -> Result<(), Errno> {
+    for (keys, values) in keys.chunks(MOST as usize).zip(values.chunks(MOST as usize)) {
+        let count = u32::try_from(keys.len().min(values.len())).unwrap_or(0);
+        let mut update = Batched {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count,
+            map: map.as_fd().as_raw_fd().cast_unsigned(),
+            ..Batched::default()
+        };
+        call(UPDATE_BATCH, &mut update)?;
+    }
+    Ok(())
+}
+
+/// Removes entries; keys that have none are passed over.
+pub(super) fn remove<K: Pod>(map: impl AsFd, keys: &[K]) {
+    let mut left = keys;
+    while !left.is_empty() {
+        let count = left.len().min(MOST as usize);
+        let mut delete = Batched {
+            keys: left.as_ptr() as u64,
+            count: u32::try_from(count).unwrap_or(0),
+            map: map.as_fd().as_raw_fd().cast_unsigned(),
+            ..Batched::default()
+        };
+        // It ends at the first that has none, and says how many came before.
+        let removed = match call(DELETE_BATCH, &mut delete) {
+            Ok(()) => count,
+            Err(_) => (delete.count as usize).min(count - 1) + 1,
+        };
+        left = left.get(removed..).unwrap_or_default();
+    }
+}
+
+fn call(command: libc::c_int, batched: &mut Batched) -> Result<(), Errno> {
+    let batched = ptr::from_mut(batched);
+    // SAFETY: the structure is initialised, and its callers' keys and values are as many as it says, of the
+    // table's own sizes, and outlive the call, which only reads them.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, batched, size_of::<Batched>()) };
+    Errno::result(outcome).map(drop)
 }

@@ -3,7 +3,6 @@
 
 pub mod attached;
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -21,6 +20,7 @@ use clawbox_common::rule::{
 use clawbox_common::subject::Mask;
 
 use super::attached::Attached;
+use super::batch;
 use super::calls;
 use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{EXEC_HOOK, Losses, Skips};
@@ -150,8 +150,8 @@ impl Enforcer {
     ) -> Result<Generation, LoadError> {
         let generation = self.known_generation(image, files, names);
         let written = self.write_policy(&image.rules, &image.addresses).and_then(|()| {
-            insert_all(&mut self.hash("FILES")?, "FILES", files)?;
-            insert_all(&mut self.hash("NAMES")?, "NAMES", names)
+            self.write("FILES", files)?;
+            self.write("NAMES", names)
         });
         match written {
             Ok(()) => Ok(generation),
@@ -198,21 +198,13 @@ impl Enforcer {
         policies: &BTreeSet<u32>,
         sandboxes: &BTreeSet<u32>,
     ) -> Result<(), LoadError> {
-        remove_all(&mut self.hash::<RuleKey, RuleValue>("RULES")?, "RULES", |key| {
-            !policies.contains(&key.policy)
-        })?;
-        remove_all(&mut self.hash::<FileKey, FileRule>("FILES")?, "FILES", |key| {
-            !policies.contains(&key.policy)
-        })?;
-        remove_all(&mut self.hash::<NameKey, FileRule>("NAMES")?, "NAMES", |key| {
-            !policies.contains(&key.policy)
-        })?;
-        remove_all(&mut self.hash::<BinaryKey, Mask>("BINARIES")?, "BINARIES", |key| {
+        self.remove_where::<RuleKey, RuleValue>("RULES", |key| !policies.contains(&key.policy))?;
+        self.remove_where::<FileKey, FileRule>("FILES", |key| !policies.contains(&key.policy))?;
+        self.remove_where::<NameKey, FileRule>("NAMES", |key| !policies.contains(&key.policy))?;
+        self.remove_where::<BinaryKey, Mask>("BINARIES", |key| {
             key.sandbox != STARTERS && !sandboxes.contains(&key.sandbox)
         })?;
-        remove_all(&mut self.hash::<ScriptKey, Mask>("SCRIPTS")?, "SCRIPTS", |key| {
-            !sandboxes.contains(&key.sandbox)
-        })?;
+        self.remove_where::<ScriptKey, Mask>("SCRIPTS", |key| !sandboxes.contains(&key.sandbox))?;
         let mut trie = self.trie()?;
         let stale: Vec<Key<AddressKey>> = trie
             .keys()
@@ -226,16 +218,9 @@ impl Enforcer {
     /// Takes out a generation that no sandbox's state points at. What is not there is passed over.
     pub fn remove_generation(&mut self, generation: &Generation) {
         let Generation { rules, addresses, files, names } = generation;
-        // Each is best effort: an entry that stays is unreachable, and costs its room alone.
-        if let Ok(mut map) = self.hash::<RuleKey, RuleValue>("RULES") {
-            rules.iter().for_each(|key| drop(map.remove(key)));
-        }
-        if let Ok(mut map) = self.hash::<FileKey, FileRule>("FILES") {
-            files.iter().for_each(|key| drop(map.remove(key)));
-        }
-        if let Ok(mut map) = self.hash::<NameKey, FileRule>("NAMES") {
-            names.iter().for_each(|key| drop(map.remove(key)));
-        }
+        self.remove_keys("RULES", rules);
+        self.remove_keys("FILES", files);
+        self.remove_keys("NAMES", names);
         if let Ok(mut trie) = self.trie() {
             addresses.iter().for_each(|(key, bits)| drop(trie.remove(&Key::new(*bits, *key))));
         }
@@ -286,6 +271,39 @@ impl Enforcer {
         T::try_from(map).map_err(|error| LoadError::Map { name, source: error.into() })
     }
 
+    /// Writes entries, in the place of those that have their keys.
+    fn write<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+        entries: &BTreeMap<K, V>,
+    ) -> Result<(), LoadError> {
+        let (keys, values): (Vec<K>, Vec<V>) =
+            entries.iter().map(|(key, value)| (*key, *value)).unzip();
+        let written = batch::write(self.map_data(name)?.fd().as_fd(), &keys, &values);
+        written.map_err(|errno| LoadError::Batch { name, source: errno.into() })
+    }
+
+    /// Removes the entries whose keys are meant.
+    fn remove_where<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+        is_meant: impl Fn(&K) -> bool,
+    ) -> Result<(), LoadError> {
+        let map = self.map_data(name)?.fd().as_fd();
+        let all = batch::all::<K, V>(map);
+        let all = all.map_err(|errno| LoadError::Batch { name, source: errno.into() })?;
+        let meant: Vec<K> = all.into_iter().map(|(key, _)| key).filter(is_meant).collect();
+        batch::remove(map, &meant);
+        Ok(())
+    }
+
+    /// Removes entries, best effort: one that stays is unreachable, and costs its room alone.
+    fn remove_keys<K: aya::Pod>(&self, name: &'static str, keys: &[K]) {
+        if let Ok(map) = self.map_data(name) {
+            batch::remove(map.fd().as_fd(), keys);
+        }
+    }
+
     /// A second descriptor of a table that goes on being written.
     fn again(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
         let fd = self.map_data(name)?.fd().as_fd().try_clone_to_owned();
@@ -311,8 +329,7 @@ impl Enforcer {
         rules: &BTreeMap<RuleKey, RuleValue>,
         addresses: &BTreeMap<(AddressKey, u32), HostIds>,
     ) -> Result<(), LoadError> {
-        let mut map = self.hash("RULES")?;
-        insert_all(&mut map, "RULES", rules)?;
+        self.write("RULES", rules)?;
         let mut trie = self.trie()?;
         for ((key, bits), hosts) in addresses {
             trie.insert(&Key::new(*bits, *key), *hosts, 0)
@@ -420,10 +437,10 @@ impl Enforcer {
         scripts: &BTreeMap<ScriptKey, Mask>,
     ) -> Result<(), LoadError> {
         self.write_identities(binaries, scripts)?;
-        remove_all(&mut self.hash::<BinaryKey, Mask>("BINARIES")?, "BINARIES", |key| {
+        self.remove_where::<BinaryKey, Mask>("BINARIES", |key| {
             key.sandbox == sandbox && !binaries.contains_key(key)
         })?;
-        remove_all(&mut self.hash::<ScriptKey, Mask>("SCRIPTS")?, "SCRIPTS", |key| {
+        self.remove_where::<ScriptKey, Mask>("SCRIPTS", |key| {
             key.sandbox == sandbox && !scripts.contains_key(key)
         })
     }
@@ -461,12 +478,12 @@ impl Enforcer {
         files: &BTreeMap<FileKey, FileRule>,
         names: &BTreeMap<NameKey, FileRule>,
     ) -> Result<(), LoadError> {
-        insert_all(&mut self.hash("FILES")?, "FILES", files)?;
-        insert_all(&mut self.hash("NAMES")?, "NAMES", names)?;
-        remove_all(&mut self.hash::<FileKey, FileRule>("FILES")?, "FILES", |key| {
+        self.write("FILES", files)?;
+        self.write("NAMES", names)?;
+        self.remove_where::<FileKey, FileRule>("FILES", |key| {
             key.policy == policy && !files.contains_key(key)
         })?;
-        remove_all(&mut self.hash::<NameKey, FileRule>("NAMES")?, "NAMES", |key| {
+        self.remove_where::<NameKey, FileRule>("NAMES", |key| {
             key.policy == policy && !names.contains_key(key)
         })
     }
@@ -480,8 +497,8 @@ impl Enforcer {
         binaries: &BTreeMap<BinaryKey, Mask>,
         scripts: &BTreeMap<ScriptKey, Mask>,
     ) -> Result<(), LoadError> {
-        insert_all(&mut self.hash("BINARIES")?, "BINARIES", binaries)?;
-        insert_all(&mut self.hash("SCRIPTS")?, "SCRIPTS", scripts)
+        self.write("BINARIES", binaries)?;
+        self.write("SCRIPTS", scripts)
     }
 
     /// The events. Can be taken once.
@@ -554,28 +571,4 @@ impl Enforcer {
     pub fn remove(&self) -> std::io::Result<()> {
         pin::remove(self.pins.directory())
     }
-}
-
-/// Removes the entries whose keys are meant.
-fn remove_all<K: aya::Pod, V: aya::Pod>(
-    map: &mut HashMap<&mut MapData, K, V>,
-    name: &'static str,
-    is_meant: impl Fn(&K) -> bool,
-) -> Result<(), LoadError> {
-    let keys: Result<Vec<K>, MapError> = map.keys().collect();
-    let keys = keys.map_err(|source| LoadError::Map { name, source })?;
-    keys.iter().filter(|key| is_meant(key)).for_each(|key| drop(map.remove(key)));
-    Ok(())
-}
-
-fn insert_all<K: aya::Pod + Ord, V: aya::Pod>(
-    map: &mut HashMap<&mut MapData, K, V>,
-    name: &'static str,
-    entries: &BTreeMap<K, V>,
-) -> Result<(), LoadError> {
-    for (key, value) in entries {
-        map.insert(key.borrow(), value.borrow(), 0)
-            .map_err(|source| LoadError::Map { name, source })?;
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use clawbox_common::attach::{PENDING, STARTERS, Selector, Walk};
 use clawbox_common::rule::BinaryKey;
 use clawbox_common::subject::{FileId, Mask};
 
-use super::{Enforcer, insert_all, remove_all};
+use super::Enforcer;
 use crate::kernel::load::LoadError;
 
 /// The program that is called for each task of the host.
@@ -72,8 +72,8 @@ impl Enforcer {
         let key = |file: &FileId| BinaryKey { file: *file, sandbox: STARTERS, zero: 0 };
         let wanted: BTreeMap<BinaryKey, Mask> =
             files.iter().map(|file| (key(file), slot)).collect();
-        insert_all(&mut self.hash("BINARIES")?, "BINARIES", &wanted)?;
-        remove_all(&mut self.hash::<BinaryKey, Mask>("BINARIES")?, "BINARIES", |key| {
+        self.write("BINARIES", &wanted)?;
+        self.remove_where::<BinaryKey, Mask>("BINARIES", |key| {
             key.sandbox == STARTERS && !wanted.contains_key(key)
         })
     }
