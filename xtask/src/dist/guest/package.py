@@ -15,7 +15,7 @@ def install():
     with step("the unit is active"):
         until("it is active", is_active)
         run("systemctl", "is-enabled", "clawbox.service")
-        run("systemd-analyze", "verify", "clawbox.service")
+        run("systemd-analyze", "--man=no", "verify", "clawbox.service")
         status = run("clawbox", "status")
         print(status)
     expect("Notify" in run("systemctl", "show", "clawbox.service", "-p", "Type").title(), "Type")
