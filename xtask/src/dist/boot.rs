@@ -32,13 +32,16 @@ const FILES: [(&str, &str); 8] = [
 ];
 const UNIT: &str = include_str!("guest/clawbox-check.service");
 /// Units that only cost an emulated machine time.
-const MASKED: [&str; 7] = [
+const MASKED: [&str; 10] = [
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "fstrim.timer",
     "getty.target",
+    "podman-auto-update.service",
+    "podman-restart.service",
+    "podman.service",
     "systemd-logind.service",
 ];
 
