@@ -32,7 +32,7 @@ const FILES: [(&str, &str); 8] = [
 ];
 const UNIT: &str = include_str!("guest/clawbox-check.service");
 /// Units that only cost an emulated machine time.
-const MASKED: [&str; 10] = [
+const MASKED: [&str; 11] = [
     "apt-daily-upgrade.timer",
     "apt-daily.timer",
     "dpkg-db-backup.timer",
@@ -41,7 +41,8 @@ const MASKED: [&str; 10] = [
     "getty.target",
     "podman-auto-update.service",
     "podman-restart.service",
-    "podman.service",
+    "podman.socket",
+    "podman-auto-update.timer",
     "systemd-logind.service",
 ];
 

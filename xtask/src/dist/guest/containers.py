@@ -48,7 +48,7 @@ def caught(name, number, site):
     text = (OUT / name).read_text()
     expect(is_denied(words[0]) and is_denied(words[1]) and words[2] == site, text)
     found = until("it is listed", lambda: sandbox_in(number))
-    both_denied(found["trail"])
+    both_denied(found["trail"], ROOTFS)
     return found
 
 

@@ -165,12 +165,10 @@ def denials(trail):
     return found
 
 
-FORBIDDEN = [("network", ELSEWHERE), ("file", str(SECRET))]
-
-
-def both_denied(trail):
-    """Waits until the trail has the forbidden connection and the forbidden file."""
-    until(f"{trail} has both", lambda: all(each in denials(trail) for each in FORBIDDEN))
+def both_denied(trail, root=""):
+    """Waits until the trail has the forbidden connection and the forbidden file, by its path on the host."""
+    forbidden = {("network", ELSEWHERE), ("file", f"{root}{SECRET}")}
+    until(f"{trail} has both", lambda: forbidden <= set(denials(trail)))
 
 
 def lines(path, number):
@@ -205,6 +203,8 @@ def tell_all():
         ["systemd-cgls", "--no-pager"],
         ["ps", "axo", "pid,ppid,stat,wchan:20,args"],
         ["clawbox", "list"],
+        ["sh", "-c", "tail -n 5 /var/log/clawbox/*.jsonl"],
+        ["sh", "-c", "tail -n 5 /srv/out/*"],
     ):
         print(f"--- {' '.join(command)}")
         with contextlib.suppress(Exception):
