@@ -35,9 +35,9 @@ def podman(*command, status=0, timeout=PATIENCE):
     return run("podman", *command, status=status, timeout=timeout)
 
 
-def start(name, *options, steps=STEPS):
+def start(name, *options, steps=STEPS, manager="systemd"):
     (OUT / name).unlink(missing_ok=True)
-    podman("run", "--detach", "--name", name, "--log-driver", "k8s-file", *options,
+    podman("--cgroup-manager", manager, "run", "--detach", "--name", name, "--log-driver", "k8s-file", *options,
            "--volume", f"{OUT}:{OUT}", "--rootfs", str(ROOTFS),
            PYTHON, ATTEMPT, str(OUT / name), *steps)
     return podman("inspect", "--format", "{{.Id}}", name).strip()
@@ -50,6 +50,32 @@ def caught(name, number, site):
     found = until("it is listed", lambda: sandbox_in(number))
     both_denied(found["trail"], ROOTFS)
     return found
+
+
+def first_process(name):
+    return podman("inspect", "--format", "{{.State.Pid}}", name).strip()
+
+
+def is_stopped(process):
+    return pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1].startswith("T")
+
+
+def at_once(before):
+    """Eight containers that are begun together, every second of which is labelled."""
+    names = {f"many{number}": "on" if number % 2 else "off" for number in range(8)}
+    started = []
+    for name, label in names.items():
+        started.append(subprocess.Popen(
+            ["podman", "run", "--rm", "--name", name, "--network", "host", "--label", f"clawbox={label}",
+             "--volume", f"{OUT}:{OUT}", "--rootfs", str(ROOTFS), PYTHON, ATTEMPT, str(OUT / name),
+             *STEPS[:3]], stdout=subprocess.DEVNULL))
+    for child in started:
+        equal(child.wait(PATIENCE), 0, "podman's status")
+    for name, label in names.items():
+        words = lines(OUT / name, 3)
+        denied = [is_denied(word) for word in words]
+        equal(denied, [True, True, False] if label == "on" else [False] * 3, name)
+    equal(arrived_elsewhere(), before + 4, "connections that arrived")
 
 
 def check():
@@ -84,6 +110,28 @@ def check():
                       str(OUT / "short"), *STEPS[:3])
         expect(told.count("\n") == 3, told)
         equal(arrived_elsewhere(), before + 1, "connections that arrived")
+    with step("what is started while there is no agent waits for one"):
+        run("systemctl", "stop", "clawbox.service")
+        numbers = {}
+        for name, label in (("late", "on"), ("later", "off")):
+            # The engine itself is not kept waiting.
+            numbers[name] = start(name, "--network", "host", "--label", f"clawbox={label}")
+            until("it is held", lambda: is_stopped(first_process(name)))
+            expect(not (OUT / name).exists(), "it has done something")
+        run("systemctl", "start", "clawbox.service")
+        caught("late", numbers["late"], "ok")
+        equal(lines(OUT / "later", 3), ["ok", "ok", "ok"])
+        equal(arrived_elsewhere(), before + 2, "connections that arrived")
+        podman("rm", "--force", "--time", "1", "late", "later")
+    before += 1
+    with step("so is one in a hierarchy of podman's own"):
+        number = start("own", "--network", "host", "--label", "clawbox=on", manager="cgroupfs")
+        caught("own", number, "ok")
+        equal(arrived_elsewhere(), before + 1, "connections that arrived")
+        podman("rm", "--force", "--time", "1", "own")
+    with step("several at once are each what they are"):
+        at_once(before + 1)
+    before += 4
     with step("stopping a container ends its sandbox"):
         for name in ("caught", "alone", "free"):
             podman("stop", "--time", "2", name)
