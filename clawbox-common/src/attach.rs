@@ -38,6 +38,12 @@ pub struct Selector {
     pub text: [u8; SELECTOR_TEXT],
 }
 
+/// What stands with a selector: the agent is asked about what begins like it.
+pub const ASKED: u32 = 1;
+
+/// What stands with a selector: the agent is not, although a shorter one would have it asked.
+pub const SPARED: u32 = 0;
+
 /// Bits of a whole [`Selector`].
 pub const SELECTOR_BITS: u32 = 8 * size_of::<Selector>() as u32;
 

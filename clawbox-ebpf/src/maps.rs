@@ -32,7 +32,7 @@ use core::{
 #[map]
 pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(limits::SANDBOXES, 0);
 
-/// How cgroups begin that the agent is asked about.
+/// How cgroups begin that the agent is asked about, or is not although a shorter selector says so.
 #[map]
 pub static SELECTORS: LpmTrie<Selector, u32> = LpmTrie::with_max_entries(limits::SELECTORS, 0);
 

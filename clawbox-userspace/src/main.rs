@@ -115,8 +115,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn log_to_stderr() {
+    // The daemon's operator reads in the journal what came of a start or a reload; who runs a command
+    // wants to see that command's own output.
+    let is_daemon = std::env::args_os().nth(1).is_some_and(|verb| verb == "daemon");
+    let usual = if is_daemon { "clawbox=info,error" } else { "clawbox=warn,error" };
     let filter = tracing_subscriber::EnvFilter::try_from_env("CLAWBOX_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("clawbox=warn,error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
     let refuses_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)

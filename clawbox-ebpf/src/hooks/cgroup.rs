@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use clawbox_common::attach::{
-    Compared, NOT_ATTACHED, PENDING, SELECTOR_BITS, SELECTOR_TEXT, Selector, Walk,
+    ASKED, Compared, NOT_ATTACHED, PENDING, SELECTOR_BITS, SELECTOR_TEXT, Selector, Walk,
 };
 use core::{ffi::c_void, ptr::read_volatile};
 
@@ -36,7 +36,7 @@ pub fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Whether a text of the kernel's begins as some rule says.
+/// Whether a text of the kernel's begins as some rule says; the selector that says most counts.
 #[inline(always)]
 fn is_selected(compared: Compared, text: u64) -> bool {
     let Some(key) = SELECTOR_SCRATCH.get_ptr_mut(0) else { return false };
@@ -54,7 +54,8 @@ fn is_selected(compared: Compared, text: u64) -> bool {
             return false;
         }
         let selectors = (&raw const SELECTORS).cast_mut().cast();
-        !bpf_map_lookup_elem(selectors, key.cast()).is_null()
+        let found = bpf_map_lookup_elem(selectors, key.cast()).cast::<u32>();
+        !found.is_null() && found.read() == ASKED
     }
 }
 

@@ -96,9 +96,10 @@ impl Daemon {
 
     /// Puts the rules in force: for new cgroups, and for those that are there.
     pub(super) fn stand(&mut self) -> Result<(), DaemonError> {
-        let selectors: Vec<_> = self.standing.rules.iter().flat_map(Rule::selectors).collect();
+        let asked: Vec<_> = self.standing.rules.iter().flat_map(Rule::selectors).collect();
+        let spared = standing::spared(&self.standing.rules);
         // First the kernel asks, then it is looked at what is there: nothing is between the two.
-        self.host.ask_of(&selectors, &starters())?;
+        self.host.ask_of(&asked, &spared, &starters())?;
         self.standing.failed.clear();
         if self.standing.rules.is_empty() {
             return Ok(());

@@ -116,6 +116,29 @@ const ENGINES: &[(Compared, &str)] = &[
     (Compared::Path, "/docker/"),
 ];
 
+/// How the names of cgroups begin in which engines have what watches a container, and nothing of the
+/// container's. An engine waits for it with the container's lock held: that it could start one while
+/// there is no agent is not for the agent to prevent.
+const MONITORS: [&str; 2] = ["libpod-conmon-", "crio-conmon-"];
+
+/// What the kernel need not ask about, although it begins as a container does: nothing that any rule is
+/// for.
+#[must_use]
+pub fn spared(rules: &[Rule]) -> Vec<(Selector, u32)> {
+    let others = || rules.iter().filter(|rule| !rule.is_for_containers());
+    let is_meant = |name: &str| {
+        others().any(|rule| match &rule.written.wanted {
+            Wanted::Unit(unit) => name.starts_with(literal(unit)),
+            _ => false,
+        })
+    };
+    if others().count() == rules.len() {
+        return Vec::new();
+    }
+    let spared = MONITORS.iter().filter(|name| !is_meant(name));
+    spared.map(|name| Selector::beginning(Compared::Name, name)).collect()
+}
+
 /// Reads all rules of a directory, in the order of their files' names; none if it is not there.
 ///
 /// # Errors
@@ -340,6 +363,24 @@ mod tests {
         );
         assert_eq!(of("{ cgroup: '/a/b-?' }"), [Selector::beginning(Compared::Path, "/a/b-")]);
         assert_eq!(of("{ container: { name: x } }").len(), ENGINES.len());
+    }
+
+    #[test]
+    fn what_watches_containers_is_spared_unless_a_rule_is_for_it() {
+        let spared = |rules: &[&str]| {
+            let rules: Vec<Rule> = rules.iter().map(|wanted| rule(wanted)).collect();
+            spared(&rules)
+        };
+        let of = |name| Selector::beginning(Compared::Name, name);
+        let container = "{ container: { name: x } }";
+        let both = [of("libpod-conmon-"), of("crio-conmon-")];
+        assert_eq!(spared(&[container, "{ cgroup: '/machine.slice/**' }"]), both);
+        assert_eq!(spared(&[container, "{ unit: libpod-conmon-1.scope }"]), both);
+        for unit in ["{ unit: 'libpod-*.scope' }", "{ unit: 'libpod-conmon-*.scope' }"] {
+            assert_eq!(spared(&[container, unit]), [of("crio-conmon-")], "{unit}");
+        }
+        assert!(spared(&[container, "{ unit: '*.scope' }"]).is_empty());
+        assert!(spared(&["{ unit: a.service }"]).is_empty());
     }
 
     #[test]

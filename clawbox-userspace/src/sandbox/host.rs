@@ -229,12 +229,13 @@ impl Host {
     /// There are more than the kernel's tables have room for.
     pub fn ask_of(
         &mut self,
-        selectors: &[(Selector, u32)],
+        asked: &[(Selector, u32)],
+        spared: &[(Selector, u32)],
         starters: &[FileId],
     ) -> Result<(), RunError> {
         let enforcer = &mut self.kernel.enforcer;
         enforcer.start_by(starters)?;
-        Ok(enforcer.ask_of(selectors)?)
+        Ok(enforcer.ask_of(asked, spared)?)
     }
 
     /// The cgroups that the kernel asks of. What is started in them does not run yet.

@@ -251,6 +251,31 @@ fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sa
 }
 
 #[test]
+fn what_watches_a_container_runs_without_an_agent_and_the_container_does_not() {
+    let scene = Scene::new();
+    let others = Parent::make();
+    let policy = scene.world.bin().join("standing.yaml");
+    fs::write(&policy, to_site(&scene)).unwrap();
+    let rule = format!(
+        "name: agent\nmatch: {{ container: {{ labels: {{ no-such: label }} }} }}\npolicy: {}\n\
+         network_only: true\n",
+        policy.display()
+    );
+    let mut daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
+    daemon.end_by(Signal::SIGKILL);
+    let number = "0123456789abcdef".repeat(4);
+    let watcher = others.child(&format!("libpod-conmon-{number}.scope"));
+    let mut watcher = Dialler::of(dialler(&scene.world, &watcher));
+    assert_eq!(watcher.dial(&ELSEWHERE.to_string()), "ok");
+    assert_eq!(watcher.end(), 0);
+    let mut held = dialler(&scene.world, &others.child(&format!("libpod-{number}.scope")));
+    let mut held = waiting(&mut held);
+    until("it is held", || is_stopped(held.id()));
+    held.kill().unwrap();
+    held.wait().unwrap();
+}
+
+#[test]
 fn a_container_has_its_own_files_and_its_resolver_in_its_own_network() {
     let scene = Scene::new();
     let others = Parent::make();

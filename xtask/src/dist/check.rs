@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 
 use super::listing::Listing;
-use super::machine::Machine;
+use super::machine::{Kind, Machine};
 use super::read;
 use crate::process;
 use crate::workspace::Workspace;
@@ -34,7 +34,7 @@ pub fn require_root() -> Result<()> {
 
 /// Goes through it; the first thing that is wrong is the error.
 pub fn run(workspace: &Workspace, package: &Path) -> Result<ExitCode> {
-    let machine = Machine::fresh(workspace)?;
+    let machine = Machine::fresh(workspace, Kind::Minimal)?;
     let before = step("files before", || Listing::of(machine.root()))?;
     machine.put(PACKAGE, &read(package)?)?;
     let file = format!("/{PACKAGE}");

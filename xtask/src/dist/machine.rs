@@ -23,17 +23,33 @@ pub struct Machine {
     root: PathBuf,
 }
 
+/// How much of Debian there is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What has to be.
+    Minimal,
+    /// What a server with systemd and containers has.
+    Server,
+}
+
+/// What a server has beyond the rest. netavark is the one of several that podman is content with.
+const SERVER: &str =
+    "systemd,systemd-sysv,dbus,podman,crun,conmon,netavark,iproute2,python3,procps";
+
 impl Machine {
     /// One that nobody has changed yet.
-    pub fn fresh(workspace: &Workspace) -> Result<Self> {
+    pub fn fresh(workspace: &Workspace, kind: Kind) -> Result<Self> {
         packages::ensure(workspace, &packages::DIST_CHECK.iter().collect::<Vec<_>>())?;
         let directory = workspace.root().join("target/dist");
         let release = packages::release()?;
-        let archive = directory.join(format!("debian-{release}.tar"));
-        let root = directory.join("machine");
+        let (archive, name) = match kind {
+            Kind::Minimal => (format!("debian-{release}.tar"), "machine"),
+            Kind::Server => (format!("debian-{release}-server.tar"), "server"),
+        };
+        let (archive, root) = (directory.join(archive), directory.join(name));
         remove(&root)?;
         if !archive.exists() {
-            bootstrap(&release, &root, &archive)?;
+            bootstrap(&release, kind, &root, &archive)?;
             remove(&root)?;
         }
         println!("check: unpacking {} (remove it for a newer one)", archive.display());
@@ -89,13 +105,17 @@ fn remove(root: &Path) -> Result<()> {
     }
 }
 
-fn bootstrap(release: &str, root: &Path, archive: &Path) -> Result<()> {
+fn bootstrap(release: &str, kind: Kind, root: &Path, archive: &Path) -> Result<()> {
     let mirror = apt::mirror()?;
-    println!("check: making a minimal Debian {release} from this machine's mirror (once, minutes)");
+    println!("check: making a Debian {release} from this machine's mirror (once, minutes)");
     let start = Instant::now();
     let program = process::find_program("debootstrap").context("debootstrap is not on PATH")?;
     let mut debootstrap = Command::new(program);
-    debootstrap.args(["--variant=minbase", &format!("--keyring={}", apt::KEYRING), release]);
+    debootstrap.args(["--variant=minbase", &format!("--keyring={}", apt::KEYRING)]);
+    if kind == Kind::Server {
+        debootstrap.arg(format!("--include={SERVER}"));
+    }
+    debootstrap.arg(release);
     debootstrap.arg(root).arg(mirror).stdin(Stdio::null());
     if let Some(proxy) = proxy()? {
         debootstrap.env("http_proxy", proxy);

@@ -1,6 +1,7 @@
 //! `cargo xtask dist`: the release binary and everything that belongs to it on a Debian machine, as one
 //! package in `target/dist`. `--check` puts it into a fresh Debian, uses it, and takes it out again.
 
+mod boot;
 mod check;
 mod control;
 mod listing;
@@ -17,6 +18,7 @@ use crate::build;
 use crate::packages;
 use crate::process;
 use crate::setup::{self, Purpose};
+use crate::vm::Kernel;
 use crate::workspace::Workspace;
 
 #[derive(clap::Args)]
@@ -24,6 +26,16 @@ pub struct Args {
     /// Install, use, remove and purge the package in a fresh Debian below target/dist; as root.
     #[arg(long)]
     check: bool,
+    /// With --check: boot that Debian with systemd and podman in a VM instead, and use the package there
+    /// as it is deployed; some twenty minutes.
+    #[arg(long, requires = "check")]
+    vm: bool,
+    /// With --vm: these parts of the check alone, by the names that it prints.
+    #[arg(long, requires = "vm", value_name = "PART", value_delimiter = ',')]
+    only: Vec<String>,
+    /// With --vm: the kernel to boot.
+    #[arg(long, requires = "vm", value_enum, default_value = "6.1")]
+    kernel: Kernel,
 }
 
 /// Builds, packs, and checks where that is asked for.
@@ -35,6 +47,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     packages::ensure(workspace, &packages::DIST.iter().collect::<Vec<_>>())?;
     let package = pack(workspace)?;
     println!("dist: {}", package.display());
+    if args.vm {
+        return boot::run(workspace, &package, args);
+    }
     if args.check {
         return check::run(workspace, &package);
     }

@@ -102,7 +102,7 @@ fn write_tree(packages: &[String], tree: &Path) -> Result<()> {
 }
 
 /// Makes an ext4 file system with the tree's files in `image`.
-fn format(tree: &Path, image: &Path) -> Result<()> {
+pub fn format(tree: &Path, image: &Path) -> Result<()> {
     let _ = fs::remove_file(image);
     let mke2fs = process::find_program("mke2fs")
         .context("`mke2fs` is not there; `cargo xtask setup --for test` installs it")?;

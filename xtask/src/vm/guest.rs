@@ -20,6 +20,7 @@ const BROUGHT: &str = "brought";
 const MOUNTED: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
 
 const INIT: &str = include_str!("init.sh");
+const SWITCH: &str = include_str!("switch.sh");
 const ETC: [(&str, &str); 5] = [
     (
         "passwd",
@@ -134,6 +135,17 @@ pub fn write_image(
     Ok(image)
 }
 
+/// Writes the image for one boot of `kernel` that goes on with the system on the disk; its path.
+pub fn write_switch(directory: &Path, kernel: &KernelFiles) -> Result<PathBuf> {
+    remove_abandoned(directory);
+    let image = directory.join(format!("image-{}.{}.cpio", std::process::id(), kernel.name));
+    let mut archive = Archive::create(&image)?;
+    archive.file(Path::new("init"), 0o755, SWITCH.as_bytes())?;
+    add_disk_support(&mut archive, kernel)?;
+    archive.finish()?;
+    Ok(image)
+}
+
 /// Removes the images of runs that were interrupted: each is some hundred megabytes.
 fn remove_abandoned(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -150,11 +162,7 @@ fn write_top(path: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
     let mut archive = Archive::create(path)?;
     archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;
     if guest.has_disk {
-        let busybox = process::find_program("busybox").context("`busybox` is not installed")?;
-        archive.copy_contents(&busybox, Path::new("usr/bin/busybox"))?;
-        archive.directory(Path::new("dev"), 0o755)?;
-        archive.directory(Path::new("disk"), 0o755)?;
-        add_modules(&mut archive, &[&kernel.modules[..], &kernel.disk_modules[..]].concat())?;
+        add_disk_support(&mut archive, kernel)?;
         archive.go_below(BROUGHT);
         archive.file(Path::new("init"), 0o755, INIT.as_bytes())?;
     } else {
@@ -169,6 +177,15 @@ fn write_top(path: &Path, kernel: &KernelFiles, guest: &Guest) -> Result<()> {
     }
     userland::add_libraries(&mut archive, &programs)?;
     archive.finish()
+}
+
+/// What a disk becomes the root directory by.
+fn add_disk_support<W: Write>(archive: &mut Archive<W>, kernel: &KernelFiles) -> Result<()> {
+    let busybox = process::find_program("busybox").context("`busybox` is not installed")?;
+    archive.copy_contents(&busybox, Path::new("usr/bin/busybox"))?;
+    archive.directory(Path::new("dev"), 0o755)?;
+    archive.directory(Path::new("disk"), 0o755)?;
+    add_modules(archive, &[&kernel.modules[..], &kernel.disk_modules[..]].concat())
 }
 
 /// The directories and settings that no package brings.

@@ -68,6 +68,8 @@ pub struct Media<'a> {
     pub image: &'a Path,
     /// A disk, which no machine changes.
     pub disk: Option<&'a Path>,
+    /// Processors.
+    pub processors: u8,
 }
 
 /// Boots and waits for the command's end. The image is removed afterwards.
@@ -194,7 +196,8 @@ fn command(kernel: &KernelFiles, media: &Media<'_>, report: &Path, limits: Limit
         command.arg(setpriv).args(["--pdeathsig", "KILL"]);
     }
     command.arg("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-smp", "1"]);
+    command.args(["-nodefaults", "-no-reboot", "-display", "none", "-nic", "none"]);
+    command.arg("-smp").arg(media.processors.to_string());
     // Emulated even where the processor could do it: every machine then tests the same.
     command.arg("-cpu");
     if limits.counts_instructions {

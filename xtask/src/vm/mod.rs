@@ -22,6 +22,7 @@ use crate::build;
 use crate::setup::{self, Purpose};
 use crate::workspace::Workspace;
 
+pub use disk::format;
 pub use guest::{CLAWBOX, Copy, Guest};
 pub use kernel::Kernel;
 pub use machine::{Limits, Outcome};
@@ -108,7 +109,27 @@ pub fn boot(
     let image = guest::write_image(&directory, base.as_deref(), &files, guest)
         .context("cannot make the guest's root directory")?;
     println!("vm: booting {}", files.name);
-    machine::run(&files, &Media { image: &image, disk: disk.as_deref() }, limits)
+    let media = Media { image: &image, disk: disk.as_deref(), processors: 1 };
+    machine::run(&files, &media, limits)
+}
+
+/// Boots `kernel` with a whole Debian on `disk` and its own first process. What stands for the guest's
+/// command there is a unit that writes its status to the second serial port, as the other guests do.
+pub fn boot_system(
+    workspace: &Workspace,
+    kernel: Kernel,
+    disk: &Path,
+    limits: Limits,
+) -> Result<Outcome> {
+    let directory = workspace.root().join("target/vm");
+    let files = {
+        let _held = hold(&directory)?;
+        kernel::ensure(workspace, kernel)?
+    };
+    let image = guest::write_switch(&directory, &files).context("cannot make the first root")?;
+    println!("vm: booting {} with systemd", files.name);
+    // A unit that starts and a daemon that loads programs shall not wait for each other's processor.
+    machine::run(&files, &Media { image: &image, disk: Some(disk), processors: 2 }, limits)
 }
 
 /// Lets one xtask at a time fetch and collect; others wait for what it makes.

@@ -8,7 +8,7 @@ use aya::Btf;
 use aya::maps::Array;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::programs::{Iter, ProgramError};
-use clawbox_common::attach::{PENDING, STARTERS, Selector, Walk};
+use clawbox_common::attach::{ASKED, PENDING, SPARED, STARTERS, Selector, Walk};
 use clawbox_common::rule::BinaryKey;
 use clawbox_common::subject::{FileId, Mask};
 
@@ -34,22 +34,29 @@ pub enum Whom {
 const SELECTORS: &str = "SELECTORS";
 
 impl Enforcer {
-    /// The kernel asks of new cgroups that begin like these, and of no others: a program that is
-    /// started in one does not run until the agent has said what it is.
+    /// The kernel asks of new cgroups that begin like these, but for those that begin like what is spared
+    /// if that says more, and of no others: a program that is started in one does not run until the
+    /// agent has said what it is.
     ///
     /// # Errors
     /// There are more than the kernel's table has room for; those of before stay then.
-    pub fn ask_of(&mut self, wanted: &[(Selector, u32)]) -> Result<(), LoadError> {
+    pub fn ask_of(
+        &mut self,
+        asked: &[(Selector, u32)],
+        spared: &[(Selector, u32)],
+    ) -> Result<(), LoadError> {
         let failed = |source| LoadError::Map { name: SELECTORS, source };
         let absent = LoadError::Absent { kind: "map", name: SELECTORS };
         let map = self.ebpf.map_mut(SELECTORS).ok_or(absent)?;
         let mut map = LpmTrie::<_, Selector, u32>::try_from(map).map_err(failed)?;
-        for (selector, bits) in wanted {
-            map.insert(&Key::new(*bits, *selector), 1, 0).map_err(failed)?;
+        for (wanted, value) in [(asked, ASKED), (spared, SPARED)] {
+            for (selector, bits) in wanted {
+                map.insert(&Key::new(*bits, *selector), value, 0).map_err(failed)?;
+            }
         }
         let known: Vec<Key<Selector>> = map.keys().filter_map(Result::ok).collect();
         let is_wanted = |key: &Key<Selector>| {
-            wanted.iter().any(|(selector, bits)| {
+            asked.iter().chain(spared).any(|(selector, bits)| {
                 let (found_bits, found) = (key.prefix_len(), key.data());
                 found_bits == *bits && found == *selector
             })
