@@ -88,42 +88,6 @@ pub fn own_answer(answer: proto::Answer) -> Option<Answer> {
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_comes_back_as_it_was() {
-        let connection = Connection {
-            id: 3,
-            host: "a.test".to_owned(),
-            port: 443,
-            program: None,
-            pid: 7,
-            seconds: 1,
-            seconds_left: 59,
-            rule: "rule".to_owned(),
-        };
-        for answer in [
-            Answer::Changed {
-                generation: 2,
-                microseconds: 9,
-                connections_reset: 1,
-                warnings: vec!["w".to_owned()],
-            },
-            Answer::Waiting { connections: vec![connection.clone()] },
-            Answer::Approved { connection: connection.clone(), generation: None },
-            Answer::Approved { connection: connection.clone(), generation: Some(4) },
-            Answer::Denied { connection },
-            Answer::Refused { why: "no".to_owned(), parts: vec!["part".to_owned()] },
-            Answer::DoesNotLoad { errors: vec!["p.yaml:1:1: error: x".to_owned()] },
-        ] {
-            assert_eq!(own_answer(answer.clone().into()), Some(answer));
-        }
-        assert_eq!(own_answer(proto::Answer { outcome: None }), None);
-    }
-}
-
 /// What of the allowed goes into a trail.
 #[must_use]
 pub fn audit_level(level: proto::AuditLevel) -> AuditLevel {
@@ -161,5 +125,41 @@ pub fn to_mode(mode: Option<Mode>) -> proto::Mode {
         None => proto::Mode::Unspecified,
         Some(Mode::Enforce) => proto::Mode::Enforce,
         Some(Mode::Audit) => proto::Mode::Audit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_comes_back_as_it_was() {
+        let connection = Connection {
+            id: 3,
+            host: "a.test".to_owned(),
+            port: 443,
+            program: None,
+            pid: 7,
+            seconds: 1,
+            seconds_left: 59,
+            rule: "rule".to_owned(),
+        };
+        for answer in [
+            Answer::Changed {
+                generation: 2,
+                microseconds: 9,
+                connections_reset: 1,
+                warnings: vec!["w".to_owned()],
+            },
+            Answer::Waiting { connections: vec![connection.clone()] },
+            Answer::Approved { connection: connection.clone(), generation: None },
+            Answer::Approved { connection: connection.clone(), generation: Some(4) },
+            Answer::Denied { connection },
+            Answer::Refused { why: "no".to_owned(), parts: vec!["part".to_owned()] },
+            Answer::DoesNotLoad { errors: vec!["p.yaml:1:1: error: x".to_owned()] },
+        ] {
+            assert_eq!(own_answer(answer.clone().into()), Some(answer));
+        }
+        assert_eq!(own_answer(proto::Answer { outcome: None }), None);
     }
 }

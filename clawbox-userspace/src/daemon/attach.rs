@@ -290,51 +290,42 @@ impl Daemon {
 
     fn named_cgroup(&self, request: &proto::AttachRequest) -> Result<Cgroup, Refusal> {
         let wrong = |why: String| refuse(Status::invalid_argument(why));
-        let open = |path: PathBuf| {
-            Cgroup::open(path).map_err(|error| refuse(Status::not_found(error.to_string())))
-        };
         let proto::AttachRequest { cgroup, unit, container, .. } = request;
-        let (what, is): (String, Box<dyn Fn(&Path) -> bool>) =
-            match (cgroup.as_str(), unit.as_str(), container.as_str()) {
-                (path, "", "") if !path.is_empty() => {
-                    let path = Path::new(path);
-                    let below = path.strip_prefix(&self.root).or_else(|_| path.strip_prefix("/"));
-                    let below = below.map_err(|_| {
-                        wrong(format!("`{}`: write the whole path", path.display()))
-                    })?;
-                    return open(self.root.join(below));
-                }
-                ("", unit, "") if !unit.is_empty() => {
-                    let name =
-                        if unit.contains('.') { unit.into() } else { format!("{unit}.service") };
-                    let is = {
-                        let name = name.clone();
-                        move |path: &Path| path.ends_with(&name)
-                    };
-                    (format!("unit `{name}` is running"), Box::new(is))
-                }
-                ("", "", number) if number.len() >= 4 => {
-                    let begins = number.to_owned();
-                    let is = move |path: &Path| {
-                        let found =
-                            containers::of_path(path).filter(|_| containers::is_outermost(path));
-                        found.is_some_and(|id| id.number.starts_with(&begins))
-                    };
-                    (format!("container `{number}` is running"), Box::new(is))
-                }
-                ("", "", number) if !number.is_empty() => {
-                    return Err(wrong(
-                        "name four digits of the container's id, or more".to_owned(),
-                    ));
-                }
-                _ => return Err(wrong("name one of a cgroup, a unit and a container".to_owned())),
-            };
+        match (cgroup.as_str(), unit.as_str(), container.as_str()) {
+            (path, "", "") if !path.is_empty() => {
+                let path = Path::new(path);
+                let below = path.strip_prefix(&self.root).or_else(|_| path.strip_prefix("/"));
+                let below = below
+                    .map_err(|_| wrong(format!("`{}`: write the whole path", path.display())))?;
+                opened(self.root.join(below))
+            }
+            ("", unit, "") if !unit.is_empty() => {
+                let has_end = unit.contains('.');
+                let name = if has_end { unit.to_owned() } else { format!("{unit}.service") };
+                self.only(&format!("unit `{name}`"), |path| path.ends_with(&name))
+            }
+            ("", "", number) if number.len() >= 4 => {
+                self.only(&format!("container `{number}`"), |path| {
+                    let found = containers::of_path(path);
+                    let found = found.filter(|_| containers::is_outermost(path));
+                    found.is_some_and(|id| id.number.starts_with(number))
+                })
+            }
+            ("", "", number) if !number.is_empty() => {
+                Err(wrong("name four digits of the container's id, or more".to_owned()))
+            }
+            _ => Err(wrong("name one of a cgroup, a unit and a container".to_owned())),
+        }
+    }
+
+    /// The one cgroup that is meant.
+    fn only(&self, what: &str, is: impl Fn(&Path) -> bool) -> Result<Cgroup, Refusal> {
         let below =
             |path: &PathBuf| Path::new("/").join(path.strip_prefix(&self.root).unwrap_or(path));
         let mut found = directories(&self.root).filter(|path| is(&below(path)));
         match (found.next(), found.next()) {
-            (Some(path), None) => open(path),
-            (None, _) => Err(refuse(Status::not_found(format!("no {what} here")))),
+            (Some(path), None) => opened(path),
+            (None, _) => Err(refuse(Status::not_found(format!("no {what} is running here")))),
             (Some(one), Some(other)) => Err(refuse(Status::failed_precondition(format!(
                 "several are meant: {} and {}; name one by --cgroup",
                 one.display(),
@@ -397,6 +388,10 @@ impl Daemon {
             tracing::error!("`{}` is no sandbox any more: {error}", cgroup.path().display());
         }
     }
+}
+
+fn opened(path: PathBuf) -> Result<Cgroup, Refusal> {
+    Cgroup::open(path).map_err(|error| refuse(Status::not_found(error.to_string())))
 }
 
 /// The cgroups of the hierarchy.

@@ -74,7 +74,7 @@ impl Losses {
         let mut losses = Vec::new();
         let all: u64 = self.unattributed.get(&ALL, 0)?.iter().sum();
         // There are sixteen counters for each sandbox.
-        let counters = match std::mem::replace(&mut self.seen_all, Some(all)) {
+        let counters = match self.seen_all.replace(all) {
             Some(seen) if seen == all => Vec::new(),
             _ => batch::all(&self.counters).map_err(io::Error::from)?,
         };

@@ -58,6 +58,10 @@ fn life(lasting: &Lasting) -> Result<Life, RunError> {
     Ok(Life::Command { process: found.ok_or_else(gone)?, born: lasting.born })
 }
 
+fn view_of(attached: Option<&Cgroup>) -> Result<View, RunError> {
+    attached.map_or_else(|| Ok(View::default()), |cgroup| view(cgroup, &[]))
+}
+
 /// A process by which the sandbox's files can be looked at; zero if there is none.
 fn first_process(lasting: &Lasting, cgroup: &Cgroup) -> u32 {
     match lasting.attached {
@@ -168,8 +172,7 @@ impl Sandbox {
         let Found { number, lasting, cgroup, trail, names } = found;
         let life = life(&lasting)?;
         let attached = lasting.attached.is_some().then(|| cgroup.clone());
-        let view =
-            attached.as_ref().map(|cgroup| view(cgroup, &[])).transpose()?.unwrap_or_default();
+        let view = view_of(attached.as_ref())?;
         let generation = host.kernel.enforcer.state(number)?.policy;
         host.kernel.generation = host.kernel.generation.max(generation);
         let (image, mounts, identities, objects) =

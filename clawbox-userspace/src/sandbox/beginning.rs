@@ -76,10 +76,7 @@ impl Beginning {
         ready: Ready,
     ) -> Result<Sandbox, RunError> {
         let lsm = host.lsm().clone();
-        accept(&run, &lsm)?;
-        if ready.sockets.has_own_network && run.image.needs_agent() {
-            return Err(RunError::NeedsAgent);
-        }
+        accept(&run, &lsm, ready.sockets.has_own_network)?;
         let ports = ready.sockets.ports();
         let names = names(&run)?;
         let Ready { trail, upstream, sockets, mounts, start, identities, objects, .. } = ready;
@@ -213,7 +210,10 @@ fn names(run: &Run) -> Result<Option<File>, RunError> {
 }
 
 /// Says what this kernel does not do, and refuses where the run cannot be without.
-fn accept(run: &Run, lsm: &LsmState) -> Result<(), RunError> {
+fn accept(run: &Run, lsm: &LsmState, has_own_network: bool) -> Result<(), RunError> {
+    if has_own_network && run.image.needs_agent() {
+        return Err(RunError::NeedsAgent);
+    }
     if lsm.is_active() {
         return Ok(());
     }
