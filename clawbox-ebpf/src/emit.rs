@@ -50,6 +50,15 @@ fn wake(record: usize) -> u64 {
 /// The kernel wakes the reader where it stands at this very record.
 const ADAPTIVE: u64 = 0;
 
+/// A cgroup that a standing rule may be for is not known for one: there is no room.
+#[inline(always)]
+pub fn unasked() {
+    if let Some(count) = LOSSES_UNATTRIBUTED.get_ptr_mut(2) {
+        // SAFETY: this CPU's own value.
+        unsafe { *count += 1 }
+    }
+}
+
 #[inline(always)]
 pub fn lost(sandbox: u32, kind: Kind) {
     lost_of(sandbox, kind as u32);

@@ -154,10 +154,10 @@ pub static CALL_SHAPES: Array<CallShape> = Array::with_max_entries(limits::CALL_
 pub static LOSSES: HashMap<LossKey, u64> =
     HashMap::with_max_entries(limits::SANDBOXES * 16, BPF_F_NO_PREALLOC);
 
-/// Losses that not even `LOSSES` could take; and all of them, so that nobody has to look through those to
-/// see that there are none.
+/// Losses that not even `LOSSES` could take; all of them, so that nobody has to look through those to see
+/// that there are none; and cgroups that could not be asked about.
 #[map]
-pub static LOSSES_UNATTRIBUTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+pub static LOSSES_UNATTRIBUTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
 
 /// A script path does not fit the 512-byte stack.
 #[map]

@@ -14,6 +14,7 @@ use core::{ffi::c_void, ptr::read_volatile};
 
 use crate::{
     attached::attached,
+    emit,
     kernel_read::{self, Kernel, Untyped},
     maps::{CGROUPS, SELECTOR_SCRATCH, SELECTORS, WALK},
     subject::{self, Walked},
@@ -25,14 +26,16 @@ pub fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: argument 0 of this tracepoint is a cgroup, argument 1 a string.
     let (cgroup, path) = unsafe { (Kernel::new(ctx.arg(0)), ctx.arg::<u64>(1)) };
     let cgroup = Untyped(kernel_read::address_of_cgroup(cgroup));
-    if !(is_selected(Compared::Path, path) || is_selected(Compared::Name, cgroup.name_of_cgroup()))
-    {
+    // What users make there is called as they like, and no rule is for it by its name.
+    let is_named = || !cgroup.is_users() && is_selected(Compared::Name, cgroup.name_of_cgroup());
+    if !is_selected(Compared::Path, path) && !is_named() {
         return 0;
     }
     // What is made inside a sandbox is a part of it.
-    if attached(cgroup.0) == NOT_ATTACHED {
-        // Where there is no room, exec finds no sandbox here; the agent sees to room, and says so.
-        let _ = CGROUPS.insert(cgroup.id_of_cgroup(), PENDING, u64::from(BPF_NOEXIST));
+    if attached(cgroup.0) == NOT_ATTACHED
+        && CGROUPS.insert(cgroup.id_of_cgroup(), PENDING, u64::from(BPF_NOEXIST)).is_err()
+    {
+        emit::unasked();
     }
     0
 }

@@ -54,6 +54,24 @@ impl Untyped {
         Self(self.read::<CGROUP_NODE, _>()).read::<NODE_ID, _>()
     }
 
+    /// Whether it is one of the users' own, in systemd's hierarchy: below `user.slice`.
+    #[inline(always)]
+    pub fn is_users(self) -> bool {
+        const USERS: [u64; 2] =
+            [u64::from_le_bytes(*b"user.sli"), u64::from_le_bytes(*b"ce\0\0\0\0\0\0")];
+        let top = Self(Self(self.0.wrapping_add(8)).read::<CGROUP_ANCESTORS, _>());
+        let mut name = [0_u64; 2];
+        // SAFETY: sixteen bytes of ours, of which the helper writes the name's; the helper checks the source.
+        unsafe {
+            bpf_probe_read_kernel_str(
+                (&raw mut name).cast(),
+                size_of_val(&name) as u32,
+                top.name_of_cgroup() as *const core::ffi::c_void,
+            );
+        }
+        name == USERS
+    }
+
     /// Where the name of this cgroup is.
     #[inline(always)]
     pub fn name_of_cgroup(self) -> u64 {

@@ -119,7 +119,7 @@ impl Daemon {
     /// Whether a rule may be for a cgroup that is there; of containers more has to be known.
     fn has_rule(&self, cgroup: &Cgroup) -> bool {
         let path = cgroup.below(&self.root);
-        let is_container = containers::is_outermost(&path);
+        let is_container = containers::is_outermost(&path) && !standing::is_users(&path);
         self.standing.rule_for(&path, None).is_some()
             || is_container && self.standing.rules.iter().any(Rule::is_for_containers)
     }
@@ -165,7 +165,8 @@ impl Daemon {
         if self.standing.rule_for(&path, None).is_some() {
             return self.attach_by_rule(id, &cgroup, None, whom);
         }
-        let asks = self.standing.rules.iter().any(Rule::is_for_containers);
+        let asks =
+            !standing::is_users(&path) && self.standing.rules.iter().any(Rule::is_for_containers);
         match containers::of_path(&path).filter(|_| asks && containers::is_outermost(&path)) {
             Some(container) => self.ask_engine(id, container, whom),
             None => self.release(id, Some(&cgroup)),

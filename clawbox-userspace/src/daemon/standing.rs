@@ -271,7 +271,8 @@ impl Rule {
                 let has = |(label, wanted): &(String, GlobMatcher)| {
                     found.labels.get(label).is_some_and(|value| wanted.is_match(value))
                 };
-                containers::is_outermost(path)
+                !is_users(path)
+                    && containers::is_outermost(path)
                     && fits(name, &found.name)
                     && fits(image, &found.image)
                     && labels.iter().all(has)
@@ -280,10 +281,9 @@ impl Rule {
     }
 }
 
-/// Whether a cgroup is below a user's own systemd, who makes there what they like.
-fn is_users(path: &Path) -> bool {
-    let names = path.iter().map(|name| name.to_string_lossy());
-    names.into_iter().any(|name| name.starts_with("user@") && name.ends_with(".service"))
+/// Whether a cgroup is below the users' own, who call there what they make as they like.
+pub(super) fn is_users(path: &Path) -> bool {
+    path.starts_with("/user.slice")
 }
 
 #[cfg(test)]
@@ -305,7 +305,7 @@ mod tests {
         let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         let scope = format!("/machine.slice/libpod-{id}.scope");
         let inner = format!("{scope}/container");
-        let rows: [(&str, &str, Option<Container>, bool); 13] = [
+        let rows: [(&str, &str, Option<Container>, bool); 14] = [
             ("{ unit: openclaw.service }", "/system.slice/openclaw.service", None, true),
             (
                 "{ unit: 'claw@*.service' }",
@@ -319,6 +319,12 @@ mod tests {
                 "{ unit: openclaw.service }",
                 "/user.slice/user@7.service/openclaw.service",
                 None,
+                false,
+            ),
+            (
+                "{ container: { name: a } }",
+                &scope.replace("/machine.slice", "/user.slice/user-7.slice/user@7.service"),
+                Some(container("a", "")),
                 false,
             ),
             ("{ cgroup: '/agents/*' }", "/agents/one", None, true),

@@ -314,7 +314,8 @@ impl Programs {
             ("SCRIPTS", room(sizes.scripts, limits::SCRIPTS)),
             ("FILES", room(sizes.files, limits::FILES)),
             ("NAMES", room(sizes.names, limits::NAMES)),
-            ("CGROUPS", sizes.sandboxes.max(1)),
+            // And as many of which it has yet to be said whether they are one.
+            ("CGROUPS", sizes.sandboxes.max(1).saturating_mul(2)),
             // Sandboxes are numbered from one.
             ("SANDBOX_STATES", sizes.sandboxes.max(1) + 1),
         ] {

@@ -23,10 +23,14 @@ pub struct Losses {
     seen_unattributed: u64,
     /// How many there were of all; none before the first look.
     seen_all: Option<u64>,
+    seen_unasked: u64,
 }
 
 /// Where the kernel counts all of them.
 const ALL: u32 = 1;
+
+/// Where it counts cgroups that it had no room to ask about.
+const UNASKED: u32 = 2;
 
 /// Something lost since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,7 @@ impl Losses {
             seen: BTreeMap::new(),
             seen_unattributed: 0,
             seen_all: None,
+            seen_unasked: 0,
         }
     }
 
@@ -92,6 +97,11 @@ impl Losses {
             let count = total - self.seen_unattributed;
             losses.push(Loss { kind: "unattributed", sandbox: 0, count });
             self.seen_unattributed = total;
+        }
+        let total: u64 = self.unattributed.get(&UNASKED, 0)?.iter().sum();
+        let count = total - std::mem::replace(&mut self.seen_unasked, total);
+        if count > 0 {
+            losses.push(Loss { kind: "cgroup-unasked", sandbox: 0, count });
         }
         // A skipped exec is unrecorded, and like a skipped fork it leaves a process that is denied.
         for (kind, skips) in &mut self.skips {

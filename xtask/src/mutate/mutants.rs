@@ -43,6 +43,27 @@ pub(super) const ALL: &[Mutant] = &[
         "echo_requests_reach_what_a_rule_names_and_nobody_else",
     ),
     here(
+        "what a standing rule is for does not run before it is said what it is",
+        "clawbox-ebpf/src/subject.rs",
+        "bpf_send_signal(SIGSTOP);",
+        "bpf_send_signal(0);",
+        "nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sandbox",
+    ),
+    here(
+        "a start in somebody else's cgroup is looked for in all cgroups above",
+        "clawbox-ebpf/src/attached.rs",
+        "for level in 1..=LEVELS {",
+        "for level in 15..=LEVELS {",
+        "who_is_in_a_cgroup_when_it_is_attached_is_held_from_then_on",
+    ),
+    here(
+        "what is in a cgroup that is attached gets an identity",
+        "clawbox-userspace/src/kernel/enforcer/attached.rs",
+        "let is_for_all = u32::from(whom == Whom::Everybody);",
+        "let is_for_all = u32::from(whom != Whom::Everybody);",
+        "who_is_in_a_cgroup_when_it_is_attached_is_held_from_then_on",
+    ),
+    here(
         "the daemon hears no process of a sandbox",
         "clawbox-userspace/src/api/server.rs",
         "Ok(stream) if is_confined(stream.peer()) => {",
