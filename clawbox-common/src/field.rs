@@ -83,6 +83,8 @@ fields! {
         SOCK_PEER_PORT = "sock" "__sk_common.skc_dport",
         SOCK_PEER_V4 = "sock" "__sk_common.skc_daddr",
         SOCK_PEER_V6 = "sock" "__sk_common.skc_v6_daddr",
+        SOCK_LOCAL_V4 = "sock" "__sk_common.skc_rcv_saddr",
+        SOCK_LOCAL_V6 = "sock" "__sk_common.skc_v6_rcv_saddr",
         SOCK_CGROUP = "sock" "sk_cgrp_data.cgroup",
         UNIX_DENTRY = "unix_sock" "path.dentry",
         UNIX_MNT = "unix_sock" "path.mnt",

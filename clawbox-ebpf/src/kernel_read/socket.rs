@@ -69,6 +69,23 @@ pub fn peer(sock: Kernel) -> Option<Peer> {
     Some(Peer { address, port: u16::from_be(port), protocol: u32::from(protocol) })
 }
 
+/// The own end of an internet socket that is bound (`skc_rcv_saddr`, `skc_num`); `None` for any other.
+#[inline(always)]
+pub fn own_end(sock: Kernel) -> Option<Peer> {
+    let family: u16 = sock.field::<SOCK_FAMILY, _>();
+    let port: u16 = sock.field::<SOCK_PORT, _>();
+    if family != INTERNET[0] && family != INTERNET[1] || port == 0 {
+        return None;
+    }
+    let address = if family == INTERNET[0] {
+        Address::v4(sock.field::<SOCK_LOCAL_V4, _>())
+    } else {
+        Address { words: Untyped(sock.address()).read::<SOCK_LOCAL_V6, _>() }
+    };
+    let protocol: u16 = sock.field::<SOCK_PROTOCOL, _>();
+    Some(Peer { address, port, protocol: u32::from(protocol) })
+}
+
 /// `IPPROTO_ICMP`, `IPPROTO_ICMPV6`.
 const PING: [u16; 2] = [1, 58];
 

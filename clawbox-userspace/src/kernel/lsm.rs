@@ -70,6 +70,7 @@ const HOOKS: &[Hook] = &[
     hook("file_mprotect"),
     hook("socket_create"),
     hook("socket_listen"),
+    hook("sock_graft"),
     hook("socket_sendmsg"),
     hook("socket_recvmsg"),
     SPLICE,

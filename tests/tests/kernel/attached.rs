@@ -250,6 +250,65 @@ fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sa
     assert_eq!(other.end(), 0);
 }
 
+/// Takes one connection from each listener that it was given, and says what comes of reading from it.
+const TAKER: &str = r#"
+import errno, socket
+for number in (3, 4):
+    made, _ = socket.socket(fileno=number).accept()
+    try: print(made.recv(1).decode(), flush=True)
+    except OSError as error: print(errno.errorcode[error.errno], flush=True)
+"#;
+
+#[test]
+fn who_is_handed_a_listener_takes_connections_where_the_policy_would_let_it_listen() {
+    let scene = Scene::new();
+    let others = Parent::make();
+    let policy = scene.world.bin().join("standing.yaml");
+    fs::write(&policy, format!("{}listen: {{ ports: [7071] }}\n", to_site(&scene))).unwrap();
+    let rule = format!(
+        "name: agent\nmatch: {{ cgroup: '{}/*' }}\npolicy: {}\nnetwork_only: true\n",
+        others.below(),
+        policy.display()
+    );
+    let _daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
+    let ports = [7071, 7072];
+    let listeners = scene.world.inside(|| {
+        ports.map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap())
+    });
+    // What has it started waits before anybody takes it, as with systemd.
+    let made = scene.world.inside(|| {
+        ports.map(|port| {
+            let mut made = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            made.write_all(b"x").unwrap();
+            made
+        })
+    });
+    let mut command = Command::new(PYTHON);
+    command.args(["-c", TAKER]);
+    scene.world.enter(&mut command);
+    in_cgroup(&mut command, &others.child("taker"));
+    let given = listeners.each_ref().map(AsRawFd::as_raw_fd);
+    // SAFETY: the closure makes system calls on numbers that it owns.
+    unsafe {
+        command.pre_exec(move || {
+            // Away from where they are to go.
+            let moved = given.map(|from| nix::libc::fcntl(from, nix::libc::F_DUPFD, 100));
+            for (from, to) in moved.into_iter().zip([3, 4]) {
+                if nix::libc::dup2(from, to) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    let (status, stdout, stderr) = output(command);
+    assert_eq!(status, 0, "{stderr}");
+    // Without BPF LSM nobody judges what is received.
+    let other = if scene.has_lsm() { "EPERM" } else { "x" };
+    assert_eq!(stdout.lines().collect::<Vec<_>>(), ["x", other]);
+    drop(made);
+}
+
 #[test]
 fn what_watches_a_container_runs_without_an_agent_and_the_container_does_not() {
     let scene = Scene::new();
