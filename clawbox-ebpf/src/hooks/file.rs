@@ -95,10 +95,14 @@ where
         Ok(found) => found,
         Err(decision) => {
             // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork
-            // was not seen, which has Landlock around it and gets an identity by this very exec.
+            // was not seen, which has Landlock around it and gets an identity by this very exec. And that
+            // child's pipes to the agent, by which it is told to begin and tells what it cannot do.
+            let is_read = matches!(operation, Operation::Read);
+            let is_use = is_read || matches!(operation, Operation::Write);
+            let is_exec = is_read || matches!(operation, Operation::Open);
             if matches!(standing, Standing::Unidentified)
-                && operation as u32 == Operation::Open as u32
-                && kernel_read::is_opened_by_exec(file)
+                && (is_exec && kernel_read::is_opened_by_exec(file)
+                    || is_use && Place::<D>::of(file).dentry.is_placeless())
             {
                 return true;
             }

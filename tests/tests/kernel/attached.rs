@@ -272,9 +272,9 @@ fn who_is_handed_a_listener_takes_connections_where_the_policy_would_let_it_list
     );
     let _daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
     let ports = [7071, 7072];
-    let listeners = scene.world.inside(|| {
-        ports.map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap())
-    });
+    let listeners = scene
+        .world
+        .inside(|| ports.map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap()));
     // What has it started waits before anybody takes it, as with systemd.
     let made = scene.world.inside(|| {
         ports.map(|port| {
@@ -307,6 +307,27 @@ fn who_is_handed_a_listener_takes_connections_where_the_policy_would_let_it_list
     let other = if scene.has_lsm() { "EPERM" } else { "x" };
     assert_eq!(stdout.lines().collect::<Vec<_>>(), ["x", other]);
     drop(made);
+}
+
+#[test]
+fn sandboxes_are_started_as_before_once_a_cgroup_was_attached() {
+    let scene = Scene::new();
+    let daemon = Daemon::start_with(&scene.world, lsm(&scene));
+    let policy = daemon.policy("one", &to_site(&scene));
+    let others = Parent::make();
+    let mut first = Dialler::of(dialler(&scene.world, &others.child("agent.service")));
+    let unit = ["attach", "--unit", "agent.service", "--policy", &policy, "--network-only"];
+    let (status, _, stderr) = output(daemon.clawbox(&unit));
+    assert_eq!(status, 0, "{stderr}");
+    let mut second = Dialler::start(daemon.clawbox(&[]), "second", &policy);
+    for dialler in [&mut first, &mut second] {
+        let answers = [SITE, ELSEWHERE].map(|to| dialler.dial(&to.to_string()));
+        assert_eq!(answers, ["ok", "EPERM"]);
+    }
+    let trail = daemon.trail("second-2");
+    assert_eq!(denials(&trail).len(), 1, "{trail:#?}");
+    assert!(trail.iter().all(|record| record["reason"] != "no-identity"), "{trail:#?}");
+    assert_eq!(second.end(), 0);
 }
 
 #[test]
