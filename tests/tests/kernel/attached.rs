@@ -324,10 +324,11 @@ fn sandboxes_are_started_as_before_once_a_cgroup_was_attached() {
         let answers = [SITE, ELSEWHERE].map(|to| dialler.dial(&to.to_string()));
         assert_eq!(answers, ["ok", "EPERM"]);
     }
+    // Its trail is whole once it has ended.
+    assert_eq!(second.end(), 0);
     let trail = daemon.trail("second-2");
     assert_eq!(denials(&trail).len(), 1, "{trail:#?}");
     assert!(trail.iter().all(|record| record["reason"] != "no-identity"), "{trail:#?}");
-    assert_eq!(second.end(), 0);
 }
 
 #[test]
