@@ -25,7 +25,8 @@ pub fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: argument 0 of this tracepoint is a cgroup, argument 1 a string.
     let (cgroup, path) = unsafe { (Kernel::new(ctx.arg(0)), ctx.arg::<u64>(1)) };
     let cgroup = Untyped(kernel_read::address_of_cgroup(cgroup));
-    if !(is_selected(Compared::Path, path) || is_selected(Compared::Name, cgroup.name_of_cgroup())) {
+    if !(is_selected(Compared::Path, path) || is_selected(Compared::Name, cgroup.name_of_cgroup()))
+    {
         return 0;
     }
     // What is made inside a sandbox is a part of it.
