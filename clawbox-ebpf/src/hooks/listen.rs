@@ -45,8 +45,7 @@ pub fn sock_graft(ctx: LsmContext) -> i32 {
     if decide::transport_of(end.protocol) != Some(TCP) {
         return 0;
     }
-    let local =
-        Destination { address: end.address, port: end.port, transport: TCP, receiver: 0 };
+    let local = Destination { address: end.address, port: end.port, transport: TCP, receiver: 0 };
     if !decide::bind(&KernelLookup, &standing, &local).goes_on() {
         return 0;
     }

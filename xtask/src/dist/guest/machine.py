@@ -203,7 +203,7 @@ def tell_all():
         ["systemd-cgls", "--no-pager"],
         ["ps", "axo", "pid,ppid,stat,wchan:20,args"],
         ["clawbox", "list"],
-        ["sh", "-c", "tail -n 5 /var/log/clawbox/*.jsonl"],
+        ["sh", "-c", "tail -n 12 /var/log/clawbox/*.jsonl"],
         ["sh", "-c", "tail -n 5 /srv/out/*"],
     ):
         print(f"--- {' '.join(command)}")

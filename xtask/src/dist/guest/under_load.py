@@ -48,7 +48,7 @@ def start_adversaries():
     subprocess.Popen(
         ["runuser", "-u", "visitor", "--", "clawbox", "run", "--name", "hammer", "--policy", str(file),
          "--", PYTHON, ATTEMPT, "-", f"hammer:{SPEC},{TALLIES['visitor']}"],
-        cwd="/home/visitor", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cwd="/home/visitor", stdout=subprocess.DEVNULL)
     run("systemctl", "start", "agent@hammer.service")
     until("both are at it", lambda: all(tally(name)[2] for name in TALLIES))
 
