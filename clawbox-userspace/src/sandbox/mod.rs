@@ -25,6 +25,7 @@ pub mod lasting;
 pub mod launch;
 pub mod life;
 pub mod limits;
+mod named;
 pub mod objects;
 pub mod oom;
 pub mod order;
