@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -33,6 +34,8 @@ pub struct Daemon<'w> {
     more: String,
     /// What it says, line by line.
     said: Option<mpsc::Receiver<String>>,
+    /// Descriptors that it may have.
+    most_descriptors: Option<u64>,
 }
 
 impl<'w> Daemon<'w> {
@@ -51,15 +54,23 @@ impl<'w> Daemon<'w> {
     /// Starts one, with more lines in its configuration.
     #[must_use]
     pub fn start_configured(world: &'w World, lsm: &'static str, more: &str) -> Self {
+        let mut daemon = Self::at_rest(world, lsm, more);
+        daemon.start_again();
+        daemon
+    }
+
+    /// One that does not run yet.
+    #[must_use]
+    pub fn at_rest(world: &'w World, lsm: &'static str, more: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // Pins and cgroups are the whole machine's.
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("test-{}-{number}", std::process::id());
         let directory = world.private().join(&name);
         let more = more.to_owned();
-        let mut daemon = Self { world, child: None, name, directory, lsm, more, said: None };
-        daemon.start_again();
-        daemon
+        fs::create_dir_all(&directory).expect("the directory of a world can be written");
+        let (child, said, most_descriptors) = Default::default();
+        Self { world, child, name, directory, lsm, more, said, most_descriptors }
     }
 
     /// Starts one that has a standing rule.
@@ -76,26 +87,43 @@ impl<'w> Daemon<'w> {
         daemon
     }
 
+    /// Lets it have no more descriptors than these from its next start on.
+    pub fn bound_descriptors(&mut self, most: Option<u64>) {
+        self.most_descriptors = most;
+    }
+
+    /// Its process.
+    ///
+    /// # Panics
+    /// It does not run.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// A directory of its own: `state`, `trails` or `standing`.
+    #[must_use]
+    pub fn place(&self, what: &str) -> PathBuf {
+        self.directory.join(what)
+    }
+
+    /// What it says when it cannot start.
+    ///
+    /// # Panics
+    /// It starts.
+    #[must_use]
+    pub fn says_why_it_does_not_start(&self) -> String {
+        assert!(self.child.is_none(), "it runs");
+        let output = self.starting().output().expect("clawbox can be executed");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        said
+    }
+
     /// Starts it once more, after it has ended.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs");
-        let directory = self.directory.display();
-        let config = format!(
-            "name: {}\nsocket: {}\ntrails: {directory}/trails\nstate: {directory}/state\n\
-             standing: {directory}/standing\ndns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n{}",
-            self.name,
-            self.socket().display(),
-            self.lsm,
-            self.more
-        );
-        fs::create_dir_all(&self.directory).expect("the directory of a world can be written");
-        let file = self.directory.join("agent.yaml");
-        fs::write(&file, config).expect("the directory of a world can be written");
-        let mut command = Command::new(program());
-        command.arg("daemon").arg("--config").arg(&file).env("CLAWBOX_LOG", "info");
-        command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::null()).stderr(Stdio::piped());
-        self.world.enter(&mut command);
-        let mut child = command.spawn().expect("clawbox can be executed");
+        let mut child = self.starting().spawn().expect("clawbox can be executed");
         let stderr = child.stderr.take().expect("a pipe was asked for");
         let (tell, told) = mpsc::channel();
         thread::spawn(move || {
@@ -106,6 +134,32 @@ impl<'w> Daemon<'w> {
         });
         (self.child, self.said) = (Some(child), Some(told));
         let _ = self.says(" ready ");
+    }
+
+    /// With its configuration as it is now.
+    fn starting(&self) -> Command {
+        let directory = self.directory.display();
+        let config = format!(
+            "name: {}\nsocket: {}\ntrails: {directory}/trails\nstate: {directory}/state\n\
+             standing: {directory}/standing\ndns: [\"{NAMESERVER}:{PORT}\"]\nlsm: {}\n{}",
+            self.name,
+            self.socket().display(),
+            self.lsm,
+            self.more
+        );
+        let file = self.directory.join("agent.yaml");
+        fs::write(&file, config).expect("the directory of a world can be written");
+        let mut command = Command::new(program());
+        command.arg("daemon").arg("--config").arg(&file).env("CLAWBOX_LOG", "info");
+        command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::null()).stderr(Stdio::piped());
+        self.world.enter(&mut command);
+        if let Some(most) = self.most_descriptors {
+            // SAFETY: the closure makes one system call on numbers.
+            unsafe {
+                command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?));
+            }
+        }
+        command
     }
 
     /// Waits for a line of what it says, and gives those until then.

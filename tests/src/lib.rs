@@ -11,6 +11,7 @@ pub mod capture;
 pub mod clawbox;
 pub mod daemon;
 pub mod demo;
+pub mod disk;
 pub mod layer;
 pub mod names;
 pub mod network;

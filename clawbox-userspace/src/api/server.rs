@@ -66,20 +66,22 @@ pub enum Asked {
 /// A request, and who makes it.
 pub type Call = (Peer, Asked);
 
-/// Serves a socket until the receiver is dropped.
+/// Serves a socket until the receiver is dropped: nobody who is confined, and others where there is room for
+/// them.
 ///
 /// # Errors
 /// The socket cannot be watched.
 pub fn serve(
     listener: std::os::unix::net::UnixListener,
     is_confined: impl Fn(&Peer) -> bool + Send + 'static,
+    has_room: impl Fn(&Peer) -> bool + Send + 'static,
 ) -> io::Result<mpsc::Receiver<Call>> {
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let (calls, asked) = mpsc::channel(WAITING);
     let service = Service { calls };
     let (accepted, connections) = mpsc::channel(WAITING);
-    tokio::spawn(accept(listener, accepted, is_confined));
+    tokio::spawn(accept(listener, accepted, is_confined, has_room));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTION)
         .build_v1()
@@ -105,6 +107,7 @@ async fn accept(
     listener: UnixListener,
     accepted: mpsc::Sender<PeerStream>,
     is_confined: impl Fn(&Peer) -> bool,
+    has_room: impl Fn(&Peer) -> bool,
 ) {
     loop {
         let stream = tokio::select! {
@@ -115,6 +118,9 @@ async fn accept(
             // Nothing is even read of what a sandbox has to say.
             Ok(stream) if is_confined(stream.peer()) => {
                 tracing::warn!("process {} of a sandbox has no say here", stream.peer().pid);
+            }
+            Ok(stream) if !has_room(stream.peer()) => {
+                tracing::debug!("no room for process {} here", stream.peer().pid);
             }
             Ok(stream) => {
                 if accepted.send(stream).await.is_err() {

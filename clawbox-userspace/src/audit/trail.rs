@@ -77,32 +77,32 @@ impl Trail {
         if path == Path::new("-") {
             return Ok(Self::to(Box::new(io::stdout()), sandbox));
         }
-        let error = |source| TrailError { path: path.to_owned(), source };
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            std::fs::create_dir_all(parent).map_err(error)?;
-        }
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_CLOEXEC | nix::libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(error)?;
+        let file =
+            appending(path).map_err(|source| TrailError { path: path.to_owned(), source })?;
         Ok(Self::to(Box::new(file), sandbox))
     }
 
-    /// Goes on with a file that an earlier process has begun, after its last number.
-    ///
-    /// # Errors
-    /// The file or its directory cannot be made.
-    pub fn go_on(path: &Path, sandbox: &str) -> Result<Self, TrailError> {
-        let last = last_line(path).and_then(|line| {
-            let line: serde_json::Value = serde_json::from_slice(&line).ok()?;
-            line["seq"].as_u64()
-        });
-        let mut trail = Self::open(path, sandbox)?;
-        trail.seq = last.unwrap_or(0);
-        Ok(trail)
+    /// Goes on with a file that an earlier process has begun, after its last number. Where it cannot be
+    /// opened that is tried again with each line, as if the disk were full meanwhile.
+    #[must_use]
+    pub fn go_on(path: &Path, sandbox: &str) -> Self {
+        let (seq, is_whole) = end(path).unwrap_or((0, true));
+        let mut out = Later { path: path.to_owned(), file: None };
+        let opened = out.open().map(drop);
+        let mut trail = Self::to(Box::new(out), sandbox);
+        trail.seq = seq;
+        if let Err(error) = opened {
+            trail.failing = true;
+            let path = path.display();
+            tracing::warn!(
+                "the audit trail `{path}` cannot be opened: {error}; what is lost will be counted"
+            );
+        }
+        if !is_whole {
+            // A line that its writer was ended in.
+            trail.pending.push(b'\n');
+        }
+        trail
     }
 
     /// Writes to anything.
@@ -234,16 +234,53 @@ impl Drop for Trail {
     }
 }
 
-/// The last whole line of a file. A record is no longer than what is looked at.
-fn last_line(path: &Path) -> Option<Vec<u8>> {
+fn appending(path: &Path) -> io::Result<File> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent)?;
+    }
+    let flags = nix::libc::O_CLOEXEC | nix::libc::O_NOFOLLOW;
+    File::options().create(true).append(true).mode(0o600).custom_flags(flags).open(path)
+}
+
+/// A file that is opened as soon as it can be.
+struct Later {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Later {
+    fn open(&mut self) -> io::Result<&mut File> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => appending(&self.path)?,
+        };
+        Ok(self.file.insert(file))
+    }
+}
+
+impl Write for Later {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.open()?.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The number of the last whole record of a file, and whether the file ends with a whole line. A record is
+/// no longer than what is looked at.
+fn end(path: &Path) -> Option<(u64, bool)> {
     let mut file = File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     let start = length.saturating_sub(PENDING_BOUND as u64);
     file.seek(SeekFrom::Start(start)).ok()?;
     let mut end = Vec::new();
     file.take(PENDING_BOUND as u64).read_to_end(&mut end).ok()?;
-    let end = end.strip_suffix(b"\n").unwrap_or(&end);
-    end.rsplit(|byte| *byte == b'\n').next().map(<[u8]>::to_vec)
+    let number =
+        |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).ok()?["seq"].as_u64();
+    let last = end.rsplit(|byte| *byte == b'\n').find_map(number);
+    Some((last.unwrap_or(0), end.last().is_none_or(|byte| *byte == b'\n')))
 }
 
 fn gap_of(gap: Gap) -> Draft {
@@ -325,6 +362,34 @@ mod tests {
         let gap = |count, kind: &str| Object::Gap(Gap { count, kind: kind.to_owned() });
         assert_eq!(counts, [&gap(7, "connect"), &gap(20_000 - held, "unwritten")]);
         assert!(lines.iter().zip(1..).all(|(line, seq)| line.seq == seq));
+    }
+
+    #[test]
+    fn a_trail_whose_writer_was_ended_in_a_line_goes_on_after_its_last_whole_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trail.jsonl");
+        Trail::open(&path, "s").unwrap().gap("connect", 1);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], &whole[..20]].concat()).unwrap();
+        Trail::go_on(&path, "s").gap("connect", 2);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let found = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
+        assert_eq!(found.map(|record| record.seq).collect::<Vec<_>>(), [1, 2], "{text}");
+    }
+
+    #[test]
+    fn a_trail_that_cannot_be_opened_is_written_once_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("trails");
+        std::fs::write(&place, "no directory").unwrap();
+        let path = place.join("trail.jsonl");
+        let mut trail = Trail::go_on(&path, "s");
+        trail.gap("connect", 1);
+        trail.flush();
+        std::fs::remove_file(&place).unwrap();
+        trail.gap("connect", 2);
+        trail.flush();
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 2);
     }
 
     #[test]

@@ -346,6 +346,7 @@ impl Daemon {
                 cgroup.path().display()
             ))));
         }
+        self.may_begin()?;
         let number = self.free_number()?;
         let id = format!("{name}-{number}");
         let (audit, names) = (self.trail_of(&id), self.names_of(&id));
@@ -372,7 +373,7 @@ impl Daemon {
         self.host.start(run, ready, cgroup.clone()).map_err(|error| not_started(&error))?;
         let member = Member::new(id.clone(), owner, audit.display().to_string(), 1);
         self.members.insert(number, member);
-        self.keep(number, owner);
+        self.keep_in_time(number, owner);
         // What the kernel has held goes on once it is written down whose it is.
         self.host.go_on();
         tracing::info!(sandbox = id, cgroup = %cgroup.below(&self.root).display(), "attached");

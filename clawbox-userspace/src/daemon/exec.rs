@@ -8,9 +8,9 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use tonic::Status;
 
-use super::Daemon;
 use super::member::PATIENCE;
 use super::request::{Refusal, not_started, refuse};
+use super::{Daemon, descriptors};
 use crate::api::peer::Peer;
 use crate::api::proto;
 use crate::api::server::Events;
@@ -63,6 +63,9 @@ impl Daemon {
                 "{MOST} further commands run in `{}` already; wait until one has ended",
                 request.sandbox
             ))));
+        }
+        if let Some(why) = descriptors::too_few() {
+            return Err(refuse(Status::resource_exhausted(why)));
         }
         if self.host.sandbox(number).is_some_and(|found| found.runs_as_root()) && peer.uid != 0 {
             return Err(refuse(Status::permission_denied(

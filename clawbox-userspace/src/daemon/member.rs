@@ -24,6 +24,8 @@ pub struct Member {
     pub id: String,
     /// Which of its policies is in force.
     pub revision: u32,
+    /// Who has set its policy, where the disk has not taken that yet.
+    pub unwritten: Option<u32>,
     /// Who waits for its end.
     pub events: Vec<Events>,
     /// Whether it is to end with the last of them.
@@ -43,6 +45,7 @@ impl Member {
             trail,
             id,
             revision,
+            unwritten: None,
             events: Vec::new(),
             is_watched: false,
             deadline: None,

@@ -4,6 +4,7 @@
 mod attach;
 pub mod config;
 mod containers;
+mod descriptors;
 mod exec;
 pub mod exposition;
 mod limits;
@@ -31,25 +32,28 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clawbox_common::attach::PENDING;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::api::peer::Peer;
 use crate::api::server::{self, Call};
 use crate::audit::programs::Programs;
-use crate::audit::trail::{Trail, TrailError};
+use crate::audit::trail::Trail;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
+use crate::kernel::pinned;
 use crate::sandbox::adopt::Found;
 use crate::sandbox::cgroup::{self, Cgroup, CgroupError};
 use crate::sandbox::confined::is_confined;
 use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
+use crate::sandbox::probe::PROBE;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
 use attach::Standing;
 use config::{Config, ConfigError};
+use descriptors::Descriptors;
 use exposition::Changes;
 use listen_at::ListenAt;
 use member::Member;
@@ -75,9 +79,6 @@ pub enum DaemonError {
     /// See the source.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-    /// See the source.
-    #[error(transparent)]
-    Trail(#[from] TrailError),
     /// See the source.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -114,6 +115,7 @@ struct Daemon {
     since: SystemTime,
     changes: Changes,
     watchdog: Watchdog,
+    descriptors: Descriptors,
     /// Where its configuration is, if not where it is by default.
     file: Option<PathBuf>,
 }
@@ -126,7 +128,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
     let root = cgroup::hierarchy_root()?;
     let _lock = take_lock(&config.name)?;
     run_lock::remove_stale(&root);
-    raise_descriptors();
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -135,7 +137,10 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
         let listener = bind(&config.socket)?;
         let mut daemon = Daemon::load(config, file, root)?;
         // What is looked at by its number was that process only if it is still there.
-        let asked = server::serve(listener, |peer| is_confined(peer.pid) || peer.has_ended());
+        let is_nobody = |peer: &Peer| is_confined(peer.pid) || peer.has_ended();
+        // Whoever opens connections without an end takes none away from what runs.
+        let has_room = |peer: &Peer| peer.manages() || descriptors::has_room_for_questions();
+        let asked = server::serve(listener, is_nobody, has_room);
         let asked = asked.map_err(system("serve the control socket"))?;
         let mut metrics = Metrics::new();
         let at = daemon.config.metrics.clone();
@@ -178,15 +183,6 @@ fn take_lock(name: &str) -> Result<Flock<File>, DaemonError> {
         .map_err(|_| DaemonError::Running(name.to_owned()))
 }
 
-/// A sandbox has six descriptors or more, and each connection that passes through two.
-fn raise_descriptors() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
-    if let Err(error) = raised {
-        tracing::warn!("the number of descriptors stays as it is: {error}");
-    }
-}
-
 impl Daemon {
     fn load(config: Config, file: Option<PathBuf>, root: PathBuf) -> Result<Self, DaemonError> {
         // Stays, so that the parent of all sandboxes does, whose id the programs are given.
@@ -198,7 +194,9 @@ impl Daemon {
         };
         // Before anything is put into the kernel.
         let standing = Standing::read(&config.standing)?;
-        let store = Store::open(&config.state)?;
+        let running = pinned::cgroups(&config.name).unwrap_or_default();
+        let is_awaited = running.iter().any(|(_, number)| !matches!(*number, PENDING | PROBE));
+        let store = Store::open(&config.state, is_awaited)?;
         let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
         let lsm = LsmUse::from(config.lsm);
         let wanted = Wanted { lsm: lsm != LsmUse::Off, refusals: config.refusals };
@@ -213,7 +211,7 @@ impl Daemon {
             return Err(DaemonError::NeedsLsm(why));
         }
         let trail =
-            Trail::open(&config.trails.join(format!("{}.jsonl", config.name)), &config.name)?;
+            Trail::go_on(&config.trails.join(format!("{}.jsonl", config.name)), &config.name);
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
@@ -230,6 +228,7 @@ impl Daemon {
             since,
             changes,
             watchdog,
+            descriptors: Descriptors::default(),
             file,
         };
         daemon.take_over()?;
@@ -266,7 +265,9 @@ impl Daemon {
                     }
                 },
             }
-            self.store.remove(&id)?;
+            if let Err(error) = self.store.remove(&id) {
+                tracing::error!(sandbox = id, "{error}");
+            }
         }
         // One that was being started, and that nobody was told of.
         for (number, id) in cgroups {
@@ -304,7 +305,7 @@ impl Daemon {
         let member = Member::new(id, owner, trail, revision);
         self.members.insert(number, member);
         if self.host.sandbox(number).is_some_and(|found| found.generation() != generation) {
-            self.keep(number, owner);
+            self.keep_in_time(number, owner);
         }
         Ok(())
     }
@@ -320,10 +321,10 @@ impl Daemon {
     }
 
     /// Writes a sandbox down as it is now; `author` is who has set its policy.
-    fn keep(&mut self, number: u32, author: u32) {
+    fn keep(&mut self, number: u32, author: u32) -> Result<(), StoreError> {
         let (Some(member), Some(sandbox)) = (self.members.get(&number), self.host.sandbox(number))
         else {
-            return;
+            return Ok(());
         };
         let kept = Kept {
             id: member.id.clone(),
@@ -333,8 +334,30 @@ impl Daemon {
             revision: member.revision,
             state: sandbox.lasting(),
         };
-        if let Err(error) = self.store.put(&kept, author) {
-            tracing::error!(sandbox = kept.id, "not known after a restart as it is now: {error}");
+        self.store.put(&kept, author)
+    }
+
+    /// Writes a sandbox down now, or else when the disk takes it.
+    fn keep_in_time(&mut self, number: u32, author: u32) {
+        let kept = self.keep(number, author);
+        let Some(member) = self.members.get_mut(&number) else { return };
+        member.unwritten = kept.is_err().then_some(author);
+        if let Err(error) = kept {
+            tracing::error!(sandbox = member.id, "not known after a restart as it is now: {error}");
+        }
+    }
+
+    /// Writes down what was not, where the disk takes it by now.
+    fn look_after_store(&mut self) {
+        if !self.store.is_failing() || self.store.check().is_err() {
+            return;
+        }
+        let unwritten = self.members.iter().filter_map(|(number, member)| {
+            let author = member.unwritten?;
+            Some((*number, author))
+        });
+        for (number, author) in unwritten.collect::<Vec<_>>() {
+            self.keep_in_time(number, author);
         }
     }
 
@@ -388,6 +411,8 @@ impl Daemon {
                 looked = Instant::now();
                 self.look_after_further();
                 self.look_after_members();
+                self.look_after_store();
+                self.descriptors.look();
             }
         }
         metrics.stop().await;

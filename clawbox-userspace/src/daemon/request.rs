@@ -10,9 +10,9 @@ use clap::ValueEnum as _;
 use nix::sys::signal::Signal;
 use tonic::Status;
 
-use super::Daemon;
 use super::member::{Member, PATIENCE};
-use super::store::Revision;
+use super::store::{Revision, StoreError};
+use super::{Daemon, descriptors};
 use crate::api::peer::Peer;
 use crate::api::server::{Asked, Events, Reply};
 use crate::api::{convert, proto};
@@ -24,6 +24,7 @@ use crate::sandbox::held;
 use crate::sandbox::inherit::Inherit;
 use crate::sandbox::launch::identity;
 use crate::sandbox::launch::namespaces::Part;
+use crate::sandbox::life::{Sandbox, Written};
 use crate::sandbox::order::Order;
 use crate::sandbox::ready::Ready;
 use crate::sandbox::run::{LsmUse, RunError};
@@ -46,6 +47,10 @@ pub(super) fn not_started(error: &RunError) -> Refusal {
 
 pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn refused(why: String) -> Answer {
+    Answer::Refused { why, parts: Vec::new() }
 }
 
 impl Daemon {
@@ -147,6 +152,7 @@ impl Daemon {
                 "you have {own} sandboxes, and `limits.sandboxes_per_user` is {bound}; stop one, or ask for more"
             ))));
         }
+        self.may_begin()?;
         let order = self.order(peer, request)?;
         let number = self.free_number()?;
         let failed =
@@ -168,9 +174,21 @@ impl Daemon {
         self.host.start(run, ready, cgroup).map_err(|error| not_started(&error))?;
         let member = Member::new(id.clone(), peer.uid, trail, 1);
         self.members.insert(number, member);
-        self.keep(number, peer.uid);
+        if let Err(error) = self.keep(number, peer.uid) {
+            // The next daemon would not know it.
+            self.end(number, None);
+            return Err(refuse(Status::unavailable(format!("it was ended again: {error}"))));
+        }
         tracing::info!(sandbox = id, uid = peer.uid, "started");
         Ok(number)
+    }
+
+    /// Whether a sandbox or a command could be served and would be known after a restart.
+    pub(super) fn may_begin(&mut self) -> Result<(), Refusal> {
+        if let Some(why) = descriptors::too_few() {
+            return Err(refuse(Status::resource_exhausted(why)));
+        }
+        self.store.check().map_err(|error| refuse(Status::unavailable(error.to_string())))
     }
 
     pub(super) fn free_number(&mut self) -> Result<u32, Refusal> {
@@ -309,6 +327,15 @@ impl Daemon {
     fn ask(&mut self, peer: &Peer, name: &str, request: Request) -> Result<proto::Answer, Refusal> {
         let number = self.find(peer, name)?;
         let gone = || refuse(Status::not_found(format!("sandbox `{name}` has just ended")));
+        let before = match &request {
+            Request::SetPolicy(_) | Request::Approve { lasting: true, .. } => {
+                if let Err(error) = self.store.check() {
+                    return Ok(refused(error.to_string()).into());
+                }
+                self.host.sandbox(number).map(Sandbox::written)
+            }
+            _ => None,
+        };
         let since = Instant::now();
         let mut answer = self.host.answer(number, request).ok_or_else(gone)?;
         self.changes.count(&answer, since.elapsed());
@@ -319,11 +346,34 @@ impl Daemon {
                 member.revision += 1;
                 *generation = member.revision;
                 // Before it is said to be done.
-                self.keep(number, peer.uid);
+                if let Err(error) = self.keep(number, peer.uid) {
+                    answer = self.go_back(number, before, &error);
+                }
             }
             _ => {}
         }
         Ok(answer.into())
+    }
+
+    /// Puts the policy of before in force again: the one that took its place would not be known after a
+    /// restart.
+    fn go_back(&mut self, number: u32, before: Option<Written>, error: &StoreError) -> Answer {
+        let back = before.and_then(|before| self.host.go_back(number, before));
+        if let Some(member) = self.members.get_mut(&number) {
+            if back == Some(Ok(())) {
+                member.revision -= 1;
+            } else {
+                // It is in force, and is written down as soon as it can be.
+                member.unwritten = Some(member.owner);
+            }
+        }
+        refused(match back {
+            Some(Ok(())) => format!("{error}; the policy of before is in force"),
+            Some(Err(why)) => {
+                format!("{error}; the new policy is in force all the same, until a restart: {why}")
+            }
+            None => format!("{error}; the sandbox has just ended"),
+        })
     }
 
     /// As [`Daemon::ask`], unless somebody else was faster.
@@ -341,7 +391,7 @@ impl Daemon {
                 "revision {is} is in force, not {expected}: somebody else has changed the policy; look at \
                  `clawbox policy diff {name} {expected} {is}`, and try again"
             );
-            return Ok(Answer::Refused { why, parts: Vec::new() }.into());
+            return Ok(refused(why).into());
         }
         self.ask(peer, name, request)
     }

@@ -7,11 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, Transaction, params};
 use sha2::{Digest as _, Sha256};
 
 use crate::sandbox::control::Text;
 use crate::sandbox::lasting::Lasting;
+use crate::sandbox::run_lock;
 
 /// The file's name in the state directory.
 const FILE: &str = "clawbox.sqlite";
@@ -57,8 +58,9 @@ pub enum StoreError {
     },
     /// The file.
     #[error(
-        "the state in `{}` cannot be used: {source}; what runs stays enforced. If the file is damaged, \
-         move it away: sandboxes that run are then no longer known, `clawbox uninstall` ends them",
+        "the state in `{}` cannot be used: {source}; what runs stays enforced, and nobody serves it. If the \
+         disk is full or read-only, mend that; if the file is damaged, put a copy back, or end what runs \
+         with `clawbox uninstall` and move the file and those beside it away; then start the daemon again",
         path.display()
     )]
     File {
@@ -66,6 +68,24 @@ pub enum StoreError {
         path: PathBuf,
         /// Cause.
         source: rusqlite::Error,
+    },
+    /// Something was not written.
+    #[error("the state in `{}` cannot be written: {source}; look at its disk", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        source: rusqlite::Error,
+    },
+    /// Somebody has emptied the file.
+    #[error(
+        "the state in `{}` is empty, and sandboxes run that were written down there; they stay enforced, and \
+         nobody serves them. Put the file back and start the daemon again, or end them: `clawbox uninstall`",
+        path.display()
+    )]
+    Emptied {
+        /// Which.
+        path: PathBuf,
     },
     /// A later version's.
     #[error("the state in `{}` is of a later version of clawbox; go back to that", path.display())]
@@ -111,6 +131,10 @@ pub struct Revision {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Nothing can be written: what is connected to is a copy.
+    is_copy: bool,
+    /// The last write was not taken.
+    is_failing: bool,
 }
 
 fn now() -> i64 {
@@ -135,37 +159,173 @@ pub fn digest(texts: &[Text]) -> String {
     format!("{:x}", hash.finalize())
 }
 
+/// The directory, for root alone. Nothing is written where all is as it should be.
+fn make(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    if fs::metadata(directory)?.permissions().mode() & 0o777 == 0o700 {
+        return Ok(());
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+/// A connection to a file, which is made where it is not there, or to a copy, where nothing can be written.
+fn connect(path: &Path) -> Result<(Connection, bool), StoreError> {
+    let failed = |source| StoreError::File { path: path.to_owned(), source };
+    let (connection, is_copy) = match writing(path) {
+        Err(error) if is_of_the_disk(&error) => (copied(path).ok_or_else(|| failed(error))?, true),
+        other => (other.map_err(failed)?, false),
+    };
+    let check: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    if check != "ok" {
+        return Err(failed(rusqlite::Error::InvalidColumnName(check)));
+    }
+    let version: i64 =
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+    if version > VERSION {
+        return Err(StoreError::Later { path: path.to_owned() });
+    }
+    if version < VERSION {
+        connection.execute_batch(TABLES).map_err(failed)?;
+        connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+    }
+    Ok((connection, is_copy))
+}
+
+fn writing(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    // Nobody else reads it, and so nothing beside it has to be made on a disk that may be full.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    // What was answered as done is on the disk.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
+    Ok(connection)
+}
+
+fn is_of_the_disk(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| {
+        use ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+        matches!(code, CannotOpen | DiskFull | ReadOnly | SystemIoFailure)
+    })
+}
+
+/// A copy of a store that cannot be opened where it is: SQLite takes a lock there, which writes.
+fn copied(path: &Path) -> Option<Connection> {
+    let place = Path::new(run_lock::DIRECTORY).join(format!("state-{}", std::process::id()));
+    fs::DirBuilder::new().mode(0o700).create(&place).ok()?;
+    let copy = || {
+        for suffix in ["", "-wal"] {
+            let name = format!("{FILE}{suffix}");
+            match fs::copy(path.with_file_name(&name), place.join(&name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return None,
+                _ => {}
+            }
+        }
+        let connection = writing(&place.join(FILE)).ok()?;
+        connection.pragma_update(None, "query_only", true).ok()?;
+        Some(connection)
+    };
+    let connection = copy();
+    // What is open stays.
+    drop(fs::remove_dir_all(&place));
+    connection
+}
+
+fn put(transaction: &Transaction<'_>, kept: &Kept, author: u32) -> rusqlite::Result<()> {
+    let state = serde_json::to_string(&kept.state).unwrap_or_default();
+    let texts = serde_json::to_string(&kept.state.texts).unwrap_or_default();
+    let digest = digest(&kept.state.texts);
+    let (id, started) = (&kept.id, signed(kept.state.since));
+    transaction.execute(
+        "INSERT OR REPLACE INTO sandboxes (id, number, owner, trail, revision, state) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![id, kept.number, kept.owner, kept.trail, kept.revision, state],
+    )?;
+    // Behind all others where it is another one.
+    transaction.execute(
+        "DELETE FROM trails WHERE sandbox = ?1 AND (owner != ?2 OR started != ?3)",
+        params![id, kept.owner, started],
+    )?;
+    transaction.execute(
+        "INSERT OR IGNORE INTO trails (sandbox, owner, started) VALUES (?1, ?2, ?3)",
+        params![id, kept.owner, started],
+    )?;
+    // Of another one of this number, in the same second by a clock that may have been set back.
+    transaction.execute(
+        "DELETE FROM revisions WHERE sandbox = ?1 AND started = ?2 AND revision > ?3",
+        params![id, started, kept.revision],
+    )?;
+    transaction.execute(
+        "INSERT INTO revisions (sandbox, started, revision, author, time, digest, texts) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (sandbox, started, revision) DO UPDATE SET \
+         author = excluded.author, time = excluded.time, digest = excluded.digest, \
+         texts = excluded.texts WHERE digest != excluded.digest",
+        params![id, started, kept.revision, author, now(), digest, texts],
+    )?;
+    Ok(())
+}
+
 impl Store {
-    /// Opens the store in a directory, which is made where it is not there.
+    /// Opens the store in a directory, which is made where it is not there. One that can be read and not
+    /// written is used as it is. `is_awaited` says that sandboxes run which must be in it.
     ///
     /// # Errors
     /// It cannot be used.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o700)))
+    pub fn open(directory: &Path, is_awaited: bool) -> Result<Self, StoreError> {
+        make(directory)
             .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
         let path = directory.join(FILE);
-        let failed = |source| StoreError::File { path: path.clone(), source };
-        let connection = Connection::open(&path).map_err(failed)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
-        connection.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
-        let check: String =
-            connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-        if check != "ok" {
-            return Err(failed(rusqlite::Error::InvalidColumnName(check)));
+        // SQLite would take it for a new one.
+        if is_awaited && fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+            return Err(StoreError::Emptied { path });
         }
-        let version: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
-        if version > VERSION {
-            return Err(StoreError::Later { path });
+        let (connection, is_copy) = connect(&path)?;
+        if is_copy {
+            let path = path.display();
+            tracing::error!(
+                "the state in `{path}` cannot be written: what runs is served, and nothing is begun or \
+                 changed until it can; look at its disk"
+            );
         }
-        connection.execute_batch(TABLES).map_err(failed)?;
-        connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
-        Ok(Self { connection, path })
+        Ok(Self { connection, path, is_copy, is_failing: is_copy })
     }
 
     fn failed(&self, source: rusqlite::Error) -> StoreError {
         StoreError::File { path: self.path.clone(), source }
+    }
+
+    /// Whether the last write was not taken.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.is_failing
+    }
+
+    /// Whether the disk takes anything, which is tried only where it did not the last time.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check(&mut self) -> Result<(), StoreError> {
+        if !self.is_failing {
+            return Ok(());
+        }
+        if self.is_copy {
+            (self.connection, self.is_copy) = connect(&self.path)?;
+        }
+        let written = self.connection.pragma_update(None, "user_version", VERSION);
+        self.taken(written)?;
+        self.is_failing = false;
+        tracing::info!("the state can be written again");
+        Ok(())
+    }
+
+    /// Says of a write that it was not taken.
+    fn taken<T>(&mut self, written: rusqlite::Result<T>) -> Result<T, StoreError> {
+        written.map_err(|source| {
+            self.is_failing = true;
+            StoreError::Write { path: self.path.clone(), source }
+        })
     }
 
     /// Writes a sandbox down, with the policy that is in force and who set it.
@@ -173,42 +333,17 @@ impl Store {
     /// # Errors
     /// The disk does not take it.
     pub fn put(&mut self, kept: &Kept, author: u32) -> Result<(), StoreError> {
-        let state = serde_json::to_string(&kept.state).unwrap_or_default();
-        let texts = serde_json::to_string(&kept.state.texts).unwrap_or_default();
-        let digest = digest(&kept.state.texts);
         // A policy that was answered as changed is on the disk. That a sandbox runs has to outlive this
         // process alone: it ends with the power itself, and who starts one need not wait for the disk.
         let level = if kept.revision > 1 { "FULL" } else { "NORMAL" };
         let waits = self.connection.pragma_update(None, "synchronous", level);
-        waits.map_err(|source| self.failed(source))?;
+        self.taken(waits)?;
         let transaction = self.connection.transaction();
         let written = transaction.and_then(|transaction| {
-            transaction.execute(
-                "INSERT OR REPLACE INTO sandboxes (id, number, owner, trail, revision, state) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                params![kept.id, kept.number, kept.owner, kept.trail, kept.revision, state],
-            )?;
-            transaction.execute(
-                "INSERT OR REPLACE INTO trails (sandbox, owner, started) VALUES (?1, ?2, ?3)",
-                params![kept.id, kept.owner, signed(kept.state.since)],
-            )?;
-            transaction.execute(
-                "INSERT OR IGNORE INTO revisions \
-                 (sandbox, started, revision, author, time, digest, texts) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![
-                    kept.id,
-                    signed(kept.state.since),
-                    kept.revision,
-                    author,
-                    now(),
-                    digest,
-                    texts
-                ],
-            )?;
+            put(&transaction, kept, author)?;
             transaction.commit()
         });
-        written.map_err(|source| self.failed(source))
+        self.taken(written)
     }
 
     /// Forgets a sandbox that has ended; what its policies were stays.
@@ -217,9 +352,9 @@ impl Store {
     /// The disk does not take it.
     pub fn remove(&mut self, id: &str) -> Result<(), StoreError> {
         let waits = self.connection.pragma_update(None, "synchronous", "NORMAL");
-        waits.map_err(|source| self.failed(source))?;
+        self.taken(waits)?;
         let removed = self.connection.execute("DELETE FROM sandboxes WHERE id = ?1", [id]);
-        removed.map(drop).map_err(|source| self.failed(source))
+        self.taken(removed.map(drop))
     }
 
     /// The sandboxes that were running.
@@ -261,13 +396,14 @@ impl Store {
     /// They cannot be read.
     pub fn last_started(&self, name: &str) -> Result<Vec<(String, u32)>, StoreError> {
         let read = || -> rusqlite::Result<Vec<(String, u32)>> {
-            // Unless a version that keeps no such list has started another one since.
+            // Unless a version that keeps no such list has started another one since. In the order in which
+            // they were written down: the clock may have been set back in between.
             let mut query = self.connection.prepare(
                 "SELECT sandbox, owner FROM trails AS own \
                  WHERE (sandbox = ?1 OR (substr(sandbox, 1, length(?1) + 1) = ?1 || '-' \
                  AND substr(sandbox, length(?1) + 2) NOT GLOB '*[^0-9]*')) \
-                 AND started = (SELECT max(started) FROM revisions WHERE sandbox = own.sandbox) \
-                 ORDER BY started DESC",
+                 AND started = (SELECT started FROM revisions WHERE sandbox = own.sandbox \
+                 ORDER BY rowid DESC LIMIT 1) ORDER BY rowid DESC",
             )?;
             query.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
@@ -343,14 +479,18 @@ mod tests {
     #[test]
     fn what_was_put_is_there_after_the_store_was_opened_again() {
         let directory = tempfile::tempdir().unwrap();
-        let mut store = Store::open(directory.path()).unwrap();
+        let mut store = Store::open(directory.path(), true).unwrap();
         store.put(&kept("a-1", 1, "one"), 1000).unwrap();
         store.put(&kept("a-1", 2, "two"), 0).unwrap();
         store.put(&kept("b-2", 1, "one"), 1000).unwrap();
         store.remove("b-2").unwrap();
         // Not closed: as after a kill.
-        std::mem::forget(store);
-        let mut store = Store::open(directory.path()).unwrap();
+        let killed = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), killed.path().join(entry.file_name())).unwrap();
+        }
+        let mut store = Store::open(killed.path(), true).unwrap();
         let all = store.sandboxes().unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].id.as_str(), all[0].revision, all[0].state.generation), ("a-1", 2, 3));
@@ -384,12 +524,54 @@ mod tests {
             b"not a database, but long enough to be looked at....",
         )
         .unwrap();
-        let error = Store::open(directory.path()).err().unwrap().to_string();
+        let error = Store::open(directory.path(), true).err().unwrap().to_string();
         assert!(error.contains("stays enforced") && error.contains(FILE), "{error}");
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path()).unwrap();
+        let store = Store::open(directory.path(), true).unwrap();
         store.connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
         drop(store);
-        assert!(matches!(Store::open(directory.path()), Err(StoreError::Later { .. })));
+        assert!(matches!(Store::open(directory.path(), true), Err(StoreError::Later { .. })));
+    }
+
+    /// Of a sandbox that was started at this second by the clock.
+    fn at(second: u64, owner: u32, kept: Kept) -> Kept {
+        let state = Lasting { since: second, ..kept.state };
+        Kept { owner, state, ..kept }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_mixes_no_policies_up_and_hides_no_sandbox() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), false).unwrap();
+        for (revision, text) in [(1, "one"), (2, "two"), (3, "three")] {
+            store.put(&at(2000, 1000, kept("a-1", revision, text)), 1000).unwrap();
+        }
+        // A later one of the same number, at an earlier second, and then at the very same one.
+        for second in [1000, 2000] {
+            store.put(&at(second, 4711, kept("a-1", 1, "other")), 4711).unwrap();
+            let revisions = store.revisions("a-1", second).unwrap();
+            let told: Vec<&str> =
+                revisions.iter().map(|found| found.texts[0].text.as_str()).collect();
+            assert_eq!(told, ["other"]);
+            assert_eq!(store.last_started("a").unwrap(), [("a-1".to_owned(), 4711)]);
+        }
+        store.put(&at(1500, 0, kept("a-2", 1, "one")), 0).unwrap();
+        let last = store.last_started("a").unwrap();
+        assert_eq!(last, [("a-2".to_owned(), 0), ("a-1".to_owned(), 4711)]);
+        // Writing it down once more does not make it a later one, nor another author's.
+        store.put(&at(2000, 4711, kept("a-1", 1, "other")), 0).unwrap();
+        assert_eq!(store.last_started("a").unwrap(), last);
+        assert_eq!(store.revisions("a-1", 2000).unwrap()[0].author, 4711);
+    }
+
+    #[test]
+    fn an_emptied_store_is_none_where_sandboxes_run() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Store::open(directory.path(), false).unwrap());
+        fs::write(directory.path().join(FILE), "").unwrap();
+        let error = Store::open(directory.path(), true).err().unwrap().to_string();
+        assert!(error.contains("is empty") && error.contains("stay enforced"), "{error}");
+        assert_eq!(fs::metadata(directory.path().join(FILE)).unwrap().len(), 0);
+        assert!(Store::open(directory.path(), false).is_ok());
     }
 }

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use super::config::Config;
-use super::store::Store;
+use super::store::{Store, StoreError};
 use super::{DaemonError, system, take_lock};
 use crate::kernel::{pin, pinned};
 use crate::sandbox::cgroup::{self, Cgroup};
@@ -20,6 +21,16 @@ pub struct Removed {
     pub sandboxes: usize,
     /// Whether anything was enforced.
     pub was_enforced: bool,
+}
+
+/// Takes the sandboxes, which have ended, out of what is written down.
+fn forget(state: &Path) -> Result<(), StoreError> {
+    let mut store = Store::open(state, false)?;
+    for kept in store.sandboxes()? {
+        store.remove(&kept.id)?;
+        drop(fs::remove_file(state.join(format!("{}.names", kept.id))));
+    }
+    Ok(())
 }
 
 /// Ends every sandbox of the daemon that this configuration is of, and then enforcement.
@@ -48,12 +59,11 @@ pub fn uninstall(config: &Config) -> Result<Removed, DaemonError> {
     if keeper.exists() {
         Cgroup::open(keeper)?.remove()?;
     }
-    if config.state.exists() {
-        let mut store = Store::open(&config.state)?;
-        for kept in store.sandboxes()? {
-            store.remove(&kept.id)?;
-            drop(fs::remove_file(config.state.join(format!("{}.names", kept.id))));
-        }
+    if config.state.exists()
+        && let Err(error) = forget(&config.state)
+    {
+        // Nothing is enforced any more by then, which is what was asked.
+        tracing::warn!("what the sandboxes were stays written down: {error}");
     }
     match fs::remove_file(&config.socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -13,6 +13,11 @@ pub fn resident() -> u64 {
 /// Descriptors that this process has open; `None` without `/proc`.
 #[must_use]
 pub fn descriptors() -> Option<u64> {
+    // Since Linux 6.2 this is their number, and does not take another one to learn it.
+    let told = std::fs::metadata("/proc/self/fd").ok()?.len();
+    if told > 0 {
+        return Some(told);
+    }
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
     // One is that of the directory.
     u64::try_from(open).ok().map(|open| open.saturating_sub(1))

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
 use aya::programs::links::{FdLink, LinkError};
@@ -16,6 +16,7 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
 
 use clawbox_common::field::{self, Field};
 use clawbox_common::limits;
+use nix::time::{ClockId, clock_gettime};
 
 use super::btf::{BtfError, KernelTypes, VMLINUX};
 use super::calls;
@@ -374,7 +375,8 @@ impl Globals {
         let (renames, mounts) = trees.unwrap_or_default();
         let cast = if trees.is_some() { kernel.cast(SEQUENCE) } else { None };
         let (function, structure) = cast.unwrap_or_default();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // Not the wall clock, which may be set back between two loads.
+        let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
         Self {
             renames,
             mounts,

@@ -21,6 +21,7 @@ use super::in_force::PolicyInForce;
 use super::lasting::Lasting;
 use super::launch::again::Kept;
 use super::life::{Life, Sandbox, Told, recorder, serve};
+use super::named::Named;
 use super::objects::Objects;
 use super::ready::{Sockets, upstream};
 use super::recorder::Decisions;
@@ -183,7 +184,7 @@ impl Sandbox {
         let sockets = Sockets::open_in(&view, lasting.ports)?;
         let ports = sockets.ports();
         let upstream = upstream(&lasting.dns)?;
-        let trail = Trail::go_on(&trail, &lasting.name)?;
+        let trail = Trail::go_on(&trail, &lasting.name);
         let told = Told::of_lasting(&lasting.command, &lasting.texts, image.audit_only());
         let paths = identities.paths.clone();
         let in_force = PolicyInForce::new(image);
@@ -205,6 +206,8 @@ impl Sandbox {
         }
         enforcer.set_state(number, &image.state(ports, settled.audit.flags(), with_lsm))?;
         host.recorders.add(number, recorder);
+        let mut named = Named::default();
+        named.hold(&identities, &objects);
         let policy = LivePolicy {
             sandbox: number,
             texts: lasting.texts,
@@ -214,7 +217,7 @@ impl Sandbox {
             in_force,
             resolver,
             ports,
-            held: vec![(identities, objects)],
+            named,
             outgoing: None,
             written,
             attached,

@@ -15,10 +15,10 @@ use super::child::{self, Invocation};
 use super::connections::{Cut, Reset};
 use super::held::HeldConnections;
 use super::host::Host;
-use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::launch::again::Kept;
 use super::launch::{self, BackstopReport};
+use super::named::Named;
 use super::objects::Objects;
 use super::ready::{Launch, Ready, Sockets, Start};
 use super::recorder::Decisions;
@@ -38,7 +38,7 @@ pub(super) struct Beginning {
     /// The maps' entries of its policies.
     pub(super) written: Vec<Generation>,
     /// While these are open nothing else gets the inode numbers of what its policies name.
-    pub(super) held: Vec<(Identities, Objects)>,
+    pub(super) named: Named,
     /// Whether the cgroup is clawbox's, to be removed.
     pub(super) is_own: bool,
     /// Whether anything of it is in the kernel, so that whoever is in the cgroup has to end with it.
@@ -47,8 +47,8 @@ pub(super) struct Beginning {
 
 impl Beginning {
     pub(super) fn new(number: u32, cgroup: Cgroup, is_own: bool) -> Self {
-        let (written, held) = (Vec::new(), Vec::new());
-        Self { number, cgroup, written, held, is_own, is_begun: is_own }
+        let (written, named) = Default::default();
+        Self { number, cgroup, written, named, is_own, is_begun: is_own }
     }
 
     /// Puts the cgroup under the policy, all of which is in the kernel's tables by then.
@@ -56,13 +56,13 @@ impl Beginning {
         &mut self,
         kernel: &mut KernelSide,
         image: &MapImage,
+        objects: &Objects,
         state: &SandboxState,
     ) -> Result<(), RunError> {
-        let Some((identities, objects)) = self.held.last() else { return Ok(()) };
         kernel.generation = kernel.generation.max(image.generation());
         let enforcer = &mut kernel.enforcer;
         self.written.push(enforcer.write_generation(image, &objects.files, &objects.names)?);
-        enforcer.write_identities(&identities.binaries, &identities.scripts)?;
+        enforcer.write_identities(&self.named.latest.binaries, &self.named.latest.scripts)?;
         enforcer.set_state(self.number, state)?;
         Ok(enforcer.admit_cgroup(self.cgroup.id(), self.number)?)
     }
@@ -83,11 +83,11 @@ impl Beginning {
         let Sockets { resolver: sockets, verified, room, .. } = sockets;
         let state = run.image.state(ports, run.audit_level.flags(), lsm.is_active());
         let paths = identities.paths.clone();
-        self.held.push((identities, objects));
+        self.named.hold(&identities, &objects);
         // Before anything is changed: it can fail, and then all stays as it was.
         let frozen = run.is_attached.then(|| self.cgroup.freeze()).transpose()?;
         self.is_begun = true;
-        self.govern(&mut host.kernel, &run.image, &state)?;
+        self.govern(&mut host.kernel, &run.image, &objects, &state)?;
         let (told, settled) = (Told::of(&run), Settled::of(&run));
         let in_force = PolicyInForce::new(run.image);
         let decisions = Decisions::of(self.number, host.feed.stirred());
@@ -117,7 +117,7 @@ impl Beginning {
             in_force,
             resolver,
             ports,
-            held: std::mem::take(&mut self.held),
+            named: std::mem::take(&mut self.named),
             outgoing: None,
             written: self.written.pop().unwrap_or_default(),
             attached: run.is_attached.then(|| self.cgroup.clone()),

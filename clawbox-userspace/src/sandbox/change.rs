@@ -15,6 +15,7 @@ use super::connections::{Connections, Cut, Reset};
 use super::control::{Answer, Text};
 use super::identities::Identities;
 use super::in_force::PolicyInForce;
+use super::named::{Named, Slots};
 use super::objects::Objects;
 use super::run::{NEEDS_AGENT, Run};
 use super::view::View;
@@ -127,9 +128,8 @@ pub struct LivePolicy {
     pub ceiling: Ceiling,
     /// What the launch settled.
     pub settled: Settled,
-    /// Descriptors that keep the inode numbers of what its policies name from being given out again until
-    /// the last process has gone.
-    pub held: Vec<(Identities, Objects)>,
+    /// What its policies have named.
+    pub(super) named: Named,
     /// The maps' entries of the policy in force.
     pub written: Generation,
     /// Those of the one before, which a program that began under it may still read.
@@ -176,7 +176,13 @@ impl LivePolicy {
         })
     }
 
-    fn change(&mut self, kernel: &mut KernelSide, texts: Vec<Text>, approved: String) -> Change {
+    /// Replaces the policy and what was approved beside it.
+    pub(super) fn change(
+        &mut self,
+        kernel: &mut KernelSide,
+        texts: Vec<Text>,
+        approved: String,
+    ) -> Change {
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
         let made = self.set(kernel, with_approved(texts.clone(), &approved));
         if made.is_ok() {
@@ -217,7 +223,7 @@ impl LivePolicy {
         self.put_in_force(kernel, image, &identities, &objects).map_err(|error| {
             refused(format!("the kernel did not take the new policy, the old one stays: {error}"))
         })?;
-        self.held.push((identities, objects));
+        self.named.hold(&identities, &objects);
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
         let state = self.state(kernel, &image);
@@ -315,11 +321,8 @@ impl LivePolicy {
             }
             enforcer.remove_generation(&written);
             // The next policy gives the slots of this one to others.
-            let (binaries, scripts) = match self.held.last() {
-                Some((before, _)) => (before.binaries.clone(), before.scripts.clone()),
-                None => Default::default(),
-            };
-            if let Err(error) = enforcer.hold_identities(self.sandbox, &binaries, &scripts) {
+            let Slots { binaries, scripts } = &self.named.latest;
+            if let Err(error) = enforcer.hold_identities(self.sandbox, binaries, scripts) {
                 tracing::error!("what a refused policy names is known on: {error}");
             }
             return Err(error);

@@ -15,7 +15,7 @@ use super::change::KernelSide;
 use super::connections::Connections;
 use super::control::{Answer, Request};
 use super::feed::{Counts, Feed, Recorders, TICK};
-use super::life::Sandbox;
+use super::life::{Sandbox, Written};
 use super::memory::give_back;
 use super::probe::PROBE;
 use super::ready::Ready;
@@ -332,7 +332,7 @@ impl Host {
 
     /// Takes out what is left when no process of it is.
     fn clear_away(&mut self, beginning: Beginning) -> Result<(), RunError> {
-        let Beginning { number, cgroup, written, held, is_own, .. } = beginning;
+        let Beginning { number, cgroup, written, named, is_own, .. } = beginning;
         let id = cgroup.id();
         if is_own {
             cgroup.remove()?;
@@ -340,9 +340,7 @@ impl Host {
         let enforcer = &mut self.kernel.enforcer;
         enforcer.dismiss(id, number)?;
         written.iter().for_each(|written| enforcer.remove_generation(written));
-        for (identities, _) in &held {
-            enforcer.remove_identities(&identities.binaries, &identities.scripts);
-        }
+        enforcer.remove_identities(&named.ever.binaries, &named.ever.scripts);
         Ok(())
     }
 
@@ -471,6 +469,16 @@ impl Host {
         let recorder = self.recorders.of(number)?;
         let answer = sandbox.answer(&mut self.kernel, recorder, request);
         Some(answer)
+    }
+
+    /// Puts a sandbox's policy of before in force again; `None` if there is no sandbox of this number.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn go_back(&mut self, number: u32, before: Written) -> Option<Result<(), String>> {
+        let sandbox = self.sandboxes.get_mut(&number)?;
+        let recorder = self.recorders.of(number)?;
+        Some(sandbox.go_back(&mut self.kernel, recorder, before))
     }
 
     /// Ends whatever a sandbox's command left running, and records it up to its end. Gives the denials in

@@ -71,6 +71,11 @@ impl Identities {
         self.held.len()
     }
 
+    /// What keeps them open.
+    pub(super) fn handles(&self) -> &[Arc<OwnedFd>] {
+        &self.held
+    }
+
     /// Whether no entry found a file.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -320,6 +320,27 @@ impl Sandbox {
         self.held.approve(id, in_force, &self.policy.resolver, recorder)
     }
 
+    /// The policy in force, as somebody has written it.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        Written { texts: self.policy.texts.clone(), approved: self.policy.approved.clone() }
+    }
+
+    /// Puts a policy in force that was before, because the one since counts for nothing.
+    pub(super) fn go_back(
+        &mut self,
+        kernel: &mut KernelSide,
+        recorder: &mut Recorder,
+        before: Written,
+    ) -> Result<(), String> {
+        let change = self.policy.change(kernel, before.texts, before.approved);
+        match self.changed(recorder, change) {
+            Answer::Changed { .. } => Ok(()),
+            Answer::Refused { why, .. } => Err(why),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
     fn changed(&self, recorder: &mut Recorder, change: Change) -> Answer {
         recorder.policy_changed(&change, self.policy.in_force.image().audit_only());
         change.answer
@@ -333,8 +354,15 @@ impl Sandbox {
         policy.resolver.clear();
         told.audit_only = policy.in_force.image().audit_only();
         let written = [policy.written].into_iter().chain(policy.outgoing).collect();
-        (Beginning { number, cgroup, written, held: policy.held, is_own, is_begun: true }, told)
+        (Beginning { number, cgroup, written, named: policy.named, is_own, is_begun: true }, told)
     }
+}
+
+/// A policy as somebody has written it, and what was approved beside it.
+#[derive(Clone, Debug)]
+pub struct Written {
+    texts: Vec<Text>,
+    approved: String,
 }
 
 fn audit_only(in_force: &Arc<PolicyInForce>) -> Arc<dyn Fn() -> bool + Send + Sync> {

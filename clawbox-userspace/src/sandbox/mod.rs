@@ -26,6 +26,7 @@ pub mod launch;
 pub mod life;
 pub mod limits;
 mod memory;
+mod named;
 pub mod objects;
 pub mod oom;
 pub mod order;

@@ -93,6 +93,11 @@ impl Objects {
         (search, None)
     }
 
+    /// What keeps them open.
+    pub(super) fn handles(&self) -> &[Arc<OwnedFd>] {
+        &self.held
+    }
+
     fn add(&mut self, mounts: &Mounts, path: &Path, rule: &FileRule, give: Give) {
         // The object's own path: rules stand where symlinks lead.
         let (existing, missing) = split(path);

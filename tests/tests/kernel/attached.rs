@@ -20,10 +20,10 @@ use crate::attacks::attempt::PYTHON;
 use crate::scene::{ECHO, Scene, in_guest};
 
 /// A cgroup in which others are made.
-struct Parent(PathBuf);
+pub(super) struct Parent(PathBuf);
 
 impl Parent {
-    fn make() -> Self {
+    pub(super) fn make() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = cgroup_root().join(format!("others-{}-{number}", std::process::id()));
@@ -32,11 +32,11 @@ impl Parent {
     }
 
     /// Below the root of the hierarchy.
-    fn below(&self) -> String {
+    pub(super) fn below(&self) -> String {
         format!("/{}", self.0.strip_prefix(cgroup_root()).unwrap().display())
     }
 
-    fn child(&self, name: &str) -> PathBuf {
+    pub(super) fn child(&self, name: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::create_dir_all(&path).unwrap();
         path
@@ -79,7 +79,7 @@ fn in_cgroup(command: &mut Command, cgroup: &Path) {
 }
 
 /// A dialler that nobody has put into a sandbox, as systemd or a container engine would start one.
-fn dialler(world: &World, cgroup: &Path) -> Command {
+pub(super) fn dialler(world: &World, cgroup: &Path) -> Command {
     let mut command = Command::new(PYTHON);
     command.args(["-c", DIALLER, DIALLER]);
     world.enter(&mut command);
@@ -94,7 +94,7 @@ fn is_stopped(process: u32) -> bool {
 }
 
 /// Waits for something that comes of another process's doing.
-fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(super) fn until(what: &str, mut is: impl FnMut() -> bool) {
     let since = std::time::Instant::now();
     while !is() {
         assert!(since.elapsed().as_secs() < 120, "not within two minutes: {what}");

@@ -30,13 +30,13 @@ while not select.select([sys.stdin], [], [], 0)[0]:
 print(json.dumps(seen), flush=True)
 "#;
 
-struct Hammer {
+pub(super) struct Hammer {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Hammer {
-    fn start(daemon: &Daemon, policy: &str, addresses: &[String]) -> Self {
+    pub(super) fn start(daemon: &Daemon, policy: &str, addresses: &[String]) -> Self {
         let mut command = daemon.as_nobody(&["run", "--name", "hammer", "--policy", policy, "--"]);
         command.args([PYTHON, "-c", HAMMER]).args(addresses);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -54,7 +54,7 @@ impl Hammer {
     }
 
     /// Ends it and gives the outcomes by address.
-    fn end(mut self) -> Value {
+    pub(super) fn end(mut self) -> Value {
         drop(self.child.stdin.take());
         let seen = serde_json::from_str(&self.line()).unwrap();
         self.child.wait().unwrap();
@@ -63,7 +63,7 @@ impl Hammer {
 }
 
 /// Less often on an emulated machine, which takes seconds for what takes milliseconds.
-fn times(variable: &str, unless_said: u32) -> u32 {
+pub(super) fn times(variable: &str, unless_said: u32) -> u32 {
     let said = std::env::var(variable).ok().and_then(|text| text.parse().ok());
     let is_emulated = std::env::var_os("CLAWBOX_TESTS_LSM").is_some();
     said.unwrap_or(if is_emulated { unless_said.div_ceil(3) } else { unless_said })
@@ -71,7 +71,7 @@ fn times(variable: &str, unless_said: u32) -> u32 {
 
 /// The outcomes of one address, all of which must be of these.
 #[track_caller]
-fn only(seen: &Value, address: &str, outcomes: &[&str]) -> u64 {
+pub(super) fn only(seen: &Value, address: &str, outcomes: &[&str]) -> u64 {
     let counts = seen[address].as_object().unwrap();
     assert!(counts.keys().all(|outcome| outcomes.contains(&outcome.as_str())), "{address}: {seen}");
     counts.values().filter_map(Value::as_u64).sum()
