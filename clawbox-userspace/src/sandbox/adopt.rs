@@ -59,6 +59,13 @@ fn life(lasting: &Lasting) -> Result<Life, RunError> {
     Ok(Life::Command { process: found.ok_or_else(gone)?, born: lasting.born })
 }
 
+/// The number of the policy that is in force; the next one gets a later one.
+fn generation_of(host: &mut Host, number: u32) -> Result<u32, RunError> {
+    let generation = host.kernel.enforcer.state(number)?.policy;
+    host.kernel.generation = host.kernel.generation.max(generation);
+    Ok(generation)
+}
+
 fn view_of(attached: Option<&Cgroup>) -> Result<View, RunError> {
     attached.map_or_else(|| Ok(View::default()), |cgroup| view(cgroup, &[]))
 }
@@ -174,8 +181,7 @@ impl Sandbox {
         let life = life(&lasting)?;
         let attached = lasting.attached.is_some().then(|| cgroup.clone());
         let view = view_of(attached.as_ref())?;
-        let generation = host.kernel.enforcer.state(number)?.policy;
-        host.kernel.generation = host.kernel.generation.max(generation);
+        let generation = generation_of(host, number)?;
         let (image, mounts, identities, objects) =
             found_again(host, number, &lasting, generation, &view)?;
         let first = first_process(&lasting, &cgroup);
@@ -206,8 +212,7 @@ impl Sandbox {
         }
         enforcer.set_state(number, &image.state(ports, settled.audit.flags(), with_lsm))?;
         host.recorders.add(number, recorder);
-        let mut named = Named::default();
-        named.hold(&identities, &objects);
+        let named = Named::holding(&identities, &objects);
         let policy = LivePolicy {
             sandbox: number,
             texts: lasting.texts,

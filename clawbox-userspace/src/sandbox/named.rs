@@ -33,6 +33,14 @@ pub struct Named {
 }
 
 impl Named {
+    /// Of one policy.
+    #[must_use]
+    pub fn holding(identities: &Identities, objects: &Objects) -> Self {
+        let mut named = Self::default();
+        named.hold(identities, objects);
+        named
+    }
+
     /// Holds what one more policy names.
     pub fn hold(&mut self, identities: &Identities, objects: &Objects) {
         let Identities { binaries, scripts, .. } = identities;
