@@ -66,6 +66,9 @@ impl Disk {
         let flags = if is { flags | MsFlags::MS_RDONLY } else { flags };
         let nothing = None::<&Path>;
         mount(nothing, &self.at, nothing, flags, nothing).expect("nobody writes to it");
+        // The disk and not its place: who was started meanwhile has a copy of that.
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(nothing, &self.at, nothing, flags, nothing).expect("root may mount");
     }
 }
 

@@ -84,7 +84,8 @@ impl<'w> Faulty<'w> {
 
     /// The fault has gone: another policy takes the place of the first, and is there after a restart.
     fn recovers(&mut self) {
-        assert_eq!(self.run().0, 0);
+        let (status, _, stderr) = self.run();
+        assert_eq!(status, 0, "{stderr}");
         let (status, stdout, stderr) = self.set();
         assert_eq!(status, 0, "{stdout}{stderr}");
         for _ in 0..2 {
@@ -237,10 +238,9 @@ fn without_descriptors_nothing_is_begun_and_what_runs_goes_on() {
     assert!(status == 125 && stderr.contains("LimitNOFILE"), "{status} {stderr}");
     ends.end();
     let _ = faulty.daemon.says("there are descriptors again");
-    // Root can have all of them.
+    // Root gets more of them than anybody else.
     let mut all = connected(&faulty, 0, 200);
-    let most = open + 64 + 12;
-    until("all are in use", || descriptors(faulty.daemon.process()) + 3 > most);
+    let _ = faulty.daemon.says("descriptors open");
     faulty.enforces();
     let _ = faulty.dialler.dial("api.test");
     faulty.enforces();

@@ -131,12 +131,15 @@ impl Churn<'_> {
         let mut number = Value::Null;
         until("it waits", || {
             let list = ["approvals", "list", name, "--format", "json"];
-            let (_, stdout, _) = output(self.daemon.as_nobody(&list));
+            // It may not have begun yet.
+            let (_, stdout, _) = output(self.daemon.clawbox(&list));
             let listed: Value = serde_json::from_str(&stdout).unwrap_or_default();
             number = listed["connections"][0]["id"].clone();
             number.is_number()
         });
-        self.did(&["approvals", "approve", name, &number.to_string(), "--for", "sandbox"]);
+        let number = number.to_string();
+        let approve = ["approvals", "approve", name, &number];
+        assert_eq!(output(self.daemon.clawbox(&approve)).0, 0);
         drop(child.stdin.take());
         assert_eq!(child.wait().unwrap().code(), Some(0));
     }
