@@ -154,14 +154,14 @@ impl LivePolicy {
     /// Replaces the policy. Whatever goes wrong leaves the old one in force.
     pub fn replace(&mut self, kernel: &mut KernelSide, texts: Vec<Text>) -> Change {
         let approved = self.approved.clone();
-        self.change(kernel, texts, approved)
+        self.change(kernel, texts, approved, Cut::All)
     }
 
     /// Adds an entry for `network_policies` that stays whatever policy follows.
     pub fn approve(&mut self, kernel: &mut KernelSide, entry: &str) -> Change {
         let mut approved = self.approved.clone();
         approved.push_str(entry);
-        self.change(kernel, self.texts.clone(), approved)
+        self.change(kernel, self.texts.clone(), approved, Cut::Made)
     }
 
     /// The path by which the policy in force names the very program that a process runs; `None` if by
@@ -182,9 +182,10 @@ impl LivePolicy {
         kernel: &mut KernelSide,
         texts: Vec<Text>,
         approved: String,
+        cut: Cut,
     ) -> Change {
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
-        let made = self.set(kernel, with_approved(texts.clone(), &approved));
+        let made = self.set(kernel, with_approved(texts.clone(), &approved), cut);
         if made.is_ok() {
             self.texts = texts;
             self.approved = approved;
@@ -195,7 +196,7 @@ impl LivePolicy {
         }
     }
 
-    fn set(&mut self, kernel: &mut KernelSide, texts: Vec<Text>) -> Result<Made, Answer> {
+    fn set(&mut self, kernel: &mut KernelSide, texts: Vec<Text>, cut: Cut) -> Result<Made, Answer> {
         let since = Instant::now();
         let policy = self.load(texts)?;
         let before = self.in_force.image();
@@ -227,7 +228,7 @@ impl LivePolicy {
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
         let state = self.state(kernel, &image);
-        let resets = kernel.connections.reset(self.sandbox, &image, &state, Cut::All);
+        let resets = kernel.connections.reset(self.sandbox, &image, &state, cut);
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))
