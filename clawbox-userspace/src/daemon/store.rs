@@ -252,16 +252,17 @@ fn put(transaction: &Transaction<'_>, kept: &Kept, author: u32) -> rusqlite::Res
         "INSERT OR IGNORE INTO trails (sandbox, owner, started) VALUES (?1, ?2, ?3)",
         params![id, kept.owner, started],
     )?;
-    // Of another one of this number, in the same second by a clock that may have been set back.
+    // Of another one of this number, in the same second by a clock that may have been set back: what is
+    // written down now comes after all others.
     transaction.execute(
-        "DELETE FROM revisions WHERE sandbox = ?1 AND started = ?2 AND revision > ?3",
-        params![id, started, kept.revision],
+        "DELETE FROM revisions WHERE sandbox = ?1 AND started = ?2 \
+         AND (revision > ?3 OR revision = ?3 AND digest != ?4)",
+        params![id, started, kept.revision, digest],
     )?;
     transaction.execute(
-        "INSERT INTO revisions (sandbox, started, revision, author, time, digest, texts) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (sandbox, started, revision) DO UPDATE SET \
-         author = excluded.author, time = excluded.time, digest = excluded.digest, \
-         texts = excluded.texts WHERE digest != excluded.digest",
+        "INSERT OR IGNORE INTO revisions \
+         (sandbox, started, revision, author, time, digest, texts) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![id, started, kept.revision, author, now(), digest, texts],
     )?;
     Ok(())
