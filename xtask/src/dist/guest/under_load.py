@@ -66,6 +66,7 @@ def check():
             equal(len(sandboxes()), 2, "sandboxes")
             equal(arrived_elsewhere(), before, "connections that arrived")
             go_on(f"kill {number + 1}")
+            print(f"check: kill {number + 1}: both go on, and nothing has gone through")
     with step("it is upgraded under load"):
         pid = main_pid()
         run("dpkg", "--install", "/srv/newer.deb", timeout=600)
