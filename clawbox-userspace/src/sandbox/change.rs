@@ -154,14 +154,14 @@ impl LivePolicy {
     /// Replaces the policy. Whatever goes wrong leaves the old one in force.
     pub fn replace(&mut self, kernel: &mut KernelSide, texts: Vec<Text>) -> Change {
         let approved = self.approved.clone();
-        self.change(kernel, texts, approved, Cut::All)
+        self.change(kernel, texts, approved)
     }
 
     /// Adds an entry for `network_policies` that stays whatever policy follows.
     pub fn approve(&mut self, kernel: &mut KernelSide, entry: &str) -> Change {
         let mut approved = self.approved.clone();
         approved.push_str(entry);
-        self.change(kernel, self.texts.clone(), approved, Cut::Made)
+        self.change(kernel, self.texts.clone(), approved)
     }
 
     /// The path by which the policy in force names the very program that a process runs; `None` if by
@@ -182,10 +182,9 @@ impl LivePolicy {
         kernel: &mut KernelSide,
         texts: Vec<Text>,
         approved: String,
-        cut: Cut,
     ) -> Change {
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
-        let made = self.set(kernel, with_approved(texts.clone(), &approved), cut);
+        let made = self.set(kernel, with_approved(texts.clone(), &approved));
         if made.is_ok() {
             self.texts = texts;
             self.approved = approved;
@@ -196,7 +195,7 @@ impl LivePolicy {
         }
     }
 
-    fn set(&mut self, kernel: &mut KernelSide, texts: Vec<Text>, cut: Cut) -> Result<Made, Answer> {
+    fn set(&mut self, kernel: &mut KernelSide, texts: Vec<Text>) -> Result<Made, Answer> {
         let since = Instant::now();
         let policy = self.load(texts)?;
         let before = self.in_force.image();
@@ -228,7 +227,7 @@ impl LivePolicy {
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
         let state = self.state(kernel, &image);
-        let resets = kernel.connections.reset(self.sandbox, &image, &state, cut);
+        let resets = kernel.connections.reset(self.sandbox, &image, &state, Cut::All);
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))

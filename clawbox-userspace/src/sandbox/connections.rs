@@ -70,8 +70,6 @@ pub enum Cut {
     /// Connections that were made from there. What listens may be somebody else's too, who has handed it
     /// down: systemd's, say.
     Clients,
-    /// All that it does not allow, but none that is being made: it allows more than the one before.
-    Made,
 }
 
 /// An open socket and who has it.
@@ -202,9 +200,6 @@ impl Connections {
                 continue;
             }
             if matches!(open.end, End::Nowhere) {
-                if what == Cut::Made {
-                    continue;
-                }
                 // What it asks for may not be allowed any more, and it can ask again.
                 if let Err(error) = cut(&open.socket) {
                     tracing::debug!("a connection that is being made stays: {error}");

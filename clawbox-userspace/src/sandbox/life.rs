@@ -15,7 +15,6 @@ use super::beginning::Beginning;
 use super::birth::{End, Process};
 use super::cgroup::Cgroup;
 use super::change::{Change, KernelSide, LivePolicy};
-use super::connections::Cut;
 use super::control::{Answer, Request, Text};
 use super::enter_running::Further;
 use super::held::HeldConnections;
@@ -334,7 +333,7 @@ impl Sandbox {
         recorder: &mut Recorder,
         before: Written,
     ) -> Result<(), String> {
-        let change = self.policy.change(kernel, before.texts, before.approved, Cut::All);
+        let change = self.policy.change(kernel, before.texts, before.approved);
         match self.changed(recorder, change) {
             Answer::Changed { .. } => Ok(()),
             Answer::Refused { why, .. } => Err(why),

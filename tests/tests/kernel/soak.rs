@@ -117,8 +117,7 @@ impl Churn<'_> {
         }
     }
 
-    /// One whose connection waits for an answer, and gets it. The client polls, so that nothing but the
-    /// daemon keeps a connection that is being made from its end.
+    /// One whose connection waits for an answer, and gets it.
     fn asks(&self) {
         let name = "asks";
         let code = format!(
@@ -139,7 +138,7 @@ impl Churn<'_> {
             number.is_number()
         });
         let number = number.to_string();
-        let approve = ["approvals", "approve", name, &number, "--for", "sandbox"];
+        let approve = ["approvals", "approve", name, &number];
         assert_eq!(output(self.daemon.clawbox(&approve)).0, 0);
         drop(child.stdin.take());
         assert_eq!(child.wait().unwrap().code(), Some(0));
