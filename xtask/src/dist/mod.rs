@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long)]
     check: bool,
     /// With --check: boot that Debian with systemd and podman in a VM instead, and use the package there
-    /// as it is deployed; some twenty minutes.
+    /// as it is deployed; a quarter of an hour.
     #[arg(long, requires = "check")]
     vm: bool,
     /// With --vm: these parts of the check alone, by the names that it prints.
