@@ -15,6 +15,10 @@ pub const PENDING: u32 = 0;
 /// nobody in it is governed. No sandbox has it.
 pub const STARTERS: u32 = 0;
 
+/// Levels of the hierarchy that are looked at for sandboxes. systemd and the container engines have six at
+/// most; what is deeper cannot be attached itself, and is a part of what is above it.
+pub const LEVELS: usize = 16;
+
 /// Neither the cgroup nor one above it is a sandbox.
 pub const NOT_ATTACHED: Attached = u64::MAX;
 

@@ -1,17 +1,13 @@
 //! Which cgroups that somebody else has made are sandboxes, wherever they are in the hierarchy: for
 //! starts of programs and walks alone. What every hook asks is the identity that is given there.
 
-use clawbox_common::attach::{Attached, NOT_ATTACHED, PENDING, STARTERS};
+use clawbox_common::attach::{Attached, LEVELS, NOT_ATTACHED, PENDING, STARTERS};
 use clawbox_common::subject::FileId;
 
 use crate::{
     kernel_read::{self, Kernel, Untyped},
     subject,
 };
-
-/// Levels of the hierarchy that are looked at. systemd and the container engines have six at most;
-/// what is deeper is asked of the sixteen levels from the top.
-const LEVELS: u64 = 16;
 
 /// The sandbox that a cgroup is in: the innermost one's above it that is one.
 ///
@@ -23,7 +19,7 @@ pub extern "C" fn attached(cgroup: u64) -> Attached {
     let depth = cgroup.level();
     let mut found = NOT_ATTACHED;
     // The root, of level 0, is nobody's.
-    for level in 1..=LEVELS {
+    for level in 1..=LEVELS as u64 {
         if level > depth {
             break;
         }

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use clawbox_common::attach::{
-    ASKED, Compared, NOT_ATTACHED, PENDING, SELECTOR_BITS, SELECTOR_TEXT, Selector, Walk,
+    ASKED, Compared, LEVELS, NOT_ATTACHED, PENDING, SELECTOR_BITS, SELECTOR_TEXT, Selector, Walk,
 };
 use core::{ffi::c_void, ptr::read_volatile};
 
@@ -33,7 +33,8 @@ pub fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
     }
     // What is made inside a sandbox is a part of it.
     if attached(cgroup.0) == NOT_ATTACHED
-        && CGROUPS.insert(cgroup.id_of_cgroup(), PENDING, u64::from(BPF_NOEXIST)).is_err()
+        && (cgroup.level() > LEVELS as u64
+            || CGROUPS.insert(cgroup.id_of_cgroup(), PENDING, u64::from(BPF_NOEXIST)).is_err())
     {
         emit::unasked();
     }

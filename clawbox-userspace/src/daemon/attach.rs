@@ -23,6 +23,7 @@ use crate::kernel::enforcer::attached::Whom;
 use crate::kernel::file_id::Mounts;
 use crate::sandbox::attach::{AttachOrder, may_be_attached, view};
 use crate::sandbox::cgroup::Cgroup;
+use crate::sandbox::confined::cgroup_of;
 use crate::sandbox::control::Text;
 use crate::sandbox::held::PATIENCE;
 use crate::sandbox::ready::Ready;
@@ -46,8 +47,8 @@ pub(super) struct Standing {
     asked: BTreeMap<u64, Whom>,
     tell: mpsc::Sender<Described>,
     told: mpsc::Receiver<Described>,
-    /// What could not be attached, and when.
-    failed: BTreeMap<u64, Instant>,
+    /// What could not be attached, when it is tried again, and for whom.
+    failed: BTreeMap<u64, (Instant, Whom)>,
     looked: Instant,
 }
 
@@ -97,10 +98,12 @@ impl Daemon {
     /// Puts the rules in force: for new cgroups, and for those that are there.
     pub(super) fn stand(&mut self) -> Result<(), DaemonError> {
         let asked: Vec<_> = self.standing.rules.iter().flat_map(Rule::selectors).collect();
-        let spared = standing::spared(&self.standing.rules);
+        let mut spared = standing::spared(&self.standing.rules);
+        spared.extend(own().iter().flat_map(|path| standing::itself(path)));
         // First the kernel asks, then it is looked at what is there: nothing is between the two.
         self.host.ask_of(&asked, &spared, &starters())?;
-        self.standing.failed.clear();
+        let now = Instant::now();
+        self.standing.failed.values_mut().for_each(|(again, _)| *again = now);
         if self.standing.rules.is_empty() {
             return Ok(());
         }
@@ -119,6 +122,9 @@ impl Daemon {
     /// Whether a rule may be for a cgroup that is there; of containers more has to be known.
     fn has_rule(&self, cgroup: &Cgroup) -> bool {
         let path = cgroup.below(&self.root);
+        if may_be_attached(&self.root, cgroup).is_err() {
+            return false;
+        }
         let is_container = containers::is_outermost(&path) && !standing::is_users(&path);
         self.standing.rule_for(&path, None).is_some()
             || is_container && self.standing.rules.iter().any(Rule::is_for_containers)
@@ -141,11 +147,10 @@ impl Daemon {
             Err(error) => return tracing::error!("what is held is held on: {error}"),
         };
         for id in pending {
-            let is_recent = |when: &Instant| when.elapsed() < AGAIN;
-            if !self.standing.asked.contains_key(&id)
-                && !self.standing.failed.get(&id).is_some_and(is_recent)
-            {
-                self.decide(id, Whom::Held);
+            let failed = self.standing.failed.get(&id).copied();
+            let is_early = failed.is_some_and(|(again, _)| Instant::now() < again);
+            if !self.standing.asked.contains_key(&id) && !is_early {
+                self.decide(id, failed.map_or(Whom::Held, |(_, whom)| whom));
             }
         }
     }
@@ -155,7 +160,7 @@ impl Daemon {
         let cgroup = match Cgroup::of_id(&self.root, id) {
             Ok(Some(cgroup)) => cgroup,
             Ok(None) => return self.release(id, None),
-            Err(error) => return self.held_on(id, &error),
+            Err(error) => return self.held_on(id, whom, &error),
         };
         if whom == Whom::Held && self.host.held_in(&cgroup).is_empty() {
             // Whoever is there is about to start something, which will be held.
@@ -189,11 +194,11 @@ impl Daemon {
         let cgroup = match Cgroup::of_id(&self.root, id) {
             Ok(Some(cgroup)) => cgroup,
             Ok(None) => return self.release(id, None),
-            Err(error) => return self.held_on(id, &error),
+            Err(error) => return self.held_on(id, whom, &error),
         };
         match found {
             // It may be one that a rule is for.
-            Err(why) => self.held_on(id, &why),
+            Err(why) => self.held_on(id, whom, &why),
             Ok(container) => {
                 let path = cgroup.below(&self.root);
                 if self.standing.rule_for(&path, Some(&container)).is_some() {
@@ -221,7 +226,7 @@ impl Daemon {
         });
         let texts = match texts.collect::<Result<Vec<_>, String>>() {
             Ok(texts) => texts,
-            Err(why) => return self.held_on(id, &why),
+            Err(why) => return self.held_on(id, whom, &why),
         };
         let standing::Written { name, network_only, audit_level, mode, .. } = &rule.written;
         let wanted = Wanted {
@@ -236,25 +241,32 @@ impl Daemon {
         };
         match self.attach_cgroup(wanted) {
             Ok(_) => drop(self.standing.failed.remove(&id)),
-            Err(refusal) => self.held_on(id, &refusal.message()),
+            Err(refusal) => self.held_on(id, whom, &refusal.message()),
         }
     }
 
-    /// What cannot be told or attached does not run.
-    fn held_on(&mut self, id: u64, why: &dyn std::fmt::Display) {
-        let path = Cgroup::of_id(&self.root, id).ok().flatten();
-        let path = path.map(|cgroup| cgroup.below(&self.root).display().to_string());
+    /// What cannot be told or attached does not run, and nothing more is started there: also where it was
+    /// there before the rule. Who ran there runs on until it can be attached.
+    fn held_on(&mut self, id: u64, whom: Whom, why: &dyn std::fmt::Display) {
+        let cgroup = Cgroup::of_id(&self.root, id).ok().flatten();
+        if let Some(cgroup) = &cgroup
+            && !self.is_attached(cgroup)
+            && let Err(error) = self.host.hold(cgroup)
+        {
+            tracing::error!("what is started next in it is not held: {error}");
+        }
+        let path = cgroup.map(|cgroup| cgroup.below(&self.root).display().to_string());
         tracing::error!(
             cgroup = path.unwrap_or_default(),
             "what is started in it is held, and denied everything, until this is mended: {why}"
         );
-        self.standing.failed.insert(id, Instant::now());
+        self.standing.failed.insert(id, (Instant::now() + AGAIN, whom));
     }
 
     fn release(&mut self, id: u64, cgroup: Option<&Cgroup>) {
         match self.host.release(id, cgroup) {
             Ok(()) => drop(self.standing.failed.remove(&id)),
-            Err(error) => self.held_on(id, &error),
+            Err(error) => self.held_on(id, Whom::Held, &error),
         }
     }
 
@@ -400,6 +412,11 @@ fn opened(path: PathBuf) -> Result<Cgroup, Refusal> {
 fn directories(root: &Path) -> impl Iterator<Item = PathBuf> {
     let all = WalkDir::new(root).min_depth(1).into_iter().flatten();
     all.filter(|entry| entry.file_type().is_dir()).map(walkdir::DirEntry::into_path)
+}
+
+/// The daemon's own cgroup, which has no name where that is the root.
+fn own() -> Option<PathBuf> {
+    cgroup_of(std::process::id()).ok().filter(|path| path.file_name().is_some())
 }
 
 /// Those of [`STARTERS`] that are here.

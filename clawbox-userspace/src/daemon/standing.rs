@@ -281,6 +281,16 @@ impl Rule {
     }
 }
 
+/// The daemon's own cgroup, of which the kernel never asks, whatever the rules say: with a rule for all
+/// units the next daemon would wait for itself.
+#[must_use]
+pub fn itself(path: &Path) -> Vec<(Selector, u32)> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = name.map(|name| Selector::beginning(Compared::Name, &name));
+    let path = Selector::beginning(Compared::Path, &path.to_string_lossy());
+    name.into_iter().chain([path]).collect()
+}
+
 /// Whether a cgroup is below the users' own, who call there what they make as they like.
 pub(super) fn is_users(path: &Path) -> bool {
     path.starts_with("/user.slice")
@@ -358,6 +368,16 @@ mod tests {
                 "{wanted} {path}"
             );
         }
+    }
+
+    #[test]
+    fn the_daemons_own_cgroup_is_spared_by_its_name_and_by_its_path() {
+        let own = "/system.slice/clawbox.service";
+        let both = [
+            Selector::beginning(Compared::Name, "clawbox.service"),
+            Selector::beginning(Compared::Path, own),
+        ];
+        assert_eq!(itself(Path::new(own)), both);
     }
 
     #[test]

@@ -99,7 +99,7 @@ impl Losses {
             self.seen_unattributed = total;
         }
         let total: u64 = self.unattributed.get(&UNASKED, 0)?.iter().sum();
-        let count = total - std::mem::replace(&mut self.seen_unasked, total);
+        let count = total.saturating_sub(std::mem::replace(&mut self.seen_unasked, total));
         if count > 0 {
             losses.push(Loss { kind: "cgroup-unasked", sandbox: 0, count });
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use clawbox_common::attach::{PENDING, Walk};
+use clawbox_common::attach::{LEVELS, PENDING, Walk};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -184,6 +184,13 @@ pub fn may_be_attached(root: &Path, cgroup: &Cgroup) -> Result<(), RunError> {
     }
     if root.join(own.strip_prefix("/").unwrap_or(&own)).starts_with(path) {
         return refused("clawbox itself is in it");
+    }
+    if path.strip_prefix(root).is_ok_and(|below| below.iter().count() > LEVELS) {
+        return refused("it is deeper in the hierarchy than the kernel programs look");
+    }
+    // It is systemd, without which nothing on the host starts or ends.
+    if cgroup.processes()?.contains(&1) {
+        return refused("process 1 is in it");
     }
     if path.starts_with(root.join(super::cgroup::PARENT)) {
         return refused("it is a sandbox's, or of what holds them");

@@ -10,7 +10,7 @@ use crate::kernel::pinned::Identified;
 ///
 /// # Errors
 /// It has ended, or is in none.
-pub(super) fn cgroup_of(process: u32) -> std::io::Result<PathBuf> {
+pub fn cgroup_of(process: u32) -> std::io::Result<PathBuf> {
     let text = std::fs::read_to_string(format!("/proc/{process}/cgroup"))?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::"));
     path.map(PathBuf::from).ok_or_else(|| std::io::ErrorKind::NotFound.into())

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -159,7 +160,9 @@ fn is_executable(path: &Path) -> bool {
 /// Whether the kernel would start an interpreter for it.
 fn is_script(path: &Path) -> bool {
     let mut head = [0; 2];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    // Somebody may have put a pipe there, which would be waited for.
+    let opened = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path);
+    let read = opened.and_then(|mut file| file.read_exact(&mut head));
     read.is_ok() && &head == b"#!"
 }
 
@@ -240,6 +243,14 @@ mod tests {
         let named = pattern(&link.display().to_string());
         let found = Identities::find(1, &Mounts::read().unwrap(), [&named], &[]);
         assert_eq!(found.scripts.len(), 2);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_program_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("tool");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(!is_script(&pipe));
     }
 
     #[test]

@@ -415,6 +415,38 @@ fn a_container_has_its_own_files_and_its_resolver_in_its_own_network() {
     assert_eq!(container.end(), 0);
 }
 
+#[test]
+fn where_a_rules_policy_does_not_load_nothing_more_is_started_and_all_is_held_once_it_does() {
+    if in_guest() {
+        return;
+    }
+    let scene = Scene::new();
+    let others = Parent::make();
+    let place = others.child("agent");
+    let policy = scene.world.bin().join("standing.yaml");
+    fs::write(&policy, "version: 1\nno_such_part: 1\n").unwrap();
+    let mut before = Dialler::of(dialler(&scene.world, &place));
+    let rule = format!(
+        "name: agent\nmatch: {{ cgroup: '{}/*' }}\npolicy: {}\nnetwork_only: true\n",
+        others.below(),
+        policy.display()
+    );
+    let daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
+    let mut late = waiting(&mut dialler(&scene.world, &place));
+    until("it is held", || is_stopped(late.id()));
+    assert!(daemon.list().is_empty());
+    fs::write(&policy, to_site(&scene)).unwrap();
+    daemon.reload(|text| text);
+    let mut line = [0; 6];
+    std::io::Read::read_exact(late.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(&line, b"ready\n");
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    assert_eq!([before.dial(&site), before.dial(&elsewhere)], ["ok", "EPERM"]);
+    drop(late.stdin.take());
+    assert!(late.wait().unwrap().success());
+    assert_eq!(before.end(), 0);
+}
+
 /// A dialler that may not get as far as to say that it is ready.
 fn waiting(command: &mut Command) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()

@@ -52,8 +52,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "a start in somebody else's cgroup is looked for in all cgroups above",
         "clawbox-ebpf/src/attached.rs",
-        "for level in 1..=LEVELS {",
-        "for level in 15..=LEVELS {",
+        "for level in 1..=LEVELS as u64 {",
+        "for level in 15..=LEVELS as u64 {",
         "who_is_in_a_cgroup_when_it_is_attached_is_held_from_then_on",
     ),
     here(
