@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clawbox_common::attach::{LEVELS, PENDING, Walk};
@@ -17,15 +16,14 @@ use super::child::Invocation;
 use super::control::Text;
 use super::launch::{self, Identity};
 use super::limits;
-use super::order::{OrderError, backstops, refused, report_shortfalls, valid_name};
+use super::order::{OrderError, backstops, load, refused, report_shortfalls, valid_name};
 use super::run::{LsmUse, Run, RunError, system};
 use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::compile;
 use crate::kernel::enforcer::attached::Whom;
 use crate::kernel::pinned::Identified;
-use crate::policy::model::{Located, Mode};
-use crate::policy::{Loaded, load_texts};
+use crate::policy::model::Mode;
 
 /// What a cgroup is to be under.
 #[derive(Clone, Debug)]
@@ -59,13 +57,7 @@ impl AttachOrder {
     /// The policy does not load, or wants what nobody holds here.
     pub fn prepare(self, generation: u32) -> Result<Run, OrderError> {
         let name = valid_name(&self.name)?.to_owned();
-        let texts: Vec<(Arc<str>, String)> =
-            self.texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
-        let loaded = load_texts(&texts).and_then(Loaded::enforceable);
-        let mut loaded = loaded.map_err(refused)?;
-        if let Some(value) = self.mode {
-            loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
-        }
+        let loaded = load(&self.texts, self.mode)?;
         let file = self.texts.first().map(|text| text.name.clone()).unwrap_or_default();
         let hard = report_shortfalls(&loaded, &file, true, self.lsm, false)?;
         let image = compile(&loaded.policy, generation).map_err(refused)?;

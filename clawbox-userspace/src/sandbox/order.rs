@@ -97,13 +97,7 @@ impl Order {
     /// # Errors
     /// The policy does not load, or something that it names is not to be had.
     pub fn prepare(self, generation: u32) -> Result<Run, OrderError> {
-        let texts: Vec<(Arc<str>, String)> =
-            self.texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
-        let loaded = load_texts(&texts).and_then(Loaded::enforceable);
-        let mut loaded = loaded.map_err(refused)?;
-        if let Some(value) = self.mode {
-            loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
-        }
+        let loaded = load(&self.texts, self.mode)?;
         let name = match &self.name {
             Some(name) => valid_name(name)?.to_owned(),
             None => default_name(&self.command),
@@ -179,6 +173,18 @@ impl Order {
         }
         Ok(user)
     }
+}
+
+/// Reads a policy; `mode` stands over its own.
+pub(super) fn load(texts: &[Text], mode: Option<Mode>) -> Result<Loaded, OrderError> {
+    let texts: Vec<(Arc<str>, String)> =
+        texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
+    let loaded = load_texts(&texts).and_then(Loaded::enforceable);
+    let mut loaded = loaded.map_err(refused)?;
+    if let Some(value) = mode {
+        loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
+    }
+    Ok(loaded)
 }
 
 pub(super) fn refused(diagnostics: Vec<Diagnostic>) -> OrderError {
