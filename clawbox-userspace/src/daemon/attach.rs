@@ -19,7 +19,7 @@ use super::{Daemon, DaemonError};
 use crate::api::peer::Peer;
 use crate::api::{convert, proto};
 use crate::audit::AuditLevel;
-use crate::kernel::enforcer::attached::Whom;
+use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::file_id::Mounts;
 use crate::sandbox::attach::{AttachOrder, may_be_attached, view};
 use crate::sandbox::cgroup::Cgroup;

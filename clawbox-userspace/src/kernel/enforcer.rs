@@ -1,7 +1,7 @@
 //! The one object through which the agent changes what the kernel enforces: policies, sandboxes,
 //! identities, synthetic addresses; and through which it reads events and losses.
 
-pub mod attached;
+pub mod cgroups;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};

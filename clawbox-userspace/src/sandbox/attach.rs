@@ -21,7 +21,7 @@ use super::run::{LsmUse, Run, RunError, system};
 use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::compile;
-use crate::kernel::enforcer::attached::Whom;
+use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::pinned::Identified;
 use crate::policy::model::Mode;
 

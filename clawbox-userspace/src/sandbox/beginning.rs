@@ -26,7 +26,7 @@ use super::run::{LsmUse, Run, RunError, system};
 use crate::audit::trail::Draft;
 use crate::compile::MapImage;
 use crate::kernel::enforcer::Generation;
-use crate::kernel::enforcer::attached::Whom;
+use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::lsm::LsmState;
 
 use super::life::{Life, Sandbox, Told, recorder, serve};

@@ -31,7 +31,7 @@ use crate::audit::programs::Programs;
 use crate::audit::trail::Trail;
 use crate::gateway;
 use crate::kernel::enforcer::Enforcer;
-use crate::kernel::enforcer::attached::Whom;
+use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
 use crate::kernel::lsm::LsmState;
 use crate::kernel::pinned::Identified;

@@ -14,7 +14,7 @@ use crate::audit::trail::Trail;
 use crate::compile::AgentPorts;
 use crate::dns::{ResolverSockets, Upstream, UpstreamError};
 use crate::gateway::{self, WaitingRoom};
-use crate::kernel::enforcer::attached::Whom;
+use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::Sizes;
 

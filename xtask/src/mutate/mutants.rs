@@ -58,7 +58,7 @@ pub(super) const ALL: &[Mutant] = &[
     ),
     here(
         "what is in a cgroup that is attached gets an identity",
-        "clawbox-userspace/src/kernel/enforcer/attached.rs",
+        "clawbox-userspace/src/kernel/enforcer/cgroups.rs",
         "let is_for_all = u32::from(whom == Whom::Everybody);",
         "let is_for_all = u32::from(whom != Whom::Everybody);",
         "who_is_in_a_cgroup_when_it_is_attached_is_held_from_then_on",
