@@ -57,6 +57,10 @@ pub enum Asked {
     Revisions(String, Reply<proto::RevisionsReply>),
     /// Put one of them in force again.
     Rollback(proto::RollbackRequest, Reply<proto::Answer>),
+    /// Set the host's policy, or end it.
+    SetGlobal(proto::SetGlobalPolicyRequest, Reply<proto::Answer>),
+    /// Which policies had the host?
+    Global(Reply<proto::GlobalPolicyReply>),
     /// Which policy is in force?
     Policy(String, Reply<proto::PolicyReply>),
     /// How is the host?
@@ -268,6 +272,20 @@ impl sandboxes_server::Sandboxes for Service {
         request: Request<proto::RollbackRequest>,
     ) -> Result<Response<proto::Answer>, Status> {
         self.ask(request, Asked::Rollback).await
+    }
+
+    async fn set_global_policy(
+        &self,
+        request: Request<proto::SetGlobalPolicyRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        self.ask(request, Asked::SetGlobal).await
+    }
+
+    async fn get_global_policy(
+        &self,
+        request: Request<proto::GetGlobalPolicyRequest>,
+    ) -> Result<Response<proto::GlobalPolicyReply>, Status> {
+        self.ask(request, |_, reply| Asked::Global(reply)).await
     }
 
     async fn get_policy(

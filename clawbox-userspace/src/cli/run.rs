@@ -184,6 +184,7 @@ impl RunCommand {
         let asked = Limits { memory: self.memory, cpus: self.cpus, pids: self.pids };
         Ok(Order {
             texts,
+            global: None,
             name: self.name,
             user: self.user,
             workdir,

@@ -72,6 +72,8 @@ struct Shown {
     since: String,
     policy: String,
     revision: u32,
+    /// Whether `policy` is the host's, in place of the sandbox's own.
+    under_global: bool,
     mode: &'static str,
     waiting: u32,
     denied: u64,
@@ -132,6 +134,7 @@ impl From<proto::Sandbox> for Shown {
             since: humantime::format_rfc3339_seconds(since).to_string(),
             policy: sandbox.policy,
             revision: sandbox.revision,
+            under_global: sandbox.is_under_global,
             mode: if sandbox.audit_only { "audit" } else { "enforce" },
             waiting: sandbox.waiting,
             denied: sandbox.denied,
@@ -139,6 +142,15 @@ impl From<proto::Sandbox> for Shown {
             cgroup: sandbox.cgroup,
             usage: sandbox.usage.map(Used::from),
         }
+    }
+}
+
+impl Shown {
+    fn policy(&self) -> String {
+        if self.under_global {
+            return format!("{} (the host's)", self.policy);
+        }
+        format!("{} (revision {})", self.policy, self.revision)
     }
 }
 
@@ -192,10 +204,11 @@ impl List {
             "SANDBOX", "OWNER", "PID", "SINCE", "DENIED", "WAITING"
         )?;
         for shown in found {
-            let Shown { id, owner, pid, since, denied, waiting, policy, revision, .. } = shown;
+            let Shown { id, owner, pid, since, denied, waiting, .. } = &shown;
+            let policy = shown.policy();
             writeln!(
                 out,
-                "{id:width$}  {owner:10}  {pid:>8}  {since:20}  {denied:>6}  {waiting:>7}  {policy} ({revision})"
+                "{id:width$}  {owner:10}  {pid:>8}  {since:20}  {denied:>6}  {waiting:>7}  {policy}"
             )?;
         }
         Ok(ExitCode::SUCCESS)
@@ -232,12 +245,13 @@ pub(super) fn print_one(sandbox: proto::Sandbox, format: Format) -> anyhow::Resu
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?);
     }
     let style = Style::of(&out);
+    let policy = shown.policy();
     writeln!(out, "{}", style.strong(&shown.id))?;
     for (what, value) in [
         ("owner", shown.owner),
         ("process", shown.pid.to_string()),
         ("since", shown.since),
-        ("policy", format!("{} (revision {})", shown.policy, shown.revision)),
+        ("policy", policy),
         ("mode", shown.mode.to_owned()),
         ("waiting", shown.waiting.to_string()),
         ("denied", shown.denied.to_string()),

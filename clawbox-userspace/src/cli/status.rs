@@ -46,6 +46,9 @@ struct Shown {
     events_lost: u64,
     lost: Vec<Lost>,
     metrics: String,
+    /// The host's own policy that is in force in every sandbox.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    global_policy: Option<u32>,
     watchdog: Watchdog,
 }
 
@@ -98,6 +101,7 @@ impl From<proto::StatusReply> for Shown {
             events_lost: reply.events_lost,
             lost: lost.collect(),
             metrics: reply.metrics,
+            global_policy: (reply.global_revision != 0).then_some(reply.global_revision),
             watchdog: Watchdog { rounds, last: time(last), alarms, failing },
         }
     }
@@ -140,6 +144,10 @@ impl Shown {
         writeln!(out, "  BPF LSM   {lsm}")?;
         writeln!(out, "  memory    {}", size(self.resident_bytes))?;
         writeln!(out, "  metrics   {}", self.metrics)?;
+        if let Some(revision) = self.global_policy {
+            let what = format!("revision {revision}, in place of every sandbox's own");
+            writeln!(out, "  policy    {}", style.doubtful(&what))?;
+        }
         let Watchdog { rounds, last, alarms, failing } = &self.watchdog;
         let found = match (failing.is_empty(), alarms) {
             (false, _) => style.bad(failing.join("; ")),

@@ -364,6 +364,7 @@ impl Daemon {
         let (audit, names) = (self.trail_of(&id), self.names_of(&id));
         let order = AttachOrder {
             texts,
+            global: self.global.texts(),
             name,
             audit_level,
             mode,

@@ -7,6 +7,7 @@ mod containers;
 mod descriptors;
 mod exec;
 pub mod exposition;
+mod global;
 mod limits;
 pub mod listen_at;
 pub mod logs;
@@ -55,6 +56,7 @@ use attach::Standing;
 use config::{Config, ConfigError};
 use descriptors::Descriptors;
 use exposition::Changes;
+use global::Global;
 use listen_at::ListenAt;
 use member::Member;
 use metrics::Metrics;
@@ -114,6 +116,7 @@ struct Daemon {
     standing: Standing,
     since: SystemTime,
     changes: Changes,
+    global: Global,
     watchdog: Watchdog,
     descriptors: Descriptors,
     /// Where its configuration is, if not where it is by default.
@@ -197,6 +200,7 @@ impl Daemon {
         let running = pinned::cgroups(&config.name).unwrap_or_default();
         let is_awaited = running.iter().any(|(_, number)| !matches!(*number, PENDING | PROBE));
         let store = Store::open(&config.state, is_awaited)?;
+        let global = Global::kept(store.global()?);
         let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
         let lsm = LsmUse::from(config.lsm);
         let wanted = Wanted { lsm: lsm != LsmUse::Off, refusals: config.refusals };
@@ -227,11 +231,13 @@ impl Daemon {
             standing,
             since,
             changes,
+            global,
             watchdog,
             descriptors: Descriptors::default(),
             file,
         };
         daemon.take_over()?;
+        daemon.resume_global();
         daemon.host.admit_probe(&keeper).map_err(RunError::from)?;
         daemon.stand()?;
         Ok(daemon)
@@ -412,6 +418,7 @@ impl Daemon {
                 self.look_after_further();
                 self.look_after_members();
                 self.look_after_store();
+                self.look_after_global();
                 self.descriptors.look();
             }
         }

@@ -49,6 +49,16 @@ pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+pub(super) fn described_revision(found: Revision) -> proto::Revision {
+    proto::Revision {
+        revision: found.revision,
+        author: found.author,
+        time: found.time,
+        digest: found.digest,
+        texts: convert::texts(&found.texts),
+    }
+}
+
 fn refused(why: String) -> Answer {
     Answer::Refused { why, parts: Vec::new() }
 }
@@ -75,6 +85,8 @@ impl Daemon {
             }
             Asked::Revisions(name, reply) => give(reply, self.revisions(peer, &name)),
             Asked::Rollback(request, reply) => give(reply, self.rollback(peer, &request)),
+            Asked::SetGlobal(request, reply) => give(reply, self.set_global(peer, request)),
+            Asked::Global(reply) => give(reply, self.global_policy(peer)),
             Asked::Policy(name, reply) => give(reply, self.policy(peer, &name)),
             Asked::Status(reply) => give(reply, Ok(self.status())),
         }
@@ -158,7 +170,8 @@ impl Daemon {
         let failed =
             |error: &dyn std::error::Error| refuse(Status::failed_precondition(error.to_string()));
         let mut run = order.prepare(self.host.next_generation()).map_err(|error| failed(&error))?;
-        if let Some(why) = Settled::of(&run).too_many_rules(&run.image) {
+        let bound = Settled::of(&run).too_many_rules(&run.image);
+        if let Some(why) = bound.filter(|_| run.global.is_none()) {
             return Err(refuse(Status::resource_exhausted(why)));
         }
         let id = format!("{}-{number}", run.name);
@@ -238,6 +251,7 @@ impl Daemon {
         };
         Ok(Order {
             texts: convert::own_texts(request.texts),
+            global: self.global.texts(),
             name: (!request.name.is_empty()).then_some(request.name),
             user: (!request.user.is_empty()).then_some(request.user),
             workdir: inherit.workdir.clone(),
@@ -275,7 +289,8 @@ impl Daemon {
         let member = self.members.get(&number)?;
         let sandbox = self.host.sandbox(number)?;
         let cgroup = sandbox.cgroup().path();
-        let policy = sandbox.texts().first().map(|text| text.name.clone());
+        let texts = sandbox.global().unwrap_or(sandbox.texts());
+        let policy = texts.first().map(|text| text.name.clone());
         Some(proto::Sandbox {
             id: member.id.clone(),
             name: sandbox.name().to_owned(),
@@ -290,6 +305,7 @@ impl Daemon {
             denied,
             cgroup: cgroup.strip_prefix(&self.root).unwrap_or(cgroup).display().to_string(),
             usage: None,
+            is_under_global: sandbox.global().is_some(),
         })
     }
 
@@ -404,14 +420,7 @@ impl Daemon {
         };
         let found = self.store.revisions(&member.id, seconds(sandbox.since()));
         let found = found.map_err(|error| refuse(Status::internal(error.to_string())))?;
-        let revision = |found: Revision| proto::Revision {
-            revision: found.revision,
-            author: found.author,
-            time: found.time,
-            digest: found.digest,
-            texts: convert::texts(&found.texts),
-        };
-        Ok(proto::RevisionsReply { revisions: found.into_iter().map(revision).collect() })
+        Ok(proto::RevisionsReply { revisions: found.into_iter().map(described_revision).collect() })
     }
 
     fn rollback(

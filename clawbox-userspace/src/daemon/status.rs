@@ -41,6 +41,7 @@ impl Daemon {
                 alarms: self.watchdog.alarms.values().sum(),
                 failing: self.watchdog.failing.clone(),
             }),
+            global_revision: self.global.revision(),
             metrics: self.config.metrics.to_string(),
         }
     }

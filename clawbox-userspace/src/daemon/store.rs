@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use sha2::{Digest as _, Sha256};
 
 use crate::sandbox::control::Text;
@@ -18,7 +18,7 @@ use crate::sandbox::run_lock;
 const FILE: &str = "clawbox.sqlite";
 
 /// What the tables look like; a file of a later number is not touched.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS sandboxes (
@@ -43,7 +43,14 @@ CREATE TABLE IF NOT EXISTS trails (
     sandbox TEXT PRIMARY KEY,
     owner INTEGER NOT NULL,
     started INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS global (
+    only INTEGER PRIMARY KEY CHECK (only = 0),
+    revision INTEGER NOT NULL
 );";
+
+/// Whose revisions those of the host's own policy are: no sandbox is called so, and it never starts.
+const GLOBAL: (&str, u64) = ("", 0);
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -411,6 +418,75 @@ impl Store {
         read().map_err(|source| self.failed(source))
     }
 
+    /// The host's own policy, if one is in force.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn global(&self) -> Result<Option<(u32, Vec<Text>)>, StoreError> {
+        let found: rusqlite::Result<u32> =
+            self.connection.query_row("SELECT revision FROM global", [], |row| row.get(0));
+        let revision = match found.optional() {
+            Ok(Some(revision)) => revision,
+            Ok(None) => return Ok(None),
+            Err(source) => return Err(self.failed(source)),
+        };
+        let found = self.global_revisions()?.into_iter().find(|found| found.revision == revision);
+        // Without it every sandbox would have its own again.
+        let missing = || self.failed(rusqlite::Error::QueryReturnedNoRows);
+        found.map(|found| Some((revision, found.texts))).ok_or_else(missing)
+    }
+
+    /// Writes down that the host has this policy, and gives its number.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn set_global(&mut self, texts: &[Text], author: u32) -> Result<u32, StoreError> {
+        self.check()?;
+        let waits = self.connection.pragma_update(None, "synchronous", "FULL");
+        self.taken(waits)?;
+        let (id, started) = GLOBAL;
+        let (digest, files) = (digest(texts), serde_json::to_string(texts).unwrap_or_default());
+        let write = |transaction: Transaction<'_>| {
+            let revision: u32 = transaction.query_row(
+                "SELECT coalesce(max(revision), 0) + 1 FROM revisions \
+                 WHERE sandbox = ?1 AND started = ?2",
+                params![id, signed(started)],
+                |row| row.get(0),
+            )?;
+            transaction.execute(
+                "INSERT INTO revisions (sandbox, started, revision, author, time, digest, texts) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                params![id, signed(started), revision, author, now(), digest, files],
+            )?;
+            transaction.execute("INSERT OR REPLACE INTO global VALUES (0, ?1)", [revision])?;
+            transaction.commit()?;
+            Ok(revision)
+        };
+        let written = self.connection.transaction().and_then(write);
+        self.taken(written)
+    }
+
+    /// Writes down that every sandbox has its own policy.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn end_global(&mut self) -> Result<(), StoreError> {
+        self.check()?;
+        let waits = self.connection.pragma_update(None, "synchronous", "FULL");
+        self.taken(waits)?;
+        let written = self.connection.execute("DELETE FROM global", []);
+        self.taken(written.map(drop))
+    }
+
+    /// The policies that the host had, the first one first.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn global_revisions(&self) -> Result<Vec<Revision>, StoreError> {
+        let (id, started) = GLOBAL;
+        self.revisions(id, started)
+    }
+
     /// The policies that a sandbox had since its start, the first one first.
     ///
     /// # Errors
@@ -464,6 +540,7 @@ mod tests {
             since: 9,
             command: vec!["a".to_owned()],
             texts,
+            global: None,
             approved: String::new(),
             generation: 3,
             slots: vec!["/usr/bin/a".to_owned()],
@@ -532,6 +609,26 @@ mod tests {
         store.connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
         drop(store);
         assert!(matches!(Store::open(directory.path(), true), Err(StoreError::Later { .. })));
+    }
+
+    #[test]
+    fn the_hosts_policy_has_revisions_of_its_own_and_is_there_until_it_is_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), false).unwrap();
+        assert!(store.global().unwrap().is_none());
+        let text = |text: &str| vec![Text { name: "g".to_owned(), text: text.to_owned() }];
+        assert_eq!(store.set_global(&text("one"), 7).unwrap(), 1);
+        assert_eq!(store.set_global(&text("two"), 8).unwrap(), 2);
+        drop(store);
+        let mut store = Store::open(directory.path(), false).unwrap();
+        assert_eq!(store.global().unwrap(), Some((2, text("two"))));
+        store.end_global().unwrap();
+        assert!(store.global().unwrap().is_none());
+        // Never the number of an earlier one.
+        assert_eq!(store.set_global(&text("one"), 7).unwrap(), 3);
+        let authors = store.global_revisions().unwrap().into_iter().map(|found| found.author);
+        assert_eq!(authors.collect::<Vec<_>>(), [7, 8, 7]);
+        assert!(store.last_started("").unwrap().is_empty());
     }
 
     /// Of a sandbox that was started at this second by the clock.

@@ -112,7 +112,8 @@ fn slots_in_use(host: &mut Host, number: u32) -> Result<Mask, RunError> {
 /// directory that the sandbox was started in.
 fn image(lasting: &Lasting, generation: u32, in_use: &Mask) -> Result<(MapImage, bool), RunError> {
     let wrong = |why: String| RunError::Unknown(why);
-    let texts = with_approved(lasting.texts.clone(), &lasting.approved);
+    let own = || with_approved(lasting.texts.clone(), &lasting.approved);
+    let texts = lasting.global.clone().unwrap_or_else(own);
     let policy = policy(&texts, lasting).map_err(&wrong)?;
     let slots = lasting.slots.iter().map(|slot| {
         let pattern = BinaryPattern::parse(slot).map_err(|error| wrong(error.to_string()))?;
@@ -164,7 +165,7 @@ fn policy(texts: &[Text], lasting: &Lasting) -> Result<Policy, String> {
     let mut policy = loaded
         .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?
         .policy;
-    if let Some(value) = lasting.settled.mode {
+    if let Some(value) = lasting.settled.mode.filter(|_| lasting.global.is_none()) {
         policy.mode = Some(Located { value, origin: policy.origin.clone() });
     }
     Ok(policy)
@@ -191,7 +192,8 @@ impl Sandbox {
         let ports = sockets.ports();
         let upstream = upstream(&lasting.dns)?;
         let trail = Trail::go_on(&trail, &lasting.name);
-        let told = Told::of_lasting(&lasting.command, &lasting.texts, image.audit_only());
+        let texts = lasting.global.as_ref().unwrap_or(&lasting.texts);
+        let told = Told::of_lasting(&lasting.command, texts, image.audit_only());
         let paths = identities.paths.clone();
         let in_force = PolicyInForce::new(image);
         let decisions = Decisions::of(number, host.feed.stirred());
@@ -216,6 +218,7 @@ impl Sandbox {
         let policy = LivePolicy {
             sandbox: number,
             texts: lasting.texts,
+            global: lasting.global,
             approved: lasting.approved,
             ceiling: lasting.ceiling,
             settled,
@@ -249,8 +252,7 @@ impl Sandbox {
 
     /// Another policy came into force and whoever had it set was not told so: it counts for nothing.
     fn put_back(&mut self, host: &mut Host) -> Result<(), RunError> {
-        let texts = self.policy.texts.clone();
-        match self.policy.replace(&mut host.kernel, texts).answer {
+        match self.policy.put_again(&mut host.kernel).answer {
             Answer::Changed { .. } => Ok(()),
             other => Err(RunError::Unknown(format!(
                 "the policy that was written down does not come into force: {other:?}"

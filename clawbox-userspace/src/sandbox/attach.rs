@@ -16,11 +16,10 @@ use super::child::Invocation;
 use super::control::Text;
 use super::launch::{self, Identity};
 use super::limits;
-use super::order::{OrderError, backstops, load, refused, report_shortfalls, valid_name};
+use super::order::{InForce, OrderError, backstops, load_in_force, report_shortfalls, valid_name};
 use super::run::{LsmUse, Run, RunError, system};
 use super::view::View;
 use crate::audit::AuditLevel;
-use crate::compile::compile;
 use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::pinned::Identified;
 use crate::policy::model::Mode;
@@ -30,6 +29,8 @@ use crate::policy::model::Mode;
 pub struct AttachOrder {
     /// The policy first, then presets.
     pub texts: Vec<Text>,
+    /// The host's policy, which is in force in its place.
+    pub global: Option<Vec<Text>>,
     /// What the sandbox is to be called.
     pub name: String,
     /// What of the allowed goes into the trail.
@@ -57,10 +58,9 @@ impl AttachOrder {
     /// The policy does not load, or wants what nobody holds here.
     pub fn prepare(self, generation: u32) -> Result<Run, OrderError> {
         let name = valid_name(&self.name)?.to_owned();
-        let loaded = load(&self.texts, self.mode)?;
-        let file = self.texts.first().map(|text| text.name.clone()).unwrap_or_default();
+        let InForce { loaded, file, image } =
+            load_in_force(&self.texts, self.global.as_deref(), self.mode, generation)?;
         let hard = report_shortfalls(&loaded, &file, true, self.lsm, false)?;
-        let image = compile(&loaded.policy, generation).map_err(refused)?;
         // Never applied; what it says is which trees the policy opens.
         let backstops = launch::Request {
             workdir: Path::new("/").to_owned(),
@@ -88,6 +88,7 @@ impl AttachOrder {
             audit_level: self.audit_level,
             dns: self.dns,
             texts: self.texts,
+            global: self.global,
             patience: self.patience,
             most_rules: None,
             limits: limits::Wanted::default(),

@@ -111,6 +111,7 @@ impl Beginning {
         let policy = LivePolicy {
             sandbox: self.number,
             texts: run.texts,
+            global: run.global,
             approved: String::new(),
             ceiling: begun.ceiling,
             settled,

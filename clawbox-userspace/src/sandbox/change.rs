@@ -97,6 +97,20 @@ pub fn with_approved(mut texts: Vec<Text>, approved: &str) -> Vec<Text> {
     texts
 }
 
+/// Why a sandbox's own policy does not change.
+const UNDER_GLOBAL: &str = "the host's policy is in force in place of the sandbox's own, which nobody changes \
+                            meanwhile; `clawbox policy get --global` prints it, `clawbox policy delete \
+                            --global` ends it";
+
+/// What becomes of the parts of a policy that the start did not give.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beyond {
+    /// Nothing is changed.
+    Refuse,
+    /// They are told, and the rest comes into force.
+    Tell,
+}
+
 /// The answer, programs that the policy names, and sockets that it does not allow.
 type Made = (Answer, Vec<(FileId, PathBuf)>, Vec<Reset>);
 
@@ -120,8 +134,10 @@ pub struct LivePolicy {
     pub resolver: Arc<Resolver>,
     /// Its ports.
     pub ports: AgentPorts,
-    /// The files of the policy in force.
+    /// The files of its own policy.
     pub texts: Vec<Text>,
+    /// The host's policy, where that is in force in its place.
+    pub global: Option<Vec<Text>>,
     /// What was approved for as long as the sandbox runs: entries of `network_policies`.
     pub approved: String,
     /// What the launch did not give.
@@ -148,6 +164,26 @@ pub struct Change {
     pub policy: String,
     /// Sockets that it does not allow any more.
     pub resets: Vec<Reset>,
+}
+
+impl Change {
+    fn of(made: Result<Made, Answer>, texts: &[Text]) -> Self {
+        match made {
+            Ok((answer, programs, resets)) => {
+                Self { programs, resets, ..Self::not_made(answer, texts) }
+            }
+            Err(answer) => Self::not_made(answer, texts),
+        }
+    }
+
+    fn not_made(answer: Answer, texts: &[Text]) -> Self {
+        let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
+        Self { answer, programs: Vec::new(), policy, resets: Vec::new() }
+    }
+
+    fn is_made(&self) -> bool {
+        matches!(self.answer, Answer::Changed { .. })
+    }
 }
 
 impl LivePolicy {
@@ -183,32 +219,62 @@ impl LivePolicy {
         texts: Vec<Text>,
         approved: String,
     ) -> Change {
-        let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
-        let made = self.set(kernel, with_approved(texts.clone(), &approved));
-        if made.is_ok() {
+        if self.global.is_some() {
+            return Change::not_made(refused(UNDER_GLOBAL.to_owned()), &texts);
+        }
+        let made = self.set(kernel, with_approved(texts.clone(), &approved), Beyond::Refuse);
+        let change = Change::of(made, &texts);
+        if change.is_made() {
             self.texts = texts;
             self.approved = approved;
         }
-        match made {
-            Ok((answer, programs, resets)) => Change { answer, programs, policy, resets },
-            Err(answer) => Change { answer, programs: Vec::new(), policy, resets: Vec::new() },
-        }
+        change
     }
 
-    fn set(&mut self, kernel: &mut KernelSide, texts: Vec<Text>) -> Result<Made, Answer> {
+    /// Puts the host's policy in force in place of its own, or its own again. What the start did not give
+    /// is told and stays refused: the rest has to hold all the same.
+    pub fn go_under(&mut self, kernel: &mut KernelSide, global: Option<Vec<Text>>) -> Change {
+        let before = std::mem::replace(&mut self.global, global);
+        let change = self.put_again(kernel);
+        if !change.is_made() {
+            self.global = before;
+        }
+        change
+    }
+
+    /// Puts what is to be in force in force.
+    pub(super) fn put_again(&mut self, kernel: &mut KernelSide) -> Change {
+        let own = || with_approved(self.texts.clone(), &self.approved);
+        let texts = self.global.clone().unwrap_or_else(own);
+        let made = self.set(kernel, texts.clone(), Beyond::Tell);
+        Change::of(made, &texts)
+    }
+
+    fn set(
+        &mut self,
+        kernel: &mut KernelSide,
+        texts: Vec<Text>,
+        beyond: Beyond,
+    ) -> Result<Made, Answer> {
         let since = Instant::now();
         let policy = self.load(texts)?;
         let before = self.in_force.image();
         let generation = kernel.generation + 1;
         let image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
-        if let Some(why) = self.settled.too_many_rules(&image) {
+        let bound = self.settled.too_many_rules(&image).filter(|_| self.global.is_none());
+        if let Some(why) = bound {
             return Err(refused(why));
         }
         let mut writable = self.settled.always_writable.clone();
         if policy.filesystem.include_workdir() && !self.settled.is_attached {
             writable.push(self.settled.workdir.clone());
         }
-        self.refuse_what_needs_a_restart(&policy, &before, &image, &writable)?;
+        let parts = self.needs_a_restart(&policy, &before, &image, &writable);
+        if beyond == Beyond::Refuse && !parts.is_empty() {
+            let why = "a part of the policy takes effect only when the sandbox is started again; \
+                       nothing was changed";
+            return Err(Answer::Refused { why: why.to_owned(), parts });
+        }
         if self.ports.verifier == 0 && image.needs_agent() {
             return Err(refused(NEEDS_AGENT.to_owned()));
         }
@@ -218,7 +284,10 @@ impl LivePolicy {
                 "`filesystem_policy.deny` cannot be held; close a directory around it instead";
             return Err(Answer::Refused { why: why.to_owned(), parts: objects.unclosed });
         }
-        let warnings = identities.problems.iter().chain(&objects.problems).cloned().collect();
+        let late =
+            parts.iter().map(|part| format!("only when the sandbox is started again: {part}"));
+        let problems = identities.problems.iter().chain(&objects.problems).cloned();
+        let warnings = late.chain(problems).collect();
         let programs = identities.paths.clone();
         self.put_in_force(kernel, image, &identities, &objects).map_err(|error| {
             refused(format!("the kernel did not take the new policy, the old one stays: {error}"))
@@ -262,29 +331,24 @@ impl LivePolicy {
         let texts: Vec<_> = texts.into_iter().map(|text| (text.name.into(), text.text)).collect();
         let loaded = load_texts(&texts).and_then(crate::policy::Loaded::enforceable);
         let mut policy = loaded.map_err(mistakes)?.policy;
-        if let Some(mode) = self.settled.mode {
+        if let Some(mode) = self.settled.mode.filter(|_| self.global.is_none()) {
             policy.mode = Some(Located { value: mode, origin: policy.origin.clone() });
         }
         Ok(policy)
     }
 
-    fn refuse_what_needs_a_restart(
+    fn needs_a_restart(
         &self,
         policy: &Policy,
         before: &MapImage,
         image: &MapImage,
         writable: &[PathBuf],
-    ) -> Result<(), Answer> {
+    ) -> Vec<String> {
         let mut parts = self.ceiling.beyond(before, image, writable);
         if !self.settled.is_attached && accounts(policy) != self.settled.accounts {
             parts.push("process: a running sandbox keeps its user and group".to_owned());
         }
-        if parts.is_empty() {
-            return Ok(());
-        }
-        let why = "a part of the policy takes effect only when the sandbox is started again; \
-                   nothing was changed";
-        Err(Answer::Refused { why: why.to_owned(), parts })
+        parts
     }
 
     /// New entries, new names, the switch; then what nobody reads any more goes.
@@ -337,7 +401,9 @@ fn refused(why: String) -> Answer {
     Answer::Refused { why, parts: Vec::new() }
 }
 
-fn mistakes(diagnostics: Vec<Diagnostic>) -> Answer {
+/// What a policy that does not load is answered with.
+#[must_use]
+pub fn mistakes(diagnostics: Vec<Diagnostic>) -> Answer {
     let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
     Answer::DoesNotLoad { errors: errors.map(ToString::to_string).collect() }
 }

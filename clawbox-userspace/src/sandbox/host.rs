@@ -13,7 +13,7 @@ use super::birth::End;
 use super::cgroup::Cgroup;
 use super::change::KernelSide;
 use super::connections::Connections;
-use super::control::{Answer, Request};
+use super::control::{Answer, Request, Text};
 use super::feed::{Counts, Feed, Recorders, TICK};
 use super::life::{Sandbox, Written};
 use super::memory::give_back;
@@ -479,6 +479,14 @@ impl Host {
         let sandbox = self.sandboxes.get_mut(&number)?;
         let recorder = self.recorders.of(number)?;
         Some(sandbox.go_back(&mut self.kernel, recorder, before))
+    }
+
+    /// Puts the host's policy in force in place of a sandbox's own, or its own again; `None` if there is no
+    /// sandbox of this number.
+    pub fn go_under(&mut self, number: u32, global: Option<Vec<Text>>) -> Option<Answer> {
+        let sandbox = self.sandboxes.get_mut(&number)?;
+        let recorder = self.recorders.of(number)?;
+        Some(sandbox.go_under(&mut self.kernel, recorder, global))
     }
 
     /// Ends whatever a sandbox's command left running, and records it up to its end. Gives the denials in

@@ -27,8 +27,11 @@ pub struct Lasting {
     pub since: u64,
     /// What was started.
     pub command: Vec<String>,
-    /// The files of the policy in force.
+    /// The files of its own policy.
     pub texts: Vec<Text>,
+    /// The host's policy, where that is in force in their place.
+    #[serde(default)]
+    pub global: Option<Vec<Text>>,
     /// What was approved for as long as it runs.
     pub approved: String,
     /// The policy's number in the kernel's tables.

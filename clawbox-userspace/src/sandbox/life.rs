@@ -199,10 +199,16 @@ impl Sandbox {
         &self.cgroup
     }
 
-    /// The files of the policy in force.
+    /// The files of its own policy.
     #[must_use]
     pub fn texts(&self) -> &[Text] {
         &self.policy.texts
+    }
+
+    /// The files of the host's policy, where that is in force in its place.
+    #[must_use]
+    pub fn global(&self) -> Option<&[Text]> {
+        self.policy.global.as_deref()
     }
 
     /// The number of the policy in force, in the kernel's tables.
@@ -268,6 +274,7 @@ impl Sandbox {
             since,
             command: self.told.command.clone(),
             texts: self.policy.texts.clone(),
+            global: self.policy.global.clone(),
             approved: self.policy.approved.clone(),
             generation: image.generation(),
             slots: slots.collect(),
@@ -339,6 +346,17 @@ impl Sandbox {
             Answer::Refused { why, .. } => Err(why),
             other => Err(format!("{other:?}")),
         }
+    }
+
+    /// Puts the host's policy in force in place of its own, or its own again.
+    pub(super) fn go_under(
+        &mut self,
+        kernel: &mut KernelSide,
+        recorder: &mut Recorder,
+        global: Option<Vec<Text>>,
+    ) -> Answer {
+        let change = self.policy.go_under(kernel, global);
+        self.changed(recorder, change)
     }
 
     fn changed(&self, recorder: &mut Recorder, change: Change) -> Answer {

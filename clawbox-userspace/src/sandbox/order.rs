@@ -21,7 +21,7 @@ use super::limits::Wanted;
 use super::run::{LsmUse, Run};
 use crate::audit::AuditLevel;
 use crate::compile::files::Give;
-use crate::compile::{MapImage, compile};
+use crate::compile::{MapImage, compile, compile_after};
 use crate::kernel::lsm;
 use crate::policy::enforceability::{HostFacts, assess};
 use crate::policy::model::{Account, Compatibility, Located, Mode};
@@ -55,6 +55,8 @@ pub enum OrderError {
 pub struct Order {
     /// The policy first, then presets.
     pub texts: Vec<Text>,
+    /// The host's policy, which is in force in its place.
+    pub global: Option<Vec<Text>>,
     /// What the sandbox is to be called; the command's name if nothing is said.
     pub name: Option<String>,
     /// Whom to run as, in place of the policy's `run_as_user`: `USER` or `USER:GROUP`.
@@ -97,15 +99,14 @@ impl Order {
     /// # Errors
     /// The policy does not load, or something that it names is not to be had.
     pub fn prepare(self, generation: u32) -> Result<Run, OrderError> {
-        let loaded = load(&self.texts, self.mode)?;
+        let InForce { loaded, file, image } =
+            load_in_force(&self.texts, self.global.as_deref(), self.mode, generation)?;
         let name = match &self.name {
             Some(name) => valid_name(name)?.to_owned(),
             None => default_name(&self.command),
         };
-        let file = self.texts.first().map(|text| text.name.clone()).unwrap_or_default();
         let user = self.user(&loaded.policy)?;
         let hard = report_shortfalls(&loaded, &file, user.is_some(), self.lsm, true)?;
-        let image = compile(&loaded.policy, generation).map_err(refused)?;
         let workdir = self.workdir;
         let also_writable =
             if loaded.policy.filesystem.include_workdir() { vec![workdir.clone()] } else { vec![] };
@@ -140,6 +141,7 @@ impl Order {
             needs_lsm: needs_lsm || hard,
             dns: self.dns,
             texts: self.texts,
+            global: self.global,
             patience: self.patience,
             limits: self.limits,
             most_rules: self.most_rules,
@@ -175,6 +177,34 @@ impl Order {
     }
 }
 
+/// The policy that a sandbox starts under.
+pub(super) struct InForce {
+    /// It.
+    pub loaded: Loaded,
+    /// The name of its file.
+    pub file: String,
+    /// Compiled.
+    pub image: MapImage,
+}
+
+/// Reads a sandbox's own policy, and the one in force: that or the host's.
+pub(super) fn load_in_force(
+    own: &[Text],
+    global: Option<&[Text]>,
+    mode: Option<Mode>,
+    generation: u32,
+) -> Result<InForce, OrderError> {
+    let file = |texts: &[Text]| texts.first().map(|text| text.name.clone()).unwrap_or_default();
+    // One with mistakes is refused at once, and not when it takes the place of the host's.
+    let loaded = load(own, mode)?;
+    let image = compile(&loaded.policy, generation).map_err(refused)?;
+    let Some(global) = global else { return Ok(InForce { file: file(own), loaded, image }) };
+    let loaded = load(global, None)?;
+    // Who is started under the host's is known by its program once its own policy is in force again.
+    let image = compile_after(&loaded.policy, generation, &image.binaries).map_err(refused)?;
+    Ok(InForce { file: file(global), loaded, image })
+}
+
 /// Reads a policy; `mode` stands over its own.
 pub(super) fn load(texts: &[Text], mode: Option<Mode>) -> Result<Loaded, OrderError> {
     let texts: Vec<(Arc<str>, String)> =
@@ -187,7 +217,7 @@ pub(super) fn load(texts: &[Text], mode: Option<Mode>) -> Result<Loaded, OrderEr
     Ok(loaded)
 }
 
-pub(super) fn refused(diagnostics: Vec<Diagnostic>) -> OrderError {
+fn refused(diagnostics: Vec<Diagnostic>) -> OrderError {
     let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
     OrderError::Policy(errors.map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }

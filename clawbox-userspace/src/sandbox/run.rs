@@ -77,6 +77,8 @@ pub struct Run {
     pub dns: Vec<SocketAddr>,
     /// The files of the policy.
     pub texts: Vec<Text>,
+    /// The host's policy, which is in force in their place.
+    pub global: Option<Vec<Text>>,
     /// How long a connection waits for an answer, where the policy asks.
     pub patience: Duration,
     /// Rules that its policies may compile to; any number if nothing is said.

@@ -22,6 +22,7 @@ mod exec;
 mod execution;
 mod faults;
 mod files;
+mod global;
 mod lifecycle;
 mod limits;
 mod listen;

@@ -1,6 +1,8 @@
-//! `clawbox policy`: look at policies without enforcing them, and give a running sandbox another.
+//! `clawbox policy`: look at policies without enforcing them, and give a running sandbox, or all of a host,
+//! another.
 
 mod check;
+mod delete;
 mod explain;
 mod revisions;
 mod schema;
@@ -32,6 +34,7 @@ enum Verb {
     List(revisions::List),
     Diff(revisions::Diff),
     Rollback(revisions::Rollback),
+    Delete(delete::Delete),
 }
 
 /// A policy that does not load.
@@ -53,6 +56,7 @@ impl PolicyCommand {
             Verb::List(list) => list.run(),
             Verb::Diff(diff) => diff.run(),
             Verb::Rollback(rollback) => rollback.run(),
+            Verb::Delete(delete) => delete.run(),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `clawbox policy get`, `list`, `diff` and `rollback`: the policies that a sandbox of the daemon has and
-//! has had.
+//! `clawbox policy get`, `list`, `diff` and `rollback`: the policies that a sandbox of the daemon, or the
+//! host, has and has had.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -12,17 +12,23 @@ use similar::TextDiff;
 use super::super::Format;
 use super::super::answer::answered;
 use super::super::sandboxes::{asked, user};
+use super::set::{own, set_global};
 use crate::api::{convert, proto};
 
-/// Print a policy of a running sandbox
+/// Print a policy of a running sandbox, or the host's
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   clawbox policy get agent > policy.yaml
-  clawbox policy get agent --revision 1 --format json")]
+  clawbox policy get agent --revision 1 --format json
+  clawbox policy get --global")]
 pub(super) struct Get {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
-    sandbox: String,
+    #[arg(required_unless_present = "global")]
+    sandbox: Option<String>,
+    /// The host's own, which is in force in place of every sandbox's
+    #[arg(long, conflicts_with = "sandbox")]
+    global: bool,
     /// Which of its policies; the one in force if nothing is said
     #[arg(long, value_name = "N")]
     revision: Option<u32>,
@@ -31,36 +37,44 @@ pub(super) struct Get {
     format: Format,
 }
 
-/// List the policies that a running sandbox has had
+/// List the policies that a running sandbox, or the host, has had
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
-    sandbox: String,
+    #[arg(required_unless_present = "global")]
+    sandbox: Option<String>,
+    /// The host's own, which is in force in place of every sandbox's
+    #[arg(long, conflicts_with = "sandbox")]
+    global: bool,
     /// How to print them
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
-/// Show what one policy of a running sandbox has that another has not
+/// Show what one policy of a running sandbox, or of the host, has that another has not
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 they are the same; 1 they differ; 2 there is no such sandbox or revision.
 
 Examples:
   clawbox policy diff agent 1
-  clawbox policy diff agent 1 3")]
+  clawbox policy diff agent 1 3
+  clawbox policy diff --global 1 2")]
 pub(super) struct Diff {
-    /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    /// The sandbox, by its name, or by NAME-NUMBER where several have it; left out with --global
     sandbox: String,
     /// The earlier one
     #[arg(value_name = "N")]
-    from: u32,
+    from: Option<u32>,
     /// The later one; the one in force if nothing is said
     #[arg(value_name = "M")]
     to: Option<u32>,
+    /// The host's own, which is in force in place of every sandbox's
+    #[arg(long)]
+    global: bool,
 }
 
-/// Put an earlier policy of a running sandbox in force again
+/// Put an earlier policy of a running sandbox, or of the host, in force again
 ///
 /// It becomes a revision of its own: nothing is undone silently.
 #[derive(Debug, Args)]
@@ -70,42 +84,97 @@ or revision.
 
 Examples:
   clawbox policy rollback agent 1
-  clawbox policy rollback agent 1 --expect 3")]
+  clawbox policy rollback agent 1 --expect 3
+  clawbox policy rollback --global 1")]
 pub(super) struct Rollback {
-    /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    /// The sandbox, by its name, or by NAME-NUMBER where several have it; left out with --global
     sandbox: String,
     /// Which
     #[arg(value_name = "N")]
-    revision: u32,
+    revision: Option<u32>,
     /// Only if this revision is in force: of two who change it one is told
     #[arg(long, value_name = "M")]
     expect: Option<u32>,
     /// How to print what came of it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// The host's own, which is in force in place of every sandbox's
+    #[arg(long)]
+    global: bool,
 }
 
-fn revisions(sandbox: &str) -> anyhow::Result<Vec<proto::Revision>> {
-    let sandbox = sandbox.to_owned();
-    asked(|client| async move {
-        let request = proto::ListRevisionsRequest { sandbox };
-        Ok(client.sandboxes().list_revisions(request).await?.into_inner().revisions)
-    })
+/// Whose policies are meant.
+enum Whose {
+    Sandbox(String),
+    Host,
 }
 
-/// One of them, or the last.
-fn pick(
-    all: &[proto::Revision],
-    sandbox: &str,
-    wanted: Option<u32>,
-) -> anyhow::Result<proto::Revision> {
-    let found = match wanted {
-        Some(number) => all.iter().find(|found| found.revision == number),
-        None => all.last(),
-    };
-    let Some(found) = found else {
+impl Whose {
+    fn of(sandbox: Option<String>) -> Self {
+        sandbox.map_or(Self::Host, Self::Sandbox)
+    }
+
+    /// Of words that begin with a sandbox's name, unless the host's are meant: then all are numbers.
+    fn of_words(
+        global: bool,
+        first: String,
+        numbers: [Option<u32>; 2],
+    ) -> anyhow::Result<(Self, [Option<u32>; 2])> {
+        if !global {
+            return Ok((Self::Sandbox(first), numbers));
+        }
+        let Ok(number) = first.parse() else {
+            bail!("with --global name revisions alone; `{first}` is no number");
+        };
+        if numbers[1].is_some() {
+            bail!("with --global name revisions alone");
+        }
+        Ok((Self::Host, [Some(number), numbers[0]]))
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::Sandbox(name) => name,
+            Self::Host => "the host",
+        }
+    }
+
+    /// All that it has had, and which is in force; zero is none.
+    fn revisions(&self) -> anyhow::Result<(Vec<proto::Revision>, u32)> {
+        let sandbox = match self {
+            Self::Sandbox(sandbox) => sandbox.clone(),
+            Self::Host => {
+                let reply = asked(|client| async move {
+                    let request = proto::GetGlobalPolicyRequest {};
+                    Ok(client.sandboxes().get_global_policy(request).await?.into_inner())
+                })?;
+                return Ok((reply.revisions, reply.in_force));
+            }
+        };
+        let all = asked(|client| async move {
+            let request = proto::ListRevisionsRequest { sandbox };
+            Ok(client.sandboxes().list_revisions(request).await?.into_inner().revisions)
+        })?;
+        let last = all.last().map_or(0, |last| last.revision);
+        Ok((all, last))
+    }
+
+    /// One of them, or the one in force.
+    fn pick(&self, wanted: Option<u32>) -> anyhow::Result<proto::Revision> {
+        let (all, in_force) = self.revisions()?;
+        if wanted.is_none() && in_force == 0 {
+            bail!("{} has no policy in force", self.name());
+        }
+        pick(&all, self.name(), wanted.unwrap_or(in_force))
+    }
+}
+
+/// One of them.
+fn pick(all: &[proto::Revision], whose: &str, wanted: u32) -> anyhow::Result<proto::Revision> {
+    let Some(found) = all.iter().find(|found| found.revision == wanted) else {
         let has: Vec<String> = all.iter().map(|found| found.revision.to_string()).collect();
-        bail!("`{sandbox}` has had no such policy; it has had {}", has.join(", "));
+        let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+        bail!("{whose} has had no such policy; it has had {has}");
     };
     Ok(found.clone())
 }
@@ -132,7 +201,7 @@ fn time(seconds: u64) -> String {
 
 impl Get {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let found = pick(&revisions(&self.sandbox)?, &self.sandbox, self.revision)?;
+        let found = Whose::of(self.sandbox).pick(self.revision)?;
         let mut out = std::io::stdout().lock();
         match (self.format, found.texts.as_slice()) {
             (Format::Json, _) => {
@@ -147,10 +216,15 @@ impl Get {
 
 impl List {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let all = revisions(&self.sandbox)?;
+        let (all, in_force) = Whose::of(self.sandbox).revisions()?;
         let mut out = std::io::stdout().lock();
         if self.format == Format::Json {
-            let all: Vec<_> = all.iter().map(value).collect();
+            let all = all.iter().map(|found| {
+                let mut value = value(found);
+                value["in_force"] = (found.revision == in_force).into();
+                value
+            });
+            let all: Vec<_> = all.collect();
             writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -159,9 +233,10 @@ impl List {
             let names: Vec<&str> = found.texts.iter().map(|text| text.name.as_str()).collect();
             let digest = found.digest.get(..12).unwrap_or(&found.digest);
             let (by, when) = (user(found.author), time(found.time));
+            let mark = if found.revision == in_force { "  (in force)" } else { "" };
             writeln!(
                 out,
-                "{:>8}  {when:20}  {by:10}  {digest:12}  {}",
+                "{:>8}  {when:20}  {by:10}  {digest:12}  {}{mark}",
                 found.revision,
                 names.join(", ")
             )?;
@@ -172,9 +247,9 @@ impl List {
 
 impl Diff {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let all = revisions(&self.sandbox)?;
-        let from = pick(&all, &self.sandbox, Some(self.from))?;
-        let to = pick(&all, &self.sandbox, self.to)?;
+        let (whose, numbers) = Whose::of_words(self.global, self.sandbox, [self.from, self.to])?;
+        let [Some(from), to] = numbers else { bail!("name the earlier revision") };
+        let (from, to) = (whose.pick(Some(from))?, whose.pick(to)?);
         if from.digest == to.digest {
             return Ok(ExitCode::SUCCESS);
         }
@@ -189,17 +264,25 @@ impl Diff {
 
 impl Rollback {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let request = proto::RollbackRequest {
-            sandbox: self.sandbox.clone(),
-            revision: self.revision,
-            expected_revision: self.expect.unwrap_or_default(),
+        let (whose, numbers) = Whose::of_words(self.global, self.sandbox, [self.revision, None])?;
+        let [Some(revision), None] = numbers else { bail!("name one revision") };
+        let expected_revision = self.expect.unwrap_or_default();
+        let sandbox = match whose {
+            Whose::Sandbox(sandbox) => sandbox,
+            Whose::Host => {
+                let request = proto::SetGlobalPolicyRequest {
+                    revision,
+                    expected_revision,
+                    ..Default::default()
+                };
+                return set_global(request, self.format);
+            }
         };
-        let answer = asked(|client| async move {
+        let request =
+            proto::RollbackRequest { sandbox: sandbox.clone(), revision, expected_revision };
+        let answer = own(asked(|client| async move {
             Ok(client.sandboxes().rollback(request).await?.into_inner())
-        })?;
-        let Some(answer) = convert::own_answer(answer) else {
-            bail!("the daemon's answer is not of this version of clawbox");
-        };
-        answered(&answer, &self.sandbox, self.format)
+        })?)?;
+        answered(&answer, &sandbox, self.format)
     }
 }
