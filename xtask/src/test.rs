@@ -34,6 +34,16 @@ const REAL_PROGRAMS: [(Kernel, &[&str]); 3] = [
     (Kernel::V6_12, &["real_programs::a_wheel_is_installed", "real_programs::files_in_a_private"]),
     (Kernel::Latest, &["real_programs::a_server_answers"]),
 ];
+/// Tests of what the agent does by itself, whatever the kernel: each on this machine's and on one other, or
+/// all would take an emulated machine half as long again.
+const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
+    (Kernel::V6_1, &["bad_input::", "clients::", "faults::", "watchdog::"]),
+    (
+        Kernel::V6_12,
+        &["audit::", "coarse::", "daemon::", "global::", "reliability::", "reload::", "soak::"],
+    ),
+    (Kernel::Latest, &["exec::", "lifecycle::", "limits::", "logs::", "metrics::", "namespaces::"]),
+];
 /// Where the tests are in a guest.
 const GUEST_TESTS: &str = "/opt/clawbox/tests";
 /// The test binary: enforcement as seen from inside sandboxes.
@@ -42,9 +52,9 @@ const ENFORCEMENT: [&str; 4] = ["--package", "clawbox-tests", "--test", "kernel"
 /// Which enforcement tests.
 #[derive(Clone, Copy)]
 pub enum Which<'a> {
-    /// All; of those of real programs each VM its own.
+    /// All; of those of real programs and of the agent by itself each VM its own.
     All,
-    /// Those with one of these in their name; of real programs each VM its own too.
+    /// Those with one of these in their name; divided among VMs in the same way.
     AnyOf(&'a [&'a str]),
     /// Those with this in their name.
     Named(&'a str),
@@ -65,7 +75,7 @@ impl<'a> Which<'a> {
 
     /// What a VM is not to run because another one does.
     fn others(&self, kernel: Kernel) -> Vec<&'static str> {
-        if matches!(self, Self::Named(_)) { Vec::new() } else { others_real_programs(kernel) }
+        if matches!(self, Self::Named(_)) { Vec::new() } else { left_to_others(kernel) }
     }
 }
 
@@ -264,8 +274,8 @@ pub fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], which: Which<
     };
     if matches!(which, Which::All) {
         println!(
-            "vm: each real program runs on one kernel; `cargo xtask test --vm KERNEL real_programs` \
-             runs them all there"
+            "vm: each test of a real program or of the agent by itself runs on one kernel; `cargo xtask \
+             test --vm KERNEL MODULE` runs all of a module there"
         );
     }
     let next = Mutex::new(kernels.iter());
@@ -292,9 +302,10 @@ fn memory_available() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib / 1024)
 }
 
-/// The tests of real programs that other kernels than this one run.
-fn others_real_programs(kernel: Kernel) -> Vec<&'static str> {
-    let others = REAL_PROGRAMS.iter().filter(|(runs, _)| *runs != kernel);
+/// The tests that one other kernel runs in place of this one.
+fn left_to_others(kernel: Kernel) -> Vec<&'static str> {
+    let all = REAL_PROGRAMS.iter().chain(&OF_THE_AGENT);
+    let others = all.filter(|(runs, _)| *runs != kernel);
     others.flat_map(|(_, names)| names.iter().copied()).collect()
 }
 
@@ -449,9 +460,23 @@ mod tests {
         for test in tests {
             let name = format!("real_programs::{test}");
             let runs = |kernel: &&Kernel| {
-                !others_real_programs(**kernel).iter().any(|other| name.contains(other))
+                !left_to_others(**kernel).iter().any(|other| name.contains(other))
             };
             assert_eq!(Kernel::ALL.iter().filter(runs).count(), 1, "{test}");
+        }
+    }
+
+    #[test]
+    fn each_module_of_the_agents_tests_is_there_and_one_kernels() {
+        let source = include_str!("../../tests/tests/kernel/main.rs");
+        for (kernel, modules) in OF_THE_AGENT {
+            for module in modules {
+                let name = module.strip_suffix("::").unwrap();
+                assert!(source.contains(&format!("\nmod {name};")), "{name}");
+                let left = |other: &&Kernel| left_to_others(**other).contains(module);
+                assert_eq!(Kernel::ALL.iter().filter(left).count(), 2, "{name}");
+                assert!(!left_to_others(kernel).contains(module), "{name}");
+            }
         }
     }
 

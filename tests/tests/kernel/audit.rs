@@ -137,12 +137,15 @@ fn what_is_allowed_is_counted_exactly_or_told_one_by_one() {
         .filter(|record| record["object"]["directory"] == path.as_str())
         .map(|record| &record["object"])
         .collect();
-    assert_eq!(counted.len(), 1, "{counted:#?}");
-    assert!(counted[0]["program"].as_str().unwrap().contains("python3"), "{counted:#?}");
-    assert_eq!(counted[0]["reads"], OPENS);
+    // More than one where the time to sum up came in between.
+    assert!((1..4).contains(&counted.len()), "{counted:#?}");
+    for sum in &counted {
+        assert!(sum["program"].as_str().unwrap().contains("python3"), "{counted:#?}");
+        assert!(sum["first"].as_str().unwrap() <= sum["last"].as_str().unwrap());
+    }
+    let all = |what: &str| counted.iter().map(|sum| sum[what].as_u64().unwrap()).sum::<u64>();
     // Made, opened to be written, removed.
-    assert_eq!(counted[0]["writes"], 3, "{counted:#?}");
-    assert!(counted[0]["first"].as_str().unwrap() <= counted[0]["last"].as_str().unwrap());
+    assert_eq!([all("reads"), all("writes")], [OPENS, 3], "{counted:#?}");
     let all = run("all");
     let opened = |run: &Finished, action: &str| {
         let of_file = |record: &&serde_json::Value| {
