@@ -156,6 +156,23 @@ impl HeldConnections {
         Answer::Refused { why, parts: Vec::new() }
     }
 
+    /// Whether the policy names the program of one by its path, so that the running process is known by it.
+    #[must_use]
+    pub fn is_named(&self, id: u32) -> bool {
+        self.waiting.get(&id).is_some_and(|held| held.written.is_some())
+    }
+
+    /// The answer about a rule that would hold for a program's next start and not for who waits: a process
+    /// is known by what was named when it was started.
+    #[must_use]
+    pub fn not_named(id: u32) -> Answer {
+        let why = format!(
+            "the program of connection {id} was started before any rule named its path, and no rule is for it \
+             as it runs; approve it once, with --save to have the rule from the sandbox's next start on"
+        );
+        Answer::Refused { why, parts: Vec::new() }
+    }
+
     fn refuse(&self, held: &Held, reason: Reason, recorder: &mut Recorder) {
         // Who waited may have given up.
         if let Err(error) = turn_away(self.room.port(), held.event.protocol) {

@@ -318,6 +318,9 @@ impl Sandbox {
             if connection.rule.is_empty() {
                 return HeldConnections::nobody(id);
             }
+            if !self.held.is_named(id) {
+                return HeldConnections::not_named(id);
+            }
             let change = self.policy.approve(kernel, &connection.rule);
             match self.changed(recorder, change) {
                 Answer::Changed { generation, .. } => in_force = Some(generation),

@@ -138,7 +138,7 @@ impl Churn<'_> {
             number.is_number()
         });
         let number = number.to_string();
-        let approve = ["approvals", "approve", name, &number];
+        let approve = ["approvals", "approve", name, &number, "--for", "sandbox"];
         assert_eq!(output(self.daemon.clawbox(&approve)).0, 0);
         drop(child.stdin.take());
         assert_eq!(child.wait().unwrap().code(), Some(0));
@@ -191,8 +191,10 @@ fn after_much_churn_the_daemon_holds_what_it_held_when_it_was_warm() {
         daemon.policy("one", &to_site),
         daemon.policy("other", &scene.allowing(PYTHON, &at(&elsewhere))),
     ];
-    let asking =
-        daemon.policy("asking", &format!("{}\nunknown_endpoints: ask\n", scene.policy("")));
+    let asking = daemon.policy(
+        "asking",
+        &format!("{}\nunknown_endpoints: ask\n", scene.allowing(PYTHON, &at("api.test"))),
+    );
     let mut stays = Dialler::start(daemon.as_nobody(&[]), "stays", &policies[0]);
     let (scene, daemon, others) = (&scene, &daemon, &others);
     let mut churn = Churn { scene, daemon, others, policies, asking, rounds: 0 };
