@@ -198,6 +198,23 @@ impl<'w> Daemon<'w> {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// The same once it says enough: what happens is written down a moment later, on a busy machine seconds.
+    ///
+    /// # Panics
+    /// It does not within two minutes.
+    #[must_use]
+    pub fn trail_once(&self, id: &str, is_enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let since = std::time::Instant::now();
+        loop {
+            let trail = self.trail(id);
+            if is_enough(&trail) {
+                return trail;
+            }
+            assert!(since.elapsed().as_secs() < 120, "not within two minutes: {trail:#?}");
+            std::thread::yield_now();
+        }
+    }
+
     /// What it is called; its own trail is by that name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -121,11 +121,12 @@ fn a_further_command_has_the_sandboxs_policy_user_processes_and_backstops_after_
         assert_confined(&found);
         // A `/tmp` of the sandbox's own, in which the first round has left something.
         assert_eq!(found["marks"], serde_json::json!(["mark"]), "{found:#}");
-        let trail = daemon.trail("one-1");
-        let denied = trail.iter().filter(|record| {
+        let is_denied = |record: &&Value| {
             record["verdict"] == "deny" && record["object"]["ip"] == ELSEWHERE.to_string()
-        });
-        let denied: Vec<&Value> = denied.collect();
+        };
+        let trail =
+            daemon.trail_once("one-1", |trail| trail.iter().filter(is_denied).count() >= round);
+        let denied: Vec<&Value> = trail.iter().filter(is_denied).collect();
         assert_eq!(denied.len(), round, "{trail:#?}");
         let program = std::fs::canonicalize(PYTHON).unwrap().display().to_string();
         assert!(denied.iter().all(|record| record["subject"]["exe"] == program.as_str()));
