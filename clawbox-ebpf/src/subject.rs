@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use clawbox_common::{
     rule::{BinaryKey, ScriptKey},
-    subject::{FileId, Mask, Standing, Subject},
+    subject::{FileId, Incarnation, Mask, Standing, Subject},
 };
 use core::{
     arch::asm,
@@ -29,6 +29,9 @@ use crate::{
     maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPT_STARTS, SCRIPTS, SUBJECTS},
     seat::{self, Found},
 };
+
+/// Of an identity that is nobody's: no process has started so many programs.
+const NO_PROGRAM: u64 = u64::MAX;
 
 #[inline(always)]
 fn current_thread_group() -> u32 {
@@ -281,6 +284,30 @@ pub fn exec(task: Kernel, bprm: Kernel) -> Option<Executed> {
         }
     }
     Some(Executed { sandbox, is_script, exe, identified })
+}
+
+/// Has who starts a program in an attached cgroup belong to its sandbox before [`exec`] says who it is. A
+/// kernel that leaves that out (7.x, where a start is preempted in the middle of another one's) leaves
+/// somebody there who is nobody and denied, and not somebody of the host's.
+#[inline(always)]
+pub fn enroll(task: Kernel, bprm: Kernel) {
+    let group = current_thread_group();
+    let born = kernel_read::incarnation(task).born;
+    // SAFETY: a map value, and this is the group's only thread (exec has ended the others).
+    let is_its = |held: &*const Subject| unsafe { (**held).incarnation.born == born };
+    if SUBJECTS.get_ptr(group).filter(is_its).is_some() || cgroup_sandbox().is_some() {
+        return;
+    }
+    let Some(sandbox) = newcomer(task, kernel_read::program(bprm)) else { return };
+    seat::take(group);
+    // No program of a process has this number: what runs is not who it was written for.
+    let incarnation = Incarnation { born, execs: NO_PROGRAM };
+    let fresh = Subject { sandbox, incarnation, ..Subject::default() };
+    if SUBJECTS.insert(group, &fresh, u64::from(BPF_ANY)).is_ok()
+        && let Some(subject) = SUBJECTS.get_ptr_mut(group)
+    {
+        seat::copy(group, subject);
+    }
 }
 
 /// What a walk finds of a process that is in a sandbox's cgroup.

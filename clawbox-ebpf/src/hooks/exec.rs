@@ -70,6 +70,15 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     0
 }
 
+/// `(bprm)`: the old program is gone, and the new one has not run.
+#[lsm(hook = "bprm_committed_creds")]
+pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
+    // SAFETY: the argument is a linux_binprm.
+    let bprm = unsafe { Kernel::new(ctx.arg(0)) };
+    subject::enroll(kernel_read::current(), bprm);
+    0
+}
+
 #[inline(always)]
 fn remember_script(standing: &Standing<'_>, bprm: Kernel) {
     let start = bprm.address();

@@ -18,7 +18,7 @@ use crate::api::server::{Asked, Events, Reply};
 use crate::api::{convert, proto};
 use crate::dns::Upstream;
 use crate::sandbox::cgroup::Cgroup;
-use crate::sandbox::change::Settled;
+use crate::sandbox::change::too_many_rules;
 use crate::sandbox::control::{Answer, Request};
 use crate::sandbox::held;
 use crate::sandbox::inherit::Inherit;
@@ -170,7 +170,7 @@ impl Daemon {
         let failed =
             |error: &dyn std::error::Error| refuse(Status::failed_precondition(error.to_string()));
         let mut run = order.prepare(self.host.next_generation()).map_err(|error| failed(&error))?;
-        let bound = Settled::of(&run).too_many_rules(&run.image);
+        let bound = too_many_rules(run.most_rules, &run.image);
         if let Some(why) = bound.filter(|_| run.global.is_none()) {
             return Err(refuse(Status::resource_exhausted(why)));
         }

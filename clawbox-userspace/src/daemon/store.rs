@@ -1,13 +1,15 @@
 //! What outlives the daemon: its sandboxes and every revision of their policies, in one SQLite file that
 //! survives a kill and a loss of power at any moment.
 
+mod global;
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, ErrorCode, ToSql, Transaction, params};
 use sha2::{Digest as _, Sha256};
 
 use crate::sandbox::control::Text;
@@ -48,9 +50,6 @@ CREATE TABLE IF NOT EXISTS global (
     only INTEGER PRIMARY KEY CHECK (only = 0),
     revision INTEGER NOT NULL
 );";
-
-/// Whose revisions those of the host's own policy are: no sandbox is called so, and it never starts.
-const GLOBAL: (&str, u64) = ("", 0);
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +141,8 @@ pub struct Store {
     is_copy: bool,
     /// The last write was not taken.
     is_failing: bool,
+    /// Whether the connection waits for the disk.
+    waits: Option<bool>,
 }
 
 fn now() -> i64 {
@@ -245,34 +246,36 @@ fn put(transaction: &Transaction<'_>, kept: &Kept, author: u32) -> rusqlite::Res
     let texts = serde_json::to_string(&kept.state.texts).unwrap_or_default();
     let digest = digest(&kept.state.texts);
     let (id, started) = (&kept.id, signed(kept.state.since));
-    transaction.execute(
+    let run = |sql: &str, values: &[&dyn ToSql]| {
+        transaction.prepare_cached(sql)?.execute(values).map(drop)
+    };
+    run(
         "INSERT OR REPLACE INTO sandboxes (id, number, owner, trail, revision, state) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![id, kept.number, kept.owner, kept.trail, kept.revision, state],
+        &[&id, &kept.number, &kept.owner, &kept.trail, &kept.revision, &state],
     )?;
     // Behind all others where it is another one.
-    transaction.execute(
+    run(
         "DELETE FROM trails WHERE sandbox = ?1 AND (owner != ?2 OR started != ?3)",
-        params![id, kept.owner, started],
+        &[&id, &kept.owner, &started],
     )?;
-    transaction.execute(
+    run(
         "INSERT OR IGNORE INTO trails (sandbox, owner, started) VALUES (?1, ?2, ?3)",
-        params![id, kept.owner, started],
+        &[&id, &kept.owner, &started],
     )?;
     // Of another one of this number, in the same second by a clock that may have been set back: what is
     // written down now comes after all others.
-    transaction.execute(
+    run(
         "DELETE FROM revisions WHERE sandbox = ?1 AND started = ?2 \
          AND (revision > ?3 OR revision = ?3 AND digest != ?4)",
-        params![id, started, kept.revision, digest],
+        &[&id, &started, &kept.revision, &digest],
     )?;
-    transaction.execute(
+    run(
         "INSERT OR IGNORE INTO revisions \
          (sandbox, started, revision, author, time, digest, texts) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![id, started, kept.revision, author, now(), digest, texts],
-    )?;
-    Ok(())
+        &[&id, &started, &kept.revision, &author, &now(), &digest, &texts],
+    )
 }
 
 impl Store {
@@ -297,7 +300,7 @@ impl Store {
                  changed until it can; look at its disk"
             );
         }
-        Ok(Self { connection, path, is_copy, is_failing: is_copy })
+        Ok(Self { connection, path, is_copy, is_failing: is_copy, waits: None })
     }
 
     fn failed(&self, source: rusqlite::Error) -> StoreError {
@@ -320,11 +323,24 @@ impl Store {
         }
         if self.is_copy {
             (self.connection, self.is_copy) = connect(&self.path)?;
+            self.waits = None;
         }
         let written = self.connection.pragma_update(None, "user_version", VERSION);
         self.taken(written)?;
         self.is_failing = false;
         tracing::info!("the state can be written again");
+        Ok(())
+    }
+
+    /// Whether what is written next is on the disk once it is written.
+    fn wait_for_disk(&mut self, waits: bool) -> Result<(), StoreError> {
+        if self.waits == Some(waits) {
+            return Ok(());
+        }
+        let level = if waits { "FULL" } else { "NORMAL" };
+        let set = self.connection.pragma_update(None, "synchronous", level);
+        self.taken(set)?;
+        self.waits = Some(waits);
         Ok(())
     }
 
@@ -343,9 +359,7 @@ impl Store {
     pub fn put(&mut self, kept: &Kept, author: u32) -> Result<(), StoreError> {
         // A policy that was answered as changed is on the disk. That a sandbox runs has to outlive this
         // process alone: it ends with the power itself, and who starts one need not wait for the disk.
-        let level = if kept.revision > 1 { "FULL" } else { "NORMAL" };
-        let waits = self.connection.pragma_update(None, "synchronous", level);
-        self.taken(waits)?;
+        self.wait_for_disk(kept.revision > 1)?;
         let transaction = self.connection.transaction();
         let written = transaction.and_then(|transaction| {
             put(&transaction, kept, author)?;
@@ -359,9 +373,11 @@ impl Store {
     /// # Errors
     /// The disk does not take it.
     pub fn remove(&mut self, id: &str) -> Result<(), StoreError> {
-        let waits = self.connection.pragma_update(None, "synchronous", "NORMAL");
-        self.taken(waits)?;
-        let removed = self.connection.execute("DELETE FROM sandboxes WHERE id = ?1", [id]);
+        self.wait_for_disk(false)?;
+        let removed = self
+            .connection
+            .prepare_cached("DELETE FROM sandboxes WHERE id = ?1")
+            .and_then(|mut remove| remove.execute([id]));
         self.taken(removed.map(drop))
     }
 
@@ -416,75 +432,6 @@ impl Store {
             query.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
         read().map_err(|source| self.failed(source))
-    }
-
-    /// The host's own policy, if one is in force.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn global(&self) -> Result<Option<(u32, Vec<Text>)>, StoreError> {
-        let found: rusqlite::Result<u32> =
-            self.connection.query_row("SELECT revision FROM global", [], |row| row.get(0));
-        let revision = match found.optional() {
-            Ok(Some(revision)) => revision,
-            Ok(None) => return Ok(None),
-            Err(source) => return Err(self.failed(source)),
-        };
-        let found = self.global_revisions()?.into_iter().find(|found| found.revision == revision);
-        // Without it every sandbox would have its own again.
-        let missing = || self.failed(rusqlite::Error::QueryReturnedNoRows);
-        found.map(|found| Some((revision, found.texts))).ok_or_else(missing)
-    }
-
-    /// Writes down that the host has this policy, and gives its number.
-    ///
-    /// # Errors
-    /// The disk does not take it.
-    pub fn set_global(&mut self, texts: &[Text], author: u32) -> Result<u32, StoreError> {
-        self.check()?;
-        let waits = self.connection.pragma_update(None, "synchronous", "FULL");
-        self.taken(waits)?;
-        let (id, started) = GLOBAL;
-        let (digest, files) = (digest(texts), serde_json::to_string(texts).unwrap_or_default());
-        let write = |transaction: Transaction<'_>| {
-            let revision: u32 = transaction.query_row(
-                "SELECT coalesce(max(revision), 0) + 1 FROM revisions \
-                 WHERE sandbox = ?1 AND started = ?2",
-                params![id, signed(started)],
-                |row| row.get(0),
-            )?;
-            transaction.execute(
-                "INSERT INTO revisions (sandbox, started, revision, author, time, digest, texts) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                params![id, signed(started), revision, author, now(), digest, files],
-            )?;
-            transaction.execute("INSERT OR REPLACE INTO global VALUES (0, ?1)", [revision])?;
-            transaction.commit()?;
-            Ok(revision)
-        };
-        let written = self.connection.transaction().and_then(write);
-        self.taken(written)
-    }
-
-    /// Writes down that every sandbox has its own policy.
-    ///
-    /// # Errors
-    /// The disk does not take it.
-    pub fn end_global(&mut self) -> Result<(), StoreError> {
-        self.check()?;
-        let waits = self.connection.pragma_update(None, "synchronous", "FULL");
-        self.taken(waits)?;
-        let written = self.connection.execute("DELETE FROM global", []);
-        self.taken(written.map(drop))
-    }
-
-    /// The policies that the host had, the first one first.
-    ///
-    /// # Errors
-    /// They cannot be read.
-    pub fn global_revisions(&self) -> Result<Vec<Revision>, StoreError> {
-        let (id, started) = GLOBAL;
-        self.revisions(id, started)
     }
 
     /// The policies that a sandbox had since its start, the first one first.
@@ -609,26 +556,6 @@ mod tests {
         store.connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
         drop(store);
         assert!(matches!(Store::open(directory.path(), true), Err(StoreError::Later { .. })));
-    }
-
-    #[test]
-    fn the_hosts_policy_has_revisions_of_its_own_and_is_there_until_it_is_ended() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut store = Store::open(directory.path(), false).unwrap();
-        assert!(store.global().unwrap().is_none());
-        let text = |text: &str| vec![Text { name: "g".to_owned(), text: text.to_owned() }];
-        assert_eq!(store.set_global(&text("one"), 7).unwrap(), 1);
-        assert_eq!(store.set_global(&text("two"), 8).unwrap(), 2);
-        drop(store);
-        let mut store = Store::open(directory.path(), false).unwrap();
-        assert_eq!(store.global().unwrap(), Some((2, text("two"))));
-        store.end_global().unwrap();
-        assert!(store.global().unwrap().is_none());
-        // Never the number of an earlier one.
-        assert_eq!(store.set_global(&text("one"), 7).unwrap(), 3);
-        let authors = store.global_revisions().unwrap().into_iter().map(|found| found.author);
-        assert_eq!(authors.collect::<Vec<_>>(), [7, 8, 7]);
-        assert!(store.last_started("").unwrap().is_empty());
     }
 
     /// Of a sandbox that was started at this second by the clock.

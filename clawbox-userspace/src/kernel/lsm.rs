@@ -66,6 +66,7 @@ const HOOKS: &[Hook] = &[
     newer("inode_remove_acl", "inode_removexattr, which ACLs came by before 6.2"),
     hook("bprm_creds_for_exec"),
     hook("bprm_check_security"),
+    hook("bprm_committed_creds"),
     hook("mmap_file"),
     hook("file_mprotect"),
     hook("socket_create"),
@@ -168,7 +169,7 @@ impl LsmState {
 /// that is attached while `bpf` is not in the list is never run, and nobody says so.
 #[must_use]
 pub fn refusal() -> Option<String> {
-    match Kernel::probe().security_modules {
+    match &Kernel::here().security_modules {
         super::probe::Answer::Yes(modules) => {
             (!modules.iter().any(|module| module == "bpf")).then(|| {
                 "`bpf` is not among the kernel's active security modules; `clawbox doctor` says \
@@ -176,7 +177,7 @@ pub fn refusal() -> Option<String> {
                     .to_owned()
             })
         }
-        super::probe::Answer::No(why) | super::probe::Answer::Unknown(why) => Some(why),
+        super::probe::Answer::No(why) | super::probe::Answer::Unknown(why) => Some(why.clone()),
     }
 }
 

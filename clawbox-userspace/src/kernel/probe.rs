@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::libc;
 use serde::Serialize;
@@ -89,6 +90,12 @@ pub struct Calls {
 }
 
 impl Kernel {
+    /// This host as it was when it was first asked about: what does not change while a process runs.
+    pub fn here() -> &'static Self {
+        static HERE: OnceLock<Kernel> = OnceLock::new();
+        HERE.get_or_init(Self::probe)
+    }
+
     /// Probes this host.
     pub fn probe() -> Self {
         Self::read(Path::new("/"), Calls::ask())

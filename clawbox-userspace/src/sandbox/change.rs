@@ -54,26 +54,30 @@ impl Settled {
     /// By a start.
     #[must_use]
     pub fn of(run: &Run) -> Self {
+        let own_tmp = run.backstops.own_tmp();
         Self {
             mode: run.mode,
             audit: run.audit_level,
             accounts: run.accounts.clone(),
             workdir: run.invocation.workdir.clone(),
-            always_writable: run.backstops.own_tmp().into_iter().collect(),
-            ever_writable: run.backstops.writable(),
+            ever_writable: run.backstops.read_write.iter().chain(&own_tmp).cloned().collect(),
+            always_writable: own_tmp.into_iter().collect(),
             most_rules: run.most_rules,
             is_attached: run.is_attached,
         }
     }
 
-    /// Why a policy is larger than it may be, if it is.
-    #[must_use]
-    pub fn too_many_rules(&self, image: &MapImage) -> Option<String> {
-        let (rules, most) = (image.rules.len(), self.most_rules?);
-        (rules > most as usize).then(|| {
-            format!("the policy has {rules} rules, and `limits.rules_per_sandbox` is {most}")
-        })
+    fn too_many_rules(&self, image: &MapImage) -> Option<String> {
+        too_many_rules(self.most_rules, image)
     }
+}
+
+/// Why a policy is larger than it may be, if it is.
+#[must_use]
+pub fn too_many_rules(most: Option<u32>, image: &MapImage) -> Option<String> {
+    let (rules, most) = (image.rules.len(), most?);
+    (rules > most as usize)
+        .then(|| format!("the policy has {rules} rules, and `limits.rules_per_sandbox` is {most}"))
 }
 
 /// The accounts of a policy, as a start settles them.

@@ -19,7 +19,7 @@ const MOST_ENTRIES: usize = 50_000;
 /// find out for certain that the caller decides how.
 #[must_use]
 pub fn gather(policy: &Policy, bpf_lsm: bool) -> HostFacts {
-    let kernel = Kernel::probe();
+    let kernel = Kernel::here();
     let abi = kernel.landlock_abi.yes().copied().unwrap_or(0);
     HostFacts {
         cgroup_hooks: kernel.cgroup2.yes().is_some()

@@ -103,10 +103,13 @@ impl Ready {
         run.backstops.needed.push(program.clone());
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
-        let identities = Identities::find(number, &mounts, patterns, &run.backstops.writable());
+        let own_tmp = run.backstops.own_tmp();
+        let writable: Vec<PathBuf> =
+            run.backstops.read_write.iter().chain(&own_tmp).cloned().collect();
+        let identities = Identities::find(number, &mounts, patterns, &writable);
         identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
         // The rule stands at the directory that the private one is mounted on.
-        run.also_writable.extend(run.backstops.own_tmp());
+        run.also_writable.extend(own_tmp);
         let objects = Objects::find(&run.image, &mounts, &run.also_writable);
         objects.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
         if !objects.unclosed.is_empty() {
