@@ -41,6 +41,20 @@ pub fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `(cgroup, path)`: it is gone, and nobody can be in it any more. The agent cannot tell: it finds none by
+/// its id that is still being made, either.
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn cgroup_gone(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: argument 0 of this tracepoint is a cgroup.
+    let cgroup = unsafe { Kernel::new(ctx.arg(0)) };
+    let id = Untyped(kernel_read::address_of_cgroup(cgroup)).id_of_cgroup();
+    if subject::sandbox_of_cgroup(id) == Some(PENDING) {
+        // Somebody else may have removed it.
+        let _ = CGROUPS.remove(id);
+    }
+    0
+}
+
 /// Whether a text of the kernel's begins as some rule says; the selector that says most counts.
 #[inline(always)]
 fn is_selected(compared: Compared, text: u64) -> bool {

@@ -146,6 +146,7 @@ impl Daemon {
             Ok(pending) => pending,
             Err(error) => return tracing::error!("what is held is held on: {error}"),
         };
+        self.standing.failed.retain(|id, _| pending.contains(id));
         for id in pending {
             let failed = self.standing.failed.get(&id).copied();
             let is_early = failed.is_some_and(|(again, _)| Instant::now() < again);
@@ -159,7 +160,8 @@ impl Daemon {
     fn decide(&mut self, id: u64, whom: Whom) {
         let cgroup = match Cgroup::of_id(&self.root, id) {
             Ok(Some(cgroup)) => cgroup,
-            Ok(None) => return self.release(id, None),
+            // Not yet there, or no more: whichever, it is not let go. The kernel forgets it with its end.
+            Ok(None) => return,
             Err(error) => return self.held_on(id, whom, &error),
         };
         if whom == Whom::Held && self.host.held_in(&cgroup).is_empty() {
@@ -174,7 +176,7 @@ impl Daemon {
             !standing::is_users(&path) && self.standing.rules.iter().any(Rule::is_for_containers);
         match containers::of_path(&path).filter(|_| asks && containers::is_outermost(&path)) {
             Some(container) => self.ask_engine(id, container, whom),
-            None => self.release(id, Some(&cgroup)),
+            None => self.release(id, &cgroup),
         }
     }
 
@@ -193,7 +195,7 @@ impl Daemon {
         let whom = self.standing.asked.remove(&id).unwrap_or(Whom::Held);
         let cgroup = match Cgroup::of_id(&self.root, id) {
             Ok(Some(cgroup)) => cgroup,
-            Ok(None) => return self.release(id, None),
+            Ok(None) => return,
             Err(error) => return self.held_on(id, whom, &error),
         };
         match found {
@@ -204,7 +206,7 @@ impl Daemon {
                 if self.standing.rule_for(&path, Some(&container)).is_some() {
                     self.attach_by_rule(id, &cgroup, Some(&container), whom);
                 } else {
-                    self.release(id, Some(&cgroup));
+                    self.release(id, &cgroup);
                 }
             }
         }
@@ -263,7 +265,7 @@ impl Daemon {
         self.standing.failed.insert(id, (Instant::now() + AGAIN, whom));
     }
 
-    fn release(&mut self, id: u64, cgroup: Option<&Cgroup>) {
+    fn release(&mut self, id: u64, cgroup: &Cgroup) {
         match self.host.release(id, cgroup) {
             Ok(()) => drop(self.standing.failed.remove(&id)),
             Err(error) => self.held_on(id, Whom::Held, &error),

@@ -42,7 +42,8 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 ];
 
 /// The same for a load that also governs cgroups which others make.
-const OF_OTHERS: (&str, &str) = ("cgroup_made", "cgroup_mkdir");
+const OF_OTHERS: [(&str, &str); 2] =
+    [("cgroup_gone", "cgroup_rmdir"), ("cgroup_made", "cgroup_mkdir")];
 
 /// Socket programs.
 pub(super) const SOCKETS: &[&str] = &[
@@ -334,8 +335,8 @@ impl Programs {
         log_to_standard_error(&mut ebpf);
         let root = File::open(cgroup_root)
             .map_err(|source| LoadError::Cgroup { path: cgroup_root.to_owned(), source })?;
-        let mut links = Vec::with_capacity(TRACEPOINTS.len() + SOCKETS.len());
-        let of_others = kept.map(|_| &OF_OTHERS);
+        let mut links = Vec::with_capacity(TRACEPOINTS.len() + OF_OTHERS.len() + SOCKETS.len());
+        let of_others = kept.iter().flat_map(|_| &OF_OTHERS);
         for &(name, tracepoint) in TRACEPOINTS.iter().chain(of_others) {
             let link = attach(&mut ebpf, name, |program| trace(program, tracepoint, &types))?;
             links.push((name, link));

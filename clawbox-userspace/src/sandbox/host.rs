@@ -258,9 +258,8 @@ impl Host {
     ///
     /// # Errors
     /// The kernel's tables cannot be changed: it is held on.
-    pub fn release(&mut self, id: u64, cgroup: Option<&Cgroup>) -> Result<(), RunError> {
+    pub fn release(&mut self, id: u64, cgroup: &Cgroup) -> Result<(), RunError> {
         self.kernel.enforcer.disown(id)?;
-        let Some(cgroup) = cgroup else { return Ok(()) };
         let frozen = cgroup.freeze()?;
         let held = attach::held(self.identified(), cgroup)?;
         let around = self.sandboxes.values().find(|sandbox| {

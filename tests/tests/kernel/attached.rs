@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use clawbox_tests::clawbox::cgroup_root;
 use clawbox_tests::daemon::Daemon;
@@ -257,6 +257,51 @@ fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sa
             .all(|sandbox| sandbox["cgroup"] != others.below()[1..].to_owned() + "/agent-5")
     });
     assert_eq!(other.end(), 0);
+}
+
+#[test]
+fn a_cgroup_that_is_made_while_others_are_asked_about_is_held_too() {
+    let scene = Scene::new();
+    let others = Parent::make();
+    let policy = scene.world.bin().join("standing.yaml");
+    fs::write(&policy, to_site(&scene)).unwrap();
+    let rule = format!(
+        "name: agent\nmatch: {{ cgroup: '{}/agent-*' }}\npolicy: {}\nnetwork_only: true\n",
+        others.below(),
+        policy.display()
+    );
+    let daemon = Daemon::start_standing(&scene.world, "off", &rule);
+    // The agent looks for one at any moment of the making of another.
+    let rounds = if in_guest() { 4 } else { 40 };
+    let one_after_the_other = &|thread: usize| {
+        for round in 0..rounds {
+            let place = others.child(&format!("agent-{thread}-{round}"));
+            let mut command = Command::new("/bin/bash");
+            let script = format!("exec 3<>/dev/tcp/{ELSEWHERE}/{ECHO}");
+            command.args(["-c", &script]).stderr(Stdio::null());
+            scene.world.enter(&mut command);
+            in_cgroup(&mut command, &place);
+            assert!(!command.status().unwrap().success(), "{thread} {round}");
+            fs::remove_dir(&place).unwrap();
+        }
+    };
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Who looks around there holds makers up between the making and its end.
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                let all = fs::read_dir(&others.0).into_iter().flatten().flatten();
+                all.for_each(|entry| drop(fs::read_dir(entry.path()).map(Iterator::count)));
+            }
+        });
+        let makers: Vec<_> =
+            (0..4).map(|thread| scope.spawn(move || one_after_the_other(thread))).collect();
+        let ended: Vec<_> = makers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        is_done.store(true, Ordering::Relaxed);
+        ended.into_iter().for_each(|maker| maker.unwrap());
+    });
+    assert_eq!(dialled_elsewhere(&scene), 0);
+    until("they are sandboxes no longer", || daemon.list().is_empty());
 }
 
 /// Takes one connection from each listener that it was given, and says what comes of reading from it.
