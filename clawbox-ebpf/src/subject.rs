@@ -14,6 +14,7 @@ use aya_ebpf::{
     maps::Array,
 };
 use clawbox_common::{
+    attach::NOT_ATTACHED,
     rule::{BinaryKey, ScriptKey},
     subject::{FileId, Incarnation, Mask, Standing, Subject},
 };
@@ -23,7 +24,7 @@ use core::{
 };
 
 use crate::{
-    attached::{is_pending, newcomer},
+    attached::{attached, is_pending, newcomer},
     kernel_read::{self, Kernel},
     kind,
     maps::{BINARIES, CGROUPS, SCRIPT_SCRATCH, SCRIPT_STARTS, SCRIPTS, SUBJECTS},
@@ -53,12 +54,18 @@ fn cgroup_sandbox() -> Option<u32> {
     unsafe { CGROUPS.get(id) }.copied()
 }
 
-/// The sandbox whose cgroup the current task is in; zero if in none. With C's linkage, so that the
+/// The sandbox whose cgroup the current task is in, one of others' too; zero if in none. With C's linkage, so that the
 /// verifier takes it once: every report of a task without an identity asks.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn sandbox_here() -> u32 {
-    cgroup_sandbox().unwrap_or(0)
+    if let Some(sandbox) = cgroup_sandbox() {
+        return sandbox;
+    }
+    match attached(kernel_read::cgroup(kernel_read::current())) {
+        NOT_ATTACHED => 0,
+        sandbox => sandbox as u32,
+    }
 }
 
 /// What is written for a thread group's number. Only the thread group's own exec changes it, when it
@@ -116,6 +123,23 @@ static ORPHANS: Array<u32> = Array::with_max_entries(1, 0);
 fn has_orphans() -> bool {
     // SAFETY: an aligned word that only ever becomes 1.
     ORPHANS.get_ptr(0).is_some_and(|word| unsafe { read_volatile(word) != 0 })
+}
+
+/// 1 where cgroups that others have made are sandboxes, or may become some.
+#[map]
+static OTHERS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Whether who asks is in a cgroup of others' that is a sandbox or may become one, without an identity: about
+/// to start a program, which needs no network; or the kernel has left out its start (7.x, where that is
+/// preempted in the middle of another one's). With C's linkage, so that the verifier takes it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn is_left_out() -> u32 {
+    // SAFETY: an aligned word that the agent writes.
+    if OTHERS.get_ptr(0).is_none_or(|word| unsafe { read_volatile(word) } == 0) {
+        return 0;
+    }
+    u32::from(attached(kernel_read::cgroup(kernel_read::current())) != NOT_ATTACHED)
 }
 
 /// Whether it may be such a thread group, or a descendant of one: it has taken a seat, or its seat is

@@ -254,13 +254,24 @@ pub extern "C" fn judge_connected(
     1
 }
 
+/// What becomes of who is in no sandbox, as far as anybody has said.
+#[inline(always)]
+fn outside(kind: Kind) -> i32 {
+    if subject::is_left_out() == 0 {
+        return 1;
+    }
+    let decision = Decision::refused(Reason::NoIdentity);
+    emit::network(kind, &Standing::Unidentified, &decision, |_| ());
+    0
+}
+
 /// Judges a destination; 1 lets the operation go on, 0 makes it fail with EPERM.
 #[inline(always)]
 fn egress<const SEND: bool>(ctx: &SockAddrContext, family: Family) -> i32 {
     let kind = if SEND { Kind::Send } else { Kind::Connect };
     let standing = subject::standing();
     if matches!(standing, Standing::Outside) {
-        return 1;
+        return outside(kind);
     }
     let at = ctx.sock_addr;
     let Some(mut to) = destination(at, family) else {
@@ -363,7 +374,7 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
     let standing = subject::standing();
     if matches!(standing, Standing::Outside) {
-        return 1;
+        return outside(Kind::Bind);
     }
     let at = ctx.sock_addr;
     let Some(local) = destination(at, family) else {

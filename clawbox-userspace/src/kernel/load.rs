@@ -254,6 +254,7 @@ pub(super) const KEPT: &[&str] = &[
     "SEATS",
     "KINDS",
     "ORPHANS",
+    "OTHERS",
     "SOCKETS",
     "EVENTS",
     "LOSSES",

@@ -159,6 +159,9 @@ impl Host {
     /// The command did not start; nothing of it stays behind.
     pub fn start(&mut self, run: Run, ready: Ready, cgroup: Cgroup) -> Result<u32, RunError> {
         let number = ready.number;
+        if run.is_attached {
+            self.kernel.enforcer.govern_others(true)?;
+        }
         let mut beginning = Beginning::new(number, cgroup, !run.is_attached);
         match beginning.go_on(self, run, ready) {
             Ok(sandbox) => {
@@ -233,9 +236,18 @@ impl Host {
         spared: &[(Selector, u32)],
         starters: &[FileId],
     ) -> Result<(), RunError> {
+        let is_attached = self.sandboxes.values().any(Sandbox::is_attached);
         let enforcer = &mut self.kernel.enforcer;
+        // Before it is, and as long as it may be.
+        if !asked.is_empty() || is_attached {
+            enforcer.govern_others(true)?;
+        }
         enforcer.start_by(starters)?;
-        Ok(enforcer.ask_of(asked, spared)?)
+        enforcer.ask_of(asked, spared)?;
+        if asked.is_empty() && !is_attached {
+            enforcer.govern_others(false)?;
+        }
+        Ok(())
     }
 
     /// The cgroups that the kernel asks of. What is started in them does not run yet.

@@ -68,6 +68,18 @@ impl Enforcer {
         Ok(())
     }
 
+    /// Whether cgroups that others have made are sandboxes, or may become some.
+    ///
+    /// # Errors
+    /// The kernel's table is gone.
+    pub fn govern_others(&mut self, governs: bool) -> Result<(), LoadError> {
+        let name = "OTHERS";
+        let failed = |source| LoadError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
+        let mut map = Array::<_, u32>::try_from(map).map_err(failed)?;
+        map.set(0, u32::from(governs), 0).map_err(failed)
+    }
+
     /// These files, and no others, start programs in cgroups that others have made, and are not yet
     /// what runs there.
     ///
