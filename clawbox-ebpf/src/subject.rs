@@ -14,7 +14,7 @@ use aya_ebpf::{
     maps::Array,
 };
 use clawbox_common::{
-    attach::NOT_ATTACHED,
+    attach::{Attached, NOT_ATTACHED},
     rule::{BinaryKey, ScriptKey},
     subject::{FileId, Incarnation, Mask, Standing, Subject},
 };
@@ -54,18 +54,12 @@ fn cgroup_sandbox() -> Option<u32> {
     unsafe { CGROUPS.get(id) }.copied()
 }
 
-/// The sandbox whose cgroup the current task is in, one of others' too; zero if in none. With C's linkage, so that the
+/// The sandbox whose cgroup the current task is in; zero if in none. With C's linkage, so that the
 /// verifier takes it once: every report of a task without an identity asks.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn sandbox_here() -> u32 {
-    if let Some(sandbox) = cgroup_sandbox() {
-        return sandbox;
-    }
-    match attached(kernel_read::cgroup(kernel_read::current())) {
-        NOT_ATTACHED => 0,
-        sandbox => sandbox as u32,
-    }
+    cgroup_sandbox().unwrap_or(0)
 }
 
 /// What is written for a thread group's number. Only the thread group's own exec changes it, when it
@@ -129,17 +123,17 @@ fn has_orphans() -> bool {
 #[map]
 static OTHERS: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Whether who asks is in a cgroup of others' that is a sandbox or may become one, without an identity: about
-/// to start a program, which needs no network; or the kernel has left out its start (7.x, where that is
+/// The sandbox whose cgroup, which others have made, somebody without an identity is in: who is about to
+/// start a program, which needs no network; or whose start the kernel has left out (7.x, where that is
 /// preempted in the middle of another one's). With C's linkage, so that the verifier takes it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn is_left_out() -> u32 {
+pub extern "C" fn left_out_in() -> Attached {
     // SAFETY: an aligned word that the agent writes.
     if OTHERS.get_ptr(0).is_none_or(|word| unsafe { read_volatile(word) } == 0) {
-        return 0;
+        return NOT_ATTACHED;
     }
-    u32::from(attached(kernel_read::cgroup(kernel_read::current())) != NOT_ATTACHED)
+    attached(kernel_read::cgroup(kernel_read::current()))
 }
 
 /// Whether it may be such a thread group, or a descendant of one: it has taken a seat, or its seat is
