@@ -20,7 +20,7 @@ use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::lasting::Lasting;
 use super::launch::again::Kept;
-use super::life::{Life, Sandbox, Told, recorder, serve};
+use super::life::{Life, Sandbox, Served, Told, recorder, serve};
 use super::named::Named;
 use super::objects::Objects;
 use super::ready::{Sockets, upstream};
@@ -197,7 +197,7 @@ impl Sandbox {
         let decisions = Decisions::of(number, host.feed.stirred());
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
         recorder.resumed(first, told.resume_record());
-        let (resolver, servers) =
+        let Served { resolver, hidden, servers } =
             serve(host, number, &in_force, decisions, upstream, sockets.resolver, sockets.verified);
         remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);
 
@@ -221,6 +221,7 @@ impl Sandbox {
             settled,
             in_force,
             resolver,
+            hidden,
             ports,
             named,
             outgoing: None,

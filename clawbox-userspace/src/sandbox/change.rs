@@ -22,6 +22,7 @@ use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::{AgentPorts, MapImage, compile_after};
 use crate::dns::Resolver;
+use crate::gateway::HiddenConnections;
 use crate::kernel::enforcer::{Enforcer, Generation};
 use crate::policy::model::{Located, Mode, Policy};
 use crate::policy::{Diagnostic, Severity, load_texts};
@@ -118,6 +119,8 @@ pub struct LivePolicy {
     pub in_force: Arc<PolicyInForce>,
     /// Holds the synthetic addresses.
     pub resolver: Arc<Resolver>,
+    /// Connections on which a name is hidden.
+    pub hidden: Arc<HiddenConnections>,
     /// Its ports.
     pub ports: AgentPorts,
     /// The files of the policy in force.
@@ -227,7 +230,7 @@ impl LivePolicy {
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
         let state = self.state(kernel, &image);
-        let resets = kernel.connections.reset(self.sandbox, &image, &state, Cut::All);
+        let resets = kernel.connections.reset(self.sandbox, &image, &state, Cut::All(&self.hidden));
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))

@@ -164,9 +164,16 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "an encrypted ClientHello is refused",
         "clawbox-userspace/src/gateway/verifier.rs",
-        "    if first.is_hidden {\n",
+        "    if first.is_hidden && !wanted.is_some_and(may_hide) {\n",
         "    if first.is_hidden && wanted.is_none() {\n",
         "a_connection_goes_on_only_if_it_names_the_host_that_it_was_made_for",
+    ),
+    here(
+        "a policy that takes back `ech: allow` resets what hides a name",
+        "clawbox-userspace/src/sandbox/connections.rs",
+        "    if !is_read || image.admits_hidden(decision.host) {\n",
+        "    if !is_read || decision.host != 0 {\n",
+        "a_policy_that_lets_no_name_be_hidden_any_more_ends_where_one_is_and_nothing_else",
     ),
     here(
         "what is held goes nowhere before it is approved",
