@@ -154,6 +154,20 @@ pub(super) const ALL: &[Mutant] = &[
         "            if verdicts.is_empty() {\n",
         "a_policy_that_is_narrowed_resets_what_it_does_not_allow_and_nothing_else",
     ),
+    lsm(
+        "a stream is taken from by splice by who may read it",
+        "clawbox-ebpf/src/hooks/connected.rs",
+        "    if sends && !kernel_read::sends_pages() {\n",
+        "    if !sends || !kernel_read::sends_pages() {\n",
+        "a_socket_is_judged_by_who_uses_it_whoever_has_connected_it",
+    ),
+    lsm(
+        "no datagram is begun by one program to be ended by another",
+        "clawbox-ebpf/src/hooks/connected.rs",
+        "    if kernel_read::waits_for_more(sock, message) && refuses(socket, Reason::DatagramInParts) {\n",
+        "    if kernel_read::waits_for_more(sock, message) && sock.is_null() {\n",
+        "a_socket_is_judged_by_who_uses_it_whoever_has_connected_it",
+    ),
     here(
         "a connection to be verified goes to the agent",
         DECIDE,
