@@ -138,6 +138,12 @@ impl NameRule<'_> {
         host_ids(&ids)
     }
 
+    /// What the strictest of them wants to be said first.
+    #[must_use]
+    pub fn first_said(&self) -> FirstSaid {
+        self.matched.first().map_or(FirstSaid::Name, |matched| matched.first_said)
+    }
+
     /// How many bytes of the name no pattern that it matches spells out.
     #[must_use]
     pub fn free_bytes(&self, name: &str) -> usize {

@@ -2,6 +2,7 @@
 //! No clock, no files, no DNS; what does not fit the contract's bounds is refused here.
 
 pub mod files;
+mod hosts_file;
 mod image;
 mod lookup;
 #[cfg(test)]

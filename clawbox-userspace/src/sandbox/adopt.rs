@@ -29,7 +29,7 @@ use super::run::{RunError, system};
 use super::view::View;
 use crate::audit::trail::Trail;
 use crate::compile::{BinaryEntry, MapImage, compile_after};
-use crate::dns::Resolver;
+use crate::dns::{Resolver, hosts_file, lines_of};
 use crate::kernel::file_id::Mounts;
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::model::Located;
@@ -126,9 +126,10 @@ fn image(lasting: &Lasting, generation: u32, in_use: &Mask) -> Result<(MapImage,
         let nobody = BinaryPattern::parse(&format!("{NOBODY}{slot}"));
         slots.push(BinaryEntry { pattern: nobody.map_err(|error| wrong(error.to_string()))? });
     }
-    let compiled = compile_after(&policy, generation, &slots).map_err(|found| {
+    let mut compiled = compile_after(&policy, generation, &slots).map_err(|found| {
         wrong(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;
+    compiled.open_hosts(lines_of(&hosts_file()));
     Ok((compiled, policy.filesystem.include_workdir()))
 }
 

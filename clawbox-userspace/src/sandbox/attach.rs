@@ -21,6 +21,7 @@ use super::run::{LsmUse, Run, RunError, system};
 use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::compile;
+use crate::dns::{hosts_file, lines_of};
 use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::pinned::Identified;
 use crate::policy::model::Mode;
@@ -60,7 +61,8 @@ impl AttachOrder {
         let loaded = load(&self.texts, self.mode)?;
         let file = self.texts.first().map(|text| text.name.clone()).unwrap_or_default();
         let hard = report_shortfalls(&loaded, &file, true, self.lsm, false)?;
-        let image = compile(&loaded.policy, generation).map_err(refused)?;
+        let mut image = compile(&loaded.policy, generation).map_err(refused)?;
+        image.open_hosts(lines_of(&hosts_file()));
         // Never applied; what it says is which trees the policy opens.
         let backstops = launch::Request {
             workdir: Path::new("/").to_owned(),

@@ -21,7 +21,7 @@ use super::run::{NEEDS_AGENT, Run};
 use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::{AgentPorts, MapImage, compile_after};
-use crate::dns::Resolver;
+use crate::dns::{Resolver, hosts_file, lines_of};
 use crate::gateway::HiddenConnections;
 use crate::kernel::enforcer::{Enforcer, Generation};
 use crate::policy::model::{Located, Mode, Policy};
@@ -203,7 +203,8 @@ impl LivePolicy {
         let policy = self.load(texts)?;
         let before = self.in_force.image();
         let generation = kernel.generation + 1;
-        let image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+        let mut image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+        image.open_hosts(lines_of(&hosts_file()));
         if let Some(why) = self.settled.too_many_rules(&image) {
             return Err(refused(why));
         }

@@ -22,6 +22,7 @@ use super::run::{LsmUse, Run};
 use crate::audit::AuditLevel;
 use crate::compile::files::Give;
 use crate::compile::{MapImage, compile};
+use crate::dns::{hosts_file, lines_of};
 use crate::kernel::lsm;
 use crate::policy::enforceability::{HostFacts, assess};
 use crate::policy::model::{Account, Compatibility, Located, Mode};
@@ -105,7 +106,8 @@ impl Order {
         let file = self.texts.first().map(|text| text.name.clone()).unwrap_or_default();
         let user = self.user(&loaded.policy)?;
         let hard = report_shortfalls(&loaded, &file, user.is_some(), self.lsm, true)?;
-        let image = compile(&loaded.policy, generation).map_err(refused)?;
+        let mut image = compile(&loaded.policy, generation).map_err(refused)?;
+        image.open_hosts(lines_of(&hosts_file()));
         let workdir = self.workdir;
         let also_writable =
             if loaded.policy.filesystem.include_workdir() { vec![workdir.clone()] } else { vec![] };
