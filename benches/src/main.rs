@@ -66,7 +66,7 @@ enum What {
     Memory,
     /// The time in each kernel program, by the kernel's own count
     Hooks,
-    /// TCP connect beside two forward proxies, throughput, and connect under 66 to 100,000 rules
+    /// TCP connect and streams beside two forward proxies, UDP sends, connect under 66 to 100,000 rules
     Egress,
     /// Questions through a sandbox's resolver, beside dnsmasq with the same upstream
     Dns,
