@@ -189,8 +189,7 @@ impl Sandbox {
         let settled = lasting.settled;
 
         let sockets = Sockets::open_in(&view, lasting.ports)?;
-        let ports = sockets.ports();
-        let upstream = upstream(&lasting.dns)?;
+        let (ports, upstream) = (sockets.ports(), upstream(&lasting.dns)?);
         let trail = Trail::go_on(&trail, &lasting.name);
         let told = Told::of_lasting(&lasting.command, &lasting.texts, image.audit_only());
         let paths = identities.paths.clone();

@@ -26,6 +26,17 @@ pub(super) fn network_policy(
     }
 }
 
+/// Who enforces an endpoint that is no ping.
+fn layer(endpoint: &Endpoint) -> Layer {
+    match endpoint.host() {
+        Host::Name(_) if endpoint.first_said() == FirstSaid::Anything => {
+            Layer::CgroupHooksAndResolver
+        }
+        Host::Name(_) => Layer::CgroupHooksResolverAndAgent,
+        _ => Layer::CgroupHooks,
+    }
+}
+
 fn endpoint_part(
     report: &mut Report,
     part: String,
@@ -34,13 +45,7 @@ fn endpoint_part(
     facts: &HostFacts,
 ) {
     let origin = endpoint.origin();
-    let layer = match endpoint.host() {
-        Host::Name(_) if endpoint.first_said() == FirstSaid::Anything => {
-            Layer::CgroupHooksAndResolver
-        }
-        Host::Name(_) => Layer::CgroupHooksResolverAndAgent,
-        _ => Layer::CgroupHooks,
-    };
+    let layer = layer(endpoint);
     if !facts.cgroup_hooks {
         return report.not(origin, part, NO_HOOKS);
     }
