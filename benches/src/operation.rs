@@ -32,6 +32,14 @@ pub enum Operation {
     OneStream,
     /// A part of 128 KiB on each of eight.
     EightStreams,
+    /// As [`Operation::OneStream`], by way of the proxy made with hyper.
+    OneThroughHyper,
+    /// As [`Operation::EightStreams`], by way of it.
+    EightThroughHyper,
+    /// As [`Operation::OneStream`], by way of tinyproxy.
+    OneThroughTinyproxy,
+    /// As [`Operation::EightStreams`], by way of it.
+    EightThroughTinyproxy,
     /// A question for a name whose answer may be remembered, one of [`IN_QUESTION`].
     AskRemembered,
     /// One for a name whose answer may not.
@@ -69,6 +77,10 @@ impl Operation {
         Self::ThroughTinyproxy,
         Self::OneStream,
         Self::EightStreams,
+        Self::OneThroughHyper,
+        Self::EightThroughHyper,
+        Self::OneThroughTinyproxy,
+        Self::EightThroughTinyproxy,
         Self::AskRemembered,
         Self::AskForwarded,
     ];
@@ -84,6 +96,10 @@ impl Operation {
             Self::ThroughTinyproxy => "through-tinyproxy",
             Self::OneStream => "one-stream",
             Self::EightStreams => "eight-streams",
+            Self::OneThroughHyper => "one-through-hyper",
+            Self::EightThroughHyper => "eight-through-hyper",
+            Self::OneThroughTinyproxy => "one-through-tinyproxy",
+            Self::EightThroughTinyproxy => "eight-through-tinyproxy",
             Self::AskRemembered => "ask-remembered",
             Self::AskForwarded => "ask-forwarded",
         }
@@ -100,6 +116,10 @@ impl Operation {
             Self::ThroughTinyproxy => "TCP connect through tinyproxy",
             Self::OneStream => "128 KiB on 1 established stream",
             Self::EightStreams => "128 KiB on each of 8 established streams",
+            Self::OneThroughHyper => "128 KiB on 1 stream through a hyper CONNECT proxy",
+            Self::EightThroughHyper => "128 KiB on each of 8 streams through it",
+            Self::OneThroughTinyproxy => "128 KiB on 1 stream through tinyproxy",
+            Self::EightThroughTinyproxy => "128 KiB on each of 8 streams through it",
             Self::AskRemembered => "a question that may be remembered, 16 under way",
             Self::AskForwarded => "a question that is forwarded, 16 under way",
         }
@@ -193,8 +213,12 @@ impl Performer {
             }
             Operation::ThroughHyper => self.through(HYPER, count),
             Operation::ThroughTinyproxy => self.through(TINYPROXY, count),
-            Operation::OneStream => self.streamed(1, count),
-            Operation::EightStreams => self.streamed(8, count),
+            Operation::OneStream => self.streamed(1, None, count),
+            Operation::EightStreams => self.streamed(8, None, count),
+            Operation::OneThroughHyper => self.streamed(1, Some(HYPER), count),
+            Operation::EightThroughHyper => self.streamed(8, Some(HYPER), count),
+            Operation::OneThroughTinyproxy => self.streamed(1, Some(TINYPROXY), count),
+            Operation::EightThroughTinyproxy => self.streamed(8, Some(TINYPROXY), count),
             Operation::AskRemembered => asked(REMEMBERED, count),
             Operation::AskForwarded => asked(FORWARDED, count),
         }
@@ -202,31 +226,41 @@ impl Performer {
 
     /// Connects by way of a proxy, until the other end is there.
     fn through(&self, proxy: &str, count: u32) -> Result<Taken> {
-        let proxy: SocketAddr = std::env::var(proxy).context("no proxy was named")?.parse()?;
+        let (proxy, request) = self.asking(proxy)?;
+        timed(count, || self.tunnel(proxy, &request).map(drop))
+    }
+
+    /// Where a proxy is, and what it is asked for.
+    fn asking(&self, proxy: &str) -> Result<(SocketAddr, String)> {
+        let proxy = std::env::var(proxy).context("no proxy was named")?.parse()?;
         let to = self.address;
-        let request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n");
-        timed(count, || {
-            let mut client = TcpStream::connect(proxy)?;
-            client.write_all(request.as_bytes())?;
-            let (server, _) = self.ends.listener.accept()?;
-            let mut answer = [0; 512];
-            let length = client.read(&mut answer)?;
-            if !answer[..length].starts_with(b"HTTP/1.") || !answer[9..].starts_with(b"200") {
-                return Err(std::io::Error::other("the proxy refused"));
-            }
-            drop(server);
-            drop(client);
-            Ok(())
-        })
+        Ok((proxy, format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")))
+    }
+
+    /// Both ends of a connection by way of a proxy.
+    fn tunnel(&self, proxy: SocketAddr, request: &str) -> std::io::Result<(TcpStream, TcpStream)> {
+        let mut client = TcpStream::connect(proxy)?;
+        client.write_all(request.as_bytes())?;
+        let (server, _) = self.ends.listener.accept()?;
+        let mut answer = [0; 512];
+        let length = client.read(&mut answer)?;
+        if !answer[..length].starts_with(b"HTTP/1.") || !answer[9..].starts_with(b"200") {
+            return Err(std::io::Error::other("the proxy refused"));
+        }
+        Ok((client, server))
     }
 
     /// Moves parts over connections that are there when the clock starts.
-    fn streamed(&self, streams: usize, count: u32) -> Result<Taken> {
+    fn streamed(&self, streams: usize, proxy: Option<&str>, count: u32) -> Result<Taken> {
         let mut pairs = Vec::new();
         for _ in 0..streams {
-            let client = TcpStream::connect(self.address)?;
-            let (server, _) = self.ends.listener.accept()?;
-            pairs.push((client, server));
+            pairs.push(match proxy {
+                Some(proxy) => {
+                    let (proxy, request) = self.asking(proxy)?;
+                    self.tunnel(proxy, &request)?
+                }
+                None => (TcpStream::connect(self.address)?, self.ends.listener.accept()?.0),
+            });
         }
         let size = PART * count as usize;
         timed(1, || {
@@ -350,6 +384,10 @@ mod tests {
         let proxied = [
             Operation::ThroughHyper,
             Operation::ThroughTinyproxy,
+            Operation::OneThroughHyper,
+            Operation::EightThroughHyper,
+            Operation::OneThroughTinyproxy,
+            Operation::EightThroughTinyproxy,
             Operation::AskRemembered,
             Operation::AskForwarded,
         ];

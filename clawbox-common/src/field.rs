@@ -78,6 +78,7 @@ fields! {
         SOCK_PORT = "sock" "__sk_common.skc_num",
         SOCK_PROTOCOL = "sock" "sk_protocol",
         MESSAGE_NAME = "msghdr" "msg_name",
+        MESSAGE_FLAGS = "msghdr" "msg_flags",
         MESSAGE_CONTROL = "msghdr" "msg_control",
         MESSAGE_CONTROL_LENGTH = "msghdr" "msg_controllen",
         SOCK_PEER_PORT = "sock" "__sk_common.skc_dport",
@@ -119,6 +120,8 @@ fields! {
         REGS_6 = "pt_regs" "r9",
     }
     where_present {
+        // Until 6.5.
+        PROTO_SEND_PAGE = "proto_ops" "sendpage",
         // Until 6.17 the mounts of a filesystem are in a `list_head`, since then in a list of pointers.
         MOUNT_INSTANCE = "mount" "mnt_instance",
         MOUNT_NEXT = "mount" "mnt_next_for_sb",

@@ -156,4 +156,6 @@ reasons! {
     NameBudget = 50, "name-budget";
     /// The packet was to be sent by way of another host than the one that was judged.
     SourceRoute = 51, "source-route";
+    /// A datagram was to be sent in parts: who adds one, and whom it goes to, are judged apart.
+    DatagramInParts = 52, "datagram-in-parts";
 }

@@ -63,6 +63,7 @@ pub struct Clawbox<'w> {
     patience: Duration,
     refusals: Vec<Refusal>,
     covered: Vec<(PathBuf, PathBuf)>,
+    names_server: bool,
 }
 
 impl<'w> Clawbox<'w> {
@@ -92,7 +93,15 @@ impl<'w> Clawbox<'w> {
             patience: PATIENCE,
             refusals: Vec::new(),
             covered: Vec::new(),
+            names_server: true,
         }
+    }
+
+    /// With the host's own name servers, as `/etc/resolv.conf` has them.
+    #[must_use]
+    pub fn with_name_servers_of_host(mut self) -> Self {
+        self.names_server = false;
+        self
     }
 
     /// On a host that refuses clawbox a system call.
@@ -109,6 +118,16 @@ impl<'w> Clawbox<'w> {
         fs::write(&cover, text).expect("the directory of a world can be written");
         self.covered.push((cover, path.into()));
         self
+    }
+
+    /// The file that stands for one of the host's.
+    ///
+    /// # Panics
+    /// It is not covered.
+    #[must_use]
+    pub fn cover(&self, path: &str) -> PathBuf {
+        let found = self.covered.iter().find(|(_, covered)| covered == Path::new(path));
+        found.map(|(cover, _)| cover.clone()).expect("it is covered")
     }
 
     /// Another user; `None` is whom the policy says, or root.
@@ -194,7 +213,9 @@ impl<'w> Clawbox<'w> {
         let mut clawbox = Command::new(program());
         clawbox.arg("run").arg("--policy").arg(&self.policy);
         clawbox.arg("--workdir").arg(&self.workdir);
-        clawbox.arg("--dns").arg(format!("{NAMESERVER}:{PORT}"));
+        if self.names_server {
+            clawbox.arg("--dns").arg(format!("{NAMESERVER}:{PORT}"));
+        }
         if let Some(user) = &self.user {
             clawbox.args(["--user", user]);
         }

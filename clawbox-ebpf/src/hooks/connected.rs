@@ -21,16 +21,21 @@ use crate::{
 
 /// `MAY_WRITE`, linux/fs.h.
 const MAY_WRITE: u32 = 2;
+/// `IPPROTO_UDP`, uapi/linux/in.h, and `UDP_CORK`, uapi/linux/udp.h.
+const UDP_CORK: (u32, u32) = (17, 1);
 
 /// `(socket, message, size)`: every send but what [`socket_splice`] sees.
 #[lsm(hook = "socket_sendmsg")]
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     // SAFETY: the arguments are a socket and a message.
     let (socket, message) = unsafe { (Kernel::new(ctx.arg(0)), Kernel::new(ctx.arg(1))) };
-    if kernel_read::names_a_route(message) && refuses_routes(socket) {
+    if kernel_read::names_a_route(message) && refuses(socket, Reason::SourceRoute) {
         return eperm(false);
     }
     let sock = kernel_read::sock(socket);
+    if kernel_read::waits_for_more(sock, message) && refuses(socket, Reason::DatagramInParts) {
+        return eperm(false);
+    }
     if !sock.is_null() && kernel_read::is_ping(sock) {
         return pings(sock, message);
     }
@@ -60,15 +65,31 @@ fn pings(sock: Kernel, message: Kernel) -> i32 {
     eperm(decision.goes_on())
 }
 
+/// `(socket, level, option)`: a datagram that has been begun goes where its first part was sent, which
+/// the kernel looks at no more when others are added: a program would send where another one may. So
+/// none is begun, by a flag of a send or by this option.
+#[lsm(hook = "socket_setsockopt")]
+pub fn socket_setsockopt(ctx: LsmContext) -> i32 {
+    let (level, option): (u32, u32) = (ctx.arg(1), ctx.arg(2));
+    if (level, option) != UDP_CORK {
+        return 0;
+    }
+    // SAFETY: the argument is a socket.
+    let socket = unsafe { Kernel::new(ctx.arg(0)) };
+    let sock = kernel_read::sock(socket);
+    let is_datagrams = !sock.is_null() && kernel_read::is_udp(sock);
+    eperm(!is_datagrams || !refuses(socket, Reason::DatagramInParts))
+}
+
 /// Whether it is a sandbox's internet socket; then it is told.
 #[inline(always)]
-fn refuses_routes(socket: Kernel) -> bool {
+fn refuses(socket: Kernel, reason: Reason) -> bool {
     let standing = subject::standing();
     let sock = kernel_read::sock(socket);
     if matches!(standing, Standing::Outside) || sock.is_null() || !kernel_read::is_internet(sock) {
         return false;
     }
-    let decision = Decision::refused(Reason::SourceRoute);
+    let decision = Decision::refused(reason);
     emit::network(Kind::SendConnected, &standing, &decision, |event| {
         event.cookie = kernel_read::cookie(sock);
     });
@@ -82,16 +103,21 @@ pub fn socket_recvmsg(ctx: LsmContext) -> i32 {
     used(unsafe { Kernel::new(ctx.arg(0)) }, Kind::Receive)
 }
 
-/// `(file, mask)`: until 6.5 `splice` and `sendfile` send pages past `socket_sendmsg`.
+/// `(file, mask)`: `splice` takes from a stream past `socket_recvmsg` (`tcp_splice_read`), and until 6.5
+/// it and `sendfile` send pages past `socket_sendmsg`.
 #[lsm(hook = "file_permission")]
 pub fn socket_splice(ctx: LsmContext) -> i32 {
     let mask: u32 = ctx.arg(1);
-    if mask & MAY_WRITE == 0 {
+    let sends = mask & MAY_WRITE != 0;
+    if sends && !kernel_read::sends_pages() {
         return 0;
     }
     // SAFETY: the argument is a file.
     let socket = kernel_read::socket_of(unsafe { Kernel::new(ctx.arg(0)) });
-    if socket.is_null() { 0 } else { used(socket, Kind::SendConnected) }
+    if socket.is_null() {
+        return 0;
+    }
+    used(socket, if sends { Kind::SendConnected } else { Kind::Receive })
 }
 
 #[inline(always)]

@@ -21,11 +21,45 @@ pub fn is_unbound(socket: Kernel) -> bool {
     (family == INTERNET[0] || family == INTERNET[1]) && port == 0
 }
 
-/// The socket that a file is; null for any other.
+/// `S_IFSOCK` among `S_IFMT`, uapi/linux/stat.h.
+const SOCKET: u16 = 0o140_000;
+const KINDS: u16 = 0o170_000;
+
+/// The socket that a file is; null for any other, which is found out before a helper is called: each read
+/// of each file of the host comes by here.
 #[inline(always)]
 pub fn socket_of(file: Kernel) -> Kernel {
+    let inode = file.pointer::<FILE_INODE>();
+    let mode: u16 = inode.field::<INODE_MODE, _>();
+    if mode & KINDS != SOCKET {
+        return Kernel(core::ptr::null());
+    }
     // SAFETY: the helper takes a file.
     Kernel(unsafe { bpf_sock_from_file(file.for_helpers().cast()) }.cast_const().cast())
+}
+
+/// Whether pages can be sent without a message (`proto_ops.sendpage`).
+#[inline(always)]
+pub fn sends_pages() -> bool {
+    offset::<PROTO_SEND_PAGE>() != 0
+}
+
+/// `IPPROTO_UDP`, uapi/linux/in.h.
+const UDP: u16 = 17;
+/// `MSG_MORE`, linux/socket.h.
+const MORE: u32 = 0x8000;
+
+/// Whether what is sent is to wait for more of the same datagram.
+#[inline(always)]
+pub fn waits_for_more(sock: Kernel, message: Kernel) -> bool {
+    let flags: u32 = message.field::<MESSAGE_FLAGS, _>();
+    flags & MORE != 0 && !sock.is_null() && is_udp(sock)
+}
+
+#[inline(always)]
+pub fn is_udp(sock: Kernel) -> bool {
+    let protocol: u16 = sock.field::<SOCK_PROTOCOL, _>();
+    is_internet(sock) && protocol == UDP
 }
 
 #[inline(always)]

@@ -200,11 +200,11 @@ pub fn seen_by_agent(
     meaning: &dyn Meaning,
     is_let_through: bool,
 ) -> Draft {
-    let Outcome { time, event, verdict, reason, named } = outcome;
+    let Outcome { time, event, verdict, reason, named, is_hidden: hidden } = outcome;
     let decoded = Decoded { kind: Kind::Connect, verdict, reason };
     let draft = network(decoded, &event, programs, meaning);
     let object = match draft.object {
-        Object::Endpoint(endpoint) => Object::Endpoint(Endpoint { named, ..endpoint }),
+        Object::Endpoint(endpoint) => Object::Endpoint(Endpoint { named, hidden, ..endpoint }),
         other => other,
     };
     let let_through = is_let_through && verdict == Verdict::Deny;
@@ -229,6 +229,7 @@ fn network(
             port: event.port,
             transport: transport(event.transport).to_owned(),
             named: None,
+            hidden: false,
         })
     };
     let rule = (decoded.reason == Reason::Rule).then(|| meaning.rule(event)).flatten();

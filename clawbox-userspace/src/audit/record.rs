@@ -221,6 +221,9 @@ pub struct Endpoint {
     /// The host that was named on the connection, where that was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub named: Option<String>,
+    /// Another one is, or may be, encrypted behind that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
 }
 
 /// A DNS question.

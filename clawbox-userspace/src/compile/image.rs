@@ -24,18 +24,21 @@ use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::diagnostic::Origin;
 use crate::policy::host_pattern::HostPattern;
 use crate::policy::model::{Matching, Policy};
-use crate::policy::network::Host;
+use crate::policy::network::{FirstSaid, Host};
 
 /// What a [`HostId`] stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern {
     /// Names. The same names with other `allowed_ips` are another pattern: a rule for one must
-    /// not open the other's addresses.
+    /// not open the other's addresses. So are they where something else has to be said first: which
+    /// rule is asked before another is a matter of patterns, whatever ports each has.
     Name {
         /// Which names.
         pattern: HostPattern,
         /// Where their addresses have to lie; empty is anywhere public.
         allowed_ips: Vec<IpNet>,
+        /// What has to be said first.
+        first_said: FirstSaid,
     },
     /// Addresses that are dialled without a name.
     Range(IpNet),
@@ -115,21 +118,36 @@ pub struct TooManyPatterns;
 /// What a policy says about a name.
 #[derive(Clone, Debug)]
 pub struct NameRule<'a> {
-    matched: Vec<(HostId, &'a HostPattern, &'a [IpNet])>,
+    /// The strictest first.
+    matched: Vec<Matched<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Matched<'a> {
+    id: HostId,
+    pattern: &'a HostPattern,
+    allowed_ips: &'a [IpNet],
+    first_said: FirstSaid,
 }
 
 impl NameRule<'_> {
     /// Every pattern that the name matches.
     #[must_use]
     pub fn hosts(&self) -> HostIds {
-        let ids: Vec<HostId> = self.matched.iter().map(|(id, ..)| *id).collect();
+        let ids: Vec<HostId> = self.matched.iter().map(|matched| matched.id).collect();
         host_ids(&ids)
+    }
+
+    /// What the strictest of them wants to be said first.
+    #[must_use]
+    pub fn first_said(&self) -> FirstSaid {
+        self.matched.first().map_or(FirstSaid::Name, |matched| matched.first_said)
     }
 
     /// How many bytes of the name no pattern that it matches spells out.
     #[must_use]
     pub fn free_bytes(&self, name: &str) -> usize {
-        let spelt = self.matched.iter().map(|(_, pattern, _)| pattern.spelt_bytes()).max();
+        let spelt = self.matched.iter().map(|matched| matched.pattern.spelt_bytes()).max();
         name.len().saturating_sub(spelt.unwrap_or_default())
     }
 
@@ -150,14 +168,14 @@ impl NameRule<'_> {
         let ids: Vec<HostId> = self
             .matched
             .iter()
-            .filter(|(_, pattern, allowed_ips)| {
-                if allowed_ips.is_empty() {
-                    range == Range::Global || pattern.is_exact()
+            .filter(|matched| {
+                if matched.allowed_ips.is_empty() {
+                    range == Range::Global || matched.pattern.is_exact()
                 } else {
-                    allowed_ips.iter().any(|net| net.contains(&judged))
+                    matched.allowed_ips.iter().any(|net| net.contains(&judged))
                 }
             })
-            .map(|(id, ..)| *id)
+            .map(|matched| matched.id)
             .collect();
         (!ids.is_empty()).then(|| host_ids(&ids))
     }
@@ -316,14 +334,15 @@ impl MapImage {
     pub fn name(&self, name: &str) -> Result<Option<NameRule<'_>>, TooManyPatterns> {
         let mut matched = Vec::new();
         for (id, pattern) in (1..).zip(&self.patterns) {
-            if let Pattern::Name { pattern, allowed_ips } = pattern
+            if let Pattern::Name { pattern, allowed_ips, first_said } = pattern
                 && pattern.matches(name)
             {
-                matched.push((id, pattern, allowed_ips.as_slice()));
+                let first_said = *first_said;
+                matched.push(Matched { id, pattern, allowed_ips, first_said });
             }
         }
         // A rule that wants the host verified decides before one that does not.
-        matched.sort_by_key(|(id, ..)| !self.verifies(*id));
+        matched.sort_by_key(|matched| matched.first_said);
         match matched.len() {
             0 => Ok(None),
             1..=PATTERNS_PER_HOST => Ok(Some(NameRule { matched })),
@@ -331,11 +350,27 @@ impl MapImage {
         }
     }
 
-    /// Whether a rule for a host pattern wants to have it verified.
-    fn verifies(&self, host: HostId) -> bool {
-        let first = RuleKey { policy: self.generation, host, port: 0, transport: 0, zero: 0 };
-        let of_host = self.rules.range(first..).take_while(|(key, _)| key.host == host);
-        of_host.into_iter().any(|(_, rule)| rule.flags & VERIFY_NAME != 0)
+    /// Whether on a connection that a rule for this host pattern admits a name may be hidden behind the
+    /// one that is verified.
+    #[must_use]
+    pub fn admits_hidden(&self, host: HostId) -> bool {
+        let place = usize::try_from(host).ok().and_then(|host| host.checked_sub(1));
+        let pattern = place.and_then(|place| self.patterns.get(place));
+        matches!(pattern, Some(Pattern::Name { first_said: FirstSaid::OuterName, .. }))
+    }
+
+    /// The same of a connection that another policy has admitted, and whose program is not known: every
+    /// rule for it has to.
+    #[must_use]
+    pub fn all_admit_hidden(&self, name: &str, address: IpAddr, port: u16) -> bool {
+        let Ok(Some(rule)) = self.name(name) else { return false };
+        let Some(hosts) = rule.hosts_for(address) else { return false };
+        let is_asked = |matched: &&Matched<'_>| {
+            hosts.ids.contains(&matched.id)
+                && self.rules.contains_key(&self.rule_key(matched.id, port, TCP))
+        };
+        let mut asked = rule.matched.iter().filter(is_asked).peekable();
+        asked.peek().is_some() && asked.all(|matched| matched.first_said != FirstSaid::Name)
     }
 
     /// The first rule in the order of the files that made a decision's verdict an allow; the
@@ -439,9 +474,14 @@ impl fmt::Display for MapImage {
         for (id, pattern) in (1..).zip(&self.patterns) {
             let id: u32 = id;
             write!(f, "host {id} {pattern}")?;
-            if let Pattern::Name { allowed_ips, .. } = pattern {
+            if let Pattern::Name { allowed_ips, first_said, .. } = pattern {
                 for net in allowed_ips {
                     write!(f, " within {net}")?;
+                }
+                match first_said {
+                    FirstSaid::Name => write!(f, " verified")?,
+                    FirstSaid::OuterName => write!(f, " verified outside")?,
+                    FirstSaid::Anything => {}
                 }
             }
             writeln!(f)?;

@@ -2,6 +2,7 @@
 //! No clock, no files, no DNS; what does not fit the contract's bounds is refused here.
 
 pub mod files;
+mod hosts_file;
 mod image;
 mod lookup;
 #[cfg(test)]
@@ -29,7 +30,7 @@ use crate::policy::address::wire;
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::diagnostic::{Diagnostic, Origin};
 use crate::policy::model::{Binary, Listen, Matching, Policy, Transport};
-use crate::policy::network::{Endpoint, Host, NetworkPolicy, Treatment};
+use crate::policy::network::{Endpoint, FirstSaid, Host, NetworkPolicy, Treatment};
 use image::{Admission, Who};
 
 /// Compiles a policy for a generation, which is never zero.
@@ -206,7 +207,7 @@ impl Builder {
         if endpoint.host_loopback() {
             rule.flags |= HOST_LOOPBACK;
         }
-        if endpoint.sni_verify() {
+        if endpoint.first_said() != FirstSaid::Anything {
             rule.flags |= VERIFY_NAME;
         }
         self.image.admitted.entry(key).or_default().push(admission);
@@ -314,6 +315,7 @@ fn patterns_of(endpoint: &Endpoint) -> Vec<Pattern> {
         Host::Name(pattern) => vec![Pattern::Name {
             pattern: pattern.clone(),
             allowed_ips: endpoint.allowed_ips().to_vec(),
+            first_said: endpoint.first_said(),
         }],
         Host::Ranges => endpoint.allowed_ips().iter().copied().map(Pattern::Range).collect(),
         host @ (Host::Address(_) | Host::Localhost(_)) => {

@@ -54,6 +54,7 @@ pub struct Answer<'a> {
 /// What follows from `unknown_endpoints: ask`, and from `sni: verify`.
 const WAITS: &str = "`unknown_endpoints: ask`: it waits until `clawbox approvals` answers it";
 const VERIFIED: &str = "`sni: verify`: it goes on if what is said first on it names the host";
+const HIDDEN: &str = "`ech: allow`: another name may be hidden behind that";
 
 /// The sandbox and an address it was handed out for the name in question.
 const SANDBOX: u32 = 1;
@@ -101,7 +102,12 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
             remarks.push(WAITS.to_owned());
             return deny(Reason::Held, remarks);
         }
-        Route::Verifier => remarks.push(VERIFIED.to_owned()),
+        Route::Verifier => {
+            remarks.push(VERIFIED.to_owned());
+            if image.admits_hidden(decision.host) {
+                remarks.push(HIDDEN.to_owned());
+            }
+        }
         _ => {}
     }
     let rule = match (decision.verdict, decision.reason) {

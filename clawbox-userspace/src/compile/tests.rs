@@ -264,3 +264,81 @@ fn what_waits_or_is_verified_is_said_to_and_nothing_that_waits_is_called_allowed
         assert!(answer.remarks.join("; ").contains(remark), "{:?}", answer.remarks);
     }
 }
+
+/// What is said of a connection from a program to a name, beside that it is allowed.
+#[track_caller]
+fn remarks(image: &MapImage, binary: &str, name: &str) -> String {
+    use crate::compile::question::{Question, Target, answer};
+    let (binary, target) = (binary.into(), Target::Name(name.to_owned()));
+    let question = Question { binary, ancestors: Vec::new(), target, port: 443, transport: TCP };
+    let answer = answer(image, &question);
+    assert_eq!(answer.verdict, clawbox_common::verdict::Verdict::Allow, "{question:?}");
+    answer.remarks.join("; ")
+}
+
+#[test]
+fn of_the_rules_for_a_name_the_one_that_asks_most_is_asked_first_whatever_ports_they_have() {
+    let (wild, exact) = ("host: \"*.b.test\"", "host: a.b.test");
+    let (verify, ech) = ("sni: verify", "sni: verify, ech: allow");
+    for (first, second, is_verified, may_hide) in [
+        // The wildcard has a rule that verifies too, for another port.
+        (format!("{wild}, port: 443 }}, {{ {wild}, port: 444, {verify}"), verify, true, false),
+        (
+            format!("{wild}, port: 443, {ech} }}, {{ {wild}, port: 444, {verify}"),
+            verify,
+            true,
+            false,
+        ),
+        (format!("{wild}, port: 443, {verify}"), ech, true, false),
+        (format!("{wild}, port: 443"), ech, true, true),
+        (format!("{exact}, port: 443, {verify}"), ech, true, false),
+        (format!("{exact}, port: 80, {verify}"), ech, true, true),
+        (format!("{exact}, port: 443"), "transport: tcp", false, false),
+    ] {
+        let image = image(&format!(
+            "version: 1\nnetwork_policies:\n  a:\n    endpoints: [{{ {first} }}, \
+             {{ {exact}, port: 443, {second} }}]\n    binaries: [{{ path: /bin/a }}]\n"
+        ));
+        let remarks = remarks(&image, "/bin/a", "a.b.test");
+        let found = (remarks.contains("sni: verify"), remarks.contains("ech: allow"));
+        assert_eq!(found, (is_verified, may_hide), "{first}; {second}: {remarks}");
+    }
+}
+
+#[test]
+fn a_name_may_be_hidden_by_the_programs_whose_rule_says_so() {
+    let image = image(
+        "version: 1\nnetwork_policies:\n  a:\n    \
+         endpoints: [{ host: a.test, port: 443, sni: verify, ech: allow }]\n    \
+         binaries: [{ path: /bin/a }]\n  b:\n    \
+         endpoints: [{ host: a.test, port: 443, sni: verify }]\n    \
+         binaries: [{ path: /bin/b }]\n",
+    );
+    assert!(remarks(&image, "/bin/a", "a.test").contains("ech: allow"));
+    let of_other = remarks(&image, "/bin/b", "a.test");
+    assert!(of_other.contains("sni: verify") && !of_other.contains("ech: allow"), "{of_other}");
+    assert!(!image.admits_hidden(0) && !image.admits_hidden(9));
+}
+
+#[test]
+fn whose_program_is_not_known_may_hide_a_name_where_every_rule_for_the_connection_lets_it() {
+    let allowed = "{ host: a.test, port: 443, sni: verify, ech: allow }";
+    for (endpoints, expected) in [
+        (allowed.to_owned(), true),
+        (format!("{allowed}, {{ host: a.test, port: 443 }}"), true),
+        (format!("{allowed}, {{ host: a.test, port: 444, sni: verify }}"), true),
+        (format!("{allowed}, {{ host: a.test, port: 443, sni: verify }}"), false),
+        (format!("{allowed}, {{ host: \"**.a.test\", port: 443, sni: verify }}"), true),
+        ("{ host: a.test, port: 443 }".to_owned(), true),
+        ("{ host: a.test, port: 444, sni: verify, ech: allow }".to_owned(), false),
+        ("{ host: b.test, port: 443, sni: verify, ech: allow }".to_owned(), false),
+        (allowed.replace("sni", "allowed_ips: [10.0.0.0/8], sni"), false),
+    ] {
+        let image = image(&format!(
+            "version: 1\nnetwork_policies:\n  a:\n    endpoints: [{endpoints}]\n    \
+             binaries: [{{ path: /bin/a }}]\n"
+        ));
+        let address = "1.0.0.1".parse().unwrap();
+        assert_eq!(image.all_admit_hidden("a.test", address, 443), expected, "{endpoints}");
+    }
+}

@@ -3,9 +3,9 @@
 //! much more than its own size, and no question reads all of it.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,6 +30,33 @@ struct State {
     text: String,
     /// What a name hashes to and where its line begins, in that order.
     names: Vec<(u32, u32)>,
+}
+
+/// The host's own.
+pub(super) const HOSTS: &str = "/etc/hosts";
+
+/// What the host's own table says at the moment, to be read by [`lines_of`]; nothing where there is none.
+#[must_use]
+pub fn hosts_file() -> String {
+    read(Path::new(HOSTS)).unwrap_or_else(|error| {
+        tracing::debug!("{HOSTS} is not read: {error}");
+        String::new()
+    })
+}
+
+/// The names of a hosts file, each with its address.
+pub fn lines_of(text: &str) -> impl Iterator<Item = (IpAddr, &str)> {
+    text.lines().flat_map(|line| {
+        let mut words = words(line);
+        let address: Option<IpAddr> = words.next().and_then(|word| word.parse().ok());
+        words.filter_map(move |name| Some((address?, undotted(name))))
+    })
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 impl Hosts {
@@ -65,7 +92,7 @@ impl State {
         lines.into_iter().filter_map(|at| address(line(at)?, name)).collect()
     }
 
-    fn reload(&mut self, path: &PathBuf) {
+    fn reload(&mut self, path: &Path) {
         let Ok(metadata) = std::fs::metadata(path) else {
             *self = Self { looked: self.looked, ..Self::default() };
             return;
@@ -74,11 +101,9 @@ impl State {
         if stamp.is_some() && stamp == self.stamp {
             return;
         }
-        let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|f| f.take(MAX_BYTES).read_to_end(&mut bytes));
-        if read.is_ok() {
+        if let Ok(text) = read(path) {
             self.stamp = stamp;
-            self.text = String::from_utf8_lossy(&bytes).into_owned();
+            self.text = text;
             self.names = numbered(&self.text);
         }
     }
@@ -143,6 +168,16 @@ mod tests {
         for absent in ["c.test", "d.test", "10.0.0.1", "test", ""] {
             assert_eq!(hosts.find(absent), None, "{absent}");
         }
+    }
+
+    #[test]
+    fn each_name_of_a_line_has_its_address() {
+        let text =
+            "# c.test\n10.0.0.1 A.test\tb.test. # d.test\nnonsense a.test\n::1\nfd00::1 a.test\r\n";
+        let lines: Vec<(String, &str)> =
+            lines_of(text).map(|(ip, name)| (ip.to_string(), name)).collect();
+        let expected = [("10.0.0.1", "A.test"), ("10.0.0.1", "b.test"), ("fd00::1", "a.test")];
+        assert_eq!(lines, expected.map(|(ip, name)| (ip.to_owned(), name)));
     }
 
     #[test]

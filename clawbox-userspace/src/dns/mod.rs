@@ -19,6 +19,7 @@ mod tests;
 
 pub use contract::{NameDecision, NamePolicy, Observer, QuestionEvent, SyntheticTable, Transport};
 pub use hickory_proto::rr::RecordType;
+pub use hosts::{hosts_file, lines_of};
 pub use listener::ResolverSockets;
 pub use names::NameTable;
 pub use resolver::Resolver;

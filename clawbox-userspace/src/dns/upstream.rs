@@ -18,7 +18,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use tracing::debug;
 
-use super::hosts::Hosts;
+use super::hosts::{HOSTS, Hosts};
 use super::lock;
 use super::memory::{Found, Memory};
 
@@ -109,7 +109,7 @@ impl Upstream {
     fn new(resolver: TokioResolver) -> Self {
         Self {
             resolver,
-            hosts: Arc::new(Hosts::new("/etc/hosts".into())),
+            hosts: Arc::new(Hosts::new(HOSTS.into())),
             memory: Arc::default(),
             patience: PATIENCE,
         }

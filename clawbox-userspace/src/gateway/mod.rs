@@ -2,6 +2,7 @@
 //! names the host that the connection was made for; nothing is decrypted.
 
 mod first_flight;
+mod hidden;
 mod redirects;
 #[cfg(test)]
 mod tests;
@@ -9,6 +10,7 @@ mod verifier;
 mod waiting_room;
 
 pub use first_flight::{FirstFlight, LONGEST, Protocol, Unreadable, read};
+pub use hidden::{HiddenConnections, MadeFor};
 pub use redirects::{Redirects, Table, number_of};
-pub use verifier::{Observer, Outcome, Verifier, bind};
+pub use verifier::{AdmitsHidden, Observer, Outcome, Verifier, bind};
 pub use waiting_room::{WaitingRoom, take_on, turn_away};

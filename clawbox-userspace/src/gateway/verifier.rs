@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::first_flight::{self, FirstFlight, LONGEST, Protocol};
+use super::hidden::{HiddenConnections, Hiding, MadeFor};
 use super::redirects::{Redirects, number_of};
 use crate::dns::NameTable;
 use crate::policy::address::readable;
@@ -51,6 +52,8 @@ pub struct Outcome {
     pub reason: Reason,
     /// The host that was named.
     pub named: Option<String>,
+    /// Whether another one is, or may be, hidden behind it.
+    pub is_hidden: bool,
 }
 
 /// Hears of every connection.
@@ -58,6 +61,10 @@ pub trait Observer: Send + Sync {
     /// One has gone on, or been refused.
     fn connection(&self, outcome: Outcome);
 }
+
+/// Whether the policy lets a name be hidden on a connection, by what the kernel wrote down of it and the
+/// name that it was made for.
+pub type AdmitsHidden = dyn Fn(&NetworkEvent, &str) -> bool + Send + Sync;
 
 /// Verifies the connections of one sandbox.
 pub struct Verifier {
@@ -69,6 +76,10 @@ pub struct Verifier {
     pub observer: Arc<dyn Observer>,
     /// Whether refusals are only recorded.
     pub audit_only: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether a name may be hidden.
+    pub admits_hidden: Arc<AdmitsHidden>,
+    /// Where one is.
+    pub hidden: Arc<HiddenConnections>,
 }
 
 /// A socket on 127.0.0.1 that nobody serves yet, and its port.
@@ -119,14 +130,22 @@ impl Verifier {
         let mut said = Vec::new();
         let first = first_flight(&mut client, &mut said).await;
         let wanted = self.names.name_of(event.name);
-        let (verdict, reason) = judged(first.as_ref(), wanted.as_deref());
+        let is_hidden = first.as_ref().is_some_and(|first| first.is_hidden);
+        // Before it is judged: a policy that changes in between finds it here.
+        let hiding = is_hidden.then(|| {
+            let name = wanted.clone().unwrap_or_default();
+            let made_for = MadeFor { name, real: readable(event.real), port: event.port };
+            self.hidden.begin(event.cookie, made_for)
+        });
+        let may_hide = |name: &str| (self.admits_hidden)(&event, name);
+        let (verdict, reason) = judged(first.as_ref(), wanted.as_deref(), may_hide);
         let named = first.as_ref().and_then(|first| first.host.clone());
         let time = SystemTime::now();
-        self.observer.connection(Outcome { time, event, verdict, reason, named });
+        self.observer.connection(Outcome { time, event, verdict, reason, named, is_hidden });
         if verdict == Verdict::Deny && !(self.audit_only)() {
             return refuse(client, first.map(|first| first.protocol)).await;
         }
-        if let Err(error) = go_on(client, &said, &event).await {
+        if let Err(error) = go_on(client, &said, &event, hiding).await {
             tracing::debug!("a verified connection ended: {error}");
         }
     }
@@ -151,9 +170,13 @@ async fn first_flight(client: &mut TcpStream, said: &mut Vec<u8>) -> Option<Firs
 }
 
 /// Whether what was said is about the host that the connection was made for.
-fn judged(first: Option<&FirstFlight>, wanted: Option<&str>) -> (Verdict, Reason) {
+fn judged(
+    first: Option<&FirstFlight>,
+    wanted: Option<&str>,
+    may_hide: impl FnOnce(&str) -> bool,
+) -> (Verdict, Reason) {
     let Some(first) = first else { return (Verdict::Deny, Reason::NoHost) };
-    if first.is_hidden {
+    if first.is_hidden && !wanted.is_some_and(may_hide) {
         return (Verdict::Deny, Reason::HiddenHost);
     }
     let is_meant = match (&first.host, wanted) {
@@ -164,7 +187,12 @@ fn judged(first: Option<&FirstFlight>, wanted: Option<&str>) -> (Verdict, Reason
 }
 
 /// Connects to the real address, says what was said, and moves bytes until both sides are done.
-async fn go_on(client: TcpStream, said: &[u8], event: &NetworkEvent) -> io::Result<()> {
+async fn go_on(
+    client: TcpStream,
+    said: &[u8],
+    event: &NetworkEvent,
+    hiding: Option<Hiding>,
+) -> io::Result<()> {
     let to = SocketAddr::new(readable(event.real), event.port);
     let connecting = timeout(CONNECT, TcpStream::connect(to)).await;
     let mut server = match connecting.map_err(io::Error::from).flatten() {
@@ -176,16 +204,33 @@ async fn go_on(client: TcpStream, said: &[u8], event: &NetworkEvent) -> io::Resu
     };
     // A policy that was narrowed meanwhile has reset it: what it has said goes nowhere.
     client.peer_addr()?;
+    if hiding.as_ref().is_some_and(Hiding::has_ended) {
+        abort(&client);
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
     server.set_nodelay(true)?;
     server.write_all(said).await?;
-    join(client, server).await
+    let ended = async {
+        match &hiding {
+            Some(hiding) => hiding.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    join(client, server, ended).await
 }
 
-/// Moves bytes between two connections until both sides are done.
-pub(super) async fn join(mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+/// Moves bytes between two connections until both sides are done, or `ended` is.
+pub(super) async fn join(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    ended: impl Future<Output = ()>,
+) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let moved = copy_bidirectional(&mut client, &mut server).await;
+    let moved = tokio::select! {
+        moved = copy_bidirectional(&mut client, &mut server) => moved,
+        () = ended => Err(io::ErrorKind::ConnectionReset.into()),
+    };
     if moved.is_err() {
         // Whoever was cut off, the other one does not take what has come so far for the whole.
         abort(&client);
@@ -209,5 +254,37 @@ async fn refuse(mut client: TcpStream, protocol: Option<Protocol>) {
 fn abort(stream: &TcpStream) {
     if let Err(error) = sockopt::set_socket_linger(stream, Some(Duration::ZERO)) {
         tracing::debug!("a connection ends without a reset: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hidden_name_passes_only_where_it_may_and_the_outer_one_is_the_hosts() {
+        let said = |host: Option<&str>, is_hidden| {
+            let host = host.map(str::to_owned);
+            FirstFlight { protocol: Protocol::Tls, host, is_hidden }
+        };
+        let allow = (Verdict::Allow, Reason::Rule);
+        let other = (Verdict::Deny, Reason::OtherHost);
+        let hidden = (Verdict::Deny, Reason::HiddenHost);
+        for (first, wanted, may_hide, expected) in [
+            (said(Some("a.test"), false), Some("a.test."), false, allow),
+            (said(Some("a.test"), true), Some("a.test"), true, allow),
+            (said(Some("a.test"), true), Some("a.test"), false, hidden),
+            (said(Some("b.test"), true), Some("a.test"), true, other),
+            (said(None, true), Some("a.test"), true, other),
+            (said(Some("a.test"), true), None, true, hidden),
+            (said(Some("a.test"), false), None, true, other),
+        ] {
+            let judged = judged(Some(&first), wanted, |name| {
+                assert_eq!(Some(name), wanted);
+                may_hide
+            });
+            assert_eq!(judged, expected, "{first:?} {wanted:?}");
+        }
+        assert_eq!(judged(None, Some("a.test"), |_| true), (Verdict::Deny, Reason::NoHost));
     }
 }

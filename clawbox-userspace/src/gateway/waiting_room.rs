@@ -81,7 +81,7 @@ pub async fn take_on(port: u16, number: u32, to: &[IpAddr], to_port: u16) -> io:
                 let met = meet(port, number).await;
                 // Should it still be there, it does not go on trying.
                 let client = met.inspect_err(|_| drop(turn_away(port, number)))?;
-                return join(client, server).await;
+                return join(client, server, std::future::pending()).await;
             }
             Ok(Err(error)) => last = error,
             Err(late) => last = late.into(),

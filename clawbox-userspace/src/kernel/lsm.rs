@@ -19,12 +19,10 @@ struct Hook {
     arguments: Option<usize>,
     /// What covers for it on a kernel that does not have it; without that, the kernel is too old.
     covered: Option<&'static str>,
-    /// A field of the kernel's without which there is nothing that it would see.
-    only_with: Option<(&'static str, &'static str)>,
 }
 
 const fn hook(name: &'static str) -> Hook {
-    Hook { program: name, hook: name, arguments: None, covered: None, only_with: None }
+    Hook { program: name, hook: name, arguments: None, covered: None }
 }
 
 const fn newer(name: &'static str, covered: &'static str) -> Hook {
@@ -33,15 +31,11 @@ const fn newer(name: &'static str, covered: &'static str) -> Hook {
 
 const fn form(program: &'static str, hook: &'static str, arguments: usize) -> Hook {
     let arguments = Some(arguments);
-    Hook { program, hook, arguments, covered: Some("another form of it"), only_with: None }
+    Hook { program, hook, arguments, covered: Some("another form of it") }
 }
 
-/// A send that passes by the hook of sockets.
-const SPLICE: Hook = Hook {
-    program: "socket_splice",
-    only_with: Some(("proto_ops", "sendpage")),
-    ..hook("file_permission")
-};
+/// What passes by the hooks of sockets.
+const SPLICE: Hook = Hook { program: "socket_splice", ..hook("file_permission") };
 
 const HOOKS: &[Hook] = &[
     hook("file_open"),
@@ -74,6 +68,7 @@ const HOOKS: &[Hook] = &[
     hook("sock_graft"),
     hook("socket_sendmsg"),
     hook("socket_recvmsg"),
+    hook("socket_setsockopt"),
     SPLICE,
     hook("ptrace_access_check"),
     hook("task_kill"),
@@ -218,16 +213,14 @@ pub fn attach_all(
         return Ok((Vec::new(), LsmState::absent(why)));
     }
     let (mut links, mut hooks) = (Vec::new(), Vec::new());
-    for Hook { program, hook, arguments, covered, only_with } in HOOKS {
+    for Hook { program, hook, arguments, covered } in HOOKS {
         let has = kernel.hook_arguments(hook);
         if has.is_none() && covered.is_none() {
             let why = format!("this kernel has no LSM hook `{hook}`");
             return Ok((Vec::new(), LsmState::absent(why)));
         }
-        let sees_nothing =
-            only_with.is_some_and(|(structure, field)| kernel.offset(structure, field).is_err());
         let is_other = arguments.is_some_and(|wanted| has != Some(wanted));
-        if has.is_none() || is_other || sees_nothing {
+        if has.is_none() || is_other {
             continue;
         }
         let attached = attach(ebpf, program, |program| {

@@ -266,6 +266,9 @@ pub struct EndpointSection {
     /// The TLS ClientHello has to name the host.
     #[serde(default)]
     pub sni: Given<At<Sni>>,
+    /// Whether a ClientHello may hide another name behind the one that is verified; absent is refuse.
+    #[serde(default)]
+    pub ech: Given<At<Ech>>,
 }
 
 /// Application protocol.
@@ -396,6 +399,16 @@ pub enum Transport {
 pub enum Sni {
     /// The ClientHello has to name the host.
     Verify,
+}
+
+/// Handling of an encrypted ClientHello, or of what is made to look like one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Ech {
+    /// The connection ends.
+    Refuse,
+    /// It goes on if the name that can be read is the host's.
+    Allow,
 }
 
 /// `network_middlewares.<key>`

@@ -58,6 +58,17 @@ impl Host {
     }
 }
 
+/// What has to be said first on a connection, the strictest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FirstSaid {
+    /// The host's name, and none that only the server can read (`sni: verify`).
+    Name,
+    /// The host's name; another one may be hidden behind it (`ech: allow` too).
+    OuterName,
+    /// Anything.
+    Anything,
+}
+
 /// A destination of a network policy.
 ///
 /// Invariants: at least one port, but of echo requests, which have none; [`Host::Ranges`] has ranges; `host_loopback` exactly if the
@@ -71,7 +82,7 @@ pub struct Endpoint {
     pub(super) transport: Transport,
     pub(super) allowed_ips: Vec<IpNet>,
     pub(super) host_loopback: bool,
-    pub(super) sni_verify: bool,
+    pub(super) first_said: FirstSaid,
     pub(super) requests: Option<Requests>,
     pub(super) gateway: GatewayOptions,
 }
@@ -126,10 +137,10 @@ impl Endpoint {
         self.host_loopback
     }
 
-    /// Whether the TLS ClientHello has to name the host.
+    /// What has to be said first on a connection.
     #[must_use]
-    pub fn sni_verify(&self) -> bool {
-        self.sni_verify
+    pub fn first_said(&self) -> FirstSaid {
+        self.first_said
     }
 
     /// Request rules; `None` is the address level.

@@ -1,5 +1,6 @@
 //! Every way to write a policy wrong ends in one located finding that says what to write.
 
+use super::network::FirstSaid;
 use super::*;
 
 const HEAD: &str = "version: 1\n";
@@ -137,13 +138,47 @@ fn a_value_of_the_wrong_shape_is_refused_in_words_of_the_language() {
 #[test]
 fn a_key_with_nothing_behind_it_is_not_an_absent_key() {
     // With its lines commented out, `rules:` would otherwise admit every request.
-    for key in ["rules:", "allowed_ips:", "deny_rules:", "sni:", "access:"] {
+    for key in ["rules:", "allowed_ips:", "deny_rules:", "sni:", "ech:", "access:"] {
         let text = format!(
             "version: 1\nnetwork_policies:\n  a:\n    endpoints:\n      - host: a.example.com\n        \
              port: 443\n        {key}\n    binaries: [{{ path: /usr/bin/curl }}]\n"
         );
         let all = refused(&text);
         assert!(!all.is_empty(), "{key}");
+    }
+}
+
+#[test]
+fn what_may_be_encrypted_is_said_only_where_something_is_verified() {
+    check_refused(
+        &with_endpoint("host: a.example.com, port: 443, ech: allow"),
+        "p.yaml:5:48",
+        "`ech` says what `sni: verify` lets through",
+        "add `sni: verify`, or remove `ech`",
+    );
+    check_refused(
+        &with_endpoint("host: 192.0.2.1, port: 443, ech: refuse"),
+        "p.yaml:5:44",
+        "`ech` says what `sni: verify` lets through",
+        "remove `ech`",
+    );
+    check_refused(
+        &with_endpoint("host: a.example.com, port: 443, sni: verify, ech: allowed"),
+        "p.yaml:5:61",
+        "`allowed` is not a value",
+        "did you mean `allow`?",
+    );
+    let said = |keys: &str| {
+        let loaded = loaded(&with_endpoint(&format!("host: a.example.com, port: 443{keys}")));
+        loaded.policy.network[0].endpoints[0].first_said()
+    };
+    for (keys, expected) in [
+        ("", FirstSaid::Anything),
+        (", sni: verify", FirstSaid::Name),
+        (", sni: verify, ech: refuse", FirstSaid::Name),
+        (", ech: allow, sni: verify", FirstSaid::OuterName),
+    ] {
+        assert_eq!(said(keys), expected, "{keys}");
     }
 }
 

@@ -20,7 +20,7 @@ use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::lasting::Lasting;
 use super::launch::again::Kept;
-use super::life::{Life, Sandbox, Told, recorder, serve};
+use super::life::{Life, Sandbox, Served, Told, recorder, serve};
 use super::named::Named;
 use super::objects::Objects;
 use super::ready::{Sockets, upstream};
@@ -29,7 +29,7 @@ use super::run::{RunError, system};
 use super::view::View;
 use crate::audit::trail::Trail;
 use crate::compile::{BinaryEntry, MapImage, compile_after};
-use crate::dns::Resolver;
+use crate::dns::{Resolver, hosts_file, lines_of};
 use crate::kernel::file_id::Mounts;
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::model::Located;
@@ -127,9 +127,10 @@ fn image(lasting: &Lasting, generation: u32, in_use: &Mask) -> Result<(MapImage,
         let nobody = BinaryPattern::parse(&format!("{NOBODY}{slot}"));
         slots.push(BinaryEntry { pattern: nobody.map_err(|error| wrong(error.to_string()))? });
     }
-    let compiled = compile_after(&policy, generation, &slots).map_err(|found| {
+    let mut compiled = compile_after(&policy, generation, &slots).map_err(|found| {
         wrong(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;
+    compiled.open_hosts(lines_of(&hosts_file()));
     Ok((compiled, policy.filesystem.include_workdir()))
 }
 
@@ -189,8 +190,7 @@ impl Sandbox {
         let settled = lasting.settled;
 
         let sockets = Sockets::open_in(&view, lasting.ports)?;
-        let ports = sockets.ports();
-        let upstream = upstream(&lasting.dns)?;
+        let (ports, upstream) = (sockets.ports(), upstream(&lasting.dns)?);
         let trail = Trail::go_on(&trail, &lasting.name);
         let texts = lasting.global.as_ref().unwrap_or(&lasting.texts);
         let told = Told::of_lasting(&lasting.command, texts, image.audit_only());
@@ -199,7 +199,7 @@ impl Sandbox {
         let decisions = Decisions::of(number, host.feed.stirred());
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
         recorder.resumed(first, told.resume_record());
-        let (resolver, servers) =
+        let Served { resolver, hidden, servers } =
             serve(host, number, &in_force, decisions, upstream, sockets.resolver, sockets.verified);
         remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);
 
@@ -224,6 +224,7 @@ impl Sandbox {
             settled,
             in_force,
             resolver,
+            hidden,
             ports,
             named,
             outgoing: None,

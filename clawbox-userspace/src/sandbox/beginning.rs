@@ -29,7 +29,7 @@ use crate::kernel::enforcer::Generation;
 use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::lsm::LsmState;
 
-use super::life::{Life, Sandbox, Told, recorder, serve};
+use super::life::{Life, Sandbox, Served, Told, recorder, serve};
 
 /// What has to be taken back of a sandbox, however far its start came.
 pub(super) struct Beginning {
@@ -105,7 +105,7 @@ impl Beginning {
             recorder.trail.add(Draft { time: Some(started), ..record });
             recorder.reset(&begun.resets);
         }
-        let (resolver, servers) =
+        let Served { resolver, hidden, servers } =
             serve(host, self.number, &in_force, decisions, upstream, sockets, verified);
         names.into_iter().for_each(|names| resolver.names().keep_in(names));
         let policy = LivePolicy {
@@ -117,6 +117,7 @@ impl Beginning {
             settled,
             in_force,
             resolver,
+            hidden,
             ports,
             named: std::mem::take(&mut self.named),
             outgoing: None,

@@ -21,7 +21,8 @@ use super::run::{NEEDS_AGENT, Run};
 use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::{AgentPorts, MapImage, compile_after};
-use crate::dns::Resolver;
+use crate::dns::{Resolver, hosts_file, lines_of};
+use crate::gateway::HiddenConnections;
 use crate::kernel::enforcer::{Enforcer, Generation};
 use crate::policy::model::{Located, Mode, Policy};
 use crate::policy::{Diagnostic, Severity, load_texts};
@@ -136,6 +137,8 @@ pub struct LivePolicy {
     pub in_force: Arc<PolicyInForce>,
     /// Holds the synthetic addresses.
     pub resolver: Arc<Resolver>,
+    /// Connections on which a name is hidden.
+    pub hidden: Arc<HiddenConnections>,
     /// Its ports.
     pub ports: AgentPorts,
     /// The files of its own policy.
@@ -264,7 +267,8 @@ impl LivePolicy {
         let policy = self.load(texts)?;
         let before = self.in_force.image();
         let generation = kernel.generation + 1;
-        let image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+        let mut image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+        image.open_hosts(lines_of(&hosts_file()));
         let bound = self.settled.too_many_rules(&image).filter(|_| self.global.is_none());
         if let Some(why) = bound {
             return Err(refused(why));
@@ -300,7 +304,7 @@ impl LivePolicy {
         let microseconds = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         let image = self.in_force.image();
         let state = self.state(kernel, &image);
-        let resets = kernel.connections.reset(self.sandbox, &image, &state, Cut::All);
+        let resets = kernel.connections.reset(self.sandbox, &image, &state, Cut::All(&self.hidden));
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))

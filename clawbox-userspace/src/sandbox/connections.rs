@@ -1,7 +1,7 @@
 //! Sockets that are open while a policy changes: what the new one says of names is written to them
 //! before it is in force, and what no longer passes is reset afterwards, not left to drain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,16 +10,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use aya::maps::{MapData, SkStorage};
-use clawbox_common::decide::{self, Connected, Decision, Destination, transport_of};
+use clawbox_common::decide::{self, Connected, Decision, Destination, Route, transport_of};
 use clawbox_common::rule::{Granted, HostIds, SandboxState, SocketState, SyntheticValue, TCP};
 use clawbox_common::subject::{Standing, Subject};
-use clawbox_common::verdict::Reason;
+use clawbox_common::verdict::{Reason, Verdict};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, connect_unspec, getpeername, getsockname, shutdown, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::strays::Stray;
 use crate::compile::{ImageLookup, MapImage};
+use crate::gateway::HiddenConnections;
 use crate::kernel::enforcer::Enforcer;
 use crate::kernel::load::LoadError;
 use crate::kernel::pinned::Identified;
@@ -63,10 +64,10 @@ pub struct Reset {
 type Users = Vec<(u32, Subject, i32)>;
 
 /// Which sockets a policy cuts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// All that it does not allow.
-    All,
+#[derive(Clone, Copy, Debug)]
+pub enum Cut<'a> {
+    /// All that it does not allow, those among them that hide a name.
+    All(&'a HiddenConnections),
     /// Connections that were made from there. What listens may be somebody else's too, who has handed it
     /// down: systemd's, say.
     Clients,
@@ -75,6 +76,7 @@ pub enum Cut {
 /// An open socket and who has it.
 struct Open {
     socket: OwnedFd,
+    cookie: u64,
     end: End,
     transport: u8,
     state: Option<SocketState>,
@@ -189,14 +191,15 @@ impl Connections {
         sandbox: u32,
         image: &MapImage,
         state: &SandboxState,
-        what: Cut,
+        what: Cut<'_>,
     ) -> Vec<Reset> {
         let mut lookup = ImageLookup::new(image, sandbox);
         lookup.state = *state;
         let mut resets = Vec::new();
+        let mut may_hide = HashSet::new();
         for open in self.users(sandbox) {
             let Some(open) = self.open(open) else { continue };
-            if what == Cut::Clients && !matches!(open.end, End::Client(_)) {
+            if matches!(what, Cut::Clients) && !matches!(open.end, End::Client(_)) {
                 continue;
             }
             if matches!(open.end, End::Nowhere) {
@@ -206,7 +209,11 @@ impl Connections {
                 }
                 continue;
             }
-            let verdicts = open.users.iter().map(|(_, subject)| open.judged(&lookup, subject));
+            let hides = matches!(what, Cut::All(hidden) if hidden.has(open.cookie));
+            let verdicts = open.users.iter().map(|(_, subject)| {
+                let decision = open.judged(&lookup, subject);
+                if hides { may_still_hide(image, decision) } else { decision }
+            });
             let verdicts: Vec<Decision> = verdicts.collect();
             let (Some(&(process, subject)), Some(&decision)) =
                 (open.users.first(), verdicts.first())
@@ -214,6 +221,7 @@ impl Connections {
                 continue;
             };
             if verdicts.iter().any(Decision::goes_on) {
+                may_hide.insert(open.cookie);
                 continue;
             }
             if let Err(error) = cut(&open.socket) {
@@ -221,6 +229,12 @@ impl Connections {
                 continue;
             }
             resets.push(open.reset(process, subject, decision));
+        }
+        if let Cut::All(hidden) = what {
+            // What is in a message, or cannot be looked at: the agent has the other half of each.
+            hidden.end_others(&may_hide, |made_for| {
+                image.all_admit_hidden(&made_for.name, made_for.real, made_for.port)
+            });
         }
         resets
     }
@@ -298,7 +312,7 @@ impl Connections {
                 Err(_) => return None,
             }
         };
-        Some(Open { socket, end, transport, state, users })
+        Some(Open { socket, cookie, end, transport, state, users })
     }
 }
 
@@ -355,6 +369,15 @@ impl Open {
             decision,
         }
     }
+}
+
+/// What a decision says of a connection that hides a name: where it is to be verified, whether it may.
+fn may_still_hide(image: &MapImage, decision: Decision) -> Decision {
+    let is_read = decision.goes_on() && matches!(decision.route, Route::Verifier);
+    if !is_read || image.admits_hidden(decision.host) {
+        return decision;
+    }
+    Decision { verdict: Verdict::Deny, reason: Reason::HiddenHost, ..decision }
 }
 
 /// Puts what a policy says of a socket's name in the place that the one in force does not use, and gives

@@ -184,7 +184,8 @@ impl HeldConnections {
 
 impl Held {
     fn outcome(&self, verdict: Verdict, reason: Reason) -> Outcome {
-        Outcome { time: SystemTime::now(), event: self.event, verdict, reason, named: None }
+        let (time, event) = (SystemTime::now(), self.event);
+        Outcome { time, event, verdict, reason, named: None, is_hidden: false }
     }
 
     /// `None` where no rule can name the program: its path is not known, or a rule would take it for a

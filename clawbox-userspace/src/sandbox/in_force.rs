@@ -13,6 +13,7 @@ use crate::audit::kernel_event::Meaning;
 use crate::audit::record::Rule;
 use crate::compile::MapImage;
 use crate::dns::{NameDecision, NamePolicy, NameTable};
+use crate::policy::address::readable;
 
 /// Policies that are remembered after they were replaced: events of theirs may still be on the way.
 const REMEMBERED: usize = 8;
@@ -64,6 +65,18 @@ impl PolicyInForce {
     fn of_generation(&self, generation: u32) -> Option<Arc<MapImage>> {
         let images = self.images.read().unwrap_or_else(PoisonError::into_inner);
         images.iter().find(|image| image.generation() == generation).cloned()
+    }
+
+    /// Whether a name may be hidden on a connection that the kernel has let through, by its name: under
+    /// the policy in force, which may have changed since.
+    #[must_use]
+    pub fn admits_hidden(&self, event: &NetworkEvent, name: &str) -> bool {
+        self.ask(|image| {
+            if image.generation() == event.policy {
+                return image.admits_hidden(event.host);
+            }
+            image.all_admit_hidden(name, readable(event.real), event.port)
+        })
     }
 
     /// Tells whose names the numbers in events are. The resolver asks this policy, so it comes

@@ -29,7 +29,7 @@ use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
 use crate::compile::AgentPorts;
 use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
-use crate::gateway::Verifier;
+use crate::gateway::{AdmitsHidden, HiddenConnections, Verifier};
 use crate::kernel::file_id::Mounts;
 
 /// A sandbox that runs.
@@ -94,6 +94,13 @@ pub(super) fn recorder(
     Recorder::new(decisions, Programs::new(mounts, programs), meaning, audit_only(in_force), trail)
 }
 
+/// What serves a sandbox, and what its policy is told by.
+pub(super) struct Served {
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) hidden: Arc<HiddenConnections>,
+    pub(super) servers: Vec<Server>,
+}
+
 /// Has a sandbox's names and verified connections served from now on.
 pub(super) fn serve(
     host: &Host,
@@ -103,16 +110,19 @@ pub(super) fn serve(
     upstream: Upstream,
     sockets: ResolverSockets,
     verified: (TcpListener, u16),
-) -> (Arc<Resolver>, Vec<Server>) {
+) -> Served {
     let Tables { synthetics, redirects } = host.tables.clone();
     let resolver =
         Arc::new(Resolver::new(number, in_force.clone(), synthetics, decisions.clone(), upstream));
     in_force.know_names(resolver.names());
+    let hidden = Arc::<HiddenConnections>::default();
     let verifier = Arc::new(Verifier {
         redirects,
         names: resolver.names(),
         observer: decisions,
         audit_only: audit_only(in_force),
+        admits_hidden: admits_hidden(in_force),
+        hidden: Arc::clone(&hidden),
     });
     let servers = vec![
         Server::new(
@@ -124,7 +134,7 @@ pub(super) fn serve(
             "connections whose host is to be verified fail from now on",
         ),
     ];
-    (resolver, servers)
+    Served { resolver, hidden, servers }
 }
 
 impl Server {
@@ -389,6 +399,11 @@ pub struct Written {
 fn audit_only(in_force: &Arc<PolicyInForce>) -> Arc<dyn Fn() -> bool + Send + Sync> {
     let in_force = Arc::clone(in_force);
     Arc::new(move || in_force.audit_only())
+}
+
+fn admits_hidden(in_force: &Arc<PolicyInForce>) -> Arc<AdmitsHidden> {
+    let in_force = Arc::clone(in_force);
+    Arc::new(move |event, name| in_force.admits_hidden(event, name))
 }
 
 impl Told {

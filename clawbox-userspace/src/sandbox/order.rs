@@ -22,6 +22,7 @@ use super::run::{LsmUse, Run};
 use crate::audit::AuditLevel;
 use crate::compile::files::Give;
 use crate::compile::{MapImage, compile, compile_after};
+use crate::dns::{hosts_file, lines_of};
 use crate::kernel::lsm;
 use crate::policy::enforceability::{HostFacts, assess};
 use crate::policy::model::{Account, Compatibility, Located, Mode};
@@ -197,11 +198,15 @@ pub(super) fn load_in_force(
     let file = |texts: &[Text]| texts.first().map(|text| text.name.clone()).unwrap_or_default();
     // One with mistakes is refused at once, and not when it takes the place of the host's.
     let loaded = load(own, mode)?;
-    let image = compile(&loaded.policy, generation).map_err(refused)?;
-    let Some(global) = global else { return Ok(InForce { file: file(own), loaded, image }) };
+    let mut image = compile(&loaded.policy, generation).map_err(refused)?;
+    let Some(global) = global else {
+        image.open_hosts(lines_of(&hosts_file()));
+        return Ok(InForce { file: file(own), loaded, image });
+    };
     let loaded = load(global, None)?;
     // Who is started under the host's is known by its program once its own policy is in force again.
-    let image = compile_after(&loaded.policy, generation, &image.binaries).map_err(refused)?;
+    let mut image = compile_after(&loaded.policy, generation, &image.binaries).map_err(refused)?;
+    image.open_hosts(lines_of(&hosts_file()));
     Ok(InForce { file: file(global), loaded, image })
 }
 

@@ -456,6 +456,7 @@ fn cut(reset: &Reset, host: Option<String>, programs: &Programs) -> Draft {
             port: reset.to.port,
             transport: kernel_event::transport(reset.to.transport).to_owned(),
             named: None,
+            hidden: false,
         }),
     }
 }

@@ -24,12 +24,20 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// question, or is the standard input.
 const SERVANT: &str = r#"theirs = 0
 import errno, os, socket, sys
+UDP_CORK = 1
 def of(fd): return socket.socket(fileno=os.dup(fd))
 def spliced(fd):
     reader, writer = os.pipe()
     os.write(writer, b"theirs\n")
     os.splice(reader, fd, 7)
+def taken(fd):
+    reader, writer = os.pipe()
+    os.splice(fd, writer, 1)
 WAYS = {
+    "splice out": taken,
+    "begin": lambda fd: of(fd).send(b"theirs\n", socket.MSG_MORE),
+    "cork": lambda fd: of(fd).setsockopt(socket.IPPROTO_UDP, UDP_CORK, 1),
+    "uncork": lambda fd: of(fd).setsockopt(socket.IPPROTO_UDP, UDP_CORK, 0),
     "send": lambda fd: of(fd).send(b"theirs\n"),
     "sendmsg": lambda fd: of(fd).sendmsg([b"theirs\n"]),
     "write": lambda fd: os.write(fd, b"theirs\n"),
@@ -71,6 +79,12 @@ def passed(socket_, way):
     told(ours.recv(20))
 def inherited(socket_, way):
     told(subprocess.run([OTHER, SERVANT, way], stdin=socket_, stdout=subprocess.PIPE).stdout)
+free = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def begun(socket_, flags=socket.MSG_MORE):
+    if socket_ is free: socket_.sendto(b"begun ", flags, SITE)
+    else: socket_.send(b"begun ", flags)
+def corked(socket_, on=1):
+    socket_.setsockopt(socket.IPPROTO_UDP, 1, on)
 heard = b""
 def echoed(socket_):
     global heard
@@ -80,7 +94,20 @@ def echoed(socket_):
     heard += echo
 "#;
 
-const WAYS: [&str; 7] = ["send", "sendmsg", "write", "splice", "sendfile", "recv", "read"];
+const WAYS: [&str; 8] =
+    ["send", "sendmsg", "write", "splice", "sendfile", "recv", "read", "splice out"];
+
+/// Datagrams that one program begins and another one ends: what is added goes where the first part goes.
+/// By what they are called, and what they do with a socket that is connected and with one that is not.
+const PARTS: [(&str, &str); 4] = [
+    ("begun by its program, ended by another", "begun({}); passed({}, 'send')"),
+    (
+        "corked by its program, added to by another",
+        "corked({}); begun({}, 0); passed({}, 'send'); corked({}, 0)",
+    ),
+    ("corked by its program, sent by another", "corked({}); begun({}, 0); passed({}, 'uncork')"),
+    ("begun by another, ended by its program", "passed({}, 'begin'); begun({}, 0)"),
+];
 
 /// Reading is last: what was sent by one that got through comes back as an echo.
 fn tries(scene: &Scene, is_known: bool) -> Vec<Attempt> {
@@ -108,6 +135,18 @@ fn tries(scene: &Scene, is_known: bool) -> Vec<Attempt> {
         }
         tries.push(harmless(&format!("its own {kind} again"), format!("echoed({kind})")));
     }
+    for socket in ["udp", "free"] {
+        for (what, code) in PARTS {
+            // Nobody but its program has told a socket that is not connected where to send.
+            if (socket, what.starts_with("begun by another")) == ("free", true) {
+                continue;
+            }
+            let name = format!("a datagram {what}, {socket}");
+            let code = code.replace("{}", socket);
+            tries.push(hostile(19, &name, code).known_if(is_known));
+        }
+    }
+    tries.push(harmless("its own udp after that", "echoed(udp)"));
     if !is_known {
         // Nothing that the other one has sent comes back as an echo.
         tries.push(harmless("what came back", "assert b'theirs' not in heard, heard"));
@@ -134,13 +173,18 @@ fn a_socket_is_judged_by_who_uses_it_whoever_has_connected_it() {
     };
     assert!(said(&scene.echo, "mine"));
     if !has_lsm {
+        // What is not stopped is what the model says it is: the first part's place, the other one's words.
+        assert!(said(&scene.datagrams, "begun theirs\n"), "{:?}", scene.datagrams.arrivals());
         return;
     }
     assert!(!scene.datagrams.arrivals().iter().any(|arrival| arrival.said.contains("theirs")));
+    assert!(!said(&scene.datagrams, "begun "), "{:?}", scene.datagrams.arrivals());
     for (name, action) in [
         ("a tcp socket received, splice", "send-connected"),
         ("a tcp socket inherited, recv", "receive"),
         ("a udp socket received, send", "send-connected"),
+        ("a tcp socket received, splice out", "receive"),
+        ("a udp socket received, splice out", "receive"),
     ] {
         let tried = find(&tried, name);
         assert_eq!(tried.outcome, "EPERM", "{tried:?}");
@@ -149,6 +193,13 @@ fn a_socket_is_judged_by_who_uses_it_whoever_has_connected_it() {
             record["subject"]["exe"].as_str().is_some_and(|exe| exe.ends_with("/other-python"))
         };
         assert!(tried.denials.iter().all(by_other), "{tried:?}");
+    }
+    for socket in ["udp", "free"] {
+        for (what, _) in &PARTS[..3] {
+            let tried = find(&tried, &format!("a datagram {what}, {socket}"));
+            assert_eq!(tried.outcome, "EPERM", "{tried:?}");
+            assert!(tried.has("send-connected", "datagram-in-parts"), "{tried:?}");
+        }
     }
 }
 

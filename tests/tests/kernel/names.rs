@@ -4,9 +4,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use clawbox_tests::clawbox::{Clawbox, Finished};
-use clawbox_tests::network::{METADATA, PRIVATE, SITE, SITE_V6};
+use clawbox_tests::network::{ELSEWHERE, METADATA, NAMESERVER, PRIVATE, SITE, SITE_V6};
 use serde_json::Value;
 
+use crate::attacks::attempt::PYTHON;
 use crate::scene::{Account, ECHO, Scene};
 
 /// The ways to ask a name server.
@@ -206,6 +207,97 @@ fn aliases_and_long_answers_lead_to_the_name_that_was_asked_for() {
     assert!(scene.names.asked().iter().any(|asked| asked.transport == "tcp"));
     let record = account.record("connect", "rule", &scene.attack(), (SITE.into(), ECHO));
     assert_eq!(record["object"]["host"], "alias.test");
+}
+
+/// Connects by libc to each of its arguments, `NAME:PORT`, and tells what answered there. It listens itself.
+const BY_NAME: &str = r#"
+import socket, sys
+own = socket.create_server(("127.0.0.1", 8080))
+for argument in sys.argv[1:]:
+    name, port = argument.split(":")
+    try:
+        made = socket.create_connection((name, int(port)), 20)
+        if port == "8080": own.accept()[0].sendall(b"own\n")
+        else: made.sendall(b"hello\n")
+        print(argument, made.recv(9).decode().strip())
+    except OSError as error:
+        print(argument, type(error).__name__)
+"#;
+
+#[test]
+fn search_domains_the_hosts_file_and_localhost_lead_where_they_lead_outside() {
+    let scene = Scene::new();
+    let host = scene.world.inside(|| clawbox_tests::services::Service::echo(ECHO));
+    scene.names.host("api.corp.test", &[SITE.into()]).host("db.test", &[SITE.into()]);
+    let rules = "{ host: api.corp.test, port: 7 }, { host: db.test, port: 7 }";
+    let policy = format!("{}\nlisten: {{ ports: [8080] }}\n", scene.allowing(PYTHON, rules));
+    let script = scene.world.script("by-name", BY_NAME);
+    let told = [
+        ("api:7", "hello"),
+        ("api.corp.test:7", "hello"),
+        ("other:7", "gaierror"),
+        // In the hosts file, which libc reads by itself, with another address than elsewhere.
+        ("db.test:7", "hello"),
+        ("db:7", "hello"),
+        ("closed.test:7", "PermissionError"),
+        ("localhost:8080", "own"),
+        ("localhost:7", "PermissionError"),
+    ];
+    let mut command = vec![PYTHON, script.to_str().unwrap()];
+    command.extend(told.map(|(argument, _)| argument));
+    // On a line with the allowed name, an alias is it; on another one, the address is another.
+    let hosts = format!(
+        "127.0.0.1 localhost\n::1 localhost\n{PRIVATE} db.test\tdb # a database\n{ELSEWHERE} closed.test\n"
+    );
+    let clawbox = Clawbox::new(&scene.world, &policy).covered("/etc/hosts", &hosts);
+    // The host's own servers, which its programs ask, and so does the sandbox's resolver.
+    let resolv = format!("nameserver {NAMESERVER}\nsearch lab.test corp.test\n");
+    let clawbox = clawbox.covered("/etc/resolv.conf", &resolv).with_name_servers_of_host();
+    let run = clawbox.run(&command);
+    let lines: Vec<(&str, &str)> =
+        run.stdout.lines().filter_map(|line| line.split_once(' ')).collect();
+    assert_eq!(lines, told, "{}\n{:#?}", run.stderr, run.trail);
+    let to: Vec<IpAddr> = scene.echo.arrivals().iter().map(|arrival| arrival.to.ip()).collect();
+    assert_eq!(to, [IpAddr::from(SITE), SITE.into(), PRIVATE.into(), PRIVATE.into()]);
+    assert!(host.arrivals().is_empty());
+    let asked = scene.names.asked();
+    assert!(asked.iter().all(|asked| asked.name == "api.corp.test"), "{asked:?}");
+    // What the search went through on its way.
+    let found = questions(&run, "api.lab.test");
+    assert!(!found.is_empty(), "{:#?}", run.trail);
+    assert!(found.iter().all(|record| record["reason"] == "unknown-name"), "{found:?}");
+    let mut refused = run.denials();
+    refused.retain(|record| record["action"] == "connect");
+    // Of `localhost` each address is tried that it has.
+    let closed = refused.remove(0);
+    assert_eq!(closed["object"]["ip"], ELSEWHERE.to_string(), "{closed}");
+    assert!(refused.len() >= 2, "{refused:#?}");
+    assert!(refused.iter().all(|record| record["reason"] == "loopback"), "{refused:#?}");
+}
+
+/// A name that the hosts file gets while the sandbox runs, to libc and to who asks the resolver.
+#[test]
+fn a_policy_that_comes_sees_the_hosts_file_as_it_is_then() {
+    let scene = Scene::new();
+    let policy = scene.allowing_attack("{ host: db.test, port: 7 }");
+    let (attack, direct) = (scene.attack(), format!("tcp={PRIVATE}:7"));
+    let words = [&attack, &direct, "line", &direct, "tcp=db.test:7"];
+    let clawbox =
+        Clawbox::new(&scene.world, &policy).covered("/etc/hosts", "127.0.0.1 localhost\n");
+    let cover = clawbox.cover("/etc/hosts");
+    let mut running = clawbox.spawn(&words);
+    let first: Value = serde_json::from_str(&running.line()).unwrap();
+    assert_eq!(first["outcome"], "EPERM", "{first}");
+    std::fs::write(cover, format!("127.0.0.1 localhost\n{PRIVATE} db.test\n")).unwrap();
+    crate::live::changes(&scene, &running, &policy);
+    running.say("go");
+    let account = Account::of(running.wait());
+    assert_eq!(account.detail("tcp=db.test:7")["answer"], "hello\n");
+    let arrivals = scene.echo.arrivals();
+    assert_eq!(arrivals.len(), 2, "{arrivals:?}");
+    assert!(arrivals.iter().all(|arrival| arrival.to.ip() == IpAddr::from(PRIVATE)));
+    let record = account.record("connect", "rule", &attack, (PRIVATE.into(), ECHO));
+    assert_eq!(record["rule"]["host"], "db.test", "{record}");
 }
 
 #[test]

@@ -154,6 +154,20 @@ pub(super) const ALL: &[Mutant] = &[
         "            if verdicts.is_empty() {\n",
         "a_policy_that_is_narrowed_resets_what_it_does_not_allow_and_nothing_else",
     ),
+    lsm(
+        "a stream is taken from by splice by who may read it",
+        "clawbox-ebpf/src/hooks/connected.rs",
+        "    if sends && !kernel_read::sends_pages() {\n",
+        "    if !sends || !kernel_read::sends_pages() {\n",
+        "a_socket_is_judged_by_who_uses_it_whoever_has_connected_it",
+    ),
+    lsm(
+        "no datagram is begun by one program to be ended by another",
+        "clawbox-ebpf/src/hooks/connected.rs",
+        "    if kernel_read::waits_for_more(sock, message) && refuses(socket, Reason::DatagramInParts) {\n",
+        "    if kernel_read::waits_for_more(sock, message) && sock.is_null() {\n",
+        "a_socket_is_judged_by_who_uses_it_whoever_has_connected_it",
+    ),
     here(
         "a connection to be verified goes to the agent",
         DECIDE,
@@ -164,9 +178,16 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "an encrypted ClientHello is refused",
         "clawbox-userspace/src/gateway/verifier.rs",
-        "    if first.is_hidden {\n",
+        "    if first.is_hidden && !wanted.is_some_and(may_hide) {\n",
         "    if first.is_hidden && wanted.is_none() {\n",
         "a_connection_goes_on_only_if_it_names_the_host_that_it_was_made_for",
+    ),
+    here(
+        "a policy that takes back `ech: allow` resets what hides a name",
+        "clawbox-userspace/src/sandbox/connections.rs",
+        "    if !is_read || image.admits_hidden(decision.host) {\n",
+        "    if !is_read || decision.host != 0 {\n",
+        "a_policy_that_lets_no_name_be_hidden_any_more_ends_where_one_is_and_nothing_else",
     ),
     here(
         "what is held goes nowhere before it is approved",

@@ -254,6 +254,63 @@ async fn a_name_without_the_record_is_told_from_one_that_does_not_exist() {
     assert_eq!(world.outcome(), (Verdict::Allow, Reason::NoRecord));
 }
 
+/// A server that has nothing of a name says for how long (RFC 2308): no longer, and a minute at most.
+#[tokio::test]
+async fn that_there_is_nothing_is_remembered_as_long_as_the_server_says_and_a_minute_at_most() {
+    let world = World::new().await;
+    for (name, seconds, asked) in [("gone.test", 3600, 1), ("soon.test", 0, 2)] {
+        world.allow_public(name);
+        world.server.set(name, RecordType::A, Answer::Gone(seconds));
+        for _ in 0..2 {
+            let reply = world.ask(name, RecordType::A).await;
+            assert!(is_nothing(&reply, ResponseCode::NXDomain));
+            assert_eq!(world.outcome(), (Verdict::Allow, Reason::NoRecord));
+        }
+        let of_name = |question: &&(String, _, _)| question.0 == name;
+        assert_eq!(world.server.questions().iter().filter(of_name).count(), asked, "{name}");
+    }
+    // It comes to be, and a minute later it is there.
+    world.server.host("gone.test", &["93.184.216.34"]);
+    assert!(is_nothing(&world.ask("gone.test", RecordType::A).await, ResponseCode::NXDomain));
+    let upstream = world.server.questions().len();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    assert_eq!(addresses(&world.ask("gone.test", RecordType::A).await).len(), 1);
+    assert_eq!(world.server.questions().len(), upstream + 1);
+}
+
+/// What must not be remembered is asked for each time, and stands for an address no shorter than others.
+#[tokio::test]
+async fn an_answer_with_no_time_to_live_is_asked_for_again_and_keeps_its_address() {
+    let world = World::new().await;
+    world.allow_public("zero.test");
+    let answer =
+        |last: u8| Answer::Records(vec![address("zero.test", &format!("93.184.216.{last}"), 0)]);
+    world.server.set("zero.test", RecordType::A, answer(34));
+    let first = addresses(&world.ask("zero.test", RecordType::A).await);
+    assert_eq!(addresses(&world.ask("zero.test", RecordType::A).await), first);
+    world.server.set("zero.test", RecordType::A, answer(35));
+    let other = addresses(&world.ask("zero.test", RecordType::A).await);
+    assert_ne!(other, first, "another host's");
+    assert_eq!(world.server.questions().len(), 3);
+    // Who connects late still reaches what was answered.
+    assert_eq!(world.table.real(first[0]).unwrap().real, address_of(ip("93.184.216.34")));
+}
+
+/// As many as a message holds, the names in it uncompressed.
+#[tokio::test]
+async fn thousands_of_addresses_are_no_more_than_an_answer_may_have() {
+    let world = World::new().await;
+    world.allow_public("huge.test");
+    let many = (0..2000).map(|n| format!("93.184.{}.{}", n / 250, n % 250));
+    let records = many.map(|ip| address("huge.test", &ip, 60)).collect();
+    world.server.set("huge.test", RecordType::A, Answer::TooLong(records));
+    let reply = &world.ask_tcp(&[question("huge.test", RecordType::A)]).await[0];
+    assert_eq!(reply.answers.len(), ADDRESSES_PER_ANSWER);
+    assert_eq!(world.table.len(), ADDRESSES_PER_ANSWER);
+}
+
 #[tokio::test]
 async fn an_embedded_ipv4_address_stays_as_the_server_wrote_it() {
     let world = World::new().await;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::rdata::{CNAME, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
@@ -22,6 +22,8 @@ pub(super) enum Answer {
     /// These records, but over TCP only.
     TooLong(Vec<Record>),
     Code(ResponseCode),
+    /// The name does not exist, for so many seconds.
+    Gone(u32),
     Silence,
 }
 
@@ -135,6 +137,12 @@ impl State {
             }
             Some(Answer::TooLong(_)) => reply.metadata.truncation = true,
             Some(Answer::Code(code)) => reply.metadata.response_code = code,
+            Some(Answer::Gone(seconds)) => {
+                reply.metadata.response_code = ResponseCode::NXDomain;
+                let (of, by) = (fqdn("ns.test"), fqdn("root.test"));
+                let soa = RData::SOA(SOA::new(of, by, 1, 3600, 600, 86_400, seconds));
+                reply.add_authority(Record::from_rdata(fqdn("test"), seconds, soa));
+            }
             Some(Answer::Silence) => return None,
             None => {
                 let exists = lock(&self.zone).keys().any(|(name, _)| *name == key.0);

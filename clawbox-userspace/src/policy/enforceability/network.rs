@@ -4,7 +4,7 @@ use super::{HostFacts, Layer, Report, Status};
 use crate::policy::diagnostic::{Diagnostic, Origin};
 use crate::policy::model::{Policy, Transport};
 use crate::policy::network::{
-    Cause, Endpoint, Host, Middleware, NetworkPolicy, OnError, Treatment,
+    Cause, Endpoint, FirstSaid, Host, Middleware, NetworkPolicy, OnError, Treatment,
 };
 
 const NO_HOOKS: &str =
@@ -26,6 +26,17 @@ pub(super) fn network_policy(
     }
 }
 
+/// Who enforces an endpoint that is no ping.
+fn layer(endpoint: &Endpoint) -> Layer {
+    match endpoint.host() {
+        Host::Name(_) if endpoint.first_said() == FirstSaid::Anything => {
+            Layer::CgroupHooksAndResolver
+        }
+        Host::Name(_) => Layer::CgroupHooksResolverAndAgent,
+        _ => Layer::CgroupHooks,
+    }
+}
+
 fn endpoint_part(
     report: &mut Report,
     part: String,
@@ -34,11 +45,7 @@ fn endpoint_part(
     facts: &HostFacts,
 ) {
     let origin = endpoint.origin();
-    let layer = match endpoint.host() {
-        Host::Name(_) if endpoint.sni_verify() => Layer::CgroupHooksResolverAndAgent,
-        Host::Name(_) => Layer::CgroupHooksAndResolver,
-        _ => Layer::CgroupHooks,
-    };
+    let layer = layer(endpoint);
     if !facts.cgroup_hooks {
         return report.not(origin, part, NO_HOOKS);
     }
@@ -102,6 +109,12 @@ fn remarks(report: &mut Report, endpoint: &Endpoint) {
     if *endpoint.host() == Host::Ranges {
         report.warnings.push(note(
             "an endpoint without a host admits addresses alone; no name is resolved for it",
+        ));
+    }
+    if endpoint.first_said() == FirstSaid::OuterName {
+        report.warnings.push(note(
+            "`ech: allow` lets a client hide the host that it speaks to behind the one that is \
+             verified; which it is, the server alone can read",
         ));
     }
     let Some(requests) = endpoint.requests() else {

@@ -81,6 +81,7 @@ fn endpoints_are_enforced_exactly_or_denied() {
             "no request is admitted",
         ),
         ("sni: verify".to_owned(), Status::Full, ""),
+        ("sni: verify, ech: allow".to_owned(), Status::Full, ""),
         (
             "access: full, credential_signing: sigv4".to_owned(),
             Status::Partly,
@@ -90,6 +91,15 @@ fn endpoints_are_enforced_exactly_or_denied() {
         let report = report(&network(&keys), &machine());
         check(&report, "network_policies.a.endpoints[0] a.example.com:443/tcp", status, says);
     }
+}
+
+#[test]
+fn a_name_that_may_be_hidden_is_said_to_be() {
+    let notes = |keys: &str| {
+        let report = report(&network(keys), &machine());
+        report.warnings.iter().filter(|found| found.message.contains("`ech: allow`")).count()
+    };
+    assert_eq!((notes("sni: verify, ech: allow"), notes("sni: verify, ech: refuse")), (1, 0));
 }
 
 #[test]

@@ -9,9 +9,9 @@ use ipnet::IpNet;
 use super::request::{gateway, requests};
 use super::{At, Scope};
 use crate::policy::address::{always_denied, hidden_v4, parse_range, range_of};
-use crate::policy::document::{EndpointSection, Sni, Transport};
+use crate::policy::document::{Ech, EndpointSection, Transport};
 use crate::policy::host_pattern::HostPattern;
-use crate::policy::network::{Endpoint, Host};
+use crate::policy::network::{Endpoint, FirstSaid, Host};
 
 pub(super) fn endpoint(
     scope: &mut Scope<'_>,
@@ -55,9 +55,7 @@ pub(super) fn endpoint(
             "remove `allowed_ips`; the address is exact already",
         );
     }
-    if let Some(written) = section.sni.get() {
-        verifiable(scope, written, &host, transport);
-    }
+    let first_said = first_said(scope, section, &host, transport);
     if ports.iter().any(|port| port.get() == DNS_PORT) {
         scope.warning(
             at,
@@ -73,14 +71,29 @@ pub(super) fn endpoint(
         transport,
         allowed_ips,
         host_loopback,
-        sni_verify: section.sni.get().is_some(),
+        first_said,
         requests,
         gateway: gateway(scope, section),
     })
 }
 
 /// Only a name can be named, and only where a connection begins with words.
-fn verifiable(scope: &mut Scope<'_>, written: &At<Sni>, host: &Host, transport: Transport) {
+fn first_said(
+    scope: &mut Scope<'_>,
+    section: &EndpointSection,
+    host: &Host,
+    transport: Transport,
+) -> FirstSaid {
+    let Some(written) = section.sni.get() else {
+        if let Some(ech) = section.ech.get() {
+            scope.error(
+                ech,
+                "`ech` says what `sni: verify` lets through, and the endpoint does not have it",
+                "add `sni: verify`, or remove `ech`: without it nothing that is said is read",
+            );
+        }
+        return FirstSaid::Anything;
+    };
     if !matches!(host, Host::Name(_)) {
         scope.error(
             written,
@@ -94,6 +107,10 @@ fn verifiable(scope: &mut Scope<'_>, written: &At<Sni>, host: &Host, transport: 
             "`sni: verify` reads TCP connections alone",
             "remove `transport`, or `sni`",
         );
+    }
+    match section.ech.or(Ech::Refuse) {
+        Ech::Refuse => FirstSaid::Name,
+        Ech::Allow => FirstSaid::OuterName,
     }
 }
 
