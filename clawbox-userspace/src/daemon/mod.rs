@@ -392,13 +392,17 @@ impl Daemon {
         self.say_ready();
         let mut heartbeat = notify::ready();
         let (mut looked, mut is_due) = (Instant::now(), false);
+        let mut rest = usage::Rest::new();
         loop {
             let patience = self.patience();
             tokio::select! {
                 _ = ended.recv() => is_due = true,
                 () = sleep(patience) => {}
                 () = self.host.due() => {}
-                Some((peer, asked)) = asked.recv() => self.answer(&peer, asked),
+                Some((peer, asked)) = asked.recv() => {
+                    self.answer(&peer, asked);
+                    rest.disturbed();
+                }
                 Some(said) = self.standing.told() => self.engine_said(said),
                 Some(ask) = metrics.asked() => drop(ask.send(self.families())),
                 _ = stop.recv() => break,
@@ -420,6 +424,7 @@ impl Daemon {
                 self.look_after_store();
                 self.look_after_global();
                 self.descriptors.look();
+                rest.look();
             }
         }
         metrics.stop().await;

@@ -1,4 +1,8 @@
-//! What the daemon itself takes of the host.
+//! What the daemon itself takes of the host, and gives back.
+
+use std::time::{Duration, Instant};
+
+use crate::sandbox::memory::give_back;
 
 /// Bytes of this process that are in memory.
 #[must_use]
@@ -21,4 +25,33 @@ pub fn descriptors() -> Option<u64> {
     let open = std::fs::read_dir("/proc/self/fd").ok()?.count();
     // One is that of the directory.
     u64::try_from(open).ok().map(|open| open.saturating_sub(1))
+}
+
+/// How long nobody has asked for anything until what that took is given back.
+const QUIET: Duration = Duration::from_secs(3);
+
+/// Whether the daemon rests.
+pub(super) struct Rest {
+    since: Instant,
+    is_given_back: bool,
+}
+
+impl Rest {
+    /// One that has just begun.
+    pub(super) fn new() -> Self {
+        Self { since: Instant::now(), is_given_back: false }
+    }
+
+    /// Somebody has asked for something.
+    pub(super) fn disturbed(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Gives memory back once after each time that something was asked for.
+    pub(super) fn look(&mut self) {
+        if !self.is_given_back && self.since.elapsed() >= QUIET {
+            give_back();
+            self.is_given_back = true;
+        }
+    }
 }

@@ -4,9 +4,9 @@ use std::fs;
 
 use nix::libc;
 
-/// Gives back what reading the kernel's types took, some 20 MiB, and the pages of the program that only a
-/// start goes through, some 8 MiB.
-pub(super) fn give_back() {
+/// Gives back what is free, after a load the 20 MiB that reading the kernel's types took, and the pages of the
+/// program, of which a daemon at rest needs few. What is used again costs a fault for each page.
+pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointers; glibc locks its arenas itself.
     unsafe {
