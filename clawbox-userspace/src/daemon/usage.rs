@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::sandbox::memory::give_back;
+use crate::sandbox::order::forget_last;
 
 /// Bytes of this process that are in memory.
 #[must_use]
@@ -50,6 +51,7 @@ impl Rest {
     /// Gives memory back once after each time that something was asked for.
     pub(super) fn look(&mut self) {
         if !self.is_given_back && self.since.elapsed() >= QUIET {
+            forget_last();
             give_back();
             self.is_given_back = true;
         }

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clawbox_common::rule::TCP;
@@ -212,14 +212,33 @@ pub(super) fn load_in_force(
 
 /// Reads a policy; `mode` stands over its own.
 pub(super) fn load(texts: &[Text], mode: Option<Mode>) -> Result<Loaded, OrderError> {
-    let texts: Vec<(Arc<str>, String)> =
-        texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
-    let loaded = load_texts(&texts).and_then(Loaded::enforceable);
-    let mut loaded = loaded.map_err(refused)?;
+    let mut loaded = read(texts)?;
     if let Some(value) = mode {
         loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
     }
     Ok(loaded)
+}
+
+/// The policy that was read last, with its files: of many sandboxes that are started most have the same.
+static LAST: Mutex<Option<(Vec<Text>, Loaded)>> = Mutex::new(None);
+
+fn read(texts: &[Text]) -> Result<Loaded, OrderError> {
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, loaded)) = &*last
+        && of == texts
+    {
+        return Ok(loaded.clone());
+    }
+    let named: Vec<(Arc<str>, String)> =
+        texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
+    let loaded = load_texts(&named).and_then(Loaded::enforceable).map_err(refused)?;
+    *last = Some((texts.to_vec(), loaded.clone()));
+    Ok(loaded)
+}
+
+/// Forgets what was read last, where nothing is started for a while.
+pub fn forget_last() {
+    LAST.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 fn refused(diagnostics: Vec<Diagnostic>) -> OrderError {
