@@ -99,7 +99,7 @@ packed! {
     LossKey = 8,
     Header = 48,
     NetworkEvent = 120,
-    TaskEvent = 568,
+    TaskEvent = 1080,
     FileEvent = 1104,
     Told = 1028,
     CallEvent = 2168,

@@ -84,6 +84,9 @@ pub const TOLD_NAMES: usize = 16;
 /// Bytes of a path that a refused system call was given, with the terminating NUL.
 pub const CALL_PATH: usize = 512;
 
+/// Bytes of what a program was started with that its record tells; the rest is told to be missing.
+pub const ARGUMENTS: usize = 512;
+
 /// Numbers of system calls that a table by number holds; x86-64 has none above 470 yet.
 pub const CALL_NUMBERS: u32 = 512;
 
@@ -100,3 +103,4 @@ const _: () = assert!(EVENT_RING.is_power_of_two() && EVENT_WAKE < EVENT_RING as
 const _: () = assert!(SYNTHETICS_PER_SANDBOX <= SYNTHETICS - SYNTHETICS_RESERVED);
 const _: () = assert!(SYNTHETICS_FOR_EACH <= SYNTHETICS_PER_SANDBOX);
 const _: () = assert!(SCRIPT_PATH.is_multiple_of(8));
+const _: () = assert!(ARGUMENTS.is_power_of_two());

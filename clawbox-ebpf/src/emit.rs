@@ -462,7 +462,7 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
             exe: executed.exe,
         };
         (*event).parent = kernel_read::parent_thread_group(task);
-        (*event).zero = 0;
+        (*event).arguments_bytes = kernel_read::arguments(task, &raw mut (*event).arguments);
         (*event).path[0] = 0;
         kernel_read::exec_path(bprm, &raw mut (*event).path);
         (*event).interpreter[0] = 0;

@@ -246,6 +246,9 @@ pub struct Program {
     pub path: String,
     /// Parent process, as the host sees it.
     pub parent: u32,
+    /// What it was started with, credentials masked; the last ends with `…` where that is not all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
 }
 
 /// A socket that was refused.

@@ -190,7 +190,7 @@ impl Sandbox {
         let sockets = Sockets::open_in(&view, lasting.ports)?;
         let ports = sockets.ports();
         let upstream = upstream(&lasting.dns)?;
-        let trail = Trail::go_on(&trail, &lasting.name);
+        let trail = Trail::go_on(&trail, &lasting.name).stored_in(host.recorders.store());
         let told = Told::of_lasting(&lasting.command, &lasting.texts, image.audit_only());
         let paths = identities.paths.clone();
         let in_force = PolicyInForce::new(image);

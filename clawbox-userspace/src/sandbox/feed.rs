@@ -13,6 +13,7 @@ use super::probe::PROBE;
 use super::recorder::{Recorder, Stirred};
 use crate::audit::clock::Clock;
 use crate::audit::counted::Counted;
+use crate::audit::store::intake::Intake;
 use crate::events::Event;
 use crate::kernel::fill::{Fills, RingFill};
 use crate::kernel::losses::{EXEC_HOOK, Losses};
@@ -56,16 +57,31 @@ pub struct Recorders {
     rest: Option<Recorder>,
     /// What was told of sandboxes that run no more.
     ended: Counted,
+    /// Where the host keeps a copy of everything.
+    store: Option<Intake>,
 }
 
 impl Recorders {
+    /// A copy of everything goes there from now on.
+    pub fn store_in(&mut self, store: Intake) {
+        self.store = Some(store);
+    }
+
+    /// Where that is.
+    #[must_use]
+    pub fn store(&self) -> Option<Intake> {
+        self.store.clone()
+    }
+
     /// What is told of no sandbox that runs goes there from now on, and not to the first of them.
-    pub fn keep_rest(&mut self, recorder: Recorder) {
+    pub fn keep_rest(&mut self, mut recorder: Recorder) {
+        recorder.trail.store_in(self.store.clone());
         self.rest = Some(recorder);
     }
 
     /// A sandbox's, from now on.
-    pub fn add(&mut self, sandbox: u32, recorder: Recorder) {
+    pub fn add(&mut self, sandbox: u32, mut recorder: Recorder) {
+        recorder.trail.store_in(self.store.clone());
         self.by_sandbox.insert(sandbox, recorder);
     }
 

@@ -4,14 +4,19 @@ use std::fs;
 
 use nix::libc;
 
-/// Gives back what reading the kernel's types took, some 20 MiB, and the pages of the program that only a
-/// start goes through, some 8 MiB.
-pub(super) fn give_back() {
+/// Gives back to the host what was freed and is kept for later.
+pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointers; glibc locks its arenas itself.
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Gives back what reading the kernel's types took, some 20 MiB, and the pages of the program that only a
+/// start goes through, some 8 MiB.
+pub(super) fn give_back() {
+    trim();
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, length) in maps.lines().filter_map(code) {
         // SAFETY: a mapping of this process's, of a file, that nobody can have written to: what is used

@@ -25,7 +25,7 @@ pub mod lasting;
 pub mod launch;
 pub mod life;
 pub mod limits;
-mod memory;
+pub(crate) mod memory;
 mod named;
 pub mod objects;
 pub mod oom;
