@@ -61,7 +61,14 @@ fn object(object: &Object) -> String {
             let so_far = if alarm.repaired { "put right" } else { "not put right" };
             format!("{} {}, {so_far}", alarm.severity, alarm.part)
         }
-        Object::Gap(gap) => format!("{} events of kind {} are not here", gap.count, gap.kind),
+        Object::Gap(gap) => {
+            let verdict = match gap.verdict {
+                Some(VerdictName::Allow) => "allowed ",
+                Some(VerdictName::Deny) => "denied ",
+                Some(VerdictName::None) | None => "",
+            };
+            format!("{} {verdict}events of kind {} are not here", gap.count, gap.kind)
+        }
         Object::Summary(sum) => format!(
             "{} in {}: {} read, {} written, {} executed",
             or_none(&sum.program),

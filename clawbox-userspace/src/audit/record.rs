@@ -270,6 +270,9 @@ pub struct Gap {
     pub count: u64,
     /// What kind of event.
     pub kind: String,
+    /// Whether they were allowed or denied, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<VerdictName>,
 }
 
 /// What a start, a stop or a change of policy says of the sandbox.

@@ -169,7 +169,7 @@ impl Trail {
             store.record(&self.id, self.policy, &draft);
         }
         if self.unwritten > 0 {
-            let gap = Gap { count: self.unwritten, kind: UNWRITTEN.to_owned() };
+            let gap = Gap { count: self.unwritten, kind: UNWRITTEN.to_owned(), verdict: None };
             if !self.enqueue(gap_of(gap)) {
                 return self.leave_out();
             }
@@ -191,8 +191,13 @@ impl Trail {
 
     /// Records that events were lost.
     pub fn gap(&mut self, kind: &'static str, count: u64) {
+        self.lost(kind, count, None);
+    }
+
+    /// Records that events of a verdict were lost.
+    pub fn lost(&mut self, kind: &'static str, count: u64, verdict: Option<VerdictName>) {
         self.counted.lose(kind, count);
-        self.add(gap_of(Gap { count, kind: kind.to_owned() }));
+        self.add(gap_of(Gap { count, kind: kind.to_owned(), verdict }));
     }
 
     /// False where the line does not fit: then it is as if it had never been asked for, and its
@@ -394,7 +399,8 @@ mod tests {
         trail.flush();
         let lines = lines(&disk);
         let counts: Vec<&Object> = lines.iter().rev().take(2).map(|line| &line.object).collect();
-        let gap = |count, kind: &str| Object::Gap(Gap { count, kind: kind.to_owned() });
+        let gap =
+            |count, kind: &str| Object::Gap(Gap { count, kind: kind.to_owned(), verdict: None });
         assert_eq!(counts, [&gap(7, "connect"), &gap(20_000 - held, "unwritten")]);
         assert!(lines.iter().zip(1..).all(|(line, seq)| line.seq == seq));
     }

@@ -255,6 +255,7 @@ pub(super) const KEPT: &[&str] = &[
     "ORPHANS",
     "SOCKETS",
     "EVENTS",
+    "ALLOWS",
     "LOSSES",
     "LOSSES_UNATTRIBUTED",
     "TALLY_PLACES",

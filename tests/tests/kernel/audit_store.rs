@@ -1,11 +1,13 @@
 //! The host's audit store: what is decided is in it soon, and it holds through kills.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clawbox_tests::daemon::Daemon;
 use clawbox_tests::network::{ELSEWHERE, SITE};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::attacks::attempt::PYTHON;
@@ -134,6 +136,73 @@ fn an_event_is_shown_with_who_started_whom_and_no_secret() {
     assert!(text.contains("started by") && !text.contains("hunter2"), "{text}");
     let own = serde_json::to_string(&daemon.trail("one-1")).unwrap();
     assert!(own.contains("--token") && own.contains("***"), "{own}");
+}
+
+/// What the store says of connects: rows that were allowed and denied, and of both what was lost.
+fn connects(daemon: &Daemon) -> [u64; 4] {
+    let rows =
+        |verdict| query(daemon, &["--action", "connect", "--verdict", verdict, "--host", "*"]);
+    let gaps = query(daemon, &["--class", "gap"]);
+    let lost = |verdict: &str| -> u64 {
+        let of = |gap: &&Value| {
+            gap["detail"]["kind"] == "connect" && gap["detail"]["verdict"] == verdict
+        };
+        gaps.iter().filter(of).map(|gap| gap["count"].as_u64().unwrap()).sum()
+    };
+    [rows("allow").len() as u64, lost("allow"), rows("deny").len() as u64, lost("deny")]
+}
+
+#[test]
+fn a_flood_of_allows_takes_no_room_from_denials_and_all_of_it_is_stored_or_counted() {
+    const ATTEMPTS: u64 = 60_000;
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let rule = format!("{{ host: {SITE}, port: 7, transport: udp }}");
+    let policy = daemon.policy("one", &scene.allowing_attack(&rule));
+    let (flood, denied) =
+        (format!("flood={ATTEMPTS},{SITE}:7"), format!("flood=200,{ELSEWHERE}:7"));
+    let mut command = daemon.as_nobody(&["run", "--name", "one", "--policy", &policy, "--"]);
+    let attack = scene.attack();
+    command.args([&attack, "resolve=localhost", "line"]);
+    command.args([&flood, &denied, "line", &flood, &denied, "line"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    // It runs.
+    assert!(said.next().unwrap().unwrap().contains("resolve"));
+    let mut round = |daemon: &mut Daemon, meanwhile: &dyn Fn(&mut Daemon)| {
+        meanwhile(daemon);
+        writeln!(child.stdin.as_mut().unwrap(), "go").unwrap();
+        // The line itself, and then what came of both floods.
+        let told: Vec<Value> = said
+            .by_ref()
+            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap_or_default())
+            .filter(|line| line["detail"]["EPERM"].is_u64())
+            .take(2)
+            .collect();
+        assert_eq!(
+            (&told[0]["detail"]["other"], &told[1]["detail"]["EPERM"]),
+            (&ATTEMPTS.into(), &200.into())
+        );
+    };
+    // Nobody reads until both floods are over.
+    let process = Pid::from_raw(daemon.process().cast_signed());
+    round(&mut daemon, &|_| kill(process, Signal::SIGSTOP).unwrap());
+    kill(process, Signal::SIGCONT).unwrap();
+    until(&daemon, 200, &["--verdict", "deny", "--action", "connect"]);
+    // And now nobody is there to read.
+    daemon.end_by(Signal::SIGKILL);
+    round(&mut daemon, &|_| ());
+    daemon.start_again();
+    writeln!(child.stdin.as_mut().unwrap(), "end").unwrap();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    until(&daemon, 400, &["--verdict", "deny", "--action", "connect"]);
+    daemon.end_by(Signal::SIGTERM);
+    let [allowed, allowed_lost, denied, denied_lost] = connects(&daemon);
+    assert_eq!((denied, denied_lost), (400, 0));
+    assert_eq!(allowed + allowed_lost, 2 * ATTEMPTS, "{allowed} stored, {allowed_lost} lost");
+    assert!(allowed_lost > ATTEMPTS / 2, "the ring was never full: {allowed_lost} lost");
+    verified(&daemon);
 }
 
 /// Reads a segment with three libraries, and OCSF events with the published schema; says what it has read.

@@ -292,7 +292,7 @@ impl Keeper {
 
     fn take(&self, mut waiting: MutexGuard<'_, Waiting>) -> Taken {
         for (sandbox, count) in std::mem::take(&mut waiting.lost) {
-            let gap = gap_of(Gap { count, kind: UNSTORED.to_owned() });
+            let gap = gap_of(Gap { count, kind: UNSTORED.to_owned(), verdict: None });
             row::put(&mut waiting.columns, &sandbox, None, &gap);
         }
         let mut columns = std::mem::take(&mut waiting.columns);

@@ -104,7 +104,7 @@ fn executed(pid: u32, parent: u32, path: &str, seconds: u64) -> Draft {
 fn a_row_has_all_that_its_record_had_and_nothing_that_it_had_not() {
     let mut store = begun();
     store.batch(&[("a-1", denied("/etc/shadow"))]);
-    let gap = gap_of(Gap { count: 41, kind: "connect".to_owned() });
+    let gap = gap_of(Gap { count: 41, kind: "connect".to_owned(), verdict: None });
     store.batch(&[("b-2", connected("x.test", 1)), ("b-2", gap)]);
     let all = store.found(Filter::default());
     let keys = |row: &Value| row.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
