@@ -1,7 +1,7 @@
 //! Records of the event ring: fixed-size, padding-free, decoded with checks and never transmuted.
 
 use crate::address::Address;
-use crate::limits::{CALL_PATH, FILE_NAME, SCRIPT_PATH, TOLD_NAMES};
+use crate::limits::{ARGUMENTS, CALL_PATH, FILE_NAME, SCRIPT_PATH, TOLD_NAMES};
 use crate::subject::FileId;
 
 /// What an event is about.
@@ -330,10 +330,13 @@ pub struct TaskEvent {
     pub header: Header,
     /// Thread group of the parent.
     pub parent: u32,
-    /// Always zero.
-    pub zero: u32,
+    /// Bytes that the program was started with, each argument with a NUL; `arguments` has fewer than
+    /// [`ARGUMENTS`] of them; zero where they could not be read.
+    pub arguments_bytes: u32,
     /// The path that exec was given, NUL-terminated; for a script the script's.
     pub path: [u8; SCRIPT_PATH],
     /// For a script the path of its interpreter, NUL-terminated; else empty.
     pub interpreter: [u8; SCRIPT_PATH],
+    /// What it was started with. Behind `arguments_bytes` is what the ring held before.
+    pub arguments: [u8; ARGUMENTS],
 }

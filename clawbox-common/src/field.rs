@@ -99,6 +99,8 @@ fields! {
         SET_CGROUP = "css_set" "dfl_cgrp",
         TASK_MEMORY = "task_struct" "mm",
         MEMORY_PROGRAM = "mm_struct" "exe_file",
+        MEMORY_ARGUMENTS = "mm_struct" "arg_start",
+        MEMORY_ARGUMENTS_END = "mm_struct" "arg_end",
         FILE_PATH = "file" "f_path",
         VMA_FILE = "vm_area_struct" "vm_file",
         VMA_FLAGS = "vm_area_struct" "vm_flags",

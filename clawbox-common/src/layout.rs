@@ -58,6 +58,7 @@ pub const LAYOUT: u64 = {
         limits::NAMES as usize,
         limits::TALLIES as usize,
         limits::EVENT_RING as usize,
+        limits::ALLOW_RING as usize,
     ];
     // FNV-1a, by words.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -99,7 +100,7 @@ packed! {
     LossKey = 8,
     Header = 48,
     NetworkEvent = 120,
-    TaskEvent = 568,
+    TaskEvent = 1080,
     FileEvent = 1104,
     Told = 1028,
     CallEvent = 2168,

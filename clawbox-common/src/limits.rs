@@ -84,19 +84,31 @@ pub const TOLD_NAMES: usize = 16;
 /// Bytes of a path that a refused system call was given, with the terminating NUL.
 pub const CALL_PATH: usize = 512;
 
+/// Bytes of what a program was started with that its record tells; the rest is told to be missing.
+pub const ARGUMENTS: usize = 512;
+
 /// Numbers of system calls that a table by number holds; x86-64 has none above 470 yet.
 pub const CALL_NUMBERS: u32 = 512;
 
-/// Bytes of the event ring. A core makes about 23,000 connections a second at most, so this holds
-/// more than 300 ms of the worst case; what does not fit is counted, not waited for.
+/// Bytes of the event ring, for what is denied, held or started. A core makes about 23,000 connections a
+/// second at most, so this holds more than 300 ms of the worst case; what does not fit is counted, not
+/// waited for.
 pub const EVENT_RING: u32 = 1 << 20;
 
-/// Fill level in bytes at which crossing it wakes the reader, which otherwise reads on a timer.
+/// Bytes of the ring for what is allowed, however much that is: it takes no room from the other.
+pub const ALLOW_RING: u32 = 1 << 20;
+
+/// Fill level in bytes of either at which crossing it wakes the reader, which otherwise reads on a timer.
 pub const EVENT_WAKE: u64 = EVENT_RING as u64 / 4;
+
+/// Counters of losses for each sandbox: by kind, of what was denied and of what was allowed.
+pub const LOSS_KINDS: u32 = 32;
 
 const _: () = assert!(MASK_WORDS * 64 == BINARY_SLOTS);
 const _: () = assert!(SEATS.is_power_of_two());
 const _: () = assert!(EVENT_RING.is_power_of_two() && EVENT_WAKE < EVENT_RING as u64);
+const _: () = assert!(ALLOW_RING.is_power_of_two() && EVENT_WAKE < ALLOW_RING as u64);
 const _: () = assert!(SYNTHETICS_PER_SANDBOX <= SYNTHETICS - SYNTHETICS_RESERVED);
 const _: () = assert!(SYNTHETICS_FOR_EACH <= SYNTHETICS_PER_SANDBOX);
 const _: () = assert!(SCRIPT_PATH.is_multiple_of(8));
+const _: () = assert!(ARGUMENTS.is_power_of_two());

@@ -316,6 +316,9 @@ pub struct Granted {
 pub struct LossKey {
     /// Sandbox.
     pub sandbox: u32,
-    /// An [`crate::event::Kind`] as a number.
+    /// An [`crate::event::Kind`] as a number, with [`LOST_ALLOW`] where it was allowed.
     pub kind: u32,
 }
+
+/// Of a [`LossKey`]: what was lost was allowed.
+pub const LOST_ALLOW: u32 = 1 << 8;

@@ -8,6 +8,7 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{bpf_ktime_get_boot_ns, bpf_loop},
     },
+    maps::RingBuf,
 };
 use clawbox_common::{
     decide::Decision,
@@ -16,7 +17,7 @@ use clawbox_common::{
         TaskEvent, Told,
     },
     limits::{EVENT_WAKE, TOLD_NAMES},
-    rule::LossKey,
+    rule::{LOST_ALLOW, LossKey},
     subject::{FileId, Standing, Subject},
     verdict::{Reason, Verdict},
 };
@@ -30,13 +31,19 @@ use core::{
 use crate::{
     attached::is_pending,
     kernel_read::{self, Dentry as _, Kernel, Reached, Untyped},
-    maps::{EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
+    maps::{ALLOWS, EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
     subject::{Executed, sandbox_here},
 };
 
+/// Where a decision is told.
 #[inline(always)]
-fn wake(record: usize) -> u64 {
-    let filled = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+fn ring_of(judged: Judged) -> &'static RingBuf {
+    if judged.is_allowed() { &ALLOWS } else { &EVENTS }
+}
+
+#[inline(always)]
+fn wake(ring: &RingBuf, record: usize) -> u64 {
+    let filled = ring.query(u64::from(BPF_RB_AVAIL_DATA));
     // The ring puts 8 bytes in front of each record.
     let before = filled.wrapping_sub(record as u64 + 8);
     if filled >= EVENT_WAKE && before < EVENT_WAKE {
@@ -62,6 +69,12 @@ pub fn unasked() {
 #[inline(always)]
 pub fn lost(sandbox: u32, kind: Kind) {
     lost_of(sandbox, kind as u32);
+}
+
+/// A loss of a decision.
+#[inline(always)]
+fn lost_by(sandbox: u32, kind: u32, judged: Judged) {
+    lost_of(sandbox, if judged.is_allowed() { kind | LOST_ALLOW } else { kind });
 }
 
 #[inline(always)]
@@ -187,9 +200,10 @@ pub fn network(
     if matches!(standing, Standing::Outside) {
         return;
     }
-    let head = header(kind, standing, Judged::by(decision));
-    let Some(mut slot) = EVENTS.reserve::<NetworkEvent>(0) else {
-        lost(head.sandbox, kind);
+    let judged = Judged::by(decision);
+    let (head, ring) = (header(kind, standing, judged), ring_of(judged));
+    let Some(mut slot) = ring.reserve::<NetworkEvent>(0) else {
+        lost_by(head.sandbox, kind as u32, judged);
         return;
     };
     let mut event = NetworkEvent {
@@ -203,7 +217,7 @@ pub fn network(
     };
     fill(&mut event);
     slot.write(event);
-    slot.submit(wake(size_of::<NetworkEvent>()));
+    slot.submit(wake(ring, size_of::<NetworkEvent>()));
 }
 
 /// What was done to a file, a process or the kernel.
@@ -264,9 +278,10 @@ pub extern "C" fn report_use(
 ) -> u32 {
     // SAFETY: null, or a whole value of each caller, to which the verifier sees.
     let (Some(deed), subject) = (unsafe { (deed.as_ref(), subject.as_ref()) }) else { return 0 };
-    let head = header_of(deed.kind as u8, subject, Judged(judged));
-    let Some(mut slot) = EVENTS.reserve::<FileEvent>(0) else {
-        lost_of(head.sandbox, deed.kind);
+    let judged = Judged(judged);
+    let (head, ring) = (header_of(deed.kind as u8, subject, judged), ring_of(judged));
+    let Some(mut slot) = ring.reserve::<FileEvent>(0) else {
+        lost_by(head.sandbox, deed.kind, judged);
         return 0;
     };
     let event = slot.as_mut_ptr();
@@ -283,7 +298,7 @@ pub extern "C" fn report_use(
             tell((&raw mut (*event).told).cast(), (deed.dentry, deed.mount));
         }
     }
-    slot.submit(wake(size_of::<FileEvent>()));
+    slot.submit(wake(ring, size_of::<FileEvent>()));
     1
 }
 
@@ -428,7 +443,7 @@ pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
             }
         }
     }
-    slot.submit(wake(size_of::<CallEvent>()));
+    slot.submit(wake(&EVENTS, size_of::<CallEvent>()));
 }
 
 /// Reports a program start.
@@ -462,7 +477,7 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
             exe: executed.exe,
         };
         (*event).parent = kernel_read::parent_thread_group(task);
-        (*event).zero = 0;
+        (*event).arguments_bytes = kernel_read::arguments(task, &raw mut (*event).arguments);
         (*event).path[0] = 0;
         kernel_read::exec_path(bprm, &raw mut (*event).path);
         (*event).interpreter[0] = 0;
@@ -474,7 +489,7 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
     let wake = if is_pending(executed.sandbox) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
-        wake(size_of::<TaskEvent>())
+        wake(&EVENTS, size_of::<TaskEvent>())
     };
     slot.submit(wake);
 }

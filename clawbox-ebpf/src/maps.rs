@@ -144,6 +144,10 @@ pub static SOCKETS: SocketStorage<SocketState> = SocketStorage::new();
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(limits::EVENT_RING, 0);
 
+/// What is allowed, so that no flood of it takes the room of what is denied.
+#[map]
+pub static ALLOWS: RingBuf = RingBuf::with_byte_size(limits::ALLOW_RING, 0);
+
 /// System calls whose refusal is told, by number. Written before the program that reads it runs.
 #[map]
 pub static CALL_SHAPES: Array<CallShape> = Array::with_max_entries(limits::CALL_NUMBERS, 0);
@@ -152,7 +156,7 @@ pub static CALL_SHAPES: Array<CallShape> = Array::with_max_entries(limits::CALL_
 /// never needs memory.
 #[map]
 pub static LOSSES: HashMap<LossKey, u64> =
-    HashMap::with_max_entries(limits::SANDBOXES * 16, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(limits::SANDBOXES * limits::LOSS_KINDS, BPF_F_NO_PREALLOC);
 
 /// Losses that not even `LOSSES` could take; all of them, so that nobody has to look through those to see
 /// that there are none; and cgroups that could not be asked about.

@@ -4,7 +4,7 @@
 use clawbox_common::event::{
     CallEvent, FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent,
 };
-use clawbox_common::limits::{FILE_NAME, TOLD_NAMES};
+use clawbox_common::limits::{ARGUMENTS, FILE_NAME, TOLD_NAMES};
 use clawbox_common::verdict::{Reason, Verdict};
 
 /// A decoded event.
@@ -145,6 +145,15 @@ pub fn exec_path(event: &TaskEvent) -> &[u8] {
 #[must_use]
 pub fn program_path(event: &TaskEvent) -> &[u8] {
     if event.header.is_script == 1 { until_nul(&event.interpreter) } else { exec_path(event) }
+}
+
+/// What a program was started with, as far as the kernel told it, and whether that is not all.
+#[must_use]
+pub fn arguments(event: &TaskEvent) -> (&[u8], bool) {
+    let bytes = usize::try_from(event.arguments_bytes).unwrap_or(usize::MAX);
+    // The kernel's program leaves the last place free.
+    let told = bytes.min(ARGUMENTS - 1);
+    (&event.arguments[..told], told < bytes)
 }
 
 fn until_nul(text: &[u8]) -> &[u8] {

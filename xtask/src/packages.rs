@@ -117,6 +117,32 @@ pub fn unpacked(workspace: &Workspace, name: &str, program: &str) -> Result<Path
     Ok(directory.join(below))
 }
 
+/// What reads the audit store with no code of ours, from Python's package index, in the versions that were
+/// tried; and the published schema of its OCSF events, with what checks them.
+const READERS: [&str; 5] = [
+    "pyarrow==26.0.1",
+    "duckdb==2.0.1",
+    "polars==2.1.0",
+    "ocsf-json-schema==1.2.0",
+    "jsonschema==4.26.0",
+];
+
+/// A Python that has [`READERS`], among the build's tools.
+pub fn readers(workspace: &Workspace) -> Result<PathBuf> {
+    let directory = workspace.tools().join("readers");
+    let (python, list) = (directory.join("bin/python"), directory.join("installed"));
+    let wanted = READERS.join("\n");
+    if fs::read_to_string(&list).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    println!("setup: installing {} (pip)", READERS.join(", "));
+    process::output(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
+    let mut pip = Command::new(&python);
+    process::output(pip.args(["-m", "pip", "install", "--quiet"]).args(READERS))?;
+    fs::write(&list, wanted).with_context(|| format!("cannot write `{}`", list.display()))?;
+    Ok(python)
+}
+
 /// Installs those of `packages` that are missing; returns the names of what it installed.
 pub fn ensure(workspace: &Workspace, packages: &[&Package]) -> Result<Vec<&'static str>> {
     let missing: Vec<&str> =

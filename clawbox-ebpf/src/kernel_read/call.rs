@@ -4,7 +4,9 @@
 use aya_ebpf::helpers::generated::{
     bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str,
 };
-use clawbox_common::limits::CALL_PATH;
+use clawbox_common::limits::{ARGUMENTS, CALL_PATH};
+
+use core::hint::black_box;
 
 use super::*;
 
@@ -33,6 +35,23 @@ pub fn call_arguments(registers: Kernel) -> [u64; 6] {
 pub fn user_string(from: u64, into: *mut [u8; CALL_PATH]) -> i32 {
     // SAFETY: `into` is CALL_PATH writable bytes of a ring record; the helper checks the source.
     unsafe { bpf_probe_read_user_str(into.cast(), CALL_PATH as u32, from as *const _) as i32 }
+}
+
+/// Copies what the current process was started with; gives all bytes of that, of which no more than fit are
+/// copied, and zero where they cannot be read. At its exec nobody has had a chance to change it: the
+/// process's own memory decides nothing.
+#[inline(always)]
+pub fn arguments(task: Kernel, into: *mut [u8; ARGUMENTS]) -> u32 {
+    let memory = Untyped(task.field::<TASK_MEMORY, _>());
+    let start: u64 = memory.read::<MEMORY_ARGUMENTS, _>();
+    let bytes = memory.read::<MEMORY_ARGUMENTS_END, u64>().wrapping_sub(start);
+    // No environment behind it. The mask is for the verifier, which must see a bound; that it is one less
+    // than fits costs the last byte, a NUL or a cut.
+    let copied = if bytes < ARGUMENTS as u64 { bytes } else { ARGUMENTS as u64 - 1 };
+    let copied = black_box(copied) & (ARGUMENTS as u64 - 1);
+    // SAFETY: `into` is ARGUMENTS writable bytes of a ring record; the helper checks the source.
+    let failed = unsafe { bpf_probe_read_user(into.cast(), copied as u32, start as *const _) };
+    if failed != 0 || bytes > u64::from(u32::MAX) { 0 } else { bytes as u32 }
 }
 
 /// Eight bytes of the current process; zero where they cannot be read.

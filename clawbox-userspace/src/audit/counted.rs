@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn nothing() -> Object {
-        Object::Gap(Gap { count: 1, kind: "x".to_owned() })
+        Object::Gap(Gap { count: 1, kind: "x".to_owned(), verdict: None })
     }
 
     #[test]

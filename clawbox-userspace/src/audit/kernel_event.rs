@@ -12,6 +12,7 @@ use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 
 use super::clock::Clock;
+use super::mask;
 use super::programs::Programs;
 use super::record::{
     Class, Endpoint, FileObject, Object, Privilege, Program, Rule, Socket, Subject, Summary,
@@ -19,7 +20,7 @@ use super::record::{
 };
 use super::refused_call;
 use super::trail::Draft;
-use crate::events::{Decoded, Event, exec_path, told_path};
+use crate::events::{Decoded, Event, arguments, exec_path, told_path};
 use crate::gateway::Outcome;
 use crate::kernel::tallies::Uses;
 
@@ -122,9 +123,11 @@ pub(super) fn begun(
 }
 
 fn exec(decoded: Decoded, event: &TaskEvent, programs: &Programs) -> Draft {
+    let (told, is_cut) = arguments(event);
     let object = Object::Program(Program {
         path: String::from_utf8_lossy(exec_path(event)).into_owned(),
         parent: event.parent,
+        args: mask::arguments(told, is_cut),
     });
     begun(decoded, &event.header, programs, Class::Process, object)
 }

@@ -49,7 +49,8 @@ fn object(object: &Object) -> String {
             let found: Vec<String> = asked.addresses.iter().map(ToString::to_string).collect();
             format!("{} {} -> {}", asked.name, asked.kind, found.join(" "))
         }
-        Object::Program(program) => program.path.clone(),
+        Object::Program(program) if program.args.len() < 2 => program.path.clone(),
+        Object::Program(program) => format!("{} {}", program.path, program.args[1..].join(" ")),
         Object::Socket(socket) => {
             let family =
                 socket.family.map(|family| format!("family {family} ")).unwrap_or_default();
@@ -60,7 +61,14 @@ fn object(object: &Object) -> String {
             let so_far = if alarm.repaired { "put right" } else { "not put right" };
             format!("{} {}, {so_far}", alarm.severity, alarm.part)
         }
-        Object::Gap(gap) => format!("{} events of kind {} are not here", gap.count, gap.kind),
+        Object::Gap(gap) => {
+            let verdict = match gap.verdict {
+                Some(VerdictName::Allow) => "allowed ",
+                Some(VerdictName::Deny) => "denied ",
+                Some(VerdictName::None) | None => "",
+            };
+            format!("{} {verdict}events of kind {} are not here", gap.count, gap.kind)
+        }
         Object::Summary(sum) => format!(
             "{} in {}: {} read, {} written, {} executed",
             or_none(&sum.program),
@@ -87,7 +95,9 @@ fn object(object: &Object) -> String {
     }
 }
 
-fn harmless(line: &str) -> String {
+/// A text without what a terminal would take for more than text.
+#[must_use]
+pub fn harmless(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for character in line.chars() {
         match character.is_control() {

@@ -1,12 +1,15 @@
-//! The audit trail: every decision, start, stop and loss, as a numbered line.
+//! The audit trail: every decision, start, stop and loss, as a numbered line of the sandbox's own trail and
+//! as a row of the host's store.
 
 pub mod clock;
 pub mod counted;
 pub mod kernel_event;
 pub mod line;
+pub mod mask;
 pub mod programs;
 pub mod record;
 mod refused_call;
+pub mod store;
 pub mod trail;
 
 use clawbox_common::rule::{REPORT_ALLOWS, TALLY_ALLOWS};

@@ -157,7 +157,7 @@ fn is_gone(seen: &io::Result<fs::Metadata>) -> bool {
 #[cfg(test)]
 mod tests {
     use clawbox_common::event::Kind;
-    use clawbox_common::limits::SCRIPT_PATH;
+    use clawbox_common::limits::{ARGUMENTS, SCRIPT_PATH};
     use clawbox_common::verdict::{Reason, Verdict};
 
     use super::*;
@@ -214,6 +214,7 @@ mod tests {
             exe: FileId { inode: 0, device: 0, zero: 0 },
         };
         let (path, interpreter) = (text(script), text(interpreter));
-        TaskEvent { header, parent: 1, zero: 0, path, interpreter }
+        let (arguments_bytes, arguments) = (0, [0; ARGUMENTS]);
+        TaskEvent { header, parent: 1, arguments_bytes, path, interpreter, arguments }
     }
 }

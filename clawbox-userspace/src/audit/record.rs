@@ -249,6 +249,9 @@ pub struct Program {
     pub path: String,
     /// Parent process, as the host sees it.
     pub parent: u32,
+    /// What it was started with, credentials masked; the last ends with `…` where that is not all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
 }
 
 /// A socket that was refused.
@@ -270,6 +273,9 @@ pub struct Gap {
     pub count: u64,
     /// What kind of event.
     pub kind: String,
+    /// Whether they were allowed or denied, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<VerdictName>,
 }
 
 /// What a start, a stop or a change of policy says of the sandbox.

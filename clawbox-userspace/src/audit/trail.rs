@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::counted::Counted;
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
+use super::store::intake::Intake;
 
 /// Why a trail cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,11 @@ pub struct Trail {
     pub counted: Counted,
     /// Who waits for lines.
     grown: watch::Sender<()>,
+    /// Where the host keeps its own copy, and under which name.
+    store: Option<Intake>,
+    id: String,
+    /// Number of the policy that is in force, for the host's copy.
+    pub policy: Option<u32>,
 }
 
 impl Trail {
@@ -79,7 +85,9 @@ impl Trail {
         }
         let file =
             appending(path).map_err(|source| TrailError { path: path.to_owned(), source })?;
-        Ok(Self::to(Box::new(file), sandbox))
+        let mut trail = Self::to(Box::new(file), sandbox);
+        trail.id = id_of(path, sandbox);
+        Ok(trail)
     }
 
     /// Goes on with a file that an earlier process has begun, after its last number. Where it cannot be
@@ -91,6 +99,7 @@ impl Trail {
         let opened = out.open().map(drop);
         let mut trail = Self::to(Box::new(out), sandbox);
         trail.seq = seq;
+        trail.id = id_of(path, sandbox);
         if let Err(error) = opened {
             trail.failing = true;
             let path = path.display();
@@ -118,7 +127,22 @@ impl Trail {
             failing: false,
             counted: Counted::default(),
             grown: watch::Sender::new(()),
+            store: None,
+            id: sandbox.to_owned(),
+            policy: None,
         }
+    }
+
+    /// Has all that is added from now on go to the host's store too.
+    pub fn store_in(&mut self, store: Option<Intake>) {
+        self.store = store;
+    }
+
+    /// See [`Trail::store_in`].
+    #[must_use]
+    pub fn stored_in(mut self, store: Option<Intake>) -> Self {
+        self.store = store;
+        self
     }
 
     /// Told whenever something was written; closed when nothing more will be.
@@ -134,13 +158,18 @@ impl Trail {
     }
 
     /// Adds a record. It is on its way to the disk after the next [`Trail::flush`].
-    pub fn add(&mut self, draft: Draft) {
+    pub fn add(&mut self, mut draft: Draft) {
+        // One time for both copies.
+        draft.time.get_or_insert_with(SystemTime::now);
         if draft.verdict == VerdictName::Deny {
             self.denied += 1;
         }
         self.counted.record(&draft);
+        if let Some(store) = &self.store {
+            store.record(&self.id, self.policy, &draft);
+        }
         if self.unwritten > 0 {
-            let gap = Gap { count: self.unwritten, kind: UNWRITTEN.to_owned() };
+            let gap = Gap { count: self.unwritten, kind: UNWRITTEN.to_owned(), verdict: None };
             if !self.enqueue(gap_of(gap)) {
                 return self.leave_out();
             }
@@ -162,8 +191,13 @@ impl Trail {
 
     /// Records that events were lost.
     pub fn gap(&mut self, kind: &'static str, count: u64) {
+        self.lost(kind, count, None);
+    }
+
+    /// Records that events of a verdict were lost.
+    pub fn lost(&mut self, kind: &'static str, count: u64, verdict: Option<VerdictName>) {
         self.counted.lose(kind, count);
-        self.add(gap_of(Gap { count, kind: kind.to_owned() }));
+        self.add(gap_of(Gap { count, kind: kind.to_owned(), verdict }));
     }
 
     /// False where the line does not fit: then it is as if it had never been asked for, and its
@@ -228,6 +262,12 @@ impl Trail {
     }
 }
 
+/// What a sandbox is called over the life of a host: by its file, which has a number that its name has not.
+fn id_of(path: &Path, sandbox: &str) -> String {
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    stem.unwrap_or_else(|| sandbox.to_owned())
+}
+
 impl Drop for Trail {
     fn drop(&mut self) {
         self.flush();
@@ -283,7 +323,7 @@ fn end(path: &Path) -> Option<(u64, bool)> {
     Some((last.unwrap_or(0), end.last().is_none_or(|byte| *byte == b'\n')))
 }
 
-fn gap_of(gap: Gap) -> Draft {
+pub(super) fn gap_of(gap: Gap) -> Draft {
     Draft {
         time: None,
         class: Class::Gap,
@@ -359,7 +399,8 @@ mod tests {
         trail.flush();
         let lines = lines(&disk);
         let counts: Vec<&Object> = lines.iter().rev().take(2).map(|line| &line.object).collect();
-        let gap = |count, kind: &str| Object::Gap(Gap { count, kind: kind.to_owned() });
+        let gap =
+            |count, kind: &str| Object::Gap(Gap { count, kind: kind.to_owned(), verdict: None });
         assert_eq!(counts, [&gap(7, "connect"), &gap(20_000 - held, "unwritten")]);
         assert!(lines.iter().zip(1..).all(|(line, seq)| line.seq == seq));
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::listen_at::ListenAt;
 use super::watchdog::Every;
 use crate::api;
+use crate::audit::store::limits as audit;
 use crate::dns::Upstream;
 use crate::sandbox::limits::Memory;
 use crate::sandbox::run::LsmUse;
@@ -44,6 +45,8 @@ pub struct Config {
     pub metrics: ListenAt,
     /// How often it is looked whether what enforces is attached and denies: from 1s to 1h.
     pub watchdog: Every,
+    /// The host's audit store, in the directory `audit` of `state`.
+    pub audit: audit::Limits,
     /// Bounds of a host and of each user.
     pub limits: Limits,
 }
@@ -107,6 +110,7 @@ impl Default for Config {
             refusals: false,
             metrics: ListenAt::Off,
             watchdog: Every::default(),
+            audit: audit::Limits::default(),
             limits: Limits::default(),
         }
     }
@@ -183,6 +187,7 @@ impl Config {
             }
         }
         self.limits.of_sandbox()?;
+        self.audit.check()?;
         self.servers().map(drop)
     }
 
@@ -232,6 +237,8 @@ mod tests {
             ("limits: { memory: 1T }\n", "1T"),
             ("limits: { cpus: 0 }\n", "0.01"),
             ("limits: { pids: 1 }\n", "pids"),
+            ("audit: { quota: 64M }\n", "two segments"),
+            ("audit: { keep: never }\n", "30days"),
             ("- 1\n", ""),
         ] {
             let error = Config::parse(text).unwrap_err();

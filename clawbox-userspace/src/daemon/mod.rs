@@ -40,6 +40,7 @@ use tokio::time::sleep;
 use crate::api::peer::Peer;
 use crate::api::server::{self, Call};
 use crate::audit::programs::Programs;
+use crate::audit::store::intake as audit;
 use crate::audit::trail::Trail;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::{Keep, Place, Sizes, Wanted};
@@ -121,6 +122,8 @@ struct Daemon {
     descriptors: Descriptors,
     /// Where its configuration is, if not where it is by default.
     file: Option<PathBuf>,
+    /// Written to the end, so after all else.
+    _audit: audit::Store,
 }
 
 /// Runs until it is told to stop; what it enforces stays. The file is where the configuration was read.
@@ -217,6 +220,10 @@ impl Daemon {
         let trail =
             Trail::go_on(&config.trails.join(format!("{}.jsonl", config.name)), &config.name);
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+        let (at, key) = (audit::directory_of(&config.state), audit::key_of(&config.state));
+        let audit = audit::Store::start(at, key, &config.name, config.audit);
+        let audit = audit.map_err(system("start the audit store's writer"))?;
+        host.store_in(audit.intake());
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
         let (further, changes) = (Vec::new(), Changes::new());
@@ -235,6 +242,7 @@ impl Daemon {
             watchdog,
             descriptors: Descriptors::default(),
             file,
+            _audit: audit,
         };
         daemon.take_over()?;
         daemon.resume_global();

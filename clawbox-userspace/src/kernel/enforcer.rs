@@ -14,8 +14,8 @@ use clawbox_common::attach::STARTERS;
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
-    AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, STATE_SLOTS,
-    SandboxState, SandboxStates, ScriptKey, SocketState,
+    AddressKey, BinaryKey, HostIds, LOST_ALLOW, LossKey, Redirected, RuleKey, RuleValue,
+    STATE_SLOTS, SandboxState, SandboxStates, ScriptKey, SocketState,
 };
 use clawbox_common::subject::Mask;
 
@@ -60,6 +60,11 @@ pub struct Generation {
     addresses: Vec<(AddressKey, u32)>,
     files: Vec<FileKey>,
     names: Vec<NameKey>,
+}
+
+/// What a sandbox's losses are counted by.
+fn loss_kinds() -> impl Iterator<Item = u32> {
+    Kind::ALL.iter().flat_map(|kind| [*kind as u32, *kind as u32 | LOST_ALLOW])
 }
 
 impl Enforcer {
@@ -378,9 +383,9 @@ impl Enforcer {
     pub fn admit_cgroup(&mut self, cgroup: u64, sandbox: u32) -> Result<(), LoadError> {
         let name = "LOSSES";
         let mut losses = self.hash(name)?;
-        for kind in Kind::ALL {
+        for kind in loss_kinds() {
             for sandbox in [sandbox, 0] {
-                let key = LossKey { sandbox, kind: *kind as u32 };
+                let key = LossKey { sandbox, kind };
                 // One that is there has counted already, what is nobody's or before a repair.
                 if losses.get(&key, 0).is_err() {
                     losses
@@ -403,8 +408,8 @@ impl Enforcer {
         // Each is best effort: the cgroup is gone, and nobody finds the rest.
         drop(self.hash::<u64, u32>("CGROUPS")?.remove(&cgroup));
         let mut losses = self.hash::<LossKey, u64>("LOSSES")?;
-        for kind in Kind::ALL {
-            drop(losses.remove(&LossKey { sandbox, kind: *kind as u32 }));
+        for kind in loss_kinds() {
+            drop(losses.remove(&LossKey { sandbox, kind }));
         }
         self.set_state(sandbox, &SandboxState::under(0, 0))
     }
@@ -501,12 +506,12 @@ impl Enforcer {
         self.write("SCRIPTS", scripts)
     }
 
-    /// The events. Can be taken once.
+    /// The events: what is denied, held or started, and what is allowed. Can be taken once.
     ///
     /// # Errors
     /// They were taken before.
-    pub fn take_events(&mut self) -> Result<RingBuf<MapData>, LoadError> {
-        self.map("EVENTS")
+    pub fn take_events(&mut self) -> Result<[RingBuf<MapData>; 2], LoadError> {
+        Ok([self.map("EVENTS")?, self.map("ALLOWS")?])
     }
 
     /// The loss counters, to be read. Can be taken once.

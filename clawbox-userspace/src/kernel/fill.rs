@@ -212,22 +212,27 @@ impl Position {
     }
 }
 
-/// How full the event ring is.
+/// How full the event rings are, both together.
 #[derive(Debug)]
 pub struct RingFill {
-    consumer: Position,
-    producer: Position,
-    size: u64,
+    rings: [OneRing; 2],
     peak: u64,
 }
 
-impl RingFill {
+#[derive(Debug)]
+struct OneRing {
+    consumer: Position,
+    producer: Position,
+    size: u64,
+}
+
+impl OneRing {
     fn of(map: &MapData) -> io::Result<Self> {
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
         let page = usize::try_from(page.unwrap_or(4096)).map_err(io::Error::other)?;
         let size = map.info().map_err(io::Error::other)?.max_entries().into();
         let (consumer, producer) = (Position::map(map, 0, page)?, Position::map(map, 1, page)?);
-        Ok(Self { consumer, producer, size, peak: 0 })
+        Ok(Self { consumer, producer, size })
     }
 
     fn pending(&self) -> u64 {
@@ -235,8 +240,14 @@ impl RingFill {
         let written = self.producer.now();
         written.saturating_sub(self.consumer.now()).min(self.size)
     }
+}
 
-    /// To be called before the ring is read.
+impl RingFill {
+    fn pending(&self) -> u64 {
+        self.rings.iter().map(OneRing::pending).sum()
+    }
+
+    /// To be called before the rings are read.
     pub fn look(&mut self) {
         self.peak = self.peak.max(self.pending());
     }
@@ -244,7 +255,8 @@ impl RingFill {
     /// How full it is.
     pub fn now(&mut self) -> Ring {
         self.look();
-        Ring { size: self.size, pending: self.pending(), peak: self.peak }
+        let size = self.rings.iter().map(|ring| ring.size).sum();
+        Ring { size, pending: self.pending(), peak: self.peak }
     }
 }
 
@@ -266,14 +278,16 @@ impl Enforcer {
         Ok(Fills { tables, counted, counted_at, asked_since: false, walk })
     }
 
-    /// What measures the event ring. To be had before that is taken.
+    /// What measures the event rings. To be had before they are taken.
     ///
     /// # Errors
-    /// It was taken before, or cannot be mapped.
+    /// They were taken before, or cannot be mapped.
     pub fn ring_fill(&self) -> Result<RingFill, LoadError> {
-        let name = "EVENTS";
-        let fill = RingFill::of(self.map_data(name)?);
-        fill.map_err(|error| LoadError::Map { name, source: error.into() })
+        let ring = |name| {
+            let fill = OneRing::of(self.map_data(name)?);
+            fill.map_err(|error| LoadError::Map { name, source: error.into() })
+        };
+        Ok(RingFill { rings: [ring("EVENTS")?, ring("ALLOWS")?], peak: 0 })
     }
 
     pub(super) fn map_data(&self, name: &'static str) -> Result<&MapData, LoadError> {

@@ -257,6 +257,7 @@ pub(super) const KEPT: &[&str] = &[
     "OTHERS",
     "SOCKETS",
     "EVENTS",
+    "ALLOWS",
     "LOSSES",
     "LOSSES_UNATTRIBUTED",
     "TALLY_PLACES",

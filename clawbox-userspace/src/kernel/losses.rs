@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use clawbox_common::event::Kind;
-use clawbox_common::rule::LossKey;
+use clawbox_common::rule::{LOST_ALLOW, LossKey};
+use clawbox_common::verdict::Verdict;
 
 use super::batch;
 use super::load::LoadError;
@@ -41,6 +42,8 @@ pub struct Loss {
     pub sandbox: u32,
     /// How many.
     pub count: u64,
+    /// Whether they were allowed or denied, where that is known and decided.
+    pub verdict: Option<Verdict>,
 }
 
 /// Why losses cannot be counted.
@@ -78,7 +81,7 @@ impl Losses {
     pub fn since_last(&mut self) -> Result<Vec<Loss>, LossError> {
         let mut losses = Vec::new();
         let all: u64 = self.unattributed.get(&ALL, 0)?.iter().sum();
-        // There are sixteen counters for each sandbox.
+        // There are some twenty counters for each sandbox.
         let counters = match self.seen_all.replace(all) {
             Some(seen) if seen == all => Vec::new(),
             _ => batch::all(&self.counters).map_err(io::Error::from)?,
@@ -87,28 +90,35 @@ impl Losses {
             let (key, total): (LossKey, u64) = (key, total);
             let seen = self.seen.insert(key, total).unwrap_or(0);
             if total > seen {
-                let kind = u8::try_from(key.kind).ok().and_then(|kind| Kind::try_from(kind).ok());
+                let kind = u8::try_from(key.kind & !LOST_ALLOW).ok();
+                let kind = kind.and_then(|kind| Kind::try_from(kind).ok());
+                let verdict = match kind {
+                    _ if key.kind & LOST_ALLOW != 0 => Some(Verdict::Allow),
+                    Some(Kind::Exec) | None => None,
+                    Some(_) => Some(Verdict::Deny),
+                };
                 let kind = kind.map_or("unattributed", Kind::name);
-                losses.push(Loss { kind, sandbox: key.sandbox, count: total - seen });
+                let (sandbox, count) = (key.sandbox, total - seen);
+                losses.push(Loss { kind, sandbox, count, verdict });
             }
         }
         let total: u64 = self.unattributed.get(&0, 0)?.iter().sum();
         if total > self.seen_unattributed {
             let count = total - self.seen_unattributed;
-            losses.push(Loss { kind: "unattributed", sandbox: 0, count });
+            losses.push(Loss { kind: "unattributed", sandbox: 0, count, verdict: None });
             self.seen_unattributed = total;
         }
         let total: u64 = self.unattributed.get(&UNASKED, 0)?.iter().sum();
         let count = total.saturating_sub(std::mem::replace(&mut self.seen_unasked, total));
         if count > 0 {
-            losses.push(Loss { kind: "cgroup-unasked", sandbox: 0, count });
+            losses.push(Loss { kind: "cgroup-unasked", sandbox: 0, count, verdict: None });
         }
         // A skipped exec is unrecorded, and like a skipped fork it leaves a process that is denied.
         for (kind, skips) in &mut self.skips {
             let count = skips.since_last()?;
             if count > 0 {
                 let kind = *kind;
-                losses.push(Loss { kind, sandbox: 0, count });
+                losses.push(Loss { kind, sandbox: 0, count, verdict: None });
             }
         }
         Ok(losses)

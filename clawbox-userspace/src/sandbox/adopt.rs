@@ -191,7 +191,7 @@ impl Sandbox {
 
         let sockets = Sockets::open_in(&view, lasting.ports)?;
         let (ports, upstream) = (sockets.ports(), upstream(&lasting.dns)?);
-        let trail = Trail::go_on(&trail, &lasting.name);
+        let trail = Trail::go_on(&trail, &lasting.name).stored_in(host.recorders.store());
         let texts = lasting.global.as_ref().unwrap_or(&lasting.texts);
         let told = Told::of_lasting(&lasting.command, texts, image.audit_only());
         let paths = identities.paths.clone();

@@ -13,6 +13,8 @@ use super::probe::PROBE;
 use super::recorder::{Recorder, Stirred};
 use crate::audit::clock::Clock;
 use crate::audit::counted::Counted;
+use crate::audit::record::VerdictName;
+use crate::audit::store::intake::Intake;
 use crate::events::Event;
 use crate::kernel::fill::{Fills, RingFill};
 use crate::kernel::losses::{EXEC_HOOK, Losses};
@@ -36,16 +38,66 @@ pub struct Counts {
     pub ring: RingFill,
 }
 
-/// The event ring and the counters of a load.
+/// The event rings and the counters of a load.
 pub struct Feed {
-    /// The ring, pollable.
-    ring: AsyncFd<RingBuf<MapData>>,
+    /// What is denied, held or started, and what is allowed.
+    rings: [Source; 2],
     pub(super) counts: Counts,
     stirred: Arc<Stirred>,
     undecodable: u64,
     drained: Instant,
     /// Something is to be read, but not before [`TICK`] has gone by.
     is_told: bool,
+}
+
+/// A ring, and the event that was taken from it before another ring's earlier one.
+struct Source {
+    /// Pollable.
+    ring: AsyncFd<RingBuf<MapData>>,
+    next: Option<Event>,
+}
+
+impl Source {
+    fn new(ring: RingBuf<MapData>) -> std::io::Result<Self> {
+        // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
+        // dropped, which `AsyncFd` does after taking it out of the poller.
+        let ring = unsafe { AsyncFd::register(ring) }?;
+        Ok(Self { ring, next: None })
+    }
+
+    /// Looks at the next event, and gives how many stood before it that were none.
+    fn look(&mut self) -> u64 {
+        let mut undecodable = 0;
+        while self.next.is_none()
+            && let Some(bytes) = self.ring.get_mut().next()
+        {
+            match Event::decode(&bytes) {
+                Ok(event) => self.next = Some(event),
+                Err(_) => undecodable += 1,
+            }
+        }
+        undecodable
+    }
+
+    fn time(&self) -> u64 {
+        self.next.as_ref().map_or(u64::MAX, |event| event.header().time)
+    }
+
+    async fn woken(&mut self) {
+        match self.ring.readable_mut().await {
+            Ok(mut ready) => ready.clear_ready(),
+            // There is a look now and then whatever is told.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Either ring's reader is woken.
+async fn woken([one, other]: &mut [Source; 2]) {
+    tokio::select! {
+        () = one.woken() => {}
+        () = other.woken() => {}
+    }
 }
 
 /// Who writes down what, by sandbox.
@@ -56,16 +108,31 @@ pub struct Recorders {
     rest: Option<Recorder>,
     /// What was told of sandboxes that run no more.
     ended: Counted,
+    /// Where the host keeps a copy of everything.
+    store: Option<Intake>,
 }
 
 impl Recorders {
+    /// A copy of everything goes there from now on.
+    pub fn store_in(&mut self, store: Intake) {
+        self.store = Some(store);
+    }
+
+    /// Where that is.
+    #[must_use]
+    pub fn store(&self) -> Option<Intake> {
+        self.store.clone()
+    }
+
     /// What is told of no sandbox that runs goes there from now on, and not to the first of them.
-    pub fn keep_rest(&mut self, recorder: Recorder) {
+    pub fn keep_rest(&mut self, mut recorder: Recorder) {
+        recorder.trail.store_in(self.store.clone());
         self.rest = Some(recorder);
     }
 
     /// A sandbox's, from now on.
-    pub fn add(&mut self, sandbox: u32, recorder: Recorder) {
+    pub fn add(&mut self, sandbox: u32, mut recorder: Recorder) {
+        recorder.trail.store_in(self.store.clone());
         self.by_sandbox.insert(sandbox, recorder);
     }
 
@@ -114,14 +181,13 @@ impl Feed {
     ///
     /// # Errors
     /// The ring cannot be polled.
-    pub fn new(ring: RingBuf<MapData>, counts: Counts) -> std::io::Result<Self> {
-        // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
-        // dropped, which `AsyncFd` does after taking it out of the poller.
-        let ring = unsafe { AsyncFd::register(ring) }?;
+    pub fn new(rings: [RingBuf<MapData>; 2], counts: Counts) -> std::io::Result<Self> {
+        let [denied, allowed] = rings;
+        let rings = [Source::new(denied)?, Source::new(allowed)?];
         let (undecodable, drained) = (0, Instant::now());
         // Before this process there may have been another.
         let is_told = true;
-        Ok(Self { ring, counts, stirred: Arc::default(), undecodable, drained, is_told })
+        Ok(Self { rings, counts, stirred: Arc::default(), undecodable, drained, is_told })
     }
 
     /// Whether a count of the kernel's tables is under way, which goes on with each look.
@@ -141,24 +207,16 @@ impl Feed {
     pub async fn due(&mut self) {
         while !self.is_told {
             tokio::select! {
-                () = Self::woken(&mut self.ring) => {}
+                () = woken(&mut self.rings) => {}
                 () = self.stirred.any() => {}
             }
             self.is_told = true;
         }
         tokio::select! {
             // A second word before the first was heard: the fill level, or what cannot wait.
-            () = Self::woken(&mut self.ring) => {}
+            () = woken(&mut self.rings) => {}
             () = self.stirred.many() => {}
             () = tokio::time::sleep_until((self.drained + TICK).into()) => {}
-        }
-    }
-
-    async fn woken(ring: &mut AsyncFd<RingBuf<MapData>>) {
-        match ring.readable_mut().await {
-            Ok(mut ready) => ready.clear_ready(),
-            // There is a look now and then whatever is told.
-            Err(_) => std::future::pending().await,
         }
     }
 
@@ -180,27 +238,29 @@ impl Feed {
         told
     }
 
+    /// The earlier of what both rings have next.
+    fn next(&mut self) -> Option<Event> {
+        self.undecodable += self.rings.iter_mut().map(Source::look).sum::<u64>();
+        let first = self.rings.iter_mut().min_by_key(|source| source.time())?;
+        first.next.take()
+    }
+
     /// Reads one batch and says how many kernel events it had.
     fn drain_batch(&mut self, recorders: &mut Recorders, told: &mut Vec<u32>) -> usize {
         let (mut read, clock) = (0, Clock::now());
         let first = told.len();
         while read < BATCH
-            && let Some(bytes) = self.ring.get_mut().next()
+            && let Some(event) = self.next()
         {
             read += 1;
-            match Event::decode(&bytes) {
-                Ok(event) => {
-                    let sandbox = event.header().sandbox;
-                    if sandbox == PROBE {
-                        // What the watchdog tries is no sandbox's doing.
-                        continue;
-                    }
-                    if let Some(recorder) = recorders.for_event(sandbox) {
-                        told.push(recorder.sandbox());
-                        recorder.event(event, &clock);
-                    }
-                }
-                Err(_) => self.undecodable += 1,
+            let sandbox = event.header().sandbox;
+            if sandbox == PROBE {
+                // What the watchdog tries is no sandbox's doing.
+                continue;
+            }
+            if let Some(recorder) = recorders.for_event(sandbox) {
+                told.push(recorder.sandbox());
+                recorder.event(event, &clock);
             }
         }
         told.extend(self.stirred.take());
@@ -241,7 +301,8 @@ impl Feed {
                 let has_skipped = losses.iter().any(|loss| loss.kind == EXEC_HOOK);
                 for loss in losses.into_iter().filter(|loss| loss.sandbox != PROBE) {
                     if let Some(recorder) = recorders.for_event(loss.sandbox) {
-                        recorder.trail.gap(loss.kind, loss.count);
+                        let verdict = loss.verdict.map(VerdictName::from);
+                        recorder.trail.lost(loss.kind, loss.count, verdict);
                     }
                 }
                 has_skipped
@@ -251,10 +312,5 @@ impl Feed {
                 false
             }
         }
-    }
-
-    /// Reads what is left of a load under which nobody was started.
-    pub fn ring(&mut self) -> &mut RingBuf<MapData> {
-        self.ring.get_mut()
     }
 }

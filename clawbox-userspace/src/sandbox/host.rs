@@ -28,6 +28,7 @@ use clawbox_common::subject::FileId;
 
 use crate::audit::kernel_event::NoMeaning;
 use crate::audit::programs::Programs;
+use crate::audit::store::intake::Intake;
 use crate::audit::trail::Trail;
 use crate::gateway;
 use crate::kernel::enforcer::Enforcer;
@@ -375,6 +376,11 @@ impl Host {
             Some(sandbox) => sandbox.try_wait(),
             None => Ok(None),
         }
+    }
+
+    /// A copy of every record goes there from now on.
+    pub fn store_in(&mut self, store: Intake) {
+        self.recorders.store_in(store);
     }
 
     /// Whose denials go where.

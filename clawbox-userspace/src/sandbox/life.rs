@@ -24,6 +24,7 @@ use super::lasting::Lasting;
 use super::launch::again::Kept;
 use super::recorder::{Decisions, Recorder};
 use super::run::Run;
+use crate::audit::mask;
 use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
@@ -88,8 +89,9 @@ pub(super) fn recorder(
     decisions: Arc<Decisions>,
     mounts: Mounts,
     programs: Vec<(FileId, PathBuf)>,
-    trail: Trail,
+    mut trail: Trail,
 ) -> Recorder {
+    trail.policy = Some(in_force.image().generation());
     let meaning = Box::new(EventMeaning(Arc::clone(in_force)));
     Recorder::new(decisions, Programs::new(mounts, programs), meaning, audit_only(in_force), trail)
 }
@@ -434,7 +436,7 @@ impl Told {
             rule: None,
             subject: None,
             object: Object::Sandbox(Box::new(SandboxObject {
-                command: self.command.clone(),
+                command: mask::words(&self.command),
                 policy: self.policy.clone(),
                 generation: None,
                 mode: mode.to_owned(),

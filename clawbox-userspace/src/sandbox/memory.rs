@@ -4,14 +4,19 @@ use std::fs;
 
 use nix::libc;
 
-/// Gives back what is free, after a load the 20 MiB that reading the kernel's types took, and the pages of the
-/// program, of which a daemon at rest needs few. What is used again costs a fault for each page.
-pub fn give_back() {
+/// Gives back to the host what was freed and is kept for later.
+pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes no pointers; glibc locks its arenas itself.
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Gives back what is free, after a load the 20 MiB that reading the kernel's types took, and the pages of the
+/// program, of which a daemon at rest needs few. What is used again costs a fault for each page.
+pub fn give_back() {
+    trim();
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, length) in maps.lines().filter_map(code) {
         // SAFETY: a mapping of this process's, of a file, that nobody can have written to: what is used

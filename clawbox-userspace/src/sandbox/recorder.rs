@@ -370,7 +370,10 @@ impl Recorder {
     pub fn policy_changed(&mut self, change: &Change, audit_only: bool) {
         self.programs.named(&change.programs);
         let (reason, generation) = match &change.answer {
-            Answer::Changed { generation, .. } => ("changed", Some(*generation)),
+            Answer::Changed { generation, .. } => {
+                self.trail.policy = Some(*generation);
+                ("changed", Some(*generation))
+            }
             Answer::Refused { .. } => ("refused", None),
             Answer::DoesNotLoad { .. } => ("does-not-load", None),
             // No answers about a policy.

@@ -12,6 +12,7 @@ mod attached;
 #[path = "../attacks/mod.rs"]
 mod attacks;
 mod audit;
+mod audit_store;
 mod backstops;
 mod bad_input;
 mod clients;

@@ -468,8 +468,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "what the ring does not take is counted",
         "clawbox-ebpf/src/emit.rs",
-        "EVENTS.reserve::<NetworkEvent>(0) else {\n        lost(head.sandbox, kind);",
-        "EVENTS.reserve::<NetworkEvent>(0) else {",
+        "ring.reserve::<NetworkEvent>(0) else {\n        lost_by(head.sandbox, kind as u32, judged);",
+        "ring.reserve::<NetworkEvent>(0) else {",
         "a_flood_changes_no_verdict",
     ),
     here(

@@ -1,0 +1,248 @@
+//! The host's audit store: what is decided is in it soon, and it holds through kills.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use clawbox_tests::daemon::Daemon;
+use clawbox_tests::network::{ELSEWHERE, SITE};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::attacks::attempt::PYTHON;
+use crate::daemon::{Dialler, output, to_site};
+use crate::scene::Scene;
+
+/// A verb of `clawbox audit` on a daemon's store.
+fn audit(daemon: &Daemon, words: &[&str]) -> Command {
+    let config = daemon.place("agent.yaml").display().to_string();
+    let mut command = daemon.clawbox(&["audit"]);
+    command.args(words).args(["--config", &config]);
+    command
+}
+
+fn verified(daemon: &Daemon) -> Value {
+    let (status, stdout, stderr) = output(audit(daemon, &["verify", "--format", "json"]));
+    assert_eq!(status, 0, "{stdout}{stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+/// Rows that a query gives.
+fn query(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
+    let mut command = audit(daemon, &["query"]);
+    let (status, stdout, stderr) = output({
+        command.args(words).args(["--format", "json"]);
+        command
+    });
+    assert_eq!(status, 0, "{stdout}{stderr}");
+    stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Asks until there are so many: how soon they are there is part of the test.
+fn until(daemon: &Daemon, count: usize, words: &[&str]) -> Vec<Value> {
+    let began = Instant::now();
+    loop {
+        let rows = query(daemon, words);
+        if rows.len() >= count {
+            assert_eq!(rows.len(), count, "{rows:#?}");
+            return rows;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{rows:#?}");
+    }
+}
+
+#[test]
+fn a_denial_is_in_the_host_s_store_soon_and_the_store_is_whole_after_kills() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &policy);
+    let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
+    let denials = ["--sandbox", "one", "--verdict", "deny"];
+    for round in 1..=3 {
+        assert_eq!([dialler.dial(&elsewhere), dialler.dial(&site)], ["EPERM", "ok"]);
+        let rows = until(&daemon, round, &denials);
+        let last = &rows[round - 1];
+        assert_eq!((&last["ip"], &last["port"]), (&elsewhere.as_str().into(), &7.into()));
+        assert_eq!((&last["sandbox"], &last["uid"]), (&"one-1".into(), &65_534.into()));
+        assert!(last["exe"].as_str().unwrap().contains("python"), "{last}");
+        daemon.end_by(Signal::SIGKILL);
+        daemon.start_again();
+    }
+    // How it has ended no restarted daemon can tell: it is another one's child.
+    let _ = dialler.end();
+    let stops = until(&daemon, 1, &["--sandbox", "one-1", "--action", "stop"]);
+    daemon.end_by(Signal::SIGTERM);
+    // The store has what the sandbox's own trail has, record by record.
+    let own = daemon.trail("one-1");
+    let rows = query(&daemon, &["--sandbox", "one-1"]);
+    let of = |record: &Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
+    let words = |record: &Value| ["action", "verdict", "reason", "time"].map(|key| of(record, key));
+    assert_eq!(
+        rows.iter().map(words).collect::<Vec<_>>(),
+        own.iter().map(words).collect::<Vec<_>>()
+    );
+    assert_eq!(of(&stops[0], "class"), "sandbox");
+    let found = verified(&daemon);
+    assert!(found["events"].as_u64().unwrap() >= rows.len() as u64, "{found}");
+    assert_eq!(found["unsigned"], 0, "{found}");
+    let counted = query(&daemon, &["--sandbox", "one", "--count-by", "verdict,action"]);
+    let of_denied = |row: &&Value| row["verdict"] == "deny" && row["action"] == "connect";
+    assert_eq!(counted.iter().find(of_denied).unwrap()["rows"], 3, "{counted:#?}");
+    // Nobody else reads it.
+    let config = daemon.place("agent.yaml").display().to_string();
+    let (status, stdout, _) = output(daemon.as_nobody(&["audit", "query", "--config", &config]));
+    assert_eq!((status, stdout.as_str()), (2, ""));
+    // One byte of one batch.
+    let segment = daemon.place("state/audit").join("00000001.arrows");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let (status, stdout, _) = output(audit(&daemon, &["verify"]));
+    assert!(status == 1 && stdout.contains("00000001.arrows"), "{stdout}");
+}
+
+#[test]
+fn an_event_is_shown_with_who_started_whom_and_no_secret() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let dial = "import socket, sys\ntry: socket.create_connection((sys.argv[1], 7), 9)\nexcept OSError: pass";
+    let shell = format!("{PYTHON} -c '{dial}' {ELSEWHERE} --token hunter2; true");
+    let mut command = daemon.as_nobody(&["run", "--name", "one", "--policy", &policy, "--"]);
+    let (status, _, stderr) = output({
+        command.args(["/bin/sh", "-c", &shell, "agent", "https://me:hunter2@a.test/"]);
+        command
+    });
+    assert_eq!(status, 0, "{stderr}");
+    daemon.end_by(Signal::SIGTERM);
+    let denied = query(&daemon, &["--sandbox", "one", "--verdict", "deny", "--action", "connect"]);
+    let id = denied[0]["id"].to_string();
+    let (status, stdout, stderr) = output(audit(&daemon, &["show", &id, "--format", "json"]));
+    assert_eq!(status, 0, "{stderr}");
+    let shown: Value = serde_json::from_str(&stdout).unwrap();
+    let chain: Vec<&Value> = shown["chain"].as_array().unwrap().iter().collect();
+    assert_eq!(chain.len(), 2, "{shown:#}");
+    assert_eq!((&chain[0]["parent"], &chain[0]["pid"]), (&chain[1]["pid"], &shown["pid"]));
+    let words = |of: &Value| -> Vec<String> { serde_json::from_value(of["args"].clone()).unwrap() };
+    let (python, shell) = (words(chain[0]), words(chain[1]));
+    assert_eq!((python[1].as_str(), python[3].as_str()), ("-c", ELSEWHERE.to_string().as_str()));
+    assert_eq!(python[4..], ["--token", "***"]);
+    assert_eq!((shell[0].as_str(), shell[4].as_str()), ("/bin/sh", "https://***@a.test/"));
+    assert!(shown["policy"].as_u64().is_some(), "{shown:#}");
+    let (_, text, _) = output(audit(&daemon, &["show", &id]));
+    assert!(text.contains("started by") && !text.contains("hunter2"), "{text}");
+    let own = serde_json::to_string(&daemon.trail("one-1")).unwrap();
+    assert!(own.contains("--token") && own.contains("***"), "{own}");
+}
+
+/// What the store says of connects: rows that were allowed and denied, and of both what was lost.
+fn connects(daemon: &Daemon) -> [u64; 4] {
+    let rows =
+        |verdict| query(daemon, &["--action", "connect", "--verdict", verdict, "--host", "*"]);
+    let gaps = query(daemon, &["--class", "gap"]);
+    let lost = |verdict: &str| -> u64 {
+        let of = |gap: &&Value| {
+            gap["detail"]["kind"] == "connect" && gap["detail"]["verdict"] == verdict
+        };
+        gaps.iter().filter(of).map(|gap| gap["count"].as_u64().unwrap()).sum()
+    };
+    [rows("allow").len() as u64, lost("allow"), rows("deny").len() as u64, lost("deny")]
+}
+
+#[test]
+fn a_flood_of_allows_takes_no_room_from_denials_and_all_of_it_is_stored_or_counted() {
+    const ATTEMPTS: u64 = 60_000;
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let rule = format!("{{ host: {SITE}, port: 7, transport: udp }}");
+    let policy = daemon.policy("one", &scene.allowing_attack(&rule));
+    let (flood, denied) =
+        (format!("flood={ATTEMPTS},{SITE}:7"), format!("flood=200,{ELSEWHERE}:7"));
+    let mut command = daemon.as_nobody(&["run", "--name", "one", "--policy", &policy, "--"]);
+    let attack = scene.attack();
+    command.args([&attack, "resolve=localhost", "line"]);
+    command.args([&flood, &denied, "line", &flood, &denied, "line"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    // It runs.
+    assert!(said.next().unwrap().unwrap().contains("resolve"));
+    let mut round = |daemon: &mut Daemon, meanwhile: &dyn Fn(&mut Daemon)| {
+        meanwhile(daemon);
+        writeln!(child.stdin.as_mut().unwrap(), "go").unwrap();
+        // The line itself, and then what came of both floods.
+        let told: Vec<Value> = said
+            .by_ref()
+            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap_or_default())
+            .filter(|line| line["detail"]["EPERM"].is_u64())
+            .take(2)
+            .collect();
+        assert_eq!(
+            (&told[0]["detail"]["other"], &told[1]["detail"]["EPERM"]),
+            (&ATTEMPTS.into(), &200.into())
+        );
+    };
+    // Nobody reads until both floods are over.
+    let process = Pid::from_raw(daemon.process().cast_signed());
+    round(&mut daemon, &|_| kill(process, Signal::SIGSTOP).unwrap());
+    kill(process, Signal::SIGCONT).unwrap();
+    until(&daemon, 200, &["--verdict", "deny", "--action", "connect"]);
+    // And now nobody is there to read.
+    daemon.end_by(Signal::SIGKILL);
+    round(&mut daemon, &|_| ());
+    daemon.start_again();
+    writeln!(child.stdin.as_mut().unwrap(), "end").unwrap();
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    until(&daemon, 400, &["--verdict", "deny", "--action", "connect"]);
+    daemon.end_by(Signal::SIGTERM);
+    let [allowed, allowed_lost, denied, denied_lost] = connects(&daemon);
+    assert_eq!((denied, denied_lost), (400, 0));
+    assert_eq!(allowed + allowed_lost, 2 * ATTEMPTS, "{allowed} stored, {allowed_lost} lost");
+    assert!(allowed_lost > ATTEMPTS / 2, "the ring was never full: {allowed_lost} lost");
+    verified(&daemon);
+}
+
+/// Reads a segment with three libraries, and OCSF events with the published schema; says what it has read.
+const READERS: &str = include_str!("readers.py");
+
+#[test]
+fn other_tools_read_a_segment_with_no_code_of_clawbox_and_ocsf_events_are_valid() {
+    let Some(python) = std::env::var_os("CLAWBOX_TESTS_READERS") else { return };
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &policy);
+    for _ in 0..5 {
+        assert_eq!(dialler.dial(&ELSEWHERE.to_string()), "EPERM");
+        // A batch for each, as far as that can be had: each has texts of its own.
+        assert_eq!(dialler.dial("nowhere.test"), "no name");
+    }
+    assert_eq!(dialler.end(), 0);
+    daemon.end_by(Signal::SIGTERM);
+    let stored = query(&daemon, &[]).len();
+    let denied = query(&daemon, &["--verdict", "deny", "--class", "network"]).len();
+    let store = daemon.place("state/audit");
+    let exported = |form: &str| {
+        let file = daemon.place(&format!("export.{form}"));
+        let path = file.display().to_string();
+        let made = output(audit(&daemon, &["export", "--format", form, "--output", &path]));
+        assert_eq!(made.0, 0, "{}", made.2);
+        path
+    };
+    let mut command = Command::new(python);
+    command.args(["-c", READERS]).arg(store.join("00000001.arrows"));
+    command.args(["parquet", "csv", "jsonl", "ocsf"].map(exported));
+    let (status, stdout, stderr) = output(command);
+    assert_eq!(status, 0, "{stdout}{stderr}");
+    let read: Value = serde_json::from_str(&stdout).unwrap();
+    for reader in ["pyarrow", "duckdb", "polars", "parquet", "csv", "jsonl"] {
+        assert_eq!(read[reader], serde_json::json!([stored, denied]), "{reader}: {read}");
+    }
+    assert_eq!(read["ocsf"], stored, "{read}");
+    for class in ["4001", "4003", "1007", "6002"] {
+        assert!(read["classes"][class].as_u64().unwrap() > 0, "{class}: {read}");
+    }
+}
