@@ -137,7 +137,7 @@ fn what_is_allowed_is_counted_exactly_or_told_one_by_one() {
         .filter(|record| record["object"]["directory"] == path.as_str())
         .map(|record| &record["object"])
         .collect();
-    assert_eq!(counted.len(), 1, "{counted:#?}");
+    assert_eq!(counted.len(), 1, "{}{counted:#?}", summary.stderr);
     assert!(counted[0]["program"].as_str().unwrap().contains("python3"), "{counted:#?}");
     assert_eq!(counted[0]["reads"], OPENS);
     // Made, opened to be written, removed.
