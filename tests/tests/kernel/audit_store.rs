@@ -178,12 +178,12 @@ fn a_flood_of_allows_takes_no_room_from_denials_and_all_of_it_is_stored_or_count
         (format!("flood={ATTEMPTS},{SITE}:7"), format!("flood=200,{ELSEWHERE}:7"));
     let mut command = daemon.as_nobody(&["run", "--name", "one", "--policy", &policy, "--"]);
     let attack = scene.attack();
-    command.args([&attack, "resolve=localhost", "line"]);
+    command.args([&attack, "socket=unix", "line"]);
     command.args([&flood, &denied, "line", &flood, &denied, "line"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
     // It runs.
-    assert!(said.next().unwrap().unwrap().contains("resolve"));
+    assert!(said.next().unwrap().unwrap().contains("socket=unix"));
     let mut round = |daemon: &mut Daemon, meanwhile: &dyn Fn(&mut Daemon)| {
         meanwhile(daemon);
         writeln!(child.stdin.as_mut().unwrap(), "go").unwrap();
