@@ -101,8 +101,9 @@ pub const ALLOW_RING: u32 = 1 << 20;
 /// Fill level in bytes of either at which crossing it wakes the reader, which otherwise reads on a timer.
 pub const EVENT_WAKE: u64 = EVENT_RING as u64 / 4;
 
-/// Counters of losses for each sandbox: by kind, of what was denied and of what was allowed.
-pub const LOSS_KINDS: u32 = 32;
+/// Counters of losses for each sandbox: by kind, of what was denied and of what was allowed, and how much of
+/// each was told.
+pub const LOSS_KINDS: u32 = 64;
 
 const _: () = assert!(MASK_WORDS * 64 == BINARY_SLOTS);
 const _: () = assert!(SEATS.is_power_of_two());

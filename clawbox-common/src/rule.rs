@@ -322,3 +322,7 @@ pub struct LossKey {
 
 /// Of a [`LossKey`]: what was lost was allowed.
 pub const LOST_ALLOW: u32 = 1 << 8;
+
+/// Of a [`LossKey`]: how much of it the agent has told, so that the next one does not tell it again. No
+/// program writes it.
+pub const LOST_TOLD: u32 = 1 << 9;

@@ -35,10 +35,10 @@ use crate::{
     subject::{Executed, sandbox_here},
 };
 
-/// Where a decision is told.
+/// Where a decision of this verdict is told.
 #[inline(always)]
-fn ring_of(judged: Judged) -> &'static RingBuf {
-    if judged.is_allowed() { &ALLOWS } else { &EVENTS }
+fn ring_of(verdict: u8) -> &'static RingBuf {
+    if verdict == Verdict::Allow as u8 { &ALLOWS } else { &EVENTS }
 }
 
 #[inline(always)]
@@ -52,6 +52,12 @@ fn wake(ring: &RingBuf, record: usize) -> u64 {
         // Only where the reader has read all before: it waits then, and will not look again so soon.
         ADAPTIVE
     }
+}
+
+/// The same of the ring for this verdict. A function of its own, which leaves nothing on its caller's stack.
+#[inline(never)]
+fn wake_of(verdict: u8, record: usize) -> u64 {
+    wake(ring_of(verdict), record)
 }
 
 /// The kernel wakes the reader where it stands at this very record.
@@ -73,8 +79,9 @@ pub fn lost(sandbox: u32, kind: Kind) {
 
 /// A loss of a decision.
 #[inline(always)]
-fn lost_by(sandbox: u32, kind: u32, judged: Judged) {
-    lost_of(sandbox, if judged.is_allowed() { kind | LOST_ALLOW } else { kind });
+fn lost_by(sandbox: u32, kind: u32, verdict: u8) {
+    let is_allowed = verdict == Verdict::Allow as u8;
+    lost_of(sandbox, if is_allowed { kind | LOST_ALLOW } else { kind });
 }
 
 #[inline(always)]
@@ -200,14 +207,14 @@ pub fn network(
     if matches!(standing, Standing::Outside) {
         return;
     }
-    let judged = Judged::by(decision);
-    let (head, ring) = (header(kind, standing, judged), ring_of(judged));
-    let Some(mut slot) = ring.reserve::<NetworkEvent>(0) else {
-        lost_by(head.sandbox, kind as u32, judged);
+    // Nothing of a record is made before there is room: it does not fit the stack of all callers.
+    let Some(mut slot) = ring_of(decision.verdict as u8).reserve::<NetworkEvent>(0) else {
+        let sandbox = subject(standing).map_or_else(|| sandbox_here(), |subject| subject.sandbox);
+        lost_by(sandbox, kind as u32, decision.verdict as u8);
         return;
     };
     let mut event = NetworkEvent {
-        header: head,
+        header: header(kind, standing, Judged::by(decision)),
         policy: decision.policy,
         host: decision.host,
         matched: decision.matched,
@@ -217,7 +224,11 @@ pub fn network(
     };
     fill(&mut event);
     slot.write(event);
-    slot.submit(wake(ring, size_of::<NetworkEvent>()));
+    // From the record: what is kept over the calls is on the stack, and on 6.1 that is full ("combined
+    // stack size of 3 calls is 544. Too large").
+    // SAFETY: it was just written.
+    let verdict = unsafe { (&raw const (*slot.as_mut_ptr()).header.verdict).read_volatile() };
+    slot.submit(wake_of(verdict, size_of::<NetworkEvent>()));
 }
 
 /// What was done to a file, a process or the kernel.
@@ -279,16 +290,17 @@ pub extern "C" fn report_use(
     // SAFETY: null, or a whole value of each caller, to which the verifier sees.
     let (Some(deed), subject) = (unsafe { (deed.as_ref(), subject.as_ref()) }) else { return 0 };
     let judged = Judged(judged);
-    let (head, ring) = (header_of(deed.kind as u8, subject, judged), ring_of(judged));
-    let Some(mut slot) = ring.reserve::<FileEvent>(0) else {
-        lost_by(head.sandbox, deed.kind, judged);
+    let Some(mut slot) = ring_of(judged.verdict()).reserve::<FileEvent>(0) else {
+        let sandbox = subject.map_or_else(|| sandbox_here(), |subject| subject.sandbox);
+        lost_by(sandbox, deed.kind, judged.verdict());
         return 0;
     };
     let event = slot.as_mut_ptr();
     // SAFETY: a reserved record of this type, written field by field because it does not fit the
     // stack. Names that were not written are what the ring held before; readers stop at `told`.
     unsafe {
-        (*event).header = head;
+        // Here and not before: it does not fit the stack of all callers.
+        (*event).header = header_of(deed.kind as u8, subject, judged);
         (*event).object = deed.object;
         (*event).operation = deed.operation;
         (*event).access = deed.access;
@@ -298,7 +310,9 @@ pub extern "C" fn report_use(
             tell((&raw mut (*event).told).cast(), (deed.dentry, deed.mount));
         }
     }
-    slot.submit(wake(ring, size_of::<FileEvent>()));
+    // SAFETY: it was written above; see `network`.
+    let verdict = unsafe { (&raw const (*event).header.verdict).read_volatile() };
+    slot.submit(wake_of(verdict, size_of::<FileEvent>()));
     1
 }
 

@@ -284,7 +284,7 @@ impl<'w> Daemon<'w> {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
-    /// A copy of what it has written down of its sandboxes.
+    /// A copy of what it has written down of its sandboxes; its audit store is not of that.
     #[must_use]
     pub fn keep_state(&self) -> PathBuf {
         let copy = self.directory.join("state-before");
@@ -292,6 +292,9 @@ impl<'w> Daemon<'w> {
         fs::create_dir(&copy).expect("a directory of this world's");
         for entry in fs::read_dir(&from).expect("the daemon has made it") {
             let entry = entry.expect("it can be listed");
+            if entry.path().is_dir() {
+                continue;
+            }
             fs::copy(entry.path(), copy.join(entry.file_name())).expect("it can be read");
         }
         copy
@@ -300,6 +303,7 @@ impl<'w> Daemon<'w> {
     /// Puts a copy in the place of what it has written down since.
     pub fn put_state_back(&self, copy: PathBuf) {
         let state = self.directory.join("state");
+        fs::rename(state.join("audit"), copy.join("audit")).expect("every daemon has a store");
         fs::remove_dir_all(&state).expect("nobody has it open");
         fs::rename(copy, state).expect("a directory of this world's");
     }

@@ -258,10 +258,10 @@ fn tables(all: &mut Families, figures: &Figures) {
     let help = "Entries that a kernel table has room for.";
     all.gauges("clawbox_table_entries_max", help, each(|fill| fill.room));
     let ring = figures.ring;
-    all.gauge("clawbox_ring_size_bytes", "Size of the event ring.", float(ring.size));
-    let help = "What waits to be read in the event ring.";
+    all.gauge("clawbox_ring_size_bytes", "Size of the event rings, together.", float(ring.size));
+    let help = "What waits to be read in the event rings.";
     all.gauge("clawbox_ring_pending_bytes", help, float(ring.pending));
-    let help = "The most that has waited in the event ring since the daemon's start.";
+    let help = "The most that has waited in the event rings since the daemon's start.";
     all.gauge("clawbox_ring_pending_max_bytes", help, float(ring.peak));
 }
 

@@ -14,7 +14,7 @@ use clawbox_common::attach::STARTERS;
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
-    AddressKey, BinaryKey, HostIds, LOST_ALLOW, LossKey, Redirected, RuleKey, RuleValue,
+    AddressKey, BinaryKey, HostIds, LOST_ALLOW, LOST_TOLD, LossKey, Redirected, RuleKey, RuleValue,
     STATE_SLOTS, SandboxState, SandboxStates, ScriptKey, SocketState,
 };
 use clawbox_common::subject::Mask;
@@ -64,7 +64,8 @@ pub struct Generation {
 
 /// What a sandbox's losses are counted by.
 fn loss_kinds() -> impl Iterator<Item = u32> {
-    Kind::ALL.iter().flat_map(|kind| [*kind as u32, *kind as u32 | LOST_ALLOW])
+    let verdicts = Kind::ALL.iter().flat_map(|kind| [*kind as u32, *kind as u32 | LOST_ALLOW]);
+    verdicts.flat_map(|kind| [kind, kind | LOST_TOLD])
 }
 
 impl Enforcer {

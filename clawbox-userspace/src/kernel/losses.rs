@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use clawbox_common::event::Kind;
-use clawbox_common::rule::{LOST_ALLOW, LossKey};
+use clawbox_common::rule::{LOST_ALLOW, LOST_TOLD, LossKey};
 use clawbox_common::verdict::Verdict;
 
 use super::batch;
@@ -20,7 +20,8 @@ pub struct Losses {
     unattributed: PerCpuArray<MapData, u64>,
     /// Hooks whose runs can be left out, with the kind in their gap records.
     skips: Vec<(&'static str, Skips)>,
-    seen: BTreeMap<LossKey, u64>,
+    /// What was told of them that is still to be written down as told.
+    telling: Vec<(LossKey, u64)>,
     seen_unattributed: u64,
     /// How many there were of all; none before the first look.
     seen_all: Option<u64>,
@@ -67,7 +68,7 @@ impl Losses {
             counters,
             unattributed,
             skips,
-            seen: BTreeMap::new(),
+            telling: Vec::new(),
             seen_unattributed: 0,
             seen_all: None,
             seen_unasked: 0,
@@ -86,10 +87,13 @@ impl Losses {
             Some(seen) if seen == all => Vec::new(),
             _ => batch::all(&self.counters).map_err(io::Error::from)?,
         };
-        for (key, total) in counters {
-            let (key, total): (LossKey, u64) = (key, total);
-            let seen = self.seen.insert(key, total).unwrap_or(0);
-            if total > seen {
+        let counters: BTreeMap<LossKey, u64> = counters.into_iter().collect();
+        for (key, total) in &counters {
+            let (key, total) = (*key, *total);
+            let told = LossKey { kind: key.kind | LOST_TOLD, ..key };
+            let seen = counters.get(&told).copied().unwrap_or(0);
+            if key.kind & LOST_TOLD == 0 && total > seen {
+                self.telling.push((told, total));
                 let kind = u8::try_from(key.kind & !LOST_ALLOW).ok();
                 let kind = kind.and_then(|kind| Kind::try_from(kind).ok());
                 let verdict = match kind {
@@ -122,6 +126,18 @@ impl Losses {
             }
         }
         Ok(losses)
+    }
+
+    /// What [`Losses::since_last`] gave is written down. Who is killed in between tells it once more.
+    ///
+    /// # Errors
+    /// The kernel's table cannot be written.
+    pub fn told(&mut self) -> Result<(), LossError> {
+        let (keys, totals): (Vec<LossKey>, Vec<u64>) = self.telling.drain(..).unzip();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        Ok(batch::write(&self.counters, &keys, &totals).map_err(io::Error::from)?)
     }
 }
 

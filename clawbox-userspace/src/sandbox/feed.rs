@@ -303,7 +303,11 @@ impl Feed {
                     if let Some(recorder) = recorders.for_event(loss.sandbox) {
                         let verdict = loss.verdict.map(VerdictName::from);
                         recorder.trail.lost(loss.kind, loss.count, verdict);
+                        recorder.trail.flush();
                     }
+                }
+                if let Err(error) = self.counts.losses.told() {
+                    tracing::warn!("what was lost will be told once more: {error}");
                 }
                 has_skipped
             }

@@ -468,8 +468,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "what the ring does not take is counted",
         "clawbox-ebpf/src/emit.rs",
-        "ring.reserve::<NetworkEvent>(0) else {\n        lost_by(head.sandbox, kind as u32, judged);",
-        "ring.reserve::<NetworkEvent>(0) else {",
+        "        lost_by(sandbox, kind as u32, decision.verdict as u8);\n        return;\n    };\n    let mut event",
+        "        return;\n    };\n    let mut event",
         "a_flood_changes_no_verdict",
     ),
     here(
