@@ -19,6 +19,14 @@ pub(super) fn endpoint(
     at: &At<EndpointSection>,
 ) -> Option<Endpoint> {
     let section = &at.value;
+    if let Some(written) = section.host_from.get() {
+        scope.error(
+            written,
+            "`host_from` stands for hosts of the machine's settings, and nothing has filled them in",
+            "give the file to `clawbox run` or `clawbox policy set`, or add it with `clawbox preset add`",
+        );
+        return None;
+    }
     let allowed_ips = allowed_ips(scope, section);
     let host_loopback = section.host_loopback.or(false);
     let host = host(scope, at, host_loopback);
