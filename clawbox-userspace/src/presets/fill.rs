@@ -1,6 +1,7 @@
 //! Fills in what a text leaves to the machine, in the text itself: what is sent on has everything in it.
 //! Each value is replaced where it stands, so that comments and the places of other lines stay.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -63,6 +64,9 @@ impl Filler {
             }
         }
         errors.reverse();
+        // A home that is not known is not known in thirty places: once is enough.
+        let mut said = HashSet::new();
+        errors.retain(|error| said.insert(error.message.clone()));
         if errors.is_empty() { Ok(filled) } else { Err(errors) }
     }
 
@@ -97,6 +101,12 @@ impl Filler {
                 let inner = text.get(spot.start..spot.end).unwrap_or_default();
                 let each: Vec<String> =
                     servers.iter().map(|at| endpoint(inner, *client, at)).collect();
+                if each.iter().any(|endpoint| endpoint == inner) {
+                    return Err((
+                        "`host_from` is written in a way that is not filled in".to_owned(),
+                        format!("write `host_from: {}` with one space", word(*client)),
+                    ));
+                }
                 spot.replaced(text, &each)
             }
         }

@@ -70,6 +70,8 @@ fn an_endpoint_becomes_one_for_each_server() {
         assert_eq!(result.contains("# why"), text.contains("# why"));
     }
     let block = format!("{before}      - host_from: pip\n        sni: verify\n{after}");
+    let spaced = format!("{before}      - {{ host_from:  pip }}\n{after}");
+    assert!(filled(&spaced).unwrap_err().first().unwrap().contains("one space"));
     let error = filled(&block).unwrap_err();
     assert!(error.first().unwrap().contains("in braces"), "{error:?}");
 }
@@ -95,4 +97,13 @@ fn a_blank_that_an_anchor_or_a_fold_hides_is_refused() {
         let error = filled(&format!("{HEAD}{text}")).unwrap_err();
         assert!(error.first().unwrap().contains("write it plainly"), "{error:?}");
     }
+}
+
+#[test]
+fn what_is_missing_in_many_places_is_said_once() {
+    let mut filler = Filler::here(Home::At("/home/with space".into()));
+    let text = format!("{HEAD}  read_only: [~/a, ~/b]\n  deny: [~/c, group:nothing]\n");
+    let errors = filler.fill(&"p.yaml".into(), &text).unwrap_err();
+    let places: Vec<String> = errors.iter().map(|error| error.origin.to_string()).collect();
+    assert_eq!(places, ["p.yaml:3:15", "p.yaml:4:15"]);
 }
