@@ -11,4 +11,5 @@ pub mod events;
 pub mod gateway;
 pub mod kernel;
 pub mod policy;
+pub mod presets;
 pub mod sandbox;

@@ -15,6 +15,8 @@ use clawbox::cli::exec::ExecCommand;
 use clawbox::cli::logs::Logs;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
+use clawbox::cli::preset::PresetCommand;
+use clawbox::cli::profile::ProfileCommand;
 use clawbox::cli::run::{self, RunCommand};
 use clawbox::cli::sandboxes::{List, Show, Stop};
 use clawbox::cli::status::Status;
@@ -43,6 +45,8 @@ enum Verb {
     Stop(Stop),
     Logs(Logs),
     Policy(PolicyCommand),
+    Preset(PresetCommand),
+    Profile(ProfileCommand),
     Approvals(ApprovalsCommand),
     Audit(AuditCommand),
     Doctor(Doctor),
@@ -73,6 +77,8 @@ fn main() -> ExitCode {
         Verb::Config(command) => (command.run(), ExitCode::from(2)),
         Verb::Manual(command) => (command.run(&Cli::command()), ExitCode::from(2)),
         Verb::Policy(command) => (command.run(), ExitCode::from(2)),
+        Verb::Preset(command) => (command.run(), ExitCode::from(2)),
+        Verb::Profile(command) => (command.run(), ExitCode::from(2)),
         Verb::Approvals(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),
         Verb::Doctor(command) => (command.run(), ExitCode::from(2)),

@@ -10,6 +10,7 @@ use super::run::{ModeArgument, texts};
 use super::sandboxes::{asked, print_one};
 use crate::api::{convert, proto};
 use crate::audit::AuditLevel;
+use crate::presets::First;
 
 /// Put a systemd unit, a container or another cgroup under a policy
 ///
@@ -34,9 +35,9 @@ pub struct Attach {
     /// The policy
     #[arg(long, value_name = "FILE", env = "CLAWBOX_POLICY")]
     policy: PathBuf,
-    /// Preset to merge into the policy; may be repeated
-    #[arg(long, value_name = "FILE")]
-    preset: Vec<PathBuf>,
+    /// Preset to merge into the policy, a built-in one or a file; may be repeated
+    #[arg(long, value_name = "NAME|FILE")]
+    preset: Vec<String>,
     /// What the sandbox is to be called [default: as the unit or the cgroup]
     #[arg(long)]
     name: Option<String>,
@@ -79,7 +80,7 @@ impl Attach {
             cgroup: cgroup.unwrap_or_default(),
             unit: unit.unwrap_or_default(),
             container: container.unwrap_or_default(),
-            texts: convert::texts(&texts(&self.policy, &self.preset)?),
+            texts: convert::texts(&texts(&First::File(self.policy), &self.preset, None)?),
             name: self.name.unwrap_or_default(),
             audit_level: convert::to_audit_level(self.audit_level).into(),
             mode: convert::to_mode(self.mode.map(ModeArgument::mode)).into(),

@@ -13,6 +13,8 @@ pub mod exec;
 pub mod logs;
 pub mod manual;
 pub mod policy;
+pub mod preset;
+pub mod profile;
 mod remote;
 pub mod run;
 pub mod sandboxes;

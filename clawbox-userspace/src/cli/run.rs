@@ -14,7 +14,8 @@ use crate::api::client::socket;
 use crate::audit::AuditLevel;
 use crate::dns::Upstream;
 use crate::policy::model::Mode;
-use crate::policy::{Diagnostic, Severity, read_texts};
+use crate::policy::{Diagnostic, Severity};
+use crate::presets::{First, read_texts};
 use crate::sandbox::child::status;
 use crate::sandbox::control::Text;
 use crate::sandbox::launch::namespaces::Part;
@@ -43,15 +44,19 @@ executed; 127 there is no such command; 128+N it was ended by signal N.
 
 Examples:
   clawbox run --policy policy.yaml -- curl https://api.example.com/
-  clawbox run --policy policy.yaml --preset presets/slack.yaml --user agent -- node agent.js
+  clawbox run --policy policy.yaml --preset slack --user agent -- node agent.js
+  clawbox run --profile openclaw --preset telegram -- openclaw gateway
   clawbox run --policy policy.yaml --mode audit --audit - -- ./agent | jq .object")]
 pub struct RunCommand {
     /// The policy [default: /etc/clawbox/policy.yaml]
     #[arg(long, value_name = "FILE", env = "CLAWBOX_POLICY")]
     policy: Option<PathBuf>,
-    /// Preset to merge into the policy; may be repeated
-    #[arg(long, value_name = "FILE")]
-    preset: Vec<PathBuf>,
+    /// A built-in policy for one agent, in place of a file (`clawbox profile list`)
+    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    profile: Option<String>,
+    /// Preset to merge into the policy, a built-in one or a file; may be repeated
+    #[arg(long, value_name = "NAME|FILE")]
+    preset: Vec<String>,
     /// The sandbox's name in the audit trail [default: the command's name]
     #[arg(long)]
     name: Option<String>,
@@ -169,12 +174,23 @@ impl RunCommand {
         Ok(Some(socket))
     }
 
-    fn order(self) -> anyhow::Result<Order> {
+    /// What the policy is.
+    fn first(&self) -> anyhow::Result<First> {
+        if let Some(profile) = &self.profile {
+            return Ok(First::Profile(profile.clone()));
+        }
         let file = self.policy.clone().unwrap_or_else(|| DEFAULT_POLICY.into());
         if self.policy.is_none() && !file.exists() {
-            bail!("no policy: name one with --policy FILE, or write `{}`", file.display());
+            bail!(
+                "no policy: name one with --policy FILE or --profile NAME, or write `{}`",
+                file.display()
+            );
         }
-        let texts = texts(&file, &self.preset)?;
+        Ok(First::File(file))
+    }
+
+    fn order(self) -> anyhow::Result<Order> {
+        let texts = texts(&self.first()?, &self.preset, self.user.as_deref())?;
         let workdir = match self.workdir {
             Some(directory) => std::path::absolute(directory)?,
             None => std::env::current_dir()
@@ -206,9 +222,13 @@ impl RunCommand {
     }
 }
 
-/// A policy and presets, as files.
-pub(super) fn texts(file: &Path, presets: &[PathBuf]) -> anyhow::Result<Vec<Text>> {
-    let texts = read_texts(file, presets).map_err(refused)?;
+/// A policy and presets with everything filled in; `user` is whom the sandbox is to run as.
+pub(super) fn texts(
+    first: &First,
+    presets: &[String],
+    user: Option<&str>,
+) -> anyhow::Result<Vec<Text>> {
+    let texts = read_texts(first, presets, user).map_err(refused)?;
     Ok(texts.into_iter().map(|(name, text)| Text { name: name.to_string(), text }).collect())
 }
 

@@ -85,7 +85,7 @@ pub struct FilesystemSection {
     /// Paths below which everything is allowed.
     #[serde(default)]
     pub read_write: Given<Vec<At<String>>>,
-    /// Paths and globs that stay closed below an allowed path.
+    /// Paths, globs and groups (`group:NAME`) that stay closed below an allowed path.
     #[serde(default)]
     pub deny: Given<Vec<At<String>>>,
     /// Rules for single binaries.
@@ -184,6 +184,9 @@ pub enum Matching {
 #[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointSection {
+    /// Hosts and ports from the settings of a client of this machine, filled in by the command line.
+    #[serde(default)]
+    pub host_from: Given<At<HostFrom>>,
     /// Name, address, or wildcard such as `*.example.com`.
     #[serde(default)]
     pub host: Given<At<String>>,
@@ -269,6 +272,20 @@ pub struct EndpointSection {
     /// Whether a ClientHello may hide another name behind the one that is verified; absent is refuse.
     #[serde(default)]
     pub ech: Given<At<Ech>>,
+}
+
+/// Whose settings name the hosts of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostFrom {
+    /// pip's indexes.
+    Pip,
+    /// npm's registries.
+    Npm,
+    /// cargo's registries.
+    Cargo,
+    /// apt's sources.
+    Apt,
 }
 
 /// Application protocol.

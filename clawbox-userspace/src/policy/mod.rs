@@ -6,6 +6,7 @@ pub mod binary_pattern;
 mod blueprint;
 pub mod diagnostic;
 mod document;
+pub mod drafted;
 pub mod enforceability;
 pub mod host_pattern;
 #[cfg(test)]
@@ -13,16 +14,16 @@ mod hostile_input;
 #[cfg(test)]
 mod merging;
 pub mod model;
-mod nearest;
+pub(crate) mod nearest;
 pub mod network;
 pub mod path;
 mod preset;
 mod request_document;
 mod resolve;
-mod source;
+pub(crate) mod source;
 #[cfg(test)]
 mod tests;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use serde::de::IgnoredAny;
 
 pub use diagnostic::{Diagnostic, Origin, Severity};
-pub use document::schema;
+pub use document::{HostFrom, schema};
 pub use model::Policy;
 
 use blueprint::BlueprintDocument;

@@ -39,7 +39,7 @@ pub(super) fn normalise(written: &str) -> Result<String, InvalidPath> {
     if !written.starts_with('/') {
         return Err(InvalidPath::new(
             format!("`{written}` is not absolute"),
-            "begin it with `/`; `~` and variables are not expanded",
+            "begin it with `/`; `~/` is filled in by `clawbox run` and `policy set`, variables never are",
         ));
     }
     if written.chars().any(char::is_control) {
@@ -144,6 +144,14 @@ impl DenyGlob {
 impl DenyPattern {
     /// Parses an entry of `deny`.
     pub fn parse(written: &str) -> Result<Self, InvalidPath> {
+        if written.starts_with("group:") {
+            return Err(InvalidPath::new(
+                format!(
+                    "`{written}` stands for the paths of a group, and nothing has filled them in"
+                ),
+                "give the file to `clawbox run` or `clawbox policy set`",
+            ));
+        }
         if !written.contains(['*', '?', '[', '{']) {
             return SandboxPath::parse(written).map(Self::Path);
         }

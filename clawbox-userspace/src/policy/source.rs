@@ -12,7 +12,7 @@ use super::diagnostic::{Diagnostic, Origin};
 pub(super) const LARGEST: usize = 256 * 1024;
 
 /// The path as diagnostics name it.
-pub(super) fn name(path: &Path) -> Arc<str> {
+pub(crate) fn name(path: &Path) -> Arc<str> {
     path.to_string_lossy().chars().flat_map(escape).collect::<String>().into()
 }
 
@@ -24,7 +24,7 @@ fn escape(c: char) -> impl Iterator<Item = char> {
 }
 
 /// Reads a file's text.
-pub(super) fn read(path: &Path) -> Result<String, Diagnostic> {
+pub(crate) fn read(path: &Path) -> Result<String, Diagnostic> {
     let file = name(path);
     let failed = |error: &std::io::Error| {
         let (message, remedy) = match error.kind() {

@@ -73,6 +73,11 @@ impl<T> Default for Given<T> {
 }
 
 impl<T> Given<T> {
+    /// A key with a value.
+    pub fn of(value: T) -> Self {
+        Self(Some(value))
+    }
+
     /// The value, if the key is there.
     pub fn get(&self) -> Option<&T> {
         self.0.as_ref()

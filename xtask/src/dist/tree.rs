@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 
 const DOCUMENTS: &str = "usr/share/doc/clawbox";
 /// Of the repository's `docs/`, for who runs clawbox.
-const FOR_OPERATORS: [&str; 3] = ["operations.md", "policy.md", "threat-model.md"];
+const FOR_OPERATORS: [&str; 4] = ["operations.md", "policy.md", "presets.md", "threat-model.md"];
 
 /// Writes the package's files below `root`.
 pub fn lay(workspace: &Workspace, clawbox: &Path, manual: &Path, root: &Path) -> Result<()> {
@@ -33,6 +33,15 @@ pub fn lay(workspace: &Workspace, clawbox: &Path, manual: &Path, root: &Path) ->
         let to = format!("{DOCUMENTS}/examples/{example}");
         put(own.join("examples").join(&example), &to, 0o644)?;
     }
+    for kind in ["presets", "claws"] {
+        let from = workspace.root().join("policies").join(kind);
+        for policy in names(&from)? {
+            let to = format!("{DOCUMENTS}/policies/{kind}/{policy}");
+            put(from.join(&policy), &to, 0o644)?;
+        }
+    }
+    let groups = workspace.root().join("policies/groups.yaml");
+    put(groups, &format!("{DOCUMENTS}/policies/groups.yaml"), 0o644)?;
     for (written, to) in [
         ("clawbox.bash", "usr/share/bash-completion/completions/clawbox"),
         ("_clawbox", "usr/share/zsh/vendor-completions/_clawbox"),

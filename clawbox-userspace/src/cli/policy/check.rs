@@ -11,7 +11,8 @@ use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
 use crate::compile::compile;
 use crate::kernel::lsm;
 use crate::policy::enforceability::{Part, Report, Status, assess};
-use crate::policy::{Diagnostic, Kind, Loaded, Severity, load_any};
+use crate::policy::{Diagnostic, Kind, Loaded, Severity};
+use crate::presets::load_any;
 use crate::sandbox::host_facts::gather;
 
 /// Check whether a policy loads and what of it this machine enforces
@@ -25,15 +26,15 @@ named; 2 does not load.
 
 Examples:
   clawbox policy check policy.yaml
-  clawbox policy check policy.yaml --preset presets/github.yaml
+  clawbox policy check policy.yaml --preset github
   clawbox policy check --format json policies/*.yaml | jq '.[].parts[] | select(.status != \"full\")'")]
 pub(super) struct Check {
     /// Policies, presets or blueprints
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Preset to merge into each policy; may be repeated
-    #[arg(long, value_name = "FILE")]
-    preset: Vec<PathBuf>,
+    /// Preset to merge into each policy, a built-in one or a file; may be repeated
+    #[arg(long, value_name = "NAME|FILE")]
+    preset: Vec<String>,
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -79,7 +80,7 @@ impl Check {
     }
 }
 
-fn check(file: &Path, presets: &[PathBuf]) -> FileReport {
+fn check(file: &Path, presets: &[String]) -> FileReport {
     let compiled = load_any(file, presets).and_then(|loaded| {
         compile(&loaded.policy, 1)?;
         Ok(loaded)

@@ -22,7 +22,7 @@ use crate::compile::question::{Answer, Question, Target, answer, subject};
 use crate::compile::{AgentPorts, ImageLookup, MapImage, compile};
 use crate::kernel::file_id::Mounts;
 use crate::kernel::lsm;
-use crate::policy::load_any;
+use crate::presets::load_any;
 use crate::sandbox::identities::Identities;
 use crate::sandbox::objects::Objects;
 
@@ -64,9 +64,9 @@ pub(super) struct Explain {
     /// Transport
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
-    /// Preset to merge into the policy; may be repeated
-    #[arg(long, value_name = "FILE")]
-    preset: Vec<PathBuf>,
+    /// Preset to merge into the policy, a built-in one or a file; may be repeated
+    #[arg(long, value_name = "NAME|FILE")]
+    preset: Vec<String>,
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,

@@ -38,7 +38,7 @@ enum Verb {
 }
 
 /// A policy that does not load.
-const DOES_NOT_LOAD: u8 = 2;
+pub(super) const DOES_NOT_LOAD: u8 = 2;
 
 impl PolicyCommand {
     /// Runs the verb.
@@ -61,7 +61,7 @@ impl PolicyCommand {
     }
 }
 
-fn print_diagnostics(
+pub(super) fn print_diagnostics(
     out: &mut impl Write,
     style: Style,
     diagnostics: &[Diagnostic],

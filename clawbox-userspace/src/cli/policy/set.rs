@@ -14,7 +14,7 @@ use super::super::sandboxes::asked;
 use super::super::style::Style;
 use super::{DOES_NOT_LOAD, print_diagnostics};
 use crate::api::{convert, proto};
-use crate::policy::read_texts;
+use crate::presets::{First, read_texts};
 use crate::sandbox::control::{Answer, Request, Text};
 
 /// Replace the policy of a running sandbox, or set one for the whole host
@@ -33,7 +33,7 @@ does not load, or there is no such sandbox.
 
 Examples:
   clawbox policy set agent policy.yaml
-  clawbox policy set agent-1234 policy.yaml --preset presets/slack.yaml --format json
+  clawbox policy set agent-1234 policy.yaml --preset slack --format json
   clawbox policy set --global lockdown.yaml")]
 pub(super) struct Set {
     /// The sandbox, by the name of `run --name`, or by NAME-PID where several have it
@@ -51,9 +51,9 @@ pub(super) struct Set {
     /// Wait until the kernel decides by it, which is always done
     #[arg(long)]
     wait: bool,
-    /// Preset to merge into the policy; may be repeated
-    #[arg(long, value_name = "FILE")]
-    preset: Vec<PathBuf>,
+    /// Preset to merge into the policy, a built-in one or a file; may be repeated
+    #[arg(long, value_name = "NAME|FILE")]
+    preset: Vec<String>,
     /// How to print what came of it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -64,7 +64,7 @@ impl Set {
         let Some(file) = self.global.as_ref().or(self.policy.as_ref()) else {
             bail!("name a policy");
         };
-        let texts = match read_texts(file, &self.preset) {
+        let texts = match read_texts(&First::File(file.clone()), &self.preset, None) {
             Ok(texts) => texts,
             Err(diagnostics) => {
                 print_diagnostics(

@@ -19,6 +19,9 @@ pub(super) fn endpoint(
     at: &At<EndpointSection>,
 ) -> Option<Endpoint> {
     let section = &at.value;
+    if is_left_open(scope, section) {
+        return None;
+    }
     let allowed_ips = allowed_ips(scope, section);
     let host_loopback = section.host_loopback.or(false);
     let host = host(scope, at, host_loopback);
@@ -75,6 +78,17 @@ pub(super) fn endpoint(
         requests,
         gateway: gateway(scope, section),
     })
+}
+
+/// Whether hosts are still to be filled in, which nobody does from here on.
+fn is_left_open(scope: &mut Scope<'_>, section: &EndpointSection) -> bool {
+    let Some(written) = section.host_from.get() else { return false };
+    scope.error(
+        written,
+        "`host_from` stands for hosts of the machine's settings, and nothing has filled them in",
+        "give the file to `clawbox run` or `clawbox policy set`, or add it with `clawbox preset add`",
+    );
+    true
 }
 
 /// Only a name can be named, and only where a connection begins with words.
