@@ -141,7 +141,6 @@ pub struct Store {
     is_copy: bool,
     /// The last write was not taken.
     is_failing: bool,
-    /// Whether the connection waits for the disk.
     waits: Option<bool>,
 }
 
@@ -544,11 +543,8 @@ mod tests {
     #[test]
     fn a_damaged_or_later_store_is_refused_and_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        fs::write(
-            directory.path().join(FILE),
-            b"not a database, but long enough to be looked at....",
-        )
-        .unwrap();
+        let text = b"not a database, but long enough to be looked at....";
+        fs::write(directory.path().join(FILE), text).unwrap();
         let error = Store::open(directory.path(), true).err().unwrap().to_string();
         assert!(error.contains("stays enforced") && error.contains(FILE), "{error}");
         let directory = tempfile::tempdir().unwrap();

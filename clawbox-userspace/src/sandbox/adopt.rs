@@ -187,13 +187,11 @@ impl Sandbox {
         let (image, mounts, identities, objects) =
             found_again(host, number, &lasting, generation, &view)?;
         let first = first_process(&lasting, &cgroup);
-        let settled = lasting.settled;
 
         let sockets = Sockets::open_in(&view, lasting.ports)?;
         let (ports, upstream) = (sockets.ports(), upstream(&lasting.dns)?);
         let trail = Trail::go_on(&trail, &lasting.name).stored_in(host.recorders.store());
-        let texts = lasting.global.as_ref().unwrap_or(&lasting.texts);
-        let told = Told::of_lasting(&lasting.command, texts, image.audit_only());
+        let told = Told::of_lasting(&lasting, image.audit_only());
         let paths = identities.paths.clone();
         let in_force = PolicyInForce::new(image);
         let decisions = Decisions::of(number, host.feed.stirred());
@@ -212,7 +210,7 @@ impl Sandbox {
         if generation == lasting.generation && objects.unclosed.is_empty() {
             enforcer.hold_objects(generation, &objects.files, &objects.names)?;
         }
-        enforcer.set_state(number, &image.state(ports, settled.audit.flags(), with_lsm))?;
+        enforcer.set_state(number, &image.state(ports, lasting.settled.audit.flags(), with_lsm))?;
         host.recorders.add(number, recorder);
         let named = Named::holding(&identities, &objects);
         let policy = LivePolicy {
@@ -221,7 +219,7 @@ impl Sandbox {
             global: lasting.global,
             approved: lasting.approved,
             ceiling: lasting.ceiling,
-            settled,
+            settled: lasting.settled,
             in_force,
             resolver,
             hidden,

@@ -448,9 +448,10 @@ impl Told {
         }
     }
 
-    pub(super) fn of_lasting(command: &[String], texts: &[Text], audit_only: bool) -> Self {
+    pub(super) fn of_lasting(lasting: &Lasting, audit_only: bool) -> Self {
+        let texts = lasting.global.as_ref().unwrap_or(&lasting.texts);
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
-        Self { command: command.to_vec(), policy, audit_only }
+        Self { command: lasting.command.clone(), policy, audit_only }
     }
 
     /// The record of another clawbox's beginning to serve it.

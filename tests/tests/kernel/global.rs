@@ -12,6 +12,7 @@ use crate::scene::{ECHO, Scene};
 
 const ALLOWED: [&str; 2] = ["ok", "EPERM"];
 const TURNED: [&str; 2] = ["EPERM", "ok"];
+const BROKEN: &str = "version: 1\nnetwork_policies: 7\n";
 const NOTHING: [&str; 2] = ["EPERM", "EPERM"];
 
 /// What a sandbox reaches of the two hosts.
@@ -25,6 +26,16 @@ fn in_force(daemon: &Daemon<'_>) -> Value {
     serde_json::from_str::<Value>(&status).unwrap()["global_policy"].clone()
 }
 
+fn refuses_who_has_no_say_and_what_does_not_load(daemon: &Daemon<'_>, nothing: &str) {
+    let refused = output(daemon.as_nobody(&["policy", "set", "--global", nothing]));
+    assert!(refused.0 != 0 && refused.2.contains("only root and the group clawbox"), "{refused:?}");
+    let broken = daemon.policy("broken", BROKEN);
+    assert_eq!(output(daemon.clawbox(&["policy", "set", "--global", &broken])).0, 2);
+    let (status, text, _) =
+        output(daemon.clawbox(&["policy", "set", "--global", nothing, "--expect", "4"]));
+    assert!(status == 1 && text.contains("revision 0 is in force, not 4"), "{text}");
+}
+
 #[test]
 fn the_hosts_policy_is_in_force_in_every_sandbox_until_it_is_ended() {
     let scene = Scene::new();
@@ -36,14 +47,7 @@ fn the_hosts_policy_is_in_force_in_every_sandbox_until_it_is_ended() {
     let mut running = Dialler::start(daemon.as_nobody(&[]), "running", &own);
     assert_eq!(reaches(&mut running), ALLOWED);
 
-    // Who has a say, and in what.
-    let refused = output(daemon.as_nobody(&["policy", "set", "--global", &nothing]));
-    assert!(refused.0 != 0 && refused.2.contains("only root and the group clawbox"), "{refused:?}");
-    let broken = daemon.policy("broken", "version: 1\nnetwork_policies: 7\n");
-    assert_eq!(output(daemon.clawbox(&["policy", "set", "--global", &broken])).0, 2);
-    let (status, text, _) =
-        output(daemon.clawbox(&["policy", "set", "--global", &nothing, "--expect", "4"]));
-    assert!(status == 1 && text.contains("revision 0 is in force, not 4"), "{text}");
+    refuses_who_has_no_say_and_what_does_not_load(&daemon, &nothing);
     assert_eq!(
         (reaches(&mut running), in_force(&daemon)),
         (ALLOWED.map(String::from), Value::Null)
@@ -63,6 +67,7 @@ fn the_hosts_policy_is_in_force_in_every_sandbox_until_it_is_ended() {
         assert!(status == 1 && text.contains("policy delete --global"), "{text}");
     }
     // A policy of one's own that does not load is no policy, under the host's either.
+    let broken = daemon.policy("broken", BROKEN);
     let run = ["run", "--policy", &broken, "--", "/bin/true"];
     assert_eq!(output(daemon.as_nobody(&run)).0, 125);
 
