@@ -377,7 +377,8 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
     let standing = subject::standing();
     if matches!(standing, Standing::Outside) {
-        return outside(Kind::Bind);
+        // systemd's own forks bind the sockets of units in the units' cgroups.
+        return 1;
     }
     let at = ctx.sock_addr;
     let Some(local) = destination(at, family) else {
