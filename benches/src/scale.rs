@@ -96,16 +96,19 @@ impl Daemon {
 
     /// Mebibytes of its maps, as the kernel accounts them.
     fn maps(&self) -> Result<f64> {
-        let mut bytes = 0.0;
+        // Several descriptors may be of one map.
+        let mut bytes = std::collections::BTreeMap::new();
         for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.pid()))? {
             let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-            if !text.contains("\nmap_id:") {
-                continue;
+            let number = |what: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(what));
+                line.and_then(|line| line.trim().parse::<u64>().ok())
+            };
+            if let (Some(map), Some(size)) = (number("map_id:"), number("memlock:")) {
+                bytes.insert(map, size);
             }
-            let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-            bytes += line.and_then(|line| line.trim().parse::<f64>().ok()).unwrap_or(0.0);
         }
-        Ok(bytes / 1_048_576.0)
+        Ok(bytes.values().sum::<u64>() as f64 / 1_048_576.0)
     }
 }
 
