@@ -106,6 +106,7 @@ fields! {
         VMA_FLAGS = "vm_area_struct" "vm_flags",
         TASK_CRED = "task_struct" "cred",
         TASK_REAL_CRED = "task_struct" "real_cred",
+        CRED_USER = "cred" "uid",
         TASK_FS = "task_struct" "fs",
         FS_PWD_DENTRY = "fs_struct" "pwd.dentry",
         FS_PWD_MNT = "fs_struct" "pwd.mnt",

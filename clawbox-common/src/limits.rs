@@ -90,6 +90,10 @@ pub const ARGUMENTS: usize = 512;
 /// Numbers of system calls that a table by number holds; x86-64 has none above 470 yet.
 pub const CALL_NUMBERS: u32 = 512;
 
+/// Cgroups beyond the table's room that are held without a question to the agent, and not mistaken for
+/// others: a set of this size tells one of 32 wrong when it has so many.
+pub const UNASKED: u32 = 1 << 16;
+
 /// Bytes of the event ring, for what is denied, held or started. A core makes about 23,000 connections a
 /// second at most, so this holds more than 300 ms of the worst case; what does not fit is counted, not
 /// waited for.

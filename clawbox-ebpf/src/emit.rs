@@ -1,11 +1,11 @@
 //! The way to the audit trail. Called when the verdict stands; a full ring is counted and changes
-//! nothing. The reader is woken when it has read all, and when the fill level crosses a mark; never per
-//! event.
+//! nothing. The reader is woken for a denial when it has read all, and for anything when the fill level
+//! crosses a mark; never per event.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
-        bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        bpf_get_current_pid_tgid,
         generated::{bpf_ktime_get_boot_ns, bpf_loop},
     },
     maps::RingBuf,
@@ -41,12 +41,20 @@ fn ring_of(verdict: u8) -> &'static RingBuf {
     if verdict == Verdict::Allow as u8 { &ALLOWS } else { &EVENTS }
 }
 
+/// Whether a record has the fill level cross a mark. One of several, because two records that are
+/// reserved at one time may both see both of them below and above one.
 #[inline(always)]
-fn wake(ring: &RingBuf, record: usize) -> u64 {
+fn has_crossed(ring: &RingBuf, record: usize) -> bool {
     let filled = ring.query(u64::from(BPF_RB_AVAIL_DATA));
     // The ring puts 8 bytes in front of each record.
     let before = filled.wrapping_sub(record as u64 + 8);
-    if filled >= EVENT_WAKE && before < EVENT_WAKE {
+    filled / EVENT_WAKE != before / EVENT_WAKE
+}
+
+/// How the reader is woken for a record among those that somebody waits for.
+#[inline(always)]
+fn wake(record: usize) -> u64 {
+    if has_crossed(&EVENTS, record) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
         // Only where the reader has read all before: it waits then, and will not look again so soon.
@@ -54,16 +62,24 @@ fn wake(ring: &RingBuf, record: usize) -> u64 {
     }
 }
 
-/// The same of the ring for this verdict. A function of its own, which leaves nothing on its caller's stack.
+/// The same in the ring for this verdict. A function of its own, which leaves nothing on its caller's stack.
+/// For what is allowed the reader comes by itself: to wake it is an interrupt that whoever connects would
+/// pay for.
 #[inline(never)]
 fn wake_of(verdict: u8, record: usize) -> u64 {
-    wake(ring_of(verdict), record)
+    if verdict != Verdict::Allow as u8 {
+        wake(record)
+    } else if has_crossed(&ALLOWS, record) {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
 }
 
 /// The kernel wakes the reader where it stands at this very record.
 const ADAPTIVE: u64 = 0;
 
-/// A cgroup that a standing rule may be for is not known for one: there is no room.
+/// A cgroup that a standing rule may be for is held, and the agent is not asked about it: there is no room.
 #[inline(always)]
 pub fn unasked() {
     if let Some(count) = LOSSES_UNATTRIBUTED.get_ptr_mut(2) {
@@ -190,7 +206,7 @@ fn header_of(kind: u8, subject: Option<&Subject>, judged: Judged) -> Header {
         time: unsafe { bpf_ktime_get_boot_ns() },
         tgid: (pid_tgid >> 32) as u32,
         tid: pid_tgid as u32,
-        uid: bpf_get_current_uid_gid() as u32,
+        uid: kernel_read::user(kernel_read::current()),
         is_script,
         exe,
     }
@@ -457,7 +473,7 @@ pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
             }
         }
     }
-    slot.submit(wake(&EVENTS, size_of::<CallEvent>()));
+    slot.submit(wake(size_of::<CallEvent>()));
 }
 
 /// Reports a program start.
@@ -486,7 +502,7 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
             time: bpf_ktime_get_boot_ns(),
             tgid: (pid_tgid >> 32) as u32,
             tid: pid_tgid as u32,
-            uid: bpf_get_current_uid_gid() as u32,
+            uid: kernel_read::user(task),
             is_script: executed.is_script,
             exe: executed.exe,
         };
@@ -503,7 +519,7 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
     let wake = if is_pending(executed.sandbox) {
         u64::from(BPF_RB_FORCE_WAKEUP)
     } else {
-        wake(&EVENTS, size_of::<TaskEvent>())
+        wake(size_of::<TaskEvent>())
     };
     slot.submit(wake);
 }

@@ -573,6 +573,13 @@ pub fn vma_file(vma: Kernel) -> Kernel {
     vma.pointer::<VMA_FILE>()
 }
 
+/// The user that a task acts for, as the initial user namespace counts them. By loads: the helper asks the
+/// namespace, and takes a twelfth of a connect's hook.
+#[inline(always)]
+pub fn user(task: Kernel) -> u32 {
+    task.pointer::<TASK_CRED>().field::<CRED_USER, _>()
+}
+
 /// Whether the kernel acts for somebody else in this task's name, as overlayfs does when it works
 /// on a layer (`override_creds`). No system call lets a sandboxed process do that by itself.
 #[inline(always)]

@@ -16,6 +16,7 @@ use clawbox_common::{
 };
 use core::{
     ffi::c_void,
+    mem::MaybeUninit,
     ptr::{self, null, read_volatile, write_volatile},
 };
 
@@ -162,24 +163,37 @@ const _: () = assert!(size_of::<DecisionWords>() == size_of::<Decision>());
 const _: () =
     assert!(Verdict::Deny as u8 == 0 && Reason::Unset as u8 == 0 && Route::Direct as u32 == 0);
 
+/// A denial, for [`judge`] to write over. Word by word: an array of zeros would be a call of memset, which
+/// writes bytes.
+#[inline(always)]
+fn denial(words: &mut MaybeUninit<DecisionWords>) -> *mut DecisionWords {
+    let words = words.as_mut_ptr();
+    for word in 0..size_of::<DecisionWords>() / 8 {
+        // SAFETY: within the array.
+        unsafe { words.cast::<u64>().add(word).write_volatile(0) };
+    }
+    words
+}
+
 /// The decision. Whose a listener on loopback is costs a search, and is asked only where no rule opens it.
 /// One memory for both answers: two do not fit 6.1's stack beside what [`judge`] takes.
 #[inline(always)]
 fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &Destination) -> Decision {
     let subject = of(standing);
     let mut question = Question::about(to);
-    let mut words: DecisionWords = [0; _];
-    judge(subject, &raw const question, &raw mut words);
+    let mut words = MaybeUninit::uninit();
+    let words = denial(&mut words);
+    judge(subject, &raw const question, words);
     // SAFETY: `judge` has written a whole decision, or nothing, and zeros are one too.
-    let reason = unsafe { (*(&raw const words).cast::<Decision>()).reason };
+    let reason = unsafe { (*words.cast::<Decision>()).reason };
     if matches!(reason, Reason::Loopback) {
         question.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
         if question.receiver != 0 {
-            judge(subject, &raw const question, &raw mut words);
+            judge(subject, &raw const question, words);
         }
     }
     // SAFETY: as above.
-    unsafe { (&raw const words).cast::<Decision>().read() }
+    unsafe { words.cast::<Decision>().read() }
 }
 
 /// What [`judge`] writes, or [`judge_connected`] if what is kept with the socket is about this.
@@ -190,14 +204,15 @@ pub fn answer_again(
     kept: *const SocketState,
 ) -> Decision {
     let question = Question::about(to);
-    let mut words: DecisionWords = [0; _];
+    let mut words = MaybeUninit::uninit();
+    let words = denial(&mut words);
     if kept.is_null() {
-        judge(subject, &raw const question, &raw mut words);
+        judge(subject, &raw const question, words);
     } else {
-        judge_connected(subject, &raw const question, kept, &raw mut words);
+        judge_connected(subject, &raw const question, kept, words);
     }
     // SAFETY: as in `judged`.
-    unsafe { (&raw const words).cast::<Decision>().read() }
+    unsafe { words.cast::<Decision>().read() }
 }
 
 impl Question {

@@ -13,8 +13,7 @@ use clawbox_common::attach::{
 use core::{ffi::c_void, ptr::read_volatile};
 
 use crate::{
-    attached::attached,
-    emit,
+    attached::{attached, hold_unasked},
     kernel_read::{self, Kernel, Untyped},
     maps::{CGROUPS, SELECTOR_SCRATCH, SELECTORS, WALK},
     subject::{self, Walked},
@@ -36,7 +35,7 @@ pub fn cgroup_made(ctx: BtfTracePointContext) -> i32 {
         && (cgroup.level() > LEVELS as u64
             || CGROUPS.insert(cgroup.id_of_cgroup(), PENDING, u64::from(BPF_NOEXIST)).is_err())
     {
-        emit::unasked();
+        hold_unasked(cgroup.id_of_cgroup());
     }
     0
 }

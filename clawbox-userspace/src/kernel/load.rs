@@ -255,6 +255,8 @@ pub(super) const KEPT: &[&str] = &[
     "KINDS",
     "ORPHANS",
     "OTHERS",
+    "UNASKED",
+    "HAS_UNASKED",
     "SOCKETS",
     "EVENTS",
     "ALLOWS",

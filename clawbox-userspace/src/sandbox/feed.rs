@@ -1,6 +1,6 @@
 //! Reads what the kernel reports of all sandboxes of this process and hands each its own, in the order in
-//! which it happened. Woken where it has read all before and something comes, but not more often than it
-//! pays, and by a fill level; never per event.
+//! which it happened. Woken where it has read all before and something is denied, but not more often than it
+//! pays, and by a fill level; never per event. Nobody is woken for what is allowed: it is looked for.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ use crate::kernel::tallies::Tallies;
 
 /// How long an event waits at most before it is read.
 pub const TICK: Duration = Duration::from_millis(25);
+
+/// How long what is allowed waits at most, where nothing was for a while: a look costs a few microseconds.
+const REST: Duration = Duration::from_millis(200);
 
 /// Events that are brought into order together.
 const BATCH: usize = 1024;
@@ -46,6 +49,8 @@ pub struct Feed {
     stirred: Arc<Stirred>,
     undecodable: u64,
     drained: Instant,
+    /// Until the next look for what nobody is woken for.
+    pause: Duration,
     /// Something is to be read, but not before [`TICK`] has gone by.
     is_told: bool,
 }
@@ -187,7 +192,8 @@ impl Feed {
         let (undecodable, drained) = (0, Instant::now());
         // Before this process there may have been another.
         let is_told = true;
-        Ok(Self { rings, counts, stirred: Arc::default(), undecodable, drained, is_told })
+        let (stirred, pause) = (Arc::default(), TICK);
+        Ok(Self { rings, counts, stirred, undecodable, drained, pause, is_told })
     }
 
     /// Whether a count of the kernel's tables is under way, which goes on with each look.
@@ -206,11 +212,11 @@ impl Feed {
     /// was just now, so that one look is for many events. Where much waits, it is at once too.
     pub async fn due(&mut self) {
         while !self.is_told {
-            tokio::select! {
-                () = woken(&mut self.rings) => {}
-                () = self.stirred.any() => {}
-            }
-            self.is_told = true;
+            self.is_told = tokio::select! {
+                () = woken(&mut self.rings) => true,
+                () = self.stirred.any() => true,
+                () = tokio::time::sleep(self.pause) => self.look(),
+            };
         }
         tokio::select! {
             // A second word before the first was heard: the fill level, or what cannot wait.
@@ -220,10 +226,18 @@ impl Feed {
         }
     }
 
+    /// Whether something is there. Where nothing is, the next look is later.
+    fn look(&mut self) -> bool {
+        self.undecodable += self.rings.iter_mut().map(Source::look).sum::<u64>();
+        let is_there = self.rings.iter().any(|source| source.next.is_some());
+        self.pause = if is_there { TICK } else { (self.pause * 2).min(REST) };
+        is_there
+    }
+
     /// Reads all that is there and hands it to the system. Gives the sandboxes that something was told of.
     pub fn drain(&mut self, recorders: &mut Recorders) -> Vec<u32> {
         let mut told = Vec::new();
-        (self.drained, self.is_told) = (Instant::now(), false);
+        (self.drained, self.is_told, self.pause) = (Instant::now(), false, TICK);
         self.counts.ring.look();
         self.counts.fills.go_on();
         while self.drain_batch(recorders, &mut told) == BATCH {}

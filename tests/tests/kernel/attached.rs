@@ -13,6 +13,7 @@ use clawbox_tests::clawbox::cgroup_root;
 use clawbox_tests::daemon::Daemon;
 use clawbox_tests::network::{ELSEWHERE, SITE, World};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::daemon::{DIALLER, Dialler, output, to_site};
@@ -36,6 +37,11 @@ impl Parent {
         format!("/{}", self.0.strip_prefix(cgroup_root()).unwrap().display())
     }
 
+    /// What of a rule is for those in it of such names.
+    fn all(&self, names: &str) -> String {
+        format!("{{ cgroup: '{}/{names}' }}", self.below())
+    }
+
     pub(super) fn child(&self, name: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::create_dir_all(&path).unwrap();
@@ -48,6 +54,15 @@ impl Drop for Parent {
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
         remove(&self.0);
     }
+}
+
+/// A daemon with one standing rule, for `wanted`, under a policy of this text.
+fn standing<'w>(scene: &'w Scene, lsm: &'static str, wanted: &str, policy: &str) -> Daemon<'w> {
+    let file = scene.world.bin().join("standing.yaml");
+    fs::write(&file, policy).unwrap();
+    let rule =
+        format!("name: agent\nmatch: {wanted}\npolicy: {}\nnetwork_only: true\n", file.display());
+    Daemon::start_standing(&scene.world, lsm, &rule)
 }
 
 fn remove(directory: &Path) {
@@ -193,14 +208,8 @@ fn who_is_in_a_cgroup_when_it_is_attached_is_held_from_then_on() {
 fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sandbox() {
     let scene = Scene::new();
     let others = Parent::make();
-    let policy = scene.world.bin().join("standing.yaml");
-    fs::write(&policy, to_site(&scene)).unwrap();
-    let rule = format!(
-        "name: agent\nmatch: {{ cgroup: '{}/agent-?' }}\npolicy: {}\nnetwork_only: true\n",
-        others.below(),
-        policy.display()
-    );
-    let mut daemon = Daemon::start_standing(&scene.world, lsm_on_newest(&scene), &rule);
+    let mut daemon =
+        standing(&scene, lsm_on_newest(&scene), &others.all("agent-?"), &to_site(&scene));
     let (site, elsewhere) = (SITE.to_string(), ELSEWHERE.to_string());
     for number in 0..4 {
         // The first thing it does is to connect.
@@ -263,14 +272,7 @@ fn nothing_is_done_in_a_new_cgroup_that_a_standing_rule_is_for_before_it_is_a_sa
 fn a_cgroup_that_is_made_while_others_are_asked_about_is_held_too() {
     let scene = Scene::new();
     let others = Parent::make();
-    let policy = scene.world.bin().join("standing.yaml");
-    fs::write(&policy, to_site(&scene)).unwrap();
-    let rule = format!(
-        "name: agent\nmatch: {{ cgroup: '{}/agent-*' }}\npolicy: {}\nnetwork_only: true\n",
-        others.below(),
-        policy.display()
-    );
-    let daemon = Daemon::start_standing(&scene.world, "off", &rule);
+    let daemon = standing(&scene, "off", &others.all("agent-*"), &to_site(&scene));
     // The agent looks for one at any moment of the making of another.
     let rounds = if in_guest() { 4 } else { 40 };
     let one_after_the_other = &|thread: usize| {
@@ -304,6 +306,43 @@ fn a_cgroup_that_is_made_while_others_are_asked_about_is_held_too() {
     until("they are sandboxes no longer", || daemon.list().is_empty());
 }
 
+/// As the kernel programs have it: so many cgroups are sandboxes or wait to become some, and none deeper.
+const ROOM: usize = 4096;
+const LEVELS: usize = 16;
+
+#[test]
+fn what_the_agent_cannot_be_asked_about_is_held_and_denied() {
+    let scene = Scene::new();
+    let others = Parent::make();
+    // In an emulated machine so many cgroups take long; what comes of one too many is the same.
+    let deep = (0..LEVELS).fold(String::new(), |path, level| format!("{path}{level}/"));
+    let wanted = if in_guest() { others.all(&format!("{deep}*")) } else { others.all("agent-*") };
+    let daemon = standing(&scene, "off", &wanted, &to_site(&scene));
+    let place = if in_guest() {
+        others.child(&format!("{deep}agent"))
+    } else {
+        let names = (0..=ROOM).map(|number| format!("agent-{number}"));
+        names.map(|name| others.child(&name)).last().unwrap()
+    };
+    for place in [place.clone(), place.join("inner")] {
+        fs::create_dir_all(&place).unwrap();
+        let mut held = waiting(&mut dialler(&scene.world, &place));
+        until("it is held", || is_stopped(held.id()));
+        // Whoever has it go on has it denied.
+        nix::sys::signal::kill(Pid::from_raw(held.id().cast_signed()), Signal::SIGCONT).unwrap();
+        let mut input = held.stdin.take().unwrap();
+        writeln!(input, "{SITE}").unwrap();
+        drop(input);
+        let told = held.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(told.contains("EPERM"), "{told}");
+    }
+    assert!(daemon.list().is_empty());
+    let _ = daemon.trail_once(daemon.name(), |told| {
+        told.iter().any(|record| record["object"]["kind"] == "cgroup-unasked")
+    });
+}
+
 /// Takes one connection from each listener that it was given, and says what comes of reading from it.
 const TAKER: &str = r#"
 import errno, socket
@@ -317,14 +356,12 @@ for number in (3, 4):
 fn who_is_handed_a_listener_takes_connections_where_the_policy_would_let_it_listen() {
     let scene = Scene::new();
     let others = Parent::make();
-    let policy = scene.world.bin().join("standing.yaml");
-    fs::write(&policy, format!("{}listen: {{ ports: [7071] }}\n", to_site(&scene))).unwrap();
-    let rule = format!(
-        "name: agent\nmatch: {{ cgroup: '{}/*' }}\npolicy: {}\nnetwork_only: true\n",
-        others.below(),
-        policy.display()
+    let _daemon = standing(
+        &scene,
+        lsm(&scene),
+        &others.all("*"),
+        &format!("{}listen: {{ ports: [7071] }}\n", to_site(&scene)),
     );
-    let _daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
     let ports = [7071, 7072];
     let listeners = scene
         .world
@@ -392,14 +429,8 @@ fn what_watches_a_container_runs_without_an_agent_and_the_container_does_not() {
     }
     let scene = Scene::new();
     let others = Parent::make();
-    let policy = scene.world.bin().join("standing.yaml");
-    fs::write(&policy, to_site(&scene)).unwrap();
-    let rule = format!(
-        "name: agent\nmatch: {{ container: {{ labels: {{ no-such: label }} }} }}\npolicy: {}\n\
-         network_only: true\n",
-        policy.display()
-    );
-    let mut daemon = Daemon::start_standing(&scene.world, lsm(&scene), &rule);
+    let wanted = "{ container: { labels: { no-such: label } } }";
+    let mut daemon = standing(&scene, lsm(&scene), wanted, &to_site(&scene));
     daemon.end_by(Signal::SIGKILL);
     let number = "0123456789abcdef".repeat(4);
     let watcher = others.child(&format!("libpod-conmon-{number}.scope"));
