@@ -253,8 +253,8 @@ fn rows(asked: Asked, plan: &Plan, measured: &Measured, report: &mut Report) {
     let sum = |pick: fn(&Trail) -> u64| measured.trails.iter().map(pick).sum::<u64>();
     let reader = median(measured.reader.iter().copied()).unwrap_or_default() / 1000.0;
     report.note(format!(
-        "{} network records in {} trails, {} events lost, {} denials; clawbox itself used {reader:.2} \
-         µs of processor time for each record; {} batches were made again because another clawbox \
+        "{} connects and sends in {} trails, {} events lost, {} denials; clawbox itself used {reader:.2} \
+         µs of processor time for each; {} batches were made again because another clawbox \
          was attached",
         sum(|trail| trail.network),
         measured.trails.len(),

@@ -51,7 +51,7 @@ pub struct Room {
 /// What a sandbox's trail has in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trail {
-    /// Network records.
+    /// Connects and sends that are in it.
     pub network: u64,
     /// Events that were lost, by the trail's own gap records.
     pub lost: u64,
@@ -188,7 +188,8 @@ impl Room {
         for line in text.lines() {
             let record: serde_json::Value = serde_json::from_str(line)?;
             match record["class"].as_str() {
-                Some("network") => trail.network += 1,
+                // One may stand for many that are alike.
+                Some("network") => trail.network += record["object"]["times"].as_u64().unwrap_or(1),
                 Some("gap") => trail.lost += record["object"]["count"].as_u64().unwrap_or(0),
                 _ => {}
             }

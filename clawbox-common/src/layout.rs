@@ -7,6 +7,7 @@ use crate::address::Address;
 use crate::attach::{Selector, Walk};
 use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEvent, Told};
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
+use crate::flow::{Flow, FlowKey};
 use crate::limits;
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, Granted, HostIds, LossKey,
@@ -45,6 +46,10 @@ pub const LAYOUT: u64 = {
         size_of::<FileEvent>(),
         size_of::<CallEvent>(),
         size_of::<Selector>(),
+        size_of::<FlowKey>(),
+        size_of::<Flow>(),
+        limits::FLOWS as usize,
+        limits::UNASKED as usize,
         limits::SANDBOXES as usize,
         limits::RULES as usize,
         limits::ADDRESSES as usize,
@@ -77,6 +82,8 @@ macro_rules! packed {
 }
 
 packed! {
+    FlowKey = 64,
+    Flow = 56,
     Address = 16,
     FileId = 16,
     Mask = 32,
@@ -136,7 +143,7 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod! {
-    Tally, TallyKey, TallyPlace,
+    Flow, FlowKey, Tally, TallyKey, TallyPlace,
     Address, FileId, Mask, Seat, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
     AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, SocketState, Redirected, LossKey,
     FileKey, NameKey, FileRule, CallShape, Selector, Walk,

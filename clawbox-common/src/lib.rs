@@ -8,6 +8,7 @@ pub mod decide;
 pub mod event;
 pub mod field;
 pub mod file;
+pub mod flow;
 pub mod layout;
 pub mod limits;
 pub mod patch;

@@ -90,6 +90,9 @@ pub const ARGUMENTS: usize = 512;
 /// Numbers of system calls that a table by number holds; x86-64 has none above 470 yet.
 pub const CALL_NUMBERS: u32 = 512;
 
+/// Kinds of allowed connects and sends that are counted at one time; of those beyond it each is told.
+pub const FLOWS: u32 = 65_536;
+
 /// Cgroups beyond the table's room that are held without a question to the agent, and not mistaken for
 /// others: a set of this size tells one of 32 wrong when it has so many.
 pub const UNASKED: u32 = 1 << 16;

@@ -180,9 +180,9 @@ pub const LISTED_PROGRAMS: u32 = 4;
 
 /// The policy has file rules for single binaries.
 pub const FILES_BY_BINARY: u32 = 32;
-/// Allowed uses of files are counted.
+/// Allowed uses of files are counted, and allowed connects and sends that are alike.
 pub const TALLY_ALLOWS: u32 = 8;
-/// Each allowed use of a file is reported.
+/// Each allowed use is reported.
 pub const REPORT_ALLOWS: u32 = 16;
 impl SandboxState {
     /// Under a policy, and served by nobody.

@@ -9,6 +9,7 @@ mod allowed;
 mod attached;
 mod counter;
 mod emit;
+mod flow;
 mod hooks;
 mod kernel_read;
 mod kind;

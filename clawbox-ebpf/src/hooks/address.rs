@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     attached::is_pending,
-    emit, kernel_read,
+    emit, flow, kernel_read,
     maps::{KernelLookup, SOCKETS},
     subject,
 };
@@ -326,7 +326,9 @@ fn egress<const SEND: bool>(ctx: &SockAddrContext, family: Family) -> i32 {
         decision.verdict as u8,
         decision.reason as u8
     );
-    told(at, kind as u32, subject, &to, &decision);
+    if flow::is_counted(subject, kind as u32, &to, &decision) == 0 {
+        told(at, kind as u32, subject, &to, &decision);
+    }
     // Of what was in memory the verifier does not know that it is 0 or 1.
     kernel_read::unseen(u64::from(decision.goes_on())) as i32 & 1
 }

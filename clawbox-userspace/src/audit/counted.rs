@@ -62,6 +62,7 @@ impl Counted {
             Object::Summary(sum) => {
                 sum.reads.saturating_add(sum.writes).saturating_add(sum.executes)
             }
+            Object::Endpoint(endpoint) => endpoint.times.unwrap_or(1),
             _ => 1,
         };
         let class = CLASSES.iter().position(|(class, _)| *class == draft.class);

@@ -7,6 +7,7 @@ use clawbox_common::address::Address;
 use clawbox_common::decide::Route;
 use clawbox_common::event::{FileEvent, Header, Kind, NetworkEvent, Operation, TaskEvent};
 use clawbox_common::file::{EXECUTE, READ, TallyKey, WRITE};
+use clawbox_common::flow::{Flow, FlowKey};
 use clawbox_common::rule::{ICMP, TCP, UDP};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
@@ -214,6 +215,50 @@ pub fn seen_by_agent(
     Draft { time: Some(time), action, let_through, object, ..draft }
 }
 
+/// The record of so many more connects or sends that were allowed as one that was told. `None` where the
+/// kernel's numbers stand for nothing.
+pub fn counted(
+    key: &FlowKey,
+    flow: &Flow,
+    programs: &Programs,
+    meaning: &dyn Meaning,
+) -> Option<Draft> {
+    let (kind, reason) = (Kind::try_from(key.kind).ok()?, Reason::try_from(key.reason).ok()?);
+    let decoded = Decoded { kind, verdict: Verdict::Allow, reason };
+    let header = Header {
+        kind: key.kind,
+        verdict: Verdict::Allow as u8,
+        reason: key.reason,
+        sandbox: flow.sandbox,
+        uid: key.uid,
+        is_script: flow.is_script,
+        exe: flow.exe,
+        ..Header::default()
+    };
+    let event = NetworkEvent {
+        header,
+        asked: key.asked,
+        real: key.real,
+        port: key.port,
+        transport: key.transport,
+        route: key.route,
+        host: flow.host,
+        matched: flow.matched,
+        matched_word: flow.matched_word,
+        name: flow.name,
+        policy: key.policy,
+        ..NetworkEvent::default()
+    };
+    let draft = network(decoded, &event, programs, meaning);
+    let object = match draft.object {
+        Object::Endpoint(endpoint) => {
+            Object::Endpoint(Endpoint { times: Some(flow.again), ..endpoint })
+        }
+        other => other,
+    };
+    Some(Draft { object, ..draft })
+}
+
 fn network(
     decoded: Decoded,
     event: &NetworkEvent,
@@ -233,6 +278,7 @@ fn network(
             transport: transport(event.transport).to_owned(),
             named: None,
             hidden: false,
+            times: None,
         })
     };
     let rule = (decoded.reason == Reason::Rule).then(|| meaning.rule(event)).flatten();

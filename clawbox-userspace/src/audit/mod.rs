@@ -30,12 +30,12 @@ use clawbox_common::rule::{REPORT_ALLOWS, TALLY_ALLOWS};
 )]
 #[serde(rename_all = "lowercase")]
 pub enum AuditLevel {
-    /// No allowed use of a file
+    /// Nothing of what is allowed of files and endpoints
     Denials,
-    /// Allowed uses of files as counts, by program and directory
+    /// Allowed uses as counts, of files by program and directory, of endpoints after the first of each
     #[default]
     Summary,
-    /// Each allowed use of a file
+    /// Each allowed use
     All,
 }
 

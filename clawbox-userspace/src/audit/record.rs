@@ -224,6 +224,9 @@ pub struct Endpoint {
     /// Another one is, or may be, encrypted behind that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden: bool,
+    /// So many like one that was told by itself, by whatever processes, since then; absent where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
 }
 
 /// A DNS question.

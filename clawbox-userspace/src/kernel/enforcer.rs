@@ -22,6 +22,7 @@ use clawbox_common::subject::Mask;
 use super::attached::Attached;
 use super::batch;
 use super::calls;
+use super::flows::Flows;
 use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{EXEC_HOOK, Losses, Skips};
 use super::lsm::{self, LsmState};
@@ -536,6 +537,14 @@ impl Enforcer {
     /// They were taken before.
     pub fn take_tallies(&mut self) -> Result<Tallies, LoadError> {
         Ok(Tallies::new(self.map("TALLY_PLACES")?, self.map("TALLIES")?))
+    }
+
+    /// The counts of allowed connects and sends. Can be taken once.
+    ///
+    /// # Errors
+    /// They were taken before.
+    pub fn take_flows(&mut self) -> Result<Flows, LoadError> {
+        Ok(Flows::new(self.map("FLOWS")?, self.map("FLOW_SPAN")?))
     }
 
     /// Ends of processes that the kernel did not tell: their identities are still there.

@@ -262,6 +262,8 @@ pub(super) const KEPT: &[&str] = &[
     "ALLOWS",
     "LOSSES",
     "LOSSES_UNATTRIBUTED",
+    "FLOWS",
+    "FLOW_SPAN",
     "TALLY_PLACES",
     "TALLIES",
     "TALLY_PLACES_TAKEN",

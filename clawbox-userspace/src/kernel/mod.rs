@@ -8,6 +8,7 @@ pub mod calls;
 pub mod enforcer;
 pub mod file_id;
 pub mod fill;
+pub mod flows;
 pub mod link;
 pub mod load;
 pub mod losses;

@@ -17,6 +17,7 @@ use crate::audit::record::VerdictName;
 use crate::audit::store::intake::Intake;
 use crate::events::Event;
 use crate::kernel::fill::{Fills, RingFill};
+use crate::kernel::flows::Flows;
 use crate::kernel::losses::{EXEC_HOOK, Losses};
 use crate::kernel::tallies::Tallies;
 
@@ -35,6 +36,8 @@ pub struct Counts {
     pub losses: Losses,
     /// What it allowed.
     pub tallies: Tallies,
+    /// What else it allowed that is like what it told.
+    pub flows: Flows,
     /// How full its tables are.
     pub fills: Fills,
     /// How full the ring is.
@@ -302,6 +305,28 @@ impl Feed {
         for (key, uses) in news {
             if let Some(recorder) = recorders.for_event(key.sandbox) {
                 recorder.sum(&key, &uses, &clock);
+            }
+        }
+        recorders.all().for_each(|recorder| recorder.trail.flush());
+    }
+
+    /// Records how many allowed connects and sends were like one that was told: of a sandbox that has ended,
+    /// or all that have not been for a while.
+    pub fn tell_counted(&mut self, recorders: &mut Recorders, ended: Option<u32>) {
+        let flows = &mut self.counts.flows;
+        let counted = match ended {
+            Some(sandbox) => flows.of(sandbox),
+            None => flows.of_last_span(),
+        };
+        let counted = match counted {
+            Ok(counted) => counted,
+            Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
+        };
+        for (key, flow) in counted {
+            if flow.sandbox != PROBE
+                && let Some(recorder) = recorders.for_event(flow.sandbox)
+            {
+                recorder.counted(&key, &flow);
             }
         }
         recorders.all().for_each(|recorder| recorder.trail.flush());

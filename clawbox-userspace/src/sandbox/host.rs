@@ -44,6 +44,9 @@ const LOSSES: Duration = Duration::from_secs(1);
 /// How often what was allowed is summed up.
 const SUMMARY: Duration = Duration::from_secs(60);
 
+/// How long allowed connects and sends that are alike are counted together.
+const SPAN: Duration = Duration::from_secs(10);
+
 /// Tables of the kernel's that the agent's servers use.
 #[derive(Clone)]
 pub(super) struct Tables {
@@ -61,6 +64,7 @@ pub struct Host {
     sandboxes: BTreeMap<u32, Sandbox>,
     looked: Instant,
     summed_up: Instant,
+    counted: Instant,
     /// Sandboxes of which something is still there and cannot be ended: enforcement has to stay, and nobody
     /// else may have their numbers.
     left: BTreeSet<u32>,
@@ -105,6 +109,7 @@ impl Host {
             sandboxes: BTreeMap::new(),
             looked: now,
             summed_up: now,
+            counted: now,
             left: BTreeSet::new(),
             last_number: 0,
             // By who was there before.
@@ -120,7 +125,8 @@ impl Host {
         // Before anything is taken that they look at too.
         let (fills, ring) = (enforcer.fills()?, enforcer.ring_fill()?);
         let (losses, tallies) = (enforcer.take_losses()?, enforcer.take_tallies()?);
-        let counts = Counts { losses, tallies, fills, ring };
+        let flows = enforcer.take_flows()?;
+        let counts = Counts { losses, tallies, flows, fills, ring };
         let feed =
             Feed::new(enforcer.take_events()?, counts).map_err(system("poll the event ring"))?;
         let remnants = Remnants::of(name, enforcer.skipped_exits()?)?;
@@ -439,6 +445,10 @@ impl Host {
         if self.feed.count_losses(&mut self.recorders) {
             self.find_skipped();
         }
+        if self.counted.elapsed() >= SPAN {
+            self.counted = Instant::now();
+            self.feed.tell_counted(&mut self.recorders, None);
+        }
         if self.summed_up.elapsed() >= SUMMARY {
             self.summed_up = Instant::now();
             self.feed.sum_up(&mut self.recorders);
@@ -517,6 +527,7 @@ impl Host {
         let ended = self.end_processes(&beginning);
         self.feed.drain(&mut self.recorders);
         self.feed.count_losses(&mut self.recorders);
+        self.feed.tell_counted(&mut self.recorders, Some(number));
         self.feed.sum_up(&mut self.recorders);
         let mut denied = 0;
         if let Some(mut recorder) = self.recorders.remove(number) {

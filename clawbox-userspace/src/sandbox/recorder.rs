@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use clawbox_common::address::asker_of;
 use clawbox_common::event::{Header, Kind, NetworkEvent, Operation};
 use clawbox_common::file::TallyKey;
+use clawbox_common::flow::{Flow, FlowKey};
 use clawbox_common::subject::FileId;
 use clawbox_common::verdict::{Reason, Verdict};
 use tokio::sync::Notify;
@@ -346,6 +347,14 @@ impl Recorder {
         self.trail.add(kernel_event::summary(key, uses, directory, &self.programs, clock));
     }
 
+    /// Records how many more were allowed that were like one that was told.
+    pub fn counted(&mut self, key: &FlowKey, flow: &Flow) {
+        let (programs, meaning) = (&self.programs, self.meaning.as_ref());
+        if let Some(draft) = kernel_event::counted(key, flow, programs, meaning) {
+            self.trail.add(draft);
+        }
+    }
+
     /// Connections that have begun to wait for an answer, with the name and the program they are about.
     pub fn take_held(&mut self) -> Vec<(NetworkEvent, Option<String>, Option<String>)> {
         let held = std::mem::take(&mut self.held);
@@ -460,6 +469,7 @@ fn cut(reset: &Reset, host: Option<String>, programs: &Programs) -> Draft {
             transport: kernel_event::transport(reset.to.transport).to_owned(),
             named: None,
             hidden: false,
+            times: None,
         }),
     }
 }

@@ -81,6 +81,7 @@ fn connected(host: &str, seconds: u64) -> Draft {
             transport: "tcp".to_owned(),
             named: None,
             hidden: false,
+            times: None,
         }),
         ..denied("")
     }

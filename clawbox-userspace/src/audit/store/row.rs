@@ -130,6 +130,9 @@ fn put_endpoint(columns: &mut Columns, endpoint: &Endpoint) {
     columns.number(Number::Port, endpoint.port.into());
     columns.text(Text::Transport, &endpoint.transport);
     optional(columns, Text::Named, endpoint.named.as_deref());
+    if let Some(times) = endpoint.times {
+        columns.count(times);
+    }
 }
 
 fn put_file(columns: &mut Columns, file: &FileObject) {
