@@ -15,6 +15,7 @@ mod kind;
 mod maps;
 mod search;
 mod seat;
+mod share;
 mod subject;
 mod tally;
 

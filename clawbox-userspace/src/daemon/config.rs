@@ -239,6 +239,7 @@ mod tests {
             ("limits: { pids: 1 }\n", "pids"),
             ("audit: { quota: 64M }\n", "two segments"),
             ("audit: { keep: never }\n", "30days"),
+            ("audit: { share: 0 }\n", "1 to 100"),
             ("- 1\n", ""),
         ] {
             let error = Config::parse(text).unwrap_err();

@@ -206,7 +206,11 @@ impl Daemon {
         let global = Global::kept(store.global()?);
         let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
         let lsm = LsmUse::from(config.lsm);
-        let wanted = Wanted { lsm: lsm != LsmUse::Off, refusals: config.refusals };
+        let wanted = Wanted {
+            lsm: lsm != LsmUse::Off,
+            refusals: config.refusals,
+            share: config.audit.share,
+        };
         let mut host =
             Host::load(&root, place, Sizes::LARGEST, &config.name, wanted, Keep::Pinned)?;
         if lsm == LsmUse::Require && !host.lsm().is_active() {
@@ -221,7 +225,12 @@ impl Daemon {
             Trail::go_on(&config.trails.join(format!("{}.jsonl", config.name)), &config.name);
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         let (at, key) = (audit::directory_of(&config.state), audit::key_of(&config.state));
-        let audit = audit::Store::start(at, key, &config.name, config.audit);
+        // Before anything is read or written.
+        let flight = host.in_flight(&config.name, &at);
+        if let Err(error) = &flight {
+            tracing::error!("what is read and not stored is not counted should this end: {error}");
+        }
+        let audit = audit::Store::start(at, key, &config.name, config.audit, flight.ok());
         let audit = audit.map_err(system("start the audit store's writer"))?;
         host.store_in(audit.intake());
         host.keep_rest(trail, Programs::new(mounts, []));
@@ -245,6 +254,7 @@ impl Daemon {
             _audit: audit,
         };
         daemon.take_over()?;
+        daemon.host.tell_left();
         daemon.resume_global();
         daemon.host.admit_probe(&keeper).map_err(RunError::from)?;
         daemon.stand()?;
