@@ -53,6 +53,7 @@ use crate::sandbox::host::Host;
 use crate::sandbox::probe::PROBE;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
+use crate::ship::Shipping;
 use attach::Standing;
 use config::{Config, ConfigError};
 use descriptors::Descriptors;
@@ -122,6 +123,8 @@ struct Daemon {
     descriptors: Descriptors,
     /// Where its configuration is, if not where it is by default.
     file: Option<PathBuf>,
+    /// Before the store, which tells it what there is.
+    _ship: Option<Shipping>,
     /// Written to the end, so after all else.
     _audit: audit::Store,
 }
@@ -232,6 +235,8 @@ impl Daemon {
         }
         let audit = audit::Store::start(at, key, &config.name, config.audit, flight.ok());
         let audit = audit.map_err(system("start the audit store's writer"))?;
+        let ship = Shipping::start(&config.ship, &config.state, audit.intake().stored());
+        let ship = ship.map_err(system("start what ships the audit store"))?;
         host.store_in(audit.intake());
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
@@ -251,6 +256,7 @@ impl Daemon {
             watchdog,
             descriptors: Descriptors::default(),
             file,
+            _ship: ship,
             _audit: audit,
         };
         daemon.take_over()?;

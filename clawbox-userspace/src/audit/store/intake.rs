@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use clawbox_common::rule::LossKey;
+use tokio::sync::Notify;
 
 use super::columns::{Batch, Columns, Like};
 use super::in_flight::{Counts, InFlight};
@@ -81,6 +82,8 @@ struct Shared {
     came: Condvar,
     /// The writer has taken what waited.
     taken: Condvar,
+    /// A batch is on the disk.
+    stored: Arc<Notify>,
     flight: Mutex<Option<InFlight>>,
 }
 
@@ -120,6 +123,12 @@ impl Intake {
             row::put_at(columns, micros, sandbox, policy, &known.draft);
             known.like.set(columns.last().map(|like| (like, policy)));
         });
+    }
+
+    /// Told when more is on the disk; for one who waits.
+    #[must_use]
+    pub fn stored(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.stored)
     }
 
     /// What comes until [`Intake::release`] belongs together: all of it is in one batch.
@@ -353,6 +362,7 @@ impl Keeper {
         self.shared.in_flight(|flight| flight.writes(writer.next_event()));
         writer.append(batch)?;
         self.shared.in_flight(InFlight::is_durable);
+        self.shared.stored.notify_one();
         Ok(())
     }
 
