@@ -2,6 +2,8 @@
 //! that were measured in turn in one run, because the machine's own speed drifts by more.
 
 mod attached;
+mod audit;
+mod daemon;
 mod dns;
 mod egress;
 mod figures;
@@ -72,6 +74,8 @@ enum What {
     Dns,
     /// One daemon with 1, 10, 100 and 1,000 sandboxes: starts, connects, changes of policy, memory
     Scale,
+    /// Events from the kernel to the host's store, against a reader that does nothing; queries and checks of it
+    Audit,
     /// Everything above
     All,
     /// Instructions for opens, program starts and a walk; in a guest that counts them
@@ -156,6 +160,9 @@ fn measure(cli: &Cli) -> Result<()> {
     }
     if all || cli.what == What::Scale {
         scale::measure(&room, &mut report)?;
+    }
+    if all || cli.what == What::Audit {
+        audit::measure(&room, cli.quick, &mut report)?;
     }
     match cli.format {
         Format::Text => print!("{report}"),

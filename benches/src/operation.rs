@@ -20,6 +20,8 @@ pub enum Operation {
     TcpConnect,
     /// connect of a UDP socket.
     UdpConnect,
+    /// connects of a UDP socket to [`MIXED`] addresses of loopback in turn, and one in a hundred elsewhere.
+    UdpConnectMixed,
     /// sendto on an unconnected UDP socket.
     UdpSend,
     /// send on a connected UDP socket, which no hook of clawbox sees.
@@ -46,6 +48,10 @@ pub enum Operation {
     AskForwarded,
 }
 
+/// Addresses of [`Operation::UdpConnectMixed`]: 127.0.1.0 and so on, at [`MIXED_PORT`].
+pub const MIXED: u8 = 64;
+pub const MIXED_PORT: u16 = 443;
+
 /// The name server that is asked: `ADDRESS`.
 pub const NAME_SERVER: &str = "CLAWBOX_BENCH_NAME_SERVER";
 /// Names by what their answers allow.
@@ -71,6 +77,7 @@ impl Operation {
     pub const ALL: &'static [Self] = &[
         Self::TcpConnect,
         Self::UdpConnect,
+        Self::UdpConnectMixed,
         Self::UdpSend,
         Self::UdpSendConnected,
         Self::ThroughHyper,
@@ -90,6 +97,7 @@ impl Operation {
         match self {
             Self::TcpConnect => "tcp-connect",
             Self::UdpConnect => "udp-connect",
+            Self::UdpConnectMixed => "udp-connect-mixed",
             Self::UdpSend => "udp-send",
             Self::UdpSendConnected => "udp-send-connected",
             Self::ThroughHyper => "through-hyper",
@@ -110,6 +118,7 @@ impl Operation {
         match self {
             Self::TcpConnect => "TCP connect+accept+close",
             Self::UdpConnect => "UDP connect",
+            Self::UdpConnectMixed => "UDP connects, to many places in turn",
             Self::UdpSend => "UDP send, unconnected",
             Self::UdpSendConnected => "UDP send, connected",
             Self::ThroughHyper => "TCP connect through a hyper CONNECT proxy",
@@ -205,6 +214,19 @@ impl Performer {
                 Ok(())
             }),
             Operation::UdpConnect => timed(count, || self.connected.connect(to)),
+            Operation::UdpConnectMixed => {
+                let mut number = 0_u32;
+                timed(count, || {
+                    number = number.wrapping_add(1);
+                    let last = if number % 100 == 0 { 200 } else { number as u8 % MIXED };
+                    let address = Ipv4Addr::new(127, 0, 1, last);
+                    match self.connected.connect((address, MIXED_PORT)) {
+                        // What no rule allows.
+                        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+                        other => other,
+                    }
+                })
+            }
             Operation::UdpSend => {
                 self.delivered(count, || self.unconnected.send_to(&[1], to).map(drop))
             }

@@ -20,6 +20,10 @@ pub enum Unit {
     Nanoseconds,
     /// Mebibytes.
     Mebibytes,
+    /// Bytes.
+    Bytes,
+    /// Hundredths.
+    Percent,
 }
 
 impl Unit {
@@ -29,6 +33,8 @@ impl Unit {
             Self::Milliseconds => "ms",
             Self::Nanoseconds => "ns",
             Self::Mebibytes => "MiB",
+            Self::Bytes => "bytes",
+            Self::Percent => "%",
         }
     }
 
@@ -38,6 +44,8 @@ impl Unit {
             Self::Milliseconds => format!("{value:.2} ms"),
             Self::Nanoseconds => format!("{value:.0} ns"),
             Self::Mebibytes => format!("{value:.1} MiB"),
+            Self::Bytes => format!("{value:.1} bytes"),
+            Self::Percent => format!("{value:.2} %"),
         }
     }
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::attached::Root;
 use crate::dns;
-use crate::operation::{Ends, FORWARDED, NAME_SERVER, REMEMBERED};
+use crate::operation::{Ends, FORWARDED, MIXED, MIXED_PORT, NAME_SERVER, REMEMBERED};
 use crate::worker::{ARGUMENT, Worker};
 
 /// Endpoints that the policy names beside the one that is used, so that no lookup is in an empty
@@ -156,6 +156,23 @@ impl Room {
         }
         let _ = writeln!(text, "    binaries: [{{ path: {} }}]", self.program.display());
         let path = self.file(&format!("{name}.yaml"));
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// The file of a policy that allows [`crate::operation::Operation::UdpConnectMixed`] but for the hundredth.
+    pub fn policy_of_mixed(&self) -> Result<PathBuf> {
+        let mut text = fs::read_to_string(&self.policy)?;
+        text += "  mixed:\n    endpoints:\n";
+        for last in 0..MIXED {
+            let _ = writeln!(
+                text,
+                "      - {{ host: 127.0.1.{last}, port: {MIXED_PORT}, transport: any, \
+                 host_loopback: true }}"
+            );
+        }
+        let _ = writeln!(text, "    binaries: [{{ path: {} }}]", self.program.display());
+        let path = self.file("mixed.yaml");
         fs::write(&path, text)?;
         Ok(path)
     }

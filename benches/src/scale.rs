@@ -2,7 +2,7 @@
 //! how long a policy takes to come into force, and what the daemon needs for all of them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use clawbox::api::proto;
 use tokio::runtime::Runtime;
 use tonic::Streaming;
 
+use crate::daemon::Daemon;
 use crate::figures::{Spread, median, part_of};
 use crate::operation::Operation;
 use crate::report::{Progress, Report, Row, Unit};
 use crate::room::Room;
-use crate::running::Running;
 use crate::worker::{ARGUMENT, Worker};
 
 /// Sandboxes that run beside the one that is measured.
@@ -32,94 +32,6 @@ const CONNECTIONS: u32 = 200;
 const CHANGES: usize = 200;
 /// How long the daemon is left alone to see what it takes for itself.
 const IDLE: Duration = Duration::from_secs(4);
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A daemon of the measurement's own.
-struct Daemon {
-    process: Running,
-    socket: PathBuf,
-    config: PathBuf,
-    clawbox: PathBuf,
-}
-
-impl Daemon {
-    fn start(room: &Room) -> Result<Self> {
-        let (socket, config) = (room.file("clawbox.sock"), room.file("agent.yaml"));
-        let text = format!(
-            "name: bench-{}\nsocket: {}\ntrails: {}\nstate: {}\nlimits: {{ sandboxes_per_user: 4096 }}\n",
-            std::process::id(),
-            socket.display(),
-            room.file("trails").display(),
-            room.file("state").display()
-        );
-        fs::write(&config, text)?;
-        let mut command = Command::new(room.clawbox_program());
-        command.arg("daemon").arg("--config").arg(&config).env("CLAWBOX_LOG", "error");
-        let process = Running(command.stdin(Stdio::null()).spawn()?);
-        let since = Instant::now();
-        while !socket.exists() {
-            if since.elapsed() > PATIENCE {
-                bail!("the daemon does not listen");
-            }
-            std::thread::yield_now();
-        }
-        Ok(Self { process, socket, config, clawbox: room.clawbox_program().to_owned() })
-    }
-
-    fn pid(&self) -> u32 {
-        self.process.0.id()
-    }
-
-    /// A `clawbox run` that lacks only its command.
-    fn run(&self, policy: &Path) -> Command {
-        let mut command = Command::new(&self.clawbox);
-        command.args(["run", "--user", "nobody", "--workdir", "/", "--policy"]).arg(policy);
-        command.arg("--").env("CLAWBOX_SOCKET", &self.socket).env("CLAWBOX_LOG", "error");
-        command
-    }
-
-    /// Processor time that it has taken so far, in clock ticks of 10 ms.
-    fn ticks(&self) -> Result<u64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat has a name")?;
-        let field = |at: usize| fields.split(' ').nth(at).and_then(|word| word.parse::<u64>().ok());
-        Ok(field(11).unwrap_or(0) + field(12).unwrap_or(0))
-    }
-
-    /// Mebibytes of it that are resident.
-    fn resident(&self) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-        Ok(kib.context("no VmRSS")? / 1024.0)
-    }
-
-    /// Mebibytes of its maps, as the kernel accounts them.
-    fn maps(&self) -> Result<f64> {
-        // Several descriptors may be of one map.
-        let mut bytes = std::collections::BTreeMap::new();
-        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.pid()))? {
-            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-            let number = |what: &str| {
-                let line = text.lines().find_map(|line| line.strip_prefix(what));
-                line.and_then(|line| line.trim().parse::<u64>().ok())
-            };
-            if let (Some(map), Some(size)) = (number("map_id:"), number("memlock:")) {
-                bytes.insert(map, size);
-            }
-        }
-        Ok(bytes.values().sum::<u64>() as f64 / 1_048_576.0)
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.process.0.kill();
-        let _ = self.process.0.wait();
-        let mut uninstall = Command::new(&self.clawbox);
-        let _ = uninstall.arg("uninstall").arg("--config").arg(&self.config).output();
-    }
-}
 
 /// Sandboxes that only wait.
 struct Idle<'d> {
@@ -133,7 +45,7 @@ struct Idle<'d> {
 impl<'d> Idle<'d> {
     fn of(daemon: &'d Daemon, policy: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = runtime.block_on(Client::connect(&daemon.socket))?;
+        let client = runtime.block_on(Client::connect(daemon.socket()))?;
         let text = fs::read_to_string(policy)?;
         let policy = proto::Text { name: policy.display().to_string(), text };
         Ok(Self { runtime, client, running: Vec::new(), policy, _daemon: daemon })

@@ -8,7 +8,7 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid,
         generated::{bpf_ktime_get_boot_ns, bpf_loop},
     },
-    maps::RingBuf,
+    maps::{RingBuf, ring_buf::RingBufEntry},
 };
 use clawbox_common::{
     decide::Decision,
@@ -32,13 +32,23 @@ use crate::{
     attached::is_pending,
     kernel_read::{self, Dentry as _, Kernel, Reached, Untyped},
     maps::{ALLOWS, EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
+    share,
     subject::{Executed, sandbox_here},
 };
 
 /// Where a decision of this verdict is told.
 #[inline(always)]
-fn ring_of(verdict: u8) -> &'static RingBuf {
+pub fn ring_of(verdict: u8) -> &'static RingBuf {
     if verdict == Verdict::Allow as u8 { &ALLOWS } else { &EVENTS }
+}
+
+/// Room for a record, where there is any and the sandbox has not had its share.
+#[inline(always)]
+fn room<T: 'static>(verdict: u8, whose: impl FnOnce() -> u32) -> Option<RingBufEntry<T>> {
+    if share::is_filling(verdict) && share::is_over(whose(), verdict, size_of::<T>() as u32) {
+        return None;
+    }
+    ring_of(verdict).reserve::<T>(0)
 }
 
 /// Whether a record has the fill level cross a mark. One of several, because two records that are
@@ -223,10 +233,10 @@ pub fn network(
     if matches!(standing, Standing::Outside) {
         return;
     }
+    let whose = || subject(standing).map_or_else(|| sandbox_here(), |subject| subject.sandbox);
     // Nothing of a record is made before there is room: it does not fit the stack of all callers.
-    let Some(mut slot) = ring_of(decision.verdict as u8).reserve::<NetworkEvent>(0) else {
-        let sandbox = subject(standing).map_or_else(|| sandbox_here(), |subject| subject.sandbox);
-        lost_by(sandbox, kind as u32, decision.verdict as u8);
+    let Some(mut slot) = room::<NetworkEvent>(decision.verdict as u8, whose) else {
+        lost_by(whose(), kind as u32, decision.verdict as u8);
         return;
     };
     let mut event = NetworkEvent {
@@ -306,9 +316,9 @@ pub extern "C" fn report_use(
     // SAFETY: null, or a whole value of each caller, to which the verifier sees.
     let (Some(deed), subject) = (unsafe { (deed.as_ref(), subject.as_ref()) }) else { return 0 };
     let judged = Judged(judged);
-    let Some(mut slot) = ring_of(judged.verdict()).reserve::<FileEvent>(0) else {
-        let sandbox = subject.map_or_else(|| sandbox_here(), |subject| subject.sandbox);
-        lost_by(sandbox, deed.kind, judged.verdict());
+    let whose = || subject.map_or_else(|| sandbox_here(), |subject| subject.sandbox);
+    let Some(mut slot) = room::<FileEvent>(judged.verdict(), whose) else {
+        lost_by(whose(), deed.kind, judged.verdict());
         return 0;
     };
     let event = slot.as_mut_ptr();
@@ -434,7 +444,7 @@ impl Refused<'_> {
 #[inline(always)]
 pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
     let head = header(Kind::Call, standing, Judged::by(&Decision::refused(Reason::Refused)));
-    let Some(mut slot) = EVENTS.reserve::<CallEvent>(0) else {
+    let Some(mut slot) = room::<CallEvent>(Verdict::Deny as u8, || head.sandbox) else {
         lost(head.sandbox, Kind::Call);
         return;
     };

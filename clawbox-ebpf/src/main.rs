@@ -16,6 +16,7 @@ mod kind;
 mod maps;
 mod search;
 mod seat;
+mod share;
 mod subject;
 mod tally;
 

@@ -13,3 +13,4 @@ pub mod kernel;
 pub mod policy;
 pub mod presets;
 pub mod sandbox;
+pub mod ship;

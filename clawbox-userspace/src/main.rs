@@ -12,6 +12,7 @@ use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::exec::ExecCommand;
+use clawbox::cli::fleet::FleetCommand;
 use clawbox::cli::logs::Logs;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
@@ -49,6 +50,7 @@ enum Verb {
     Profile(ProfileCommand),
     Approvals(ApprovalsCommand),
     Audit(AuditCommand),
+    Fleet(FleetCommand),
     Doctor(Doctor),
     Daemon(DaemonCommand),
     Status(Status),
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Verb::Profile(command) => (command.run(), ExitCode::from(2)),
         Verb::Approvals(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),
+        Verb::Fleet(command) => (command.run(), ExitCode::from(2)),
         Verb::Doctor(command) => (command.run(), ExitCode::from(2)),
     };
     result.unwrap_or_else(|error| {

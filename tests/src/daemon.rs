@@ -334,6 +334,14 @@ impl<'w> Daemon<'w> {
         }
     }
 
+    /// Ends it at whatever it is doing.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it is there");
+            child.wait().expect("it ends");
+        }
+    }
+
     /// What it has put into the system and is still there.
     #[must_use]
     pub fn remains(&self) -> Vec<PathBuf> {

@@ -22,7 +22,7 @@ const GUEST_MEMORY_MIB: u32 = 1536;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// connect, send, outside, startup, memory, hooks, egress, dns, scale, all or lsm; without it they are described.
+    /// connect, send, outside, startup, memory, hooks, egress, dns, scale, audit, all or lsm; without it they are described.
     name: Option<String>,
     /// For lsm, which counts instructions in a VM: 6.1, 6.12, latest or all. To be given before
     /// what is passed on.

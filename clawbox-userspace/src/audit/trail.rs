@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
 use super::counted::Counted;
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
-use super::store::intake::Intake;
+use super::store::intake::{Intake, Known};
 
 /// Why a trail cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,54 @@ const BATCH: usize = 64 * 1024;
 /// The kind of the gap that unwritten lines leave.
 const UNWRITTEN: &str = "unwritten";
 
+/// Lines a second, and at once, that say again what another line has said; the host's store has the others.
+const REPEATS: (f64, f64) = (2_048.0, 8_192.0);
+
+/// How often it is told how many those were.
+const TELL: Duration = Duration::from_secs(1);
+
+/// Lines that say again what another line has said.
+#[derive(Debug)]
+struct Repeats {
+    /// How many there may still be.
+    left: f64,
+    since: Instant,
+    /// How many are in the host's store alone, and since when.
+    untold: u64,
+    told: Instant,
+}
+
+impl Repeats {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { left: REPEATS.1, since: now, untold: 0, told: now }
+    }
+
+    /// Whether one more may be a line.
+    fn take(&mut self) -> bool {
+        let has_room = self.left >= 1.0;
+        if has_room {
+            self.left -= 1.0;
+        } else {
+            self.untold += 1;
+        }
+        has_room
+    }
+
+    /// Time has gone by. Gives how many are to be told of, where it is time for that.
+    fn look(&mut self, is_last: bool) -> Option<u64> {
+        let now = Instant::now();
+        let passed = now.duration_since(std::mem::replace(&mut self.since, now));
+        self.left = passed.as_secs_f64().mul_add(REPEATS.0, self.left).min(REPEATS.1);
+        let is_due = is_last || now.duration_since(self.told) >= TELL;
+        if self.untold == 0 || !is_due {
+            return None;
+        }
+        self.told = now;
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 /// The trail of one sandbox.
 pub struct Trail {
     out: Box<dyn Write + Send>,
@@ -72,6 +120,7 @@ pub struct Trail {
     id: String,
     /// Number of the policy that is in force, for the host's copy.
     pub policy: Option<u32>,
+    repeats: Repeats,
 }
 
 impl Trail {
@@ -130,6 +179,7 @@ impl Trail {
             store: None,
             id: sandbox.to_owned(),
             policy: None,
+            repeats: Repeats::new(),
         }
     }
 
@@ -168,6 +218,24 @@ impl Trail {
         if let Some(store) = &self.store {
             store.record(&self.id, self.policy, &draft);
         }
+        self.add_line(draft);
+    }
+
+    /// Adds a record that says what one before has said. Where the host's store has it and there are many,
+    /// it is no line of its own.
+    pub fn add_known(&mut self, known: &Known, time: SystemTime) {
+        self.denied += u64::from(known.draft.verdict == VerdictName::Deny);
+        self.counted.record(&known.draft);
+        if let Some(store) = &self.store {
+            store.known(&self.id, self.policy, known, time);
+            if !self.repeats.take() {
+                return;
+            }
+        }
+        self.add_line(Draft { time: Some(time), ..known.draft.clone() });
+    }
+
+    fn add_line(&mut self, draft: Draft) {
         if self.unwritten > 0 {
             let gap = Gap { count: self.unwritten, kind: UNWRITTEN.to_owned(), verdict: None };
             if !self.enqueue(gap_of(gap)) {
@@ -179,7 +247,7 @@ impl Trail {
             self.leave_out();
         }
         if self.pending.len() >= BATCH && !self.failing {
-            self.flush();
+            self.write_pending();
         }
     }
 
@@ -187,6 +255,15 @@ impl Trail {
     fn leave_out(&mut self) {
         self.unwritten += 1;
         self.counted.lose(UNWRITTEN, 1);
+    }
+
+    /// Puts into the host's store how many events an agent has read that was killed before it had stored
+    /// them; they are lines here.
+    pub fn unstored(&mut self, kind: &'static str, count: u64, verdict: Option<VerdictName>) {
+        if let Some(store) = &self.store {
+            let gap = gap_of(Gap { count, kind: kind.to_owned(), verdict });
+            store.record(&self.id, self.policy, &Draft { reason: "killed", ..gap });
+        }
     }
 
     /// Records that events were lost.
@@ -232,6 +309,22 @@ impl Trail {
 
     /// Hands what was added to the system; what it does not take stays for the next time.
     pub fn flush(&mut self) {
+        self.tell_repeats(false);
+        self.write_pending();
+    }
+
+    /// Says how many records were no lines of their own.
+    fn tell_repeats(&mut self, is_last: bool) {
+        if let Some(count) = self.repeats.look(is_last) {
+            let gap = Gap { count, kind: "repeated".to_owned(), verdict: None };
+            let told = Draft { action: "repeated", reason: "stored", ..gap_of(gap) };
+            if !self.enqueue(told) {
+                self.leave_out();
+            }
+        }
+    }
+
+    fn write_pending(&mut self) {
         let mut taken = 0;
         let mut failure = None;
         while taken < self.pending.len() {
@@ -270,6 +363,7 @@ fn id_of(path: &Path, sandbox: &str) -> String {
 
 impl Drop for Trail {
     fn drop(&mut self) {
+        self.tell_repeats(true);
         self.flush();
     }
 }

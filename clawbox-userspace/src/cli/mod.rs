@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod exec;
+pub mod fleet;
 pub mod logs;
 pub mod manual;
 pub mod policy;

@@ -14,6 +14,7 @@ use crate::audit::store::limits as audit;
 use crate::dns::Upstream;
 use crate::sandbox::limits::Memory;
 use crate::sandbox::run::LsmUse;
+use crate::ship::Ship;
 
 /// Where it is looked for if nothing else is said.
 pub const FILE: &str = "/etc/clawbox/agent.yaml";
@@ -47,6 +48,8 @@ pub struct Config {
     pub watchdog: Every,
     /// The host's audit store, in the directory `audit` of `state`.
     pub audit: audit::Limits,
+    /// Where the store's events are shipped.
+    pub ship: Ship,
     /// Bounds of a host and of each user.
     pub limits: Limits,
 }
@@ -111,6 +114,7 @@ impl Default for Config {
             metrics: ListenAt::Off,
             watchdog: Every::default(),
             audit: audit::Limits::default(),
+            ship: Ship::default(),
             limits: Limits::default(),
         }
     }
@@ -188,6 +192,7 @@ impl Config {
         }
         self.limits.of_sandbox()?;
         self.audit.check()?;
+        self.ship.check()?;
         self.servers().map(drop)
     }
 
@@ -239,6 +244,8 @@ mod tests {
             ("limits: { pids: 1 }\n", "pids"),
             ("audit: { quota: 64M }\n", "two segments"),
             ("audit: { keep: never }\n", "30days"),
+            ("audit: { share: 0 }\n", "1 to 100"),
+            ("ship: { nats: { servers: [] } }\n", "name one"),
             ("- 1\n", ""),
         ] {
             let error = Config::parse(text).unwrap_err();

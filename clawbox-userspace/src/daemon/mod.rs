@@ -53,6 +53,7 @@ use crate::sandbox::host::Host;
 use crate::sandbox::probe::PROBE;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
+use crate::ship::Shipping;
 use attach::Standing;
 use config::{Config, ConfigError};
 use descriptors::Descriptors;
@@ -122,6 +123,8 @@ struct Daemon {
     descriptors: Descriptors,
     /// Where its configuration is, if not where it is by default.
     file: Option<PathBuf>,
+    /// Before the store, which tells it what there is.
+    _ship: Option<Shipping>,
     /// Written to the end, so after all else.
     _audit: audit::Store,
 }
@@ -206,7 +209,11 @@ impl Daemon {
         let global = Global::kept(store.global()?);
         let place = Place { level: cgroup::LEVEL, parent: keeper.parent_id()? };
         let lsm = LsmUse::from(config.lsm);
-        let wanted = Wanted { lsm: lsm != LsmUse::Off, refusals: config.refusals };
+        let wanted = Wanted {
+            lsm: lsm != LsmUse::Off,
+            refusals: config.refusals,
+            share: config.audit.share,
+        };
         let mut host =
             Host::load(&root, place, Sizes::LARGEST, &config.name, wanted, Keep::Pinned)?;
         if lsm == LsmUse::Require && !host.lsm().is_active() {
@@ -221,8 +228,15 @@ impl Daemon {
             Trail::go_on(&config.trails.join(format!("{}.jsonl", config.name)), &config.name);
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
         let (at, key) = (audit::directory_of(&config.state), audit::key_of(&config.state));
-        let audit = audit::Store::start(at, key, &config.name, config.audit);
+        // Before anything is read or written.
+        let flight = host.in_flight(&config.name, &at);
+        if let Err(error) = &flight {
+            tracing::error!("what is read and not stored is not counted should this end: {error}");
+        }
+        let audit = audit::Store::start(at, key, &config.name, config.audit, flight.ok());
         let audit = audit.map_err(system("start the audit store's writer"))?;
+        let ship = Shipping::start(&config.ship, &config.state, audit.intake().stored());
+        let ship = ship.map_err(system("start what ships the audit store"))?;
         host.store_in(audit.intake());
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
@@ -242,9 +256,11 @@ impl Daemon {
             watchdog,
             descriptors: Descriptors::default(),
             file,
+            _ship: ship,
             _audit: audit,
         };
         daemon.take_over()?;
+        daemon.host.tell_left();
         daemon.resume_global();
         daemon.host.admit_probe(&keeper).map_err(RunError::from)?;
         daemon.stand()?;

@@ -11,7 +11,7 @@ use super::metrics::Metrics;
 use super::standing;
 
 /// Keys that hold for the daemon's life: what it has opened, pinned and loaded by them.
-const FIXED: [&str; 7] = ["name", "socket", "trails", "state", "lsm", "refusals", "audit"];
+const FIXED: [&str; 8] = ["name", "socket", "trails", "state", "lsm", "refusals", "audit", "ship"];
 
 /// A configuration that takes the place of another one.
 #[derive(Debug)]
@@ -87,7 +87,8 @@ mod tests {
         let old = Config::default();
         let text = "name: other\nlsm: require\nrefusals: true\nstate: /srv/state\nsocket: /srv/s\n\
                     trails: /srv/trails\ndns: [192.0.2.53]\nmetrics: 127.0.0.1:9464\n\
-                    limits: { sandboxes_per_user: 3 }\naudit: { quota: 4G }\n";
+                    limits: { sandboxes_per_user: 3 }\naudit: { quota: 4G }\n\
+                    ship: { nats: { servers: [\"nats://192.0.2.1\"] } }\n";
         let next = next(&old, &Config::parse(text).unwrap()).unwrap();
         let mut kept: Vec<&str> = next.kept.iter().map(String::as_str).collect();
         kept.sort_unstable();

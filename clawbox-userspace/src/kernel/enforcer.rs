@@ -9,7 +9,7 @@ use std::path::Path;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf, SkStorage};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use clawbox_common::attach::STARTERS;
 use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
@@ -28,6 +28,7 @@ use super::losses::{EXEC_HOOK, Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::pin::{self, PinLinksError, PinnedLinks};
 use super::pinned::{SUBJECTS, check_layout};
+use super::ring::Ring;
 use super::synthetics::Synthetics;
 use super::tallies::Tallies;
 use crate::compile::MapImage;
@@ -508,12 +509,16 @@ impl Enforcer {
         self.write("SCRIPTS", scripts)
     }
 
-    /// The events: what is denied, held or started, and what is allowed. Can be taken once.
+    /// The events: what is denied, held or started, and what is allowed. They have one reader.
     ///
     /// # Errors
-    /// They were taken before.
-    pub fn take_events(&mut self) -> Result<[RingBuf<MapData>; 2], LoadError> {
-        Ok([self.map("EVENTS")?, self.map("ALLOWS")?])
+    /// They cannot be mapped.
+    pub fn take_events(&mut self) -> Result<[Ring; 2], LoadError> {
+        let ring = |name| {
+            let ring = Ring::of(self.map_data(name)?);
+            ring.map_err(|error| LoadError::Map { name, source: error.into() })
+        };
+        Ok([ring("EVENTS")?, ring("ALLOWS")?])
     }
 
     /// The loss counters, to be read. Can be taken once.

@@ -22,33 +22,38 @@ impl Flows {
     /// A table cannot be read or changed.
     pub fn of_last_span(&mut self) -> Result<Vec<(FlowKey, Flow)>, MapError> {
         let span = self.span.get(&0, 0)?;
-        let (taken, is_empty) = self.take(|key, _| key.span != span)?;
-        if !is_empty {
+        let mut all = self.all()?;
+        if all.iter().any(|(key, _)| key.span == span) {
             self.span.set(0, span.wrapping_add(1), 0)?;
         }
-        Ok(taken)
+        all.retain(|(key, _)| key.span != span);
+        Ok(all)
     }
 
     /// What was counted of a sandbox. Nothing may run in it any more.
     ///
     /// # Errors
-    /// A table cannot be read or changed.
+    /// The table cannot be read.
     pub fn of(&mut self, sandbox: u32) -> Result<Vec<(FlowKey, Flow)>, MapError> {
-        Ok(self.take(|_, flow| flow.sandbox == sandbox)?.0)
+        let mut all = self.all()?;
+        all.retain(|(_, flow)| flow.sandbox == sandbox);
+        Ok(all)
     }
 
-    /// Those that are to be told, taken out, and whether no others are there.
-    fn take(
-        &mut self,
-        is_due: impl Fn(&FlowKey, &Flow) -> bool,
-    ) -> Result<(Vec<(FlowKey, Flow)>, bool), MapError> {
-        let all = self.table.iter().collect::<Result<Vec<_>, _>>()?;
-        let (mut due, others): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(key, flow)| is_due(key, flow));
+    /// These have been told.
+    pub fn taken(&mut self, told: &[(FlowKey, Flow)]) {
+        for (key, _) in told {
+            if let Err(error) = self.table.remove(key) {
+                tracing::warn!("what the kernel has counted will be told once more: {error}");
+            }
+        }
+    }
+
+    fn all(&self) -> Result<Vec<(FlowKey, Flow)>, MapError> {
+        let mut all = self.table.iter().collect::<Result<Vec<_>, _>>()?;
+        all.sort_unstable_by_key(|(key, _)| *key);
         // One may have been read twice: others come in meanwhile.
-        due.retain(|(key, _)| self.table.remove(key).is_ok());
-        due.retain(|(_, flow)| flow.again > 0);
-        due.sort_unstable_by_key(|(key, _)| *key);
-        Ok((due, others.is_empty()))
+        all.dedup_by_key(|(key, _)| *key);
+        Ok(all)
     }
 }

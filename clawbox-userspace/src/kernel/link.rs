@@ -10,7 +10,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 
-/// Commands of bpf(2), linux/bpf.h: `BPF_OBJ_GET`, `_PIN`, `_GET_INFO_BY_FD` and `BPF_LINK_UPDATE`.
+/// Commands of bpf(2), linux/bpf.h: `BPF_MAP_CREATE`, `BPF_OBJ_GET`, `_PIN`, `_GET_INFO_BY_FD` and
+/// `BPF_LINK_UPDATE`.
+const TABLE_CREATE: libc::c_int = 0;
 const OBJECT_GET: libc::c_int = 7;
 const OBJECT_PIN: libc::c_int = 6;
 const OBJECT_INFO: libc::c_int = 15;
@@ -23,6 +25,20 @@ struct Get {
     fd: u32,
     flags: u32,
 }
+
+/// The part that makes a table.
+#[repr(C)]
+struct Create {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// `BPF_MAP_TYPE_ARRAY` and `BPF_F_MMAPABLE`.
+const ARRAY: u32 = 2;
+const MAPPABLE: u32 = 1 << 10;
 
 /// The part that updates a link.
 #[repr(C)]
@@ -124,6 +140,19 @@ pub fn pin(object: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
     let pin = Get { path: path.as_ptr() as u64, fd, flags: 0 };
     // SAFETY: the structure is initialised, and its path outlives the call.
     unsafe { bpf(OBJECT_PIN, &pin) }.map(drop)
+}
+
+/// A table of one entry of so many bytes, all zero, that can be mapped.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn mapped_table(bytes: u32) -> io::Result<OwnedFd> {
+    let create =
+        Create { kind: ARRAY, key_size: 4, value_size: bytes, entries: 1, flags: MAPPABLE };
+    // SAFETY: the structure is initialised and has no pointers.
+    let table = unsafe { bpf(TABLE_CREATE, &create) }?;
+    // SAFETY: a descriptor that the kernel has just made for us, and nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(table) })
 }
 
 /// Puts a program in the place of the one that a pinned link has attached.

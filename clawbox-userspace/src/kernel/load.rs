@@ -226,6 +226,8 @@ pub struct Wanted {
     /// The program that tells what seccomp refuses, and without those, what Landlock does. It costs
     /// every process of the host some time at each system call.
     pub refusals: bool,
+    /// Hundredths of a ring's free room that one sandbox's events may take while nobody reads them.
+    pub share: u32,
 }
 
 /// Whose a load's tables are.
@@ -326,6 +328,7 @@ impl Programs {
             ("CGROUPS", sizes.sandboxes.max(1).saturating_mul(2)),
             // Sandboxes are numbered from one.
             ("SANDBOX_STATES", sizes.sandboxes.max(1) + 1),
+            ("SHARES", 2 * (sizes.sandboxes.max(1) + 1)),
         ] {
             loader.map_max_entries(name, entries);
         }
@@ -374,6 +377,7 @@ struct Globals {
     /// Of the kernel's function that takes a word for a structure, and that structure's type.
     function: u32,
     structure: u32,
+    share: u32,
 }
 
 impl Globals {
@@ -393,6 +397,7 @@ impl Globals {
             first_kind: u64::try_from(now.as_nanos()).unwrap_or(0),
             function,
             structure,
+            share: wanted.share.min(100),
         }
     }
 
@@ -405,7 +410,8 @@ impl Globals {
             .override_global("SANDBOX_PARENT", &self.place.parent, true)
             .override_global("FIRST_KIND", &self.first_kind, true)
             .override_global("FIRST_REDIRECT", &self.first_redirect, true)
-            .override_global("TYPE_SEQUENCE", &self.structure, true);
+            .override_global("TYPE_SEQUENCE", &self.structure, true)
+            .override_global("SHARE", &self.share, true);
     }
 }
 

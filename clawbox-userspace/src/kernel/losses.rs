@@ -34,6 +34,9 @@ const ALL: u32 = 1;
 /// Where it counts cgroups that it had no room to ask about.
 const UNASKED: u32 = 2;
 
+/// Counters that are told together, at most.
+const TOGETHER: usize = 512;
+
 /// Something lost since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loss {
@@ -45,6 +48,21 @@ pub struct Loss {
     pub count: u64,
     /// Whether they were allowed or denied, where that is known and decided.
     pub verdict: Option<Verdict>,
+    /// Where the kernel counts them, if it counts them by sandbox.
+    pub key: Option<LossKey>,
+}
+
+/// What events that a counter is of are called, and whether they were allowed or denied.
+#[must_use]
+pub fn named(key: LossKey) -> (&'static str, Option<Verdict>) {
+    let kind = u8::try_from(key.kind & !LOST_ALLOW).ok();
+    let kind = kind.and_then(|kind| Kind::try_from(kind).ok());
+    let verdict = match kind {
+        _ if key.kind & LOST_ALLOW != 0 => Some(Verdict::Allow),
+        Some(Kind::Exec) | None => None,
+        Some(_) => Some(Verdict::Deny),
+    };
+    (kind.map_or("unattributed", Kind::name), verdict)
 }
 
 /// Why losses cannot be counted.
@@ -93,39 +111,58 @@ impl Losses {
             let told = LossKey { kind: key.kind | LOST_TOLD, ..key };
             let seen = counters.get(&told).copied().unwrap_or(0);
             if key.kind & LOST_TOLD == 0 && total > seen {
+                if self.telling.len() >= TOGETHER {
+                    // The others the next time.
+                    self.seen_all = None;
+                    break;
+                }
                 self.telling.push((told, total));
-                let kind = u8::try_from(key.kind & !LOST_ALLOW).ok();
-                let kind = kind.and_then(|kind| Kind::try_from(kind).ok());
-                let verdict = match kind {
-                    _ if key.kind & LOST_ALLOW != 0 => Some(Verdict::Allow),
-                    Some(Kind::Exec) | None => None,
-                    Some(_) => Some(Verdict::Deny),
-                };
-                let kind = kind.map_or("unattributed", Kind::name);
+                let (kind, verdict) = named(key);
                 let (sandbox, count) = (key.sandbox, total - seen);
-                losses.push(Loss { kind, sandbox, count, verdict });
+                losses.push(Loss { kind, sandbox, count, verdict, key: Some(key) });
             }
         }
         let total: u64 = self.unattributed.get(&0, 0)?.iter().sum();
         if total > self.seen_unattributed {
             let count = total - self.seen_unattributed;
-            losses.push(Loss { kind: "unattributed", sandbox: 0, count, verdict: None });
+            losses.push(Loss { kind: "unattributed", sandbox: 0, count, verdict: None, key: None });
             self.seen_unattributed = total;
         }
         let total: u64 = self.unattributed.get(&UNASKED, 0)?.iter().sum();
         let count = total.saturating_sub(std::mem::replace(&mut self.seen_unasked, total));
         if count > 0 {
-            losses.push(Loss { kind: "cgroup-unasked", sandbox: 0, count, verdict: None });
+            losses.push(Loss {
+                kind: "cgroup-unasked",
+                sandbox: 0,
+                count,
+                verdict: None,
+                key: None,
+            });
         }
         // A skipped exec is unrecorded, and like a skipped fork it leaves a process that is denied.
         for (kind, skips) in &mut self.skips {
             let count = skips.since_last()?;
             if count > 0 {
                 let kind = *kind;
-                losses.push(Loss { kind, sandbox: 0, count, verdict: None });
+                losses.push(Loss { kind, sandbox: 0, count, verdict: None, key: None });
             }
         }
         Ok(losses)
+    }
+
+    /// Of what [`Losses::since_last`] gave, how many of each are told then.
+    #[must_use]
+    pub fn telling(&self) -> &[(LossKey, u64)] {
+        &self.telling
+    }
+
+    /// Says that so many of each are told, as an agent that was killed had begun to.
+    ///
+    /// # Errors
+    /// The kernel's table cannot be written.
+    pub fn told_before(&mut self, told: Vec<(LossKey, u64)>) -> Result<(), LossError> {
+        self.telling = told;
+        self.told()
     }
 
     /// What [`Losses::since_last`] gave is written down. Who is killed in between tells it once more.

@@ -39,7 +39,7 @@ impl Host {
         further: &Further,
     ) -> Option<Result<Process, RunError>> {
         // What is told from here on may be of the child before its exec.
-        self.feed.drain(&mut self.recorders);
+        self.feed.drain_all(&mut self.recorders);
         let judges = self.lsm().is_active();
         let sandbox = self.sandbox(number)?;
         let prepared = sandbox.prepare_further(further);
@@ -61,7 +61,7 @@ impl Host {
                 }
             }
             Err(_) => {
-                self.feed.drain(&mut self.recorders);
+                self.feed.drain_all(&mut self.recorders);
                 begun(&mut self.recorders, Recorder::further_failed);
             }
         }

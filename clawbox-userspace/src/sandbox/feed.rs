@@ -3,10 +3,14 @@
 //! pays, and by a fill level; never per event. Nobody is woken for what is allowed: it is looked for.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aya::maps::{MapData, RingBuf};
+use clawbox_common::event::Kind;
+use clawbox_common::rule::LOST_ALLOW;
+use clawbox_common::verdict::Verdict;
 use tokio::io::unix::AsyncFd;
 
 use super::probe::PROBE;
@@ -14,11 +18,16 @@ use super::recorder::{Recorder, Stirred};
 use crate::audit::clock::Clock;
 use crate::audit::counted::Counted;
 use crate::audit::record::VerdictName;
+use crate::audit::store::in_flight::{self, InFlight};
 use crate::audit::store::intake::Intake;
+use crate::audit::store::scan;
 use crate::events::Event;
 use crate::kernel::fill::{Fills, RingFill};
 use crate::kernel::flows::Flows;
-use crate::kernel::losses::{EXEC_HOOK, Losses};
+use crate::kernel::losses::{self, EXEC_HOOK, Losses};
+use crate::kernel::memory::Memory;
+use crate::kernel::pin::directory_of;
+use crate::kernel::ring::Ring;
 use crate::kernel::tallies::Tallies;
 
 /// How long an event waits at most before it is read.
@@ -29,6 +38,15 @@ const REST: Duration = Duration::from_millis(200);
 
 /// Events that are brought into order together.
 const BATCH: usize = 1024;
+
+/// How long one look may take: others wait for the same loop.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How long one may take that is to read all: who goes on flooding is not waited for.
+const ALL: Duration = Duration::from_millis(500);
+
+/// The pin of what is told in [`in_flight`].
+const IN_FLIGHT: &str = "IN_FLIGHT";
 
 /// What the kernel counts.
 pub struct Counts {
@@ -56,35 +74,47 @@ pub struct Feed {
     pause: Duration,
     /// Something is to be read, but not before [`TICK`] has gone by.
     is_told: bool,
+    /// More is there than one look was to read.
+    has_more: bool,
+    /// Who has to know what was read, so that a killed agent leaves its number.
+    store: Option<Intake>,
 }
 
 /// A ring, and the event that was taken from it before another ring's earlier one.
 struct Source {
     /// Pollable.
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: AsyncFd<Ring>,
     next: Option<Event>,
+    /// How far all is read but that one.
+    before: u64,
 }
 
 impl Source {
-    fn new(ring: RingBuf<MapData>) -> std::io::Result<Self> {
+    fn new(ring: Ring) -> std::io::Result<Self> {
         // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
         // dropped, which `AsyncFd` does after taking it out of the poller.
         let ring = unsafe { AsyncFd::register(ring) }?;
-        Ok(Self { ring, next: None })
+        let before = ring.get_ref().position();
+        Ok(Self { ring, next: None, before })
     }
 
     /// Looks at the next event, and gives how many stood before it that were none.
     fn look(&mut self) -> u64 {
         let mut undecodable = 0;
-        while self.next.is_none()
-            && let Some(bytes) = self.ring.get_mut().next()
-        {
-            match Event::decode(&bytes) {
+        while self.next.is_none() {
+            self.before = self.ring.get_ref().position();
+            let Some(bytes) = self.ring.get_mut().next() else { break };
+            match Event::decode(bytes) {
                 Ok(event) => self.next = Some(event),
                 Err(_) => undecodable += 1,
             }
         }
         undecodable
+    }
+
+    /// How far all is taken.
+    fn end(&self) -> u64 {
+        if self.next.is_some() { self.before } else { self.ring.get_ref().position() }
     }
 
     fn time(&self) -> u64 {
@@ -97,6 +127,20 @@ impl Source {
             // There is a look now and then whatever is told.
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+/// Of which kind a count of an event's loss would be.
+fn kind_of(event: &Event) -> u32 {
+    let decoded = event.decoded();
+    let kind = decoded.kind as u32;
+    let is_allow = decoded.verdict == Verdict::Allow && decoded.kind != Kind::Exec;
+    if is_allow { kind | LOST_ALLOW } else { kind }
+}
+
+fn add(counts: &mut in_flight::Counts, (key, count): (u64, u64)) {
+    if count > 0 {
+        *counts.entry(key).or_default() += count;
     }
 }
 
@@ -189,14 +233,15 @@ impl Feed {
     ///
     /// # Errors
     /// The ring cannot be polled.
-    pub fn new(rings: [RingBuf<MapData>; 2], counts: Counts) -> std::io::Result<Self> {
+    pub fn new(rings: [Ring; 2], counts: Counts) -> std::io::Result<Self> {
         let [denied, allowed] = rings;
         let rings = [Source::new(denied)?, Source::new(allowed)?];
         let (undecodable, drained) = (0, Instant::now());
         // Before this process there may have been another.
-        let is_told = true;
-        let (stirred, pause) = (Arc::default(), TICK);
-        Ok(Self { rings, counts, stirred, undecodable, drained, pause, is_told })
+        let (is_told, has_more, pause) = (true, false, TICK);
+        let stirred = Arc::default();
+        let store = None;
+        Ok(Self { rings, counts, stirred, undecodable, drained, pause, is_told, has_more, store })
     }
 
     /// Whether a count of the kernel's tables is under way, which goes on with each look.
@@ -214,6 +259,9 @@ impl Feed {
     /// Waits until something is to be read: at once where nothing was for a while, later where something
     /// was just now, so that one look is for many events. Where much waits, it is at once too.
     pub async fn due(&mut self) {
+        if self.has_more {
+            return tokio::task::yield_now().await;
+        }
         while !self.is_told {
             self.is_told = tokio::select! {
                 () = woken(&mut self.rings) => true,
@@ -237,13 +285,31 @@ impl Feed {
         is_there
     }
 
-    /// Reads all that is there and hands it to the system. Gives the sandboxes that something was told of.
+    /// Reads all that is there.
+    pub fn drain_all(&mut self, recorders: &mut Recorders) {
+        let began = Instant::now();
+        self.drain(recorders);
+        while self.has_more && began.elapsed() < ALL {
+            self.drain(recorders);
+        }
+    }
+
+    /// Reads what is there and hands it to the system, and leaves the rest for the next time where that would
+    /// take long. Gives the sandboxes that something was told of.
     pub fn drain(&mut self, recorders: &mut Recorders) -> Vec<u32> {
         let mut told = Vec::new();
         (self.drained, self.is_told, self.pause) = (Instant::now(), false, TICK);
         self.counts.ring.look();
         self.counts.fills.go_on();
-        while self.drain_batch(recorders, &mut told) == BATCH {}
+        loop {
+            let (read, is_behind) = self.drain_whole(recorders, &mut told);
+            self.has_more = read == BATCH && is_behind && self.drained.elapsed() >= LOOK;
+            if read < BATCH || !is_behind || self.has_more {
+                // The kernel wakes nobody for what came before it was told that all is read.
+                self.is_told = is_behind && read > 0;
+                break;
+            }
+        }
         told.sort_unstable();
         told.dedup();
         if self.undecodable > 0
@@ -262,9 +328,40 @@ impl Feed {
         first.next.take()
     }
 
-    /// Reads one batch and says how many kernel events it had.
-    fn drain_batch(&mut self, recorders: &mut Recorders, told: &mut Vec<u32>) -> usize {
+    /// Reads one batch, and gives its room back when it is known to wait for the store. How many kernel events
+    /// it had, and whether there are more.
+    fn drain_whole(&mut self, recorders: &mut Recorders, told: &mut Vec<u32>) -> (usize, bool) {
+        let store = self.store.clone();
+        if let Some(store) = &store {
+            store.hold();
+        }
+        let mut counts = in_flight::Counts::new();
+        let read = self.drain_batch(recorders, told, &mut counts);
+        let positions = self.rings.each_ref().map(Source::end);
+        let mut release = || {
+            let released = self.rings.iter_mut().zip(positions);
+            released.fold(false, |more, (source, to)| source.ring.get_mut().release(to) || more)
+        };
+        let is_behind = match &store {
+            Some(store) if read > 0 => store.commit(&counts, Some(positions), &[], release),
+            _ => release(),
+        };
+        if let Some(store) = &store {
+            store.release();
+        }
+        (read, is_behind)
+    }
+
+    /// Reads one batch and says how many kernel events it had, and of which kinds those are that became
+    /// records.
+    fn drain_batch(
+        &mut self,
+        recorders: &mut Recorders,
+        told: &mut Vec<u32>,
+        counts: &mut in_flight::Counts,
+    ) -> usize {
         let (mut read, clock) = (0, Clock::now());
+        let mut run = (0, 0);
         let first = told.len();
         while read < BATCH
             && let Some(event) = self.next()
@@ -277,9 +374,17 @@ impl Feed {
             }
             if let Some(recorder) = recorders.for_event(sandbox) {
                 told.push(recorder.sandbox());
-                recorder.event(event, &clock);
+                let kind = kind_of(&event);
+                if recorder.event(event, &clock) {
+                    let key = in_flight::key(sandbox, kind);
+                    if key != run.0 {
+                        add(counts, std::mem::replace(&mut run, (key, 0)));
+                    }
+                    run.1 += 1;
+                }
             }
         }
+        add(counts, run);
         told.extend(self.stirred.take());
         if let Some(batch) = told.get_mut(first..) {
             batch.sort_unstable();
@@ -293,6 +398,46 @@ impl Feed {
             }
         }
         read
+    }
+
+    /// What a killed agent has left of what it had read, in memory of the kernel's beside this load's pins, and
+    /// what this one will read. `store` is where a store is, by which is told what of that is on the disk.
+    pub fn in_flight(&mut self, run: &str, store: &Path) -> io::Result<InFlight> {
+        let pin = directory_of(run).join(IN_FLIGHT);
+        let memory = Memory::open(&pin, in_flight::WORDS)?;
+        let (mut flight, unfinished) = InFlight::open(Box::new(memory), || {
+            scan::next_event(store).unwrap_or_else(|error| {
+                tracing::debug!("nothing is read of the store: {error}");
+                0
+            })
+        });
+        if let Some(positions) = unfinished.positions {
+            for (source, to) in self.rings.iter_mut().zip(positions) {
+                source.ring.get_mut().seek(to);
+            }
+        }
+        self.counts.losses.told_before(unfinished.told).map_err(io::Error::other)?;
+        flight.finished();
+        Ok(flight)
+    }
+
+    /// What is read from now on is told this store.
+    pub fn store_in(&mut self, store: Intake) {
+        self.store = Some(store);
+    }
+
+    /// Records what killed agents have read and not stored.
+    pub fn tell_left(&mut self, recorders: &mut Recorders) {
+        let Some(store) = &self.store else { return };
+        store.tell_left(|left| {
+            for (key, count) in left {
+                let of = in_flight::loss_key(*key);
+                let (kind, verdict) = losses::named(of);
+                if let Some(recorder) = recorders.for_event(of.sandbox) {
+                    recorder.trail.unstored(kind, *count, verdict.map(VerdictName::from));
+                }
+            }
+        });
     }
 
     /// Records what was allowed since the last time, a line for each program and directory.
@@ -313,21 +458,36 @@ impl Feed {
     /// Records how many allowed connects and sends were like one that was told: of a sandbox that has ended,
     /// or all that have not been for a while.
     pub fn tell_counted(&mut self, recorders: &mut Recorders, ended: Option<u32>) {
-        let flows = &mut self.counts.flows;
         let counted = match ended {
-            Some(sandbox) => flows.of(sandbox),
-            None => flows.of_last_span(),
+            Some(sandbox) => self.counts.flows.of(sandbox),
+            None => self.counts.flows.of_last_span(),
         };
         let counted = match counted {
+            Ok(counted) if counted.is_empty() => return,
             Ok(counted) => counted,
             Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
         };
-        for (key, flow) in counted {
+        let store = self.store.clone();
+        if let Some(store) = &store {
+            store.hold();
+        }
+        let mut counts = in_flight::Counts::new();
+        for (key, flow) in counted.iter().filter(|(_, flow)| flow.again > 0) {
             if flow.sandbox != PROBE
                 && let Some(recorder) = recorders.for_event(flow.sandbox)
             {
-                recorder.counted(&key, &flow);
+                recorder.counted(key, flow);
+                let kind = u32::from(key.kind) | LOST_ALLOW;
+                add(&mut counts, (in_flight::key(flow.sandbox, kind), flow.again));
             }
+        }
+        let mut taken = || self.counts.flows.taken(&counted);
+        match &store {
+            Some(store) if !counts.is_empty() => store.commit(&counts, None, &[], taken),
+            _ => taken(),
+        }
+        if let Some(store) = &store {
+            store.release();
         }
         recorders.all().for_each(|recorder| recorder.trail.flush());
     }
@@ -338,14 +498,34 @@ impl Feed {
         match self.counts.losses.since_last() {
             Ok(losses) => {
                 let has_skipped = losses.iter().any(|loss| loss.kind == EXEC_HOOK);
+                let store = self.store.clone();
+                if let Some(store) = &store {
+                    store.hold();
+                }
+                let mut counts = in_flight::Counts::new();
                 for loss in losses.into_iter().filter(|loss| loss.sandbox != PROBE) {
                     if let Some(recorder) = recorders.for_event(loss.sandbox) {
+                        if let Some(key) = loss.key {
+                            let key = in_flight::key(key.sandbox, key.kind);
+                            add(&mut counts, (key, loss.count));
+                        }
                         let verdict = loss.verdict.map(VerdictName::from);
                         recorder.trail.lost(loss.kind, loss.count, verdict);
                         recorder.trail.flush();
                     }
                 }
-                if let Err(error) = self.counts.losses.told() {
+                let telling = self.counts.losses.telling().to_vec();
+                let mut tell = || self.counts.losses.told();
+                let told = match &store {
+                    Some(store) if !telling.is_empty() => {
+                        store.commit(&counts, None, &telling, tell)
+                    }
+                    _ => tell(),
+                };
+                if let Some(store) = &store {
+                    store.release();
+                }
+                if let Err(error) = told {
                     tracing::warn!("what was lost will be told once more: {error}");
                 }
                 has_skipped

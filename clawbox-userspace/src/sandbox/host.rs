@@ -28,6 +28,7 @@ use clawbox_common::subject::FileId;
 
 use crate::audit::kernel_event::NoMeaning;
 use crate::audit::programs::Programs;
+use crate::audit::store::in_flight::InFlight;
 use crate::audit::store::intake::Intake;
 use crate::audit::trail::Trail;
 use crate::gateway;
@@ -177,7 +178,7 @@ impl Host {
             }
             Err(error) => {
                 // What kept it from starting is told.
-                self.feed.drain(&mut self.recorders);
+                self.feed.drain_all(&mut self.recorders);
                 self.recorders.remove(number);
                 if let Err(error) = self.take_back(beginning) {
                     tracing::error!("{error}; enforcement stays on for what is left");
@@ -386,7 +387,21 @@ impl Host {
 
     /// A copy of every record goes there from now on.
     pub fn store_in(&mut self, store: Intake) {
+        self.feed.store_in(store.clone());
         self.recorders.store_in(store);
+    }
+
+    /// What a killed agent has left of what it had read; see [`Feed::in_flight`].
+    ///
+    /// # Errors
+    /// The kernel's memory for it cannot be had.
+    pub fn in_flight(&mut self, name: &str, store: &Path) -> std::io::Result<InFlight> {
+        self.feed.in_flight(name, store)
+    }
+
+    /// Records what killed agents have read and not stored.
+    pub fn tell_left(&mut self) {
+        self.feed.tell_left(&mut self.recorders);
     }
 
     /// Whose denials go where.
@@ -490,7 +505,7 @@ impl Host {
     /// Does what is asked of a sandbox and writes it down; `None` if there is none of this number.
     pub fn answer(&mut self, number: u32, request: Request) -> Option<Answer> {
         // What was decided before is written down under the policy that decided it.
-        self.feed.drain(&mut self.recorders);
+        self.feed.drain_all(&mut self.recorders);
         self.take_up(number);
         let sandbox = self.sandboxes.get_mut(&number)?;
         let recorder = self.recorders.of(number)?;
@@ -525,7 +540,7 @@ impl Host {
         let Some(sandbox) = self.sandboxes.remove(&number) else { return Ok(0) };
         let (beginning, stop) = sandbox.stop();
         let ended = self.end_processes(&beginning);
-        self.feed.drain(&mut self.recorders);
+        self.feed.drain_all(&mut self.recorders);
         self.feed.count_losses(&mut self.recorders);
         self.feed.tell_counted(&mut self.recorders, Some(number));
         self.feed.sum_up(&mut self.recorders);

@@ -33,6 +33,7 @@ pub mod order;
 pub mod probe;
 pub mod ready;
 pub mod recorder;
+mod repeats;
 pub mod run;
 pub mod run_lock;
 pub mod self_test;

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::change::Change;
 use super::connections::Reset;
 use super::control::Answer;
+use super::repeats::{Repeats, Waits};
 use crate::audit::clock::Clock;
 use crate::audit::kernel_event::{self, Meaning};
 use crate::audit::programs::Programs;
@@ -157,6 +158,10 @@ impl Entering {
         self.processes.push(process);
     }
 
+    fn is_idle(&self) -> bool {
+        !self.is_begun && self.processes.is_empty()
+    }
+
     fn failed(&mut self) {
         self.is_begun = false;
         // Of those that started, what they did before has been told too.
@@ -188,7 +193,8 @@ pub struct Recorder {
     /// Further commands that are being started.
     entering: Entering,
     /// Of this batch.
-    drafts: Vec<Draft>,
+    drafts: Vec<Waits>,
+    repeats: Repeats,
     /// Connections that wait for an answer since the last look.
     held: Vec<NetworkEvent>,
 }
@@ -212,6 +218,7 @@ impl Recorder {
             start: Start::Begun,
             entering: Entering::default(),
             drafts: Vec::new(),
+            repeats: Repeats::default(),
             held: Vec::new(),
         }
     }
@@ -259,30 +266,47 @@ impl Recorder {
     /// Its first process is there: what follows is named as that sees it.
     pub fn started(&mut self, first_process: u32) {
         self.start = Start::Tested(first_process);
+        self.repeats.forget();
         if let Err(error) = self.programs.see_from(first_process) {
             tracing::debug!("the sandbox's files cannot be looked at: {error}");
         }
     }
 
-    /// Takes up what the kernel has told.
-    pub fn event(&mut self, event: Event, clock: &Clock) {
+    /// Takes up what the kernel has told. Whether that becomes a record.
+    pub fn event(&mut self, event: Event, clock: &Clock) -> bool {
+        if self.start == Start::Done
+            && self.entering.is_idle()
+            && let Event::Network(decoded, event) = &event
+            && let Some(waits) = self.repeats.again(*decoded, event, clock)
+        {
+            self.drafts.push(waits);
+            return true;
+        }
         if self.is_launch(&event) {
-            return;
+            return false;
         }
         match event {
             Event::File(_, Operation::Tally, event) => {
                 if self.directories.len() < DIRECTORIES {
                     self.directories.insert(event.object, told_path(&event));
                 }
+                false
             }
             event => {
+                if matches!(event, Event::Exec(..)) {
+                    // What a process or a program is called may be another thing from here on.
+                    self.repeats.forget();
+                }
                 let (meaning, programs) = (self.meaning.as_ref(), &mut self.programs);
-                self.drafts.extend(kernel_event::draft(&event, programs, meaning, clock));
+                let draft = kernel_event::draft(&event, programs, meaning, clock);
+                let is_told = draft.is_some();
+                self.drafts.extend(draft.map(|draft| self.repeats.first(&event, draft)));
                 if let Event::Network(decoded, event) = event
                     && decoded.reason == Reason::Held
                 {
                     self.held.push(event);
                 }
+                is_told
             }
         }
     }
@@ -325,16 +349,19 @@ impl Recorder {
             let asked = last.take().filter(|(client, _)| *client == event.client);
             let (_, subject) =
                 last.insert(asked.unwrap_or_else(|| (event.client, asker(event.client, programs))));
-            question(time, event, subject.clone())
+            question(time, event, subject.clone()).into()
         }));
         let let_through = (self.audit_only)();
         self.drafts.extend(verified.into_iter().map(|outcome| {
             let meaning = self.meaning.as_ref();
-            kernel_event::seen_by_agent(outcome, "verify", programs, meaning, let_through)
+            kernel_event::seen_by_agent(outcome, "verify", programs, meaning, let_through).into()
         }));
         // Several sources: bring them into one order. Stable, so that each keeps its own.
-        self.drafts.sort_by_key(|draft| draft.time);
-        self.drafts.drain(..).for_each(|draft| self.trail.add(draft));
+        self.drafts.sort_by_key(Waits::time);
+        for waits in self.drafts.drain(..) {
+            self.repeats.add(waits, &mut self.trail);
+        }
+        self.repeats.look();
         if waiting.lost > 0 {
             self.trail.gap("dns", waiting.lost);
         }
@@ -378,6 +405,7 @@ impl Recorder {
     /// Records that a policy was replaced, or was to be, and learns the programs it names.
     pub fn policy_changed(&mut self, change: &Change, audit_only: bool) {
         self.programs.named(&change.programs);
+        self.repeats.forget();
         let (reason, generation) = match &change.answer {
             Answer::Changed { generation, .. } => {
                 self.trail.policy = Some(*generation);
@@ -431,6 +459,7 @@ impl Recorder {
             Some((identified.subject(*process)?.exe, path))
         });
         self.programs.named(&known.collect::<Vec<_>>());
+        self.repeats.forget();
         self.start = Start::Done;
     }
 }

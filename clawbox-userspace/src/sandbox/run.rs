@@ -235,7 +235,7 @@ impl Installed {
         // First the cgroup: it holds the parent in place, whose id the programs are given.
         let cgroup = self.cgroup.insert(Cgroup::create(root, name)?);
         let place = Place { level: cgroup::LEVEL, parent: cgroup.parent_id()? };
-        let wanted = Wanted { lsm: run.lsm != LsmUse::Off, refusals: run.refusals };
+        let wanted = Wanted { lsm: run.lsm != LsmUse::Off, refusals: run.refusals, share: 100 };
         self.host = Some(Host::load(root, place, sizes, name, wanted, Keep::Here)?);
         Ok(())
     }

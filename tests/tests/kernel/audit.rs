@@ -157,3 +157,35 @@ fn what_is_allowed_is_counted_exactly_or_told_one_by_one() {
     assert_eq!((opened(&all, "open"), opened(&all, "unlink")), (OPENS + 1, 1));
     assert!(all.records("summary").is_empty());
 }
+
+#[test]
+fn connects_that_are_alike_are_told_once_and_counted_or_each_by_itself_or_not_at_all() {
+    const CONNECTS: u64 = 300;
+    let scene = Scene::new();
+    let policy =
+        scene.allowing_attack(&format!("{{ host: {SITE}, port: {ECHO}, transport: udp }}"));
+    let run = |level: &str| {
+        let clawbox = Clawbox::new(&scene.world, &policy);
+        let flood = format!("flood={CONNECTS},{SITE}:{ECHO}");
+        let run = clawbox.argument(format!("--audit-level={level}")).run(&[
+            &scene.attack(),
+            &flood,
+            &format!("connect={ELSEWHERE}:7"),
+        ]);
+        assert_eq!(run.status, 0, "{}", run.stderr);
+        let of = |verdict: &str| -> Vec<u64> {
+            let all = run.records("connect").into_iter();
+            let all = all.filter(|record| record["verdict"] == verdict);
+            all.map(|record| record["object"]["times"].as_u64().unwrap_or(1)).collect()
+        };
+        (of("allow"), of("deny"))
+    };
+    let (summary, denied) = run("summary");
+    // More than two where ten seconds are over in between.
+    assert!((2..7).contains(&summary.len()), "{summary:?}");
+    assert_eq!((summary.iter().sum(), denied.len()), (CONNECTS, 1), "{summary:?}");
+    let (all, denied) = run("all");
+    assert_eq!((all.len() as u64, denied.len()), (CONNECTS, 1));
+    let (none, denied) = run("denials");
+    assert_eq!((none, denied.len()), (Vec::new(), 1));
+}

@@ -1,7 +1,7 @@
 //! The host's audit store: what is decided is in it soon, and it holds through kills.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clawbox_tests::daemon::Daemon;
@@ -140,18 +140,26 @@ fn an_event_is_shown_with_who_started_whom_and_no_secret() {
     assert!(own.contains("--token") && own.contains("***"), "{own}");
 }
 
-/// What the store says of connects: rows that were allowed and denied, and of both what was lost.
+/// What the store says of connects: how many were allowed and denied, and of both what was lost.
 fn connects(daemon: &Daemon) -> [u64; 4] {
-    let rows =
-        |verdict| query(daemon, &["--action", "connect", "--verdict", verdict, "--host", "*"]);
-    let gaps = query(daemon, &["--class", "gap"]);
+    connects_of(daemon, "*")
+}
+
+fn connects_of(daemon: &Daemon, name: &str) -> [u64; 4] {
+    let count = ["--count-by", "action"];
+    let rows = |verdict| {
+        let of = ["--sandbox", name, "--action", "connect", "--verdict", verdict, "--host", "*"];
+        let counted = query(daemon, &[&of[..], &count].concat());
+        counted.iter().map(|row| row["events"].as_u64().unwrap()).sum::<u64>()
+    };
+    let gaps = query(daemon, &["--sandbox", name, "--class", "gap"]);
     let lost = |verdict: &str| -> u64 {
         let of = |gap: &&Value| {
             gap["detail"]["kind"] == "connect" && gap["detail"]["verdict"] == verdict
         };
         gaps.iter().filter(of).map(|gap| gap["count"].as_u64().unwrap()).sum()
     };
-    [rows("allow").len() as u64, lost("allow"), rows("deny").len() as u64, lost("deny")]
+    [rows("allow"), lost("allow"), rows("deny"), lost("deny")]
 }
 
 /// Waits until each of so many connects is a row or counted as lost, and of denials each is a row.
@@ -172,50 +180,191 @@ fn a_flood_of_allows_takes_no_room_from_denials_and_all_of_it_is_stored_or_count
     const ATTEMPTS: u64 = 60_000;
     let scene = Scene::new();
     let mut daemon = Daemon::start(&scene.world);
-    let rule = format!("{{ host: {SITE}, port: 7, transport: udp }}");
-    let policy = daemon.policy("one", &scene.allowing_attack(&rule));
-    let (flood, denied) =
-        (format!("flood={ATTEMPTS},{SITE}:7"), format!("flood=200,{ELSEWHERE}:7"));
-    let mut command = daemon.as_nobody(&["run", "--name", "one", "--policy", &policy, "--"]);
-    let attack = scene.attack();
-    command.args([&attack, "socket=unix", "line"]);
-    command.args([&flood, &denied, "line", &flood, &denied, "line"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-    // It runs.
-    assert!(said.next().unwrap().unwrap().contains("socket=unix"));
-    let mut round = |daemon: &mut Daemon, meanwhile: &dyn Fn(&mut Daemon)| {
-        meanwhile(daemon);
-        writeln!(child.stdin.as_mut().unwrap(), "go").unwrap();
-        // The line itself, and then what came of both floods.
-        let told: Vec<Value> = said
-            .by_ref()
-            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap_or_default())
-            .filter(|line| line["detail"]["EPERM"].is_u64())
-            .take(2)
-            .collect();
-        assert_eq!(
-            (&told[0]["detail"]["other"], &told[1]["detail"]["EPERM"]),
-            (&ATTEMPTS.into(), &200.into())
-        );
-    };
+    let counts = [ATTEMPTS, 200];
+    let mut flooder = Flooder::start(&scene, &daemon, "one", 2, counts);
     // Nobody reads until both floods are over.
     let process = Pid::from_raw(daemon.process().cast_signed());
-    round(&mut daemon, &|_| kill(process, Signal::SIGSTOP).unwrap());
+    kill(process, Signal::SIGSTOP).unwrap();
+    flooder.go();
+    flooder.is_over(counts);
     kill(process, Signal::SIGCONT).unwrap();
     until_exact(&daemon, ATTEMPTS, 200);
     // And now nobody is there to read.
     daemon.end_by(Signal::SIGKILL);
-    round(&mut daemon, &|_| ());
+    flooder.go();
+    flooder.is_over(counts);
     daemon.start_again();
-    writeln!(child.stdin.as_mut().unwrap(), "end").unwrap();
-    drop(child.stdin.take());
-    child.wait().unwrap();
+    flooder.end();
     until_exact(&daemon, 2 * ATTEMPTS, 400);
     daemon.end_by(Signal::SIGTERM);
     let [allowed, lost, ..] = connects(&daemon);
     assert_eq!(allowed + lost, 2 * ATTEMPTS, "more than there was: {allowed} stored, {lost} lost");
     assert!(lost > ATTEMPTS / 2, "the ring was never full: {lost} lost");
+    verified(&daemon);
+}
+
+#[test]
+fn allows_that_are_alike_are_all_counted_and_few_are_told_whoever_reads() {
+    const ATTEMPTS: u64 = 20_000;
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let counts = [ATTEMPTS, 10];
+    let mut flooder = Flooder::start_at("summary", &scene, &daemon, "one", 2, counts);
+    flooder.go();
+    flooder.is_over(counts);
+    // What was told by itself is on the disk; what was counted is not told before ten seconds are over.
+    let began = Instant::now();
+    while matches!(connects(&daemon), [0, ..] | [_, _, ..10, _]) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", connects(&daemon));
+    }
+    daemon.end_by(Signal::SIGKILL);
+    flooder.go();
+    flooder.is_over(counts);
+    daemon.start_again();
+    flooder.end();
+    until_exact(&daemon, 2 * ATTEMPTS, 20);
+    daemon.end_by(Signal::SIGTERM);
+    let [allowed, lost, ..] = connects(&daemon);
+    assert_eq!((allowed, lost), (2 * ATTEMPTS, 0));
+    let of = ["--action", "connect", "--verdict", "allow", "--host", "*"];
+    let rows = query(&daemon, &of).len();
+    assert!(rows <= 12, "{rows} rows");
+    verified(&daemon);
+}
+
+/// A sandbox in which connects are made as asked: some to where the policy allows it, then fewer elsewhere.
+struct Flooder {
+    child: Child,
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Flooder {
+    /// Each connect is to be told by itself.
+    fn start(scene: &Scene, daemon: &Daemon, name: &str, rounds: u32, counts: [u64; 2]) -> Self {
+        Self::start_at("all", scene, daemon, name, rounds, counts)
+    }
+
+    fn start_at(
+        level: &str,
+        scene: &Scene,
+        daemon: &Daemon,
+        name: &str,
+        rounds: u32,
+        counts: [u64; 2],
+    ) -> Self {
+        let rule = format!("{{ host: {SITE}, port: 7, transport: udp }}");
+        let policy = daemon.policy(name, &scene.allowing_attack(&rule));
+        let mut command = daemon.as_nobody(&["run", "--name", name, "--policy", &policy]);
+        command.args(["--audit-level", level, "--", &scene.attack(), "socket=unix"]);
+        for _ in 0..rounds {
+            let [allowed, denied] = counts;
+            let words = [
+                "line".to_owned(),
+                format!("flood={allowed},{SITE}:7"),
+                format!("flood={denied},{ELSEWHERE}:7"),
+            ];
+            command.args(words);
+        }
+        command.arg("line");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+        // It runs.
+        assert!(said.next().unwrap().unwrap().contains("socket=unix"));
+        Self { child, said }
+    }
+
+    fn go(&mut self) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "go").unwrap();
+    }
+
+    /// Waits until both parts of a round are over.
+    fn is_over(&mut self, [allowed, denied]: [u64; 2]) {
+        let told: Vec<Value> = self
+            .said
+            .by_ref()
+            .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap_or_default())
+            .filter(|line| line["detail"]["EPERM"].is_u64())
+            .take(2)
+            .collect();
+        let found = (&told[0]["detail"]["other"], &told[1]["detail"]["EPERM"]);
+        assert_eq!(found, (&allowed.into(), &denied.into()));
+    }
+
+    fn end(mut self) {
+        self.go();
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn whatever_is_read_when_the_agent_is_killed_is_stored_or_counted_exactly_by_the_next_one() {
+    const ROUNDS: u32 = 4;
+    const COUNTS: [u64; 2] = [20_000, 500];
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let mut flooder = Flooder::start(&scene, &daemon, "one", ROUNDS, COUNTS);
+    for round in 1..=ROUNDS {
+        let connects = |daemon: &Daemon| {
+            daemon.trail("one-1").iter().filter(|record| record["action"] == "connect").count()
+        };
+        let before = connects(&daemon);
+        flooder.go();
+        // It is reading, and what it has read is a moment old.
+        let began = Instant::now();
+        while connects(&daemon) == before && began.elapsed() < Duration::from_secs(60) {}
+        daemon.kill();
+        flooder.is_over(COUNTS);
+        daemon.start_again();
+        let all = COUNTS.map(|count| count * u64::from(round));
+        let began = Instant::now();
+        loop {
+            let [allowed, allowed_lost, denied, denied_lost] = connects_of(&daemon, "one");
+            let found = [allowed + allowed_lost, denied + denied_lost];
+            if found == all {
+                break;
+            }
+            assert!(found[0] <= all[0] && found[1] <= all[1], "{found:?} of {all:?}");
+            assert!(began.elapsed() < Duration::from_secs(60), "{found:?} of {all:?}");
+        }
+    }
+    flooder.end();
+    let killed = query(&daemon, &["--class", "gap", "--reason", "killed"]);
+    assert!(!killed.is_empty(), "it was never killed with anything in its hands");
+    daemon.end_by(Signal::SIGTERM);
+    verified(&daemon);
+}
+
+#[test]
+fn a_sandbox_that_floods_leaves_room_to_the_others_while_nobody_reads() {
+    const FLOOD: [u64; 2] = [40_000, 20_000];
+    const FEW: [u64; 2] = [60, 40];
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let mut flooder = Flooder::start(&scene, &daemon, "loud", 1, FLOOD);
+    let mut quiet = Flooder::start(&scene, &daemon, "quiet", 1, FEW);
+    let process = Pid::from_raw(daemon.process().cast_signed());
+    kill(process, Signal::SIGSTOP).unwrap();
+    flooder.go();
+    flooder.is_over(FLOOD);
+    quiet.go();
+    quiet.is_over(FEW);
+    kill(process, Signal::SIGCONT).unwrap();
+    let began = Instant::now();
+    loop {
+        let loud = connects_of(&daemon, "loud");
+        let found = [loud[0] + loud[1], loud[2] + loud[3]];
+        if found == FLOOD && connects_of(&daemon, "quiet") == [FEW[0], 0, FEW[1], 0] {
+            assert!(loud[1] > 0 && loud[3] > 0, "it was no flood: {loud:?}");
+            break;
+        }
+        assert!(found[0] <= FLOOD[0] && found[1] <= FLOOD[1], "{loud:?}");
+        let quiet = connects_of(&daemon, "quiet");
+        assert!(began.elapsed() < Duration::from_secs(60), "{loud:?} {quiet:?}");
+    }
+    flooder.end();
+    quiet.end();
+    daemon.end_by(Signal::SIGTERM);
     verified(&daemon);
 }
 

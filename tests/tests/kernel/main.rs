@@ -39,5 +39,6 @@ mod reliability;
 mod reload;
 mod remembered;
 mod scene;
+mod ship;
 mod soak;
 mod watchdog;

@@ -1,5 +1,6 @@
 //! Rows on their way to the disk, column by column: a text is a place in the batch's pool of strings, which
-//! is looked up once where the row before had the same.
+//! is looked up once where the row before had the same. A row that says what an earlier one said is a time
+//! and that one's number, until the batch is taken.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use arrow_array::{
     ArrayRef, BooleanArray, Int32Array, PrimitiveArray, RecordBatch, StringArray, UInt32Array,
     UInt64Array,
 };
-use arrow_buffer::{NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_buffer::{BooleanBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::ArrowError;
 
 use super::schema::{self, NUMBERS, Number, TEXTS, Text};
@@ -55,12 +56,11 @@ impl Pool {
         range.and_then(|range| self.bytes.get(range)) == Some(text.as_bytes())
     }
 
-    fn take(&mut self) -> StringArray {
-        self.places.clear();
+    fn take(mut self) -> StringArray {
         let mut offsets = Vec::with_capacity(self.ends.len() + 1);
         offsets.push(0);
         offsets.append(&mut self.ends);
-        let bytes = std::mem::take(&mut self.bytes);
+        let bytes = self.bytes;
         // SAFETY: the offsets go up, end with the bytes, and each was taken behind a whole string.
         unsafe {
             StringArray::new_unchecked(
@@ -77,14 +77,28 @@ struct Numbers {
     present: NullBufferBuilder,
 }
 
+/// A row of the batch that is being made, which others may be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Like {
+    batch: u64,
+    row: u32,
+}
+
 /// Rows of a batch that is being made.
 pub struct Columns {
+    /// Which batch it is, of this process.
+    batch: u64,
     pool: Pool,
     time: Vec<i64>,
+    /// Of each row the one of the columns below that it is like, in the order of the rows.
+    like: Vec<u32>,
+    /// Rows of the columns below: those that are like no other.
+    own: usize,
     texts: [Vec<i32>; TEXTS],
     numbers: [Numbers; NUMBERS],
     count: Vec<u64>,
     let_through: Vec<bool>,
+    is_denied: Vec<bool>,
     /// Rows of a denial.
     denied: u64,
 }
@@ -107,12 +121,16 @@ impl Default for Columns {
     fn default() -> Self {
         let numbers = || Numbers { values: Vec::new(), present: NullBufferBuilder::new(0) };
         Self {
+            batch: 0,
             pool: Pool::default(),
             time: Vec::new(),
+            like: Vec::new(),
+            own: 0,
             texts: std::array::from_fn(|_| Vec::new()),
             numbers: std::array::from_fn(|_| numbers()),
             count: Vec::new(),
             let_through: Vec::new(),
+            is_denied: Vec::new(),
             denied: 0,
         }
     }
@@ -125,6 +143,12 @@ impl Columns {
         self.time.len()
     }
 
+    /// Those that are like no other.
+    #[must_use]
+    pub fn own(&self) -> usize {
+        self.own
+    }
+
     /// Bytes of texts so far.
     #[must_use]
     pub fn pooled(&self) -> usize {
@@ -133,8 +157,10 @@ impl Columns {
 
     /// Begins a row; what is not set until the next one is null, its count is one.
     pub fn begin(&mut self, micros: i64) {
-        let before = self.time.len();
+        let before = self.own;
         self.time.push(micros);
+        self.like.push(u32::try_from(before).unwrap_or(u32::MAX));
+        self.own += 1;
         for column in &mut self.texts {
             // The row before is whole.
             column.resize(before, NONE);
@@ -144,6 +170,25 @@ impl Columns {
         }
         self.count.push(1);
         self.let_through.push(false);
+        self.is_denied.push(false);
+    }
+
+    /// The row that was begun last.
+    #[must_use]
+    pub fn last(&self) -> Option<Like> {
+        let row = u32::try_from(self.own.checked_sub(1)?).ok()?;
+        Some(Like { batch: self.batch, row })
+    }
+
+    /// Adds a row that differs from an earlier one by its time. False where that one is not of this batch.
+    pub fn again(&mut self, like: Like, micros: i64) -> bool {
+        if like.batch != self.batch {
+            return false;
+        }
+        self.time.push(micros);
+        self.like.push(like.row);
+        self.denied += u64::from(self.is_denied[like.row as usize]);
+        true
     }
 
     /// Sets a text of the row.
@@ -154,7 +199,12 @@ impl Columns {
             _ => self.pool.place(text),
         };
         keys.push(place);
-        self.denied += u64::from(column == Text::Verdict && text == "deny");
+        if column == Text::Verdict && text == "deny" {
+            self.denied += 1;
+            if let Some(last) = self.is_denied.last_mut() {
+                *last = true;
+            }
+        }
     }
 
     /// Looks a text up for several rows of this batch.
@@ -188,33 +238,76 @@ impl Columns {
         }
     }
 
-    /// What is there as a batch, `None` where no row is; the next one begins.
+    /// What is there, to be made a batch where nobody waits; the next one begins.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let next = Self { batch: self.batch + 1, ..Self::default() };
+        std::mem::replace(self, next)
+    }
+
+    /// The rows as a batch, `None` where there are none.
     ///
     /// # Errors
     /// Columns of different lengths, which is a mistake of this program's.
-    pub fn take(&mut self) -> Result<Option<Batch>, ArrowError> {
-        let rows = self.rows();
+    pub fn into_batch(self) -> Result<Option<Batch>, ArrowError> {
         let (Some(from), Some(to)) = (self.time.iter().min(), self.time.iter().max()) else {
             return Ok(None);
         };
         let (from, to) = (*from, *to);
-        let time: PrimitiveArray<TimestampMicrosecondType> = std::mem::take(&mut self.time).into();
+        let rows = Rows { own: self.own, like: &self.like };
+        let time: PrimitiveArray<TimestampMicrosecondType> = self.time.into();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(time.with_timezone("UTC"))];
-        for keys in &mut self.texts {
-            keys.resize(rows, NONE);
-            columns.push(Arc::new(texts(std::mem::take(keys))));
+        for mut keys in self.texts {
+            keys.resize(self.own, NONE);
+            columns.push(Arc::new(rows.texts(&keys)));
         }
-        for numbers in &mut self.numbers {
-            pad(numbers, rows);
+        for mut numbers in self.numbers {
+            pad(&mut numbers, self.own);
             let nulls = numbers.present.finish();
-            let values = std::mem::take(&mut numbers.values);
+            let nulls = nulls.map(|nulls| rows.bits(&|own| nulls.is_valid(own)).into());
+            let values = rows.all(&numbers.values);
             columns.push(Arc::new(UInt32Array::try_new(values.into(), nulls)?));
         }
-        columns.push(Arc::new(UInt64Array::from(std::mem::take(&mut self.count))));
-        columns.push(Arc::new(BooleanArray::from(std::mem::take(&mut self.let_through))));
+        columns.push(Arc::new(UInt64Array::from(rows.all(&self.count))));
+        let let_through = rows.bits(&|own| self.let_through[own]);
+        columns.push(Arc::new(BooleanArray::new(let_through, None)));
         let columns = RecordBatch::try_new(schema::stored(), columns)?;
-        let denied = std::mem::take(&mut self.denied);
-        Ok(Some(Batch { columns, pool: self.pool.take(), from, to, denied }))
+        Ok(Some(Batch { columns, pool: self.pool.take(), from, to, denied: self.denied }))
+    }
+}
+
+/// The rows of a batch, by those that are like no other.
+struct Rows<'a> {
+    own: usize,
+    like: &'a [u32],
+}
+
+impl Rows<'_> {
+    fn all<T: Copy + PartialEq>(&self, own: &[T]) -> Vec<T> {
+        match own {
+            _ if self.own == self.like.len() => own.to_vec(),
+            [first, rest @ ..] if rest.iter().all(|value| value == first) => {
+                vec![*first; self.like.len()]
+            }
+            _ => self.like.iter().map(|like| own[*like as usize]).collect(),
+        }
+    }
+
+    fn bits(&self, of: &dyn Fn(usize) -> bool) -> BooleanBuffer {
+        let own: Vec<bool> = (0..self.own).map(of).collect();
+        let first = own.first().copied().unwrap_or_default();
+        match (first, own.iter().all(|bit| *bit == first)) {
+            (true, true) => BooleanBuffer::new_set(self.like.len()),
+            (false, true) => BooleanBuffer::new_unset(self.like.len()),
+            _ => BooleanBuffer::collect_bool(self.like.len(), |row| own[self.like[row] as usize]),
+        }
+    }
+
+    /// Nulls are the first text's place, which compresses better than a number of their own.
+    fn texts(&self, keys: &[i32]) -> Int32Array {
+        let nulls = keys.contains(&NONE).then(|| self.bits(&|own| keys[own] != NONE).into());
+        let keys: Vec<i32> = keys.iter().map(|key| (*key).max(0)).collect();
+        Int32Array::new(self.all(&keys).into(), nulls)
     }
 }
 
@@ -222,14 +315,4 @@ fn pad(column: &mut Numbers, rows: usize) {
     let missing = rows.saturating_sub(column.values.len());
     column.values.resize(rows, 0);
     column.present.append_n_nulls(missing);
-}
-
-/// Nulls are the first text's place, which compresses better than a number of their own.
-fn texts(mut keys: Vec<i32>) -> Int32Array {
-    if !keys.contains(&NONE) {
-        return Int32Array::new(keys.into(), None);
-    }
-    let nulls: NullBuffer = keys.iter().map(|key| *key != NONE).collect::<Vec<bool>>().into();
-    keys.iter_mut().filter(|key| **key == NONE).for_each(|key| *key = 0);
-    Int32Array::new(keys.into(), Some(nulls))
 }

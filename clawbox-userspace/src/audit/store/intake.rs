@@ -2,14 +2,19 @@
 //! them, soon where one is a denial and later where none is. Nobody waits for the disk: what finds no room
 //! is counted, and the count is a record.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::columns::{Batch, Columns};
+use clawbox_common::rule::LossKey;
+use tokio::sync::Notify;
+
+use super::columns::{Batch, Columns, Like};
+use super::in_flight::{Counts, InFlight};
 use super::limits::Limits;
 use super::row;
 use super::writer::{Finding, Writer};
@@ -24,16 +29,23 @@ const SOON: Duration = Duration::from_millis(100);
 const LATER: Duration = Duration::from_millis(700);
 
 /// So many rows are written without waiting.
-pub const FULL: usize = 32_768;
+pub const FULL: usize = 65_536;
 
 /// Rows of allows that may wait for a disk.
-const BOUND: usize = 4 * FULL;
+const BOUND: usize = 16 * FULL;
 
 /// Rows in all: this much is left to denials.
-const URGENT_BOUND: usize = 5 * FULL;
+const URGENT_BOUND: usize = 17 * FULL;
+
+/// The same of rows that say what no other one says, which take more memory.
+const OWN_BOUND: usize = 2 * FULL;
+const URGENT_OWN_BOUND: usize = 5 * FULL / 2;
 
 /// Bytes of texts that may wait.
 const TEXT_BOUND: usize = 32 << 20;
+
+/// How long one waits for the other at most, who holds what belongs together and who takes it.
+const HELD: Duration = Duration::from_millis(20);
 
 /// How often it is looked whether a segment is to be closed or removed.
 const LOOK: Duration = Duration::from_secs(60);
@@ -58,17 +70,33 @@ struct Waiting {
     /// What found no room, by sandbox.
     lost: BTreeMap<String, u64>,
     is_closed: bool,
+    /// What comes now belongs together: no batch ends in it.
+    is_held: bool,
+    /// The writer waits for its end.
+    is_wanted: bool,
 }
 
 #[derive(Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
     came: Condvar,
+    /// The writer has taken what waited.
+    taken: Condvar,
+    /// A batch is on the disk.
+    stored: Arc<Notify>,
+    flight: Mutex<Option<InFlight>>,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn in_flight(&self, what: impl FnOnce(&mut InFlight)) {
+        let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = &mut *flight {
+            what(flight);
+        }
     }
 }
 
@@ -79,12 +107,95 @@ pub struct Intake(Arc<Shared>);
 impl Intake {
     /// Takes a record of a sandbox under a policy of this number.
     pub fn record(&self, sandbox: &str, policy: Option<u32>, draft: &Draft) {
+        self.put(sandbox, draft, |columns| row::put(columns, sandbox, policy, draft));
+    }
+
+    /// Takes a record that may say again, at another time, what one of the same batch has said.
+    pub fn known(&self, sandbox: &str, policy: Option<u32>, known: &Known, time: SystemTime) {
+        self.put(sandbox, &known.draft, |columns| {
+            let micros = row::micros(time);
+            if let Some((like, under)) = known.like.get()
+                && under == policy
+                && columns.again(like, micros)
+            {
+                return;
+            }
+            row::put_at(columns, micros, sandbox, policy, &known.draft);
+            known.like.set(columns.last().map(|like| (like, policy)));
+        });
+    }
+
+    /// Told when more is on the disk; for one who waits.
+    #[must_use]
+    pub fn stored(&self) -> Arc<Notify> {
+        Arc::clone(&self.0.stored)
+    }
+
+    /// What comes until [`Intake::release`] belongs together: all of it is in one batch.
+    pub fn hold(&self) {
+        let mut waiting = self.0.lock();
+        if waiting.is_wanted {
+            let wanted = |waiting: &mut Waiting| waiting.is_wanted;
+            let waited = self.0.taken.wait_timeout_while(waiting, HELD, wanted);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        waiting.is_held = true;
+    }
+
+    /// See [`Intake::hold`].
+    pub fn release(&self) {
+        let mut waiting = self.0.lock();
+        waiting.is_held = false;
+        if waiting.is_wanted {
+            drop(waiting);
+            self.0.came.notify_one();
+        }
+    }
+
+    /// Says that what was put in since [`Intake::hold`] is so many events of each kind, read from the rings
+    /// up to these places, and losses that are told with it. `finish` gives the rings' room back and says
+    /// that they are told.
+    pub fn commit<T>(
+        &self,
+        counts: &Counts,
+        positions: Option<[u64; 2]>,
+        told: &[(LossKey, u64)],
+        finish: impl FnOnce() -> T,
+    ) -> T {
+        let mut flight = self.0.flight.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = &mut *flight {
+            flight.begin(counts, positions, told, false);
+        }
+        let finished = finish();
+        if let Some(flight) = &mut *flight {
+            flight.finished();
+        }
+        finished
+    }
+
+    /// What agents that were killed have read and not stored, to be put in by `put` and from then on waiting.
+    pub fn tell_left(&self, put: impl FnOnce(&Counts)) {
+        let mut left = Counts::new();
+        self.0.in_flight(|flight| left = flight.left());
+        if left.is_empty() {
+            return;
+        }
+        self.hold();
+        put(&left);
+        self.0.in_flight(|flight| {
+            flight.begin(&left, None, &[], true);
+            flight.finished();
+        });
+        self.release();
+    }
+
+    fn put(&self, sandbox: &str, draft: &Draft, put: impl FnOnce(&mut Columns)) {
         let is_urgent = row::is_urgent(draft);
         let mut waiting = self.0.lock();
         if !waiting.has_room(is_urgent) {
             return waiting.lose(sandbox, 1);
         }
-        row::put(&mut waiting.columns, sandbox, policy, draft);
+        put(&mut waiting.columns);
         if waiting.came(is_urgent) {
             drop(waiting);
             self.0.came.notify_one();
@@ -92,10 +203,26 @@ impl Intake {
     }
 }
 
+/// A record that is made once and told many times.
+#[derive(Debug)]
+pub struct Known {
+    /// All of it but its time.
+    pub draft: Draft,
+    /// The row that says it in the batch that is being made, and under which policy.
+    like: Cell<Option<(Like, Option<u32>)>>,
+}
+
+impl From<Draft> for Known {
+    fn from(draft: Draft) -> Self {
+        Self { draft, like: Cell::new(None) }
+    }
+}
+
 impl Waiting {
     fn has_room(&self, is_urgent: bool) -> bool {
-        let bound = if is_urgent { URGENT_BOUND } else { BOUND };
-        self.columns.rows() < bound && self.columns.pooled() < TEXT_BOUND
+        let (rows, own) =
+            if is_urgent { (URGENT_BOUND, URGENT_OWN_BOUND) } else { (BOUND, OWN_BOUND) };
+        self.columns.rows() < rows && self.columns.own() < own && self.columns.pooled() < TEXT_BOUND
     }
 
     fn lose(&mut self, sandbox: &str, count: u64) {
@@ -142,8 +269,14 @@ impl Store {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(directory: PathBuf, key: PathBuf, name: &str, limits: Limits) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub fn start(
+        directory: PathBuf,
+        key: PathBuf,
+        name: &str,
+        limits: Limits,
+        flight: Option<InFlight>,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared { flight: Mutex::new(flight), ..Shared::default() });
         let (of_thread, name) = (Arc::clone(&shared), name.to_owned());
         let thread = std::thread::Builder::new().name("audit".to_owned()).stack_size(512 << 10);
         let thread = thread.spawn(move || {
@@ -225,10 +358,12 @@ impl Keeper {
             Some(writer) => writer,
             None => writer.insert(self.open()?),
         };
-        match batch {
-            Some(batch) => writer.append(batch),
-            None => writer.look(),
-        }
+        let Some(batch) = batch else { return writer.look() };
+        self.shared.in_flight(|flight| flight.writes(writer.next_event()));
+        writer.append(batch)?;
+        self.shared.in_flight(InFlight::is_durable);
+        self.shared.stored.notify_one();
+        Ok(())
     }
 
     fn open(&self) -> io::Result<Writer> {
@@ -291,15 +426,30 @@ impl Keeper {
     }
 
     fn take(&self, mut waiting: MutexGuard<'_, Waiting>) -> Taken {
+        while waiting.is_held {
+            waiting.is_wanted = true;
+            let waited = self.shared.came.wait_timeout(waiting, HELD);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if std::mem::take(&mut waiting.is_wanted) {
+            self.shared.taken.notify_one();
+        }
         for (sandbox, count) in std::mem::take(&mut waiting.lost) {
             let gap = gap_of(Gap { count, kind: UNSTORED.to_owned(), verdict: None });
             row::put(&mut waiting.columns, &sandbox, None, &gap);
         }
-        let mut columns = std::mem::take(&mut waiting.columns);
+        let columns = waiting.columns.take();
         (waiting.since, waiting.urgent) = (None, None);
         let is_closed = waiting.is_closed;
+        let has_any = columns.rows() > 0;
+        if has_any {
+            // Before anything more can come.
+            self.shared.in_flight(|flight| {
+                flight.taken();
+            });
+        }
         drop(waiting);
-        let batch = columns.take().unwrap_or_else(|error| {
+        let batch = columns.into_batch().unwrap_or_else(|error| {
             tracing::error!("records are not stored: {error}");
             None
         });

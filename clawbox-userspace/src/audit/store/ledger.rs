@@ -147,7 +147,7 @@ pub fn tail(directory: &Path, key: PublicKey) -> io::Result<Option<Tail>> {
     }
 }
 
-pub(super) fn private() -> fs::OpenOptions {
+pub(crate) fn private() -> fs::OpenOptions {
     let mut options = File::options();
     options.write(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC);
     options

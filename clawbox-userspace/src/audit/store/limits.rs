@@ -19,12 +19,15 @@ pub struct Limits {
     pub keep: Span,
     /// The oldest segments are removed where all together are larger.
     pub quota: Size,
+    /// How much of the free room of an event ring one sandbox may fill while nobody reads it, in percent.
+    pub share: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let days = |days: u64| Span(Duration::from_secs(days * 86_400));
-        Self { segment: Size(64 << 20), rotate: days(1), keep: days(30), quota: Size(2 << 30) }
+        let (segment, quota, share) = (Size(64 << 20), Size(2 << 30), 50);
+        Self { segment, rotate: days(1), keep: days(30), quota, share }
     }
 }
 
@@ -34,6 +37,9 @@ impl Limits {
     /// # Errors
     /// What does not.
     pub fn check(&self) -> Result<(), String> {
+        if !(1..=100).contains(&self.share) {
+            return Err(format!("`audit.share: {}`: write 1 to 100", self.share));
+        }
         if self.quota.0 < self.segment.0.saturating_mul(2) {
             let (quota, segment) = (self.quota, self.segment);
             return Err(format!("`audit.quota: {quota}`: at least two segments of {segment}"));

@@ -8,6 +8,7 @@ pub mod export;
 pub mod filter;
 pub mod frame;
 pub mod history;
+pub mod in_flight;
 pub mod intake;
 pub mod ledger;
 pub mod limits;

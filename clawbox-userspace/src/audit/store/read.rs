@@ -9,6 +9,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, TimestampMicrosecondType, UInt32Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_ipc::{MessageHeader, root_as_message};
+use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Label, Step};
 use super::schema::{self, COLUMNS, COUNT_AT, Number, Text};
@@ -61,7 +62,7 @@ impl Wanted for Everything {
 }
 
 /// How far a store was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     segment: u64,
     at: u64,

@@ -38,7 +38,7 @@ impl Written {
     fn batch(&mut self, drafts: &[(&str, Draft)]) {
         let mut columns = Columns::default();
         drafts.iter().for_each(|(sandbox, draft)| row::put(&mut columns, sandbox, Some(2), draft));
-        self.writer.append(&columns.take().unwrap().unwrap()).unwrap();
+        self.writer.append(&columns.take().into_batch().unwrap().unwrap()).unwrap();
     }
 
     fn reader(&self) -> Reader {

@@ -46,7 +46,18 @@ pub fn micros(time: SystemTime) -> i64 {
 
 /// Adds a record of a sandbox under a policy of this number.
 pub fn put(columns: &mut Columns, sandbox: &str, policy: Option<u32>, draft: &Draft) {
-    columns.begin(micros(draft.time.unwrap_or_else(SystemTime::now)));
+    put_at(columns, micros(draft.time.unwrap_or_else(SystemTime::now)), sandbox, policy, draft);
+}
+
+/// The same of a time that is not the record's own.
+pub fn put_at(
+    columns: &mut Columns,
+    micros: i64,
+    sandbox: &str,
+    policy: Option<u32>,
+    draft: &Draft,
+) {
+    columns.begin(micros);
     columns.text(Text::Sandbox, sandbox);
     columns.text(Text::Class, class_name(draft.class));
     columns.text(Text::Action, draft.action);

@@ -9,8 +9,8 @@ use std::path::Path;
 use arrow_ipc::root_as_message;
 use nix::libc;
 
-use super::Head;
 use super::frame::{self, Label, Step, Title};
+use super::{Head, segment_name, segments};
 
 /// A batch as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,20 @@ impl Scan {
 /// It cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC).open(path)
+}
+
+/// Number of the first event that a store does not have yet.
+///
+/// # Errors
+/// It cannot be read.
+pub fn next_event(directory: &Path) -> io::Result<u64> {
+    for number in segments(directory)?.into_iter().rev() {
+        let found = scan(&directory.join(segment_name(number)), |_, _| {})?;
+        if let Some(label) = found.batches.iter().rev().find_map(|seen| seen.label) {
+            return Ok(label.first + label.events);
+        }
+    }
+    Ok(0)
 }
 
 /// Reads a segment and hands each whole batch, with its bytes, to somebody.

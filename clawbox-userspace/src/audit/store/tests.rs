@@ -76,7 +76,7 @@ fn append(writer: &mut Writer, rows: usize) {
     for row in 0..rows {
         row::put(&mut columns, "agent-1", Some(3), &denied(&format!("/etc/{row}")));
     }
-    writer.append(&columns.take().unwrap().unwrap()).unwrap();
+    writer.append(&columns.take().into_batch().unwrap().unwrap()).unwrap();
 }
 
 fn small(segment: &str, quota: &str) -> Limits {
@@ -164,7 +164,7 @@ fn the_oldest_segments_go_by_quota_and_by_age_and_each_by_a_signed_line() {
 #[test]
 fn records_are_on_the_disk_soon_and_all_of_them_when_the_store_is_closed() {
     let place = Place::new();
-    let store = Store::start(place.store(), place.key(), "agent", Limits::default()).unwrap();
+    let store = Store::start(place.store(), place.key(), "agent", Limits::default(), None).unwrap();
     let intake = store.intake();
     (0..1_000).for_each(|row| intake.record("one-1", None, &denied(&format!("/x/{row}"))));
     drop(store);

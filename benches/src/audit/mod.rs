@@ -1,0 +1,215 @@
+//! Events on their way from the kernel to the host's store: how many a second, against a reader that does
+//! nothing with them, none of them unaccounted for; what the agent takes for that; and how long queries and
+//! checks of a large store take.
+
+mod account;
+mod archive;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clawbox::kernel::ring::Ring;
+
+use self::account::Account;
+use crate::daemon::Daemon;
+use crate::figures::{Spread, median};
+use crate::operation::Operation;
+use crate::report::{Progress, Report, Row, Unit};
+use crate::room::Room;
+use crate::worker::{ARGUMENT, Worker};
+
+/// Connects of one request to a worker.
+const BATCH: u32 = 20_000;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Events a second at which the agent's processor time is looked at, and what of a core it may take, percent.
+const RATES: [(u32, f64); 2] = [(10_000, 1.0), (100_000, 6.0)];
+
+/// Rounds, and how long each part of one takes.
+const ROUNDS: u32 = 4;
+const FLOOD: Duration = Duration::from_secs(3);
+const PACED: Duration = Duration::from_secs(8);
+
+/// What a flood came to.
+struct Flood {
+    generated: u64,
+    /// Until the last one was made.
+    took: Duration,
+}
+
+/// As fast as one worker goes.
+fn flood(worker: &mut Worker, span: Duration) -> Result<Flood> {
+    let began = Instant::now();
+    let mut generated = 0;
+    while began.elapsed() < span {
+        worker.perform(Operation::UdpConnectMixed, BATCH)?;
+        generated += u64::from(BATCH);
+    }
+    Ok(Flood { generated, took: began.elapsed() })
+}
+
+/// So many a second.
+fn paced(worker: &mut Worker, rate: u32, span: Duration) -> Result<Flood> {
+    const STEP: Duration = Duration::from_millis(10);
+    let (began, mut generated) = (Instant::now(), 0);
+    while began.elapsed() < span {
+        let due = began + STEP * (generated / (rate / 100));
+        if let Some(wait) = due.checked_duration_since(Instant::now()) {
+            std::thread::sleep(wait);
+        }
+        worker.perform(Operation::UdpConnectMixed, rate / 100)?;
+        generated += rate / 100;
+    }
+    Ok(Flood { generated: generated.into(), took: began.elapsed() })
+}
+
+/// Reads both rings and does nothing with what is in them, for as long as a flood takes and until they are
+/// empty.
+fn read_nothing(run: &str, flood: impl FnOnce() -> Result<Flood>) -> Result<(Flood, u64)> {
+    let mut rings = [Ring::pinned(run, "EVENTS")?, Ring::pinned(run, "ALLOWS")?];
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let over = std::sync::atomic::Ordering::SeqCst;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut read = 0_u64;
+            loop {
+                let was_over = is_over.load(over);
+                let before = read;
+                for ring in &mut rings {
+                    while let Some(bytes) = ring.next() {
+                        // A number of sandbox that the benches' only one does not have would be no event of it.
+                        read += u64::from(bytes.get(4..8) == Some(&1_u32.to_ne_bytes()));
+                    }
+                    let end = ring.position();
+                    ring.release(end);
+                }
+                if read == before {
+                    if was_over {
+                        return read;
+                    }
+                    wait(&rings);
+                }
+            }
+        });
+        let flood = flood();
+        is_over.store(true, over);
+        let read = reader.join().ok().context("the reader ended early")?;
+        Ok((flood?, read))
+    })
+}
+
+/// Until either ring's reader is woken, or for a moment.
+fn wait(rings: &[Ring; 2]) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut polled = rings.each_ref().map(|ring| PollFd::new(ring.as_fd(), PollFlags::POLLIN));
+    let _ = poll(&mut polled, PollTimeout::from(5_u8));
+}
+
+/// Measures and reports.
+pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
+    let rounds = if quick { 1 } else { ROUNDS };
+    let policy = room.policy_of_mixed()?;
+    room.root.wait_for(0)?;
+    let mut daemon = Daemon::start(room)?;
+    let run = format!("bench-{}", std::process::id());
+    let mut command = daemon.run(&policy);
+    command.arg(room.program()).arg(ARGUMENT);
+    let mut worker = Worker::start(&mut command, &room.ends)?;
+    let mut account = Account::of(&room.file("state/audit"));
+    // The worker has connected a socket when it began.
+    account.generated = 1;
+    account.generated += flood(&mut worker, Duration::from_millis(500))?.generated;
+    account.settle()?;
+    for (rate, target) in RATES {
+        cpu(&daemon, &mut worker, &mut account, rate, target, report)?;
+    }
+    let (mut stored, mut ceilings, mut ratios, mut offered) = (vec![], vec![], vec![], vec![]);
+    let mut progress = Progress::of("audit", rounds);
+    for round in 0..rounds {
+        progress.reached(round);
+        let before = account.rows;
+        let began = Instant::now();
+        let made = flood(&mut worker, FLOOD)?;
+        account.generated += made.generated;
+        account.settle()?;
+        // All that was not lost is on the disk by now.
+        let own = (account.rows - before) as f64 / began.elapsed().as_secs_f64();
+        offered.push(made.generated as f64 / made.took.as_secs_f64());
+        daemon.kill();
+        let (made, read) = read_nothing(&run, || flood(&mut worker, FLOOD))?;
+        daemon.start_again()?;
+        account.generated += made.generated;
+        account.elsewhere += read;
+        let ceiling = read as f64 / made.took.as_secs_f64();
+        account.settle()?;
+        stored.push(own);
+        ceilings.push(ceiling);
+        ratios.push(ceiling / own);
+    }
+    progress.done();
+    let note = format!(
+        "{:.0} a second stored of {:.0} made; the reader that does nothing read {:.0}",
+        median(stored.iter().copied()).unwrap_or_default(),
+        median(offered).unwrap_or_default(),
+        median(ceilings).unwrap_or_default()
+    );
+    let mut add = |what: &str, unit, value: Option<Spread>, target, note| {
+        if let Some(value) = value {
+            report.add(Row { bench: "audit", what: what.to_owned(), unit, value, target, note });
+        }
+    };
+    let each = Spread::of(stored.iter().map(|rate| 1e9 / rate));
+    add("an event from the kernel to the disk", Unit::Nanoseconds, each, Some(1000.0), note);
+    let what = "events that a reader reads which does nothing, to those stored";
+    add(what, Unit::Ratio, Spread::of(ratios), Some(1.25), String::new());
+    // How it has ended no restarted daemon can tell: it is another one's child.
+    let _ = worker.stop();
+    drop(daemon);
+    let (bytes, rows) = (account.bytes()?, account.all_rows);
+    let note = format!("{rows} rows, {bytes} bytes");
+    let each = Spread::one(bytes as f64 / rows as f64);
+    add("on the disk for an event", Unit::Bytes, Some(each), Some(16.0), note);
+    report.note(format!(
+        "audit: {} events made, {} stored, {} counted as lost, {} read elsewhere: none unaccounted",
+        account.generated, account.rows, account.lost, account.elsewhere
+    ));
+    archive::measure(room, quick, report)
+}
+
+/// What the agent takes at a rate.
+fn cpu(
+    daemon: &Daemon,
+    worker: &mut Worker,
+    account: &mut Account,
+    rate: u32,
+    target: f64,
+    report: &mut Report,
+) -> Result<()> {
+    let (before, began, lost) = (daemon.processor()?, Instant::now(), account.lost);
+    let made = paced(worker, rate, PACED)?;
+    account.generated += made.generated;
+    let took = began.elapsed();
+    let used = daemon.processor()?.saturating_sub(before);
+    account.settle()?;
+    let reached = made.generated as f64 / made.took.as_secs_f64();
+    let note = format!("{reached:.0} a second were made, {} lost", account.lost - lost);
+    let value = Spread::one(used.as_secs_f64() / took.as_secs_f64() * 100.0);
+    let what = format!("of a core, at {rate} events a second");
+    let (unit, target) = (Unit::Percent, Some(target));
+    report.add(Row { bench: "audit", what, unit, value, target, note });
+    Ok(())
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !is_so()? {
+        if began.elapsed() > PATIENCE {
+            bail!("{what}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! A daemon of the measurements' own: started, killed, looked at, and taken out of the kernel at the end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::room::Room;
+use crate::running::Running;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon of the measurement's own.
+pub struct Daemon {
+    process: Option<Running>,
+    socket: PathBuf,
+    config: PathBuf,
+    clawbox: PathBuf,
+}
+
+impl Daemon {
+    /// Starts one.
+    pub fn start(room: &Room) -> Result<Self> {
+        let (socket, config) = (room.file("clawbox.sock"), room.file("agent.yaml"));
+        let text = format!(
+            "name: bench-{}\nsocket: {}\ntrails: {}\nstate: {}\nlimits: {{ sandboxes_per_user: 4096 }}\n",
+            std::process::id(),
+            socket.display(),
+            room.file("trails").display(),
+            room.file("state").display()
+        );
+        fs::write(&config, text)?;
+        let clawbox = room.clawbox_program().to_owned();
+        let mut daemon = Self { process: None, socket, config, clawbox };
+        daemon.start_again()?;
+        Ok(daemon)
+    }
+
+    /// Starts it after [`Daemon::kill`].
+    pub fn start_again(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.clawbox);
+        command.arg("daemon").arg("--config").arg(&self.config).env("CLAWBOX_LOG", "error");
+        // The one before left it there.
+        drop(fs::remove_file(&self.socket));
+        self.process = Some(Running(command.stdin(Stdio::null()).spawn()?));
+        let since = Instant::now();
+        while !self.socket.exists() {
+            if since.elapsed() > PATIENCE {
+                bail!("the daemon does not listen");
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Ends it at once; what it enforces stays.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.as_ref().map_or(0, |process| process.0.id())
+    }
+
+    /// Processor time of all its threads so far.
+    pub fn processor(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let text = fs::read_to_string(task?.path().join("schedstat"))?;
+            nanoseconds += text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0);
+        }
+        Ok(Duration::from_nanos(nanoseconds))
+    }
+
+    /// A `clawbox run` that lacks only its command.
+    pub fn run(&self, policy: &Path) -> Command {
+        let mut command = Command::new(&self.clawbox);
+        command.args(["run", "--user", "nobody", "--workdir", "/", "--policy"]).arg(policy);
+        command.arg("--").env("CLAWBOX_SOCKET", &self.socket).env("CLAWBOX_LOG", "error");
+        command
+    }
+
+    /// Processor time that it has taken so far, in clock ticks of 10 ms.
+    pub fn ticks(&self) -> Result<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat has a name")?;
+        let field = |at: usize| fields.split(' ').nth(at).and_then(|word| word.parse::<u64>().ok());
+        Ok(field(11).unwrap_or(0) + field(12).unwrap_or(0))
+    }
+
+    /// Mebibytes of it that are resident.
+    pub fn resident(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        Ok(kib.context("no VmRSS")? / 1024.0)
+    }
+
+    /// Mebibytes of its maps, as the kernel accounts them.
+    pub fn maps(&self) -> Result<f64> {
+        // Several descriptors may be of one map.
+        let mut bytes = std::collections::BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.pid()))? {
+            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+            let number = |what: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(what));
+                line.and_then(|line| line.trim().parse::<u64>().ok())
+            };
+            if let (Some(map), Some(size)) = (number("map_id:"), number("memlock:")) {
+                bytes.insert(map, size);
+            }
+        }
+        Ok(bytes.values().sum::<u64>() as f64 / 1_048_576.0)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.kill();
+        let mut uninstall = Command::new(&self.clawbox);
+        let _ = uninstall.arg("uninstall").arg("--config").arg(&self.config).output();
+    }
+}

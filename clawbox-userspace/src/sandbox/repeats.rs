@@ -1,0 +1,141 @@
+//! Network events that say what one shortly before has said, at another time: their record is made once. Who
+//! floods costs little by it.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use clawbox_common::decide::Route;
+use clawbox_common::event::{Header, NetworkEvent};
+use clawbox_common::verdict::Reason;
+
+use crate::audit::clock::Clock;
+use crate::audit::store::intake::Known;
+use crate::audit::trail::{Draft, Trail};
+use crate::events::{Decoded, Event};
+
+/// Records that are remembered, by what their events say.
+const PLACES: usize = 512;
+
+/// Records that may be there before all are forgotten.
+const MOST: usize = 4 * PLACES;
+
+/// How long one is remembered: what a number means may change.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// A record that is to be written down.
+pub(super) enum Waits {
+    /// It is like no other.
+    One(Box<Draft>),
+    /// One that is remembered, at a time.
+    Again(SystemTime, u32),
+}
+
+impl Waits {
+    pub(super) fn time(&self) -> Option<SystemTime> {
+        match self {
+            Self::One(draft) => draft.time,
+            Self::Again(time, _) => Some(*time),
+        }
+    }
+}
+
+impl From<Draft> for Waits {
+    fn from(draft: Draft) -> Self {
+        Self::One(Box::new(draft))
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Repeats {
+    known: Vec<(NetworkEvent, Known)>,
+    /// The last of them that an event of this place was.
+    places: Vec<Option<u32>>,
+    since: Option<Instant>,
+    is_stale: bool,
+}
+
+/// An event without what is another thing each time and in no record.
+fn said(event: &NetworkEvent) -> NetworkEvent {
+    let header = Header { time: 0, tid: 0, ..event.header };
+    NetworkEvent { header, cookie: 0, ..*event }
+}
+
+/// Whether its record says all there is to do about it.
+fn is_plain(decoded: Decoded, event: &NetworkEvent) -> bool {
+    decoded.reason != Reason::Held && event.route != Route::Resolver as u8
+}
+
+fn place(event: &NetworkEvent) -> usize {
+    let word = |half: [u8; 8]| u64::from_ne_bytes(half);
+    let octets = event.asked.octets();
+    let [high, low] = [0, 8].map(|at| octets[at..at + 8].try_into().map_or(0, word));
+    let header = &event.header;
+    let small =
+        u64::from(event.port) | u64::from(header.kind) << 16 | u64::from(header.reason) << 24;
+    let words = [high, low, small, header.exe.inode, header.tgid.into(), event.policy.into()];
+    let mixed = words.iter().fold(0_u64, |mixed, word| {
+        (mixed.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
+    });
+    (mixed >> 32) as usize % PLACES
+}
+
+impl Repeats {
+    /// The record of an event, if one that says the same is remembered.
+    pub(super) fn again(
+        &mut self,
+        decoded: Decoded,
+        event: &NetworkEvent,
+        clock: &Clock,
+    ) -> Option<Waits> {
+        if self.is_stale || !is_plain(decoded, event) {
+            return None;
+        }
+        let number = (*self.places.get(place(event))?)?;
+        let (before, _) = self.known.get(number as usize)?;
+        (*before == said(event)).then_some(())?;
+        Some(Waits::Again(clock.at(event.header.time)?, number))
+    }
+
+    /// The record of an event, which is remembered if it may come again.
+    pub(super) fn first(&mut self, event: &Event, draft: Draft) -> Waits {
+        let (Event::Network(decoded, event), Some(time)) = (event, draft.time) else {
+            return draft.into();
+        };
+        if self.is_stale || !is_plain(*decoded, event) {
+            return draft.into();
+        }
+        let Ok(number) = u32::try_from(self.known.len()) else { return draft.into() };
+        self.places.resize(PLACES, None);
+        self.places[place(event)] = Some(number);
+        self.known.push((said(event), draft.into()));
+        self.since.get_or_insert_with(Instant::now);
+        Waits::Again(time, number)
+    }
+
+    /// Writes a record down.
+    pub(super) fn add(&self, waits: Waits, trail: &mut Trail) {
+        match waits {
+            Waits::One(draft) => trail.add(*draft),
+            Waits::Again(time, number) => {
+                if let Some((_, known)) = self.known.get(number as usize) {
+                    trail.add_known(known, time);
+                }
+            }
+        }
+    }
+
+    /// Nothing that comes is like what came.
+    pub(super) fn forget(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// All that waited is written down.
+    pub(super) fn look(&mut self) {
+        let is_old = self.since.is_some_and(|since| since.elapsed() >= LONGEST);
+        if self.is_stale || is_old || self.known.len() > MOST {
+            self.known.clear();
+            self.places.clear();
+            (self.since, self.is_stale) = (None, false);
+        }
+    }
+}
