@@ -11,6 +11,7 @@ use aya_ebpf::{
     maps::{RingBuf, ring_buf::RingBufEntry},
 };
 use clawbox_common::{
+    address::Address,
     decide::Decision,
     event::{
         CALL_WORKDIR, CallEvent, CallShape, FileEvent, Header, Kind, NetworkEvent, Operation,
@@ -239,17 +240,25 @@ pub fn network(
         lost_by(whose(), kind as u32, decision.verdict as u8);
         return;
     };
-    let mut event = NetworkEvent {
-        header: header(kind, standing, Judged::by(decision)),
-        policy: decision.policy,
-        host: decision.host,
-        matched: decision.matched,
-        matched_word: decision.matched_word,
-        name: decision.name,
-        ..NetworkEvent::default()
-    };
-    fill(&mut event);
-    slot.write(event);
+    let event = slot.as_mut_ptr();
+    // SAFETY: a reserved record of this type, written field by field: on the stack it takes room that callers
+    // need.
+    unsafe {
+        (*event).header = header(kind, standing, Judged::by(decision));
+        (*event).policy = decision.policy;
+        (*event).host = decision.host;
+        (*event).matched = decision.matched;
+        (*event).matched_word = decision.matched_word;
+        (*event).name = decision.name;
+        (*event).asked = Address { words: [0; 4] };
+        (*event).real = Address { words: [0; 4] };
+        (*event).port = 0;
+        (*event).transport = 0;
+        (*event).route = 0;
+        (*event).protocol = 0;
+        (*event).cookie = 0;
+        fill(&mut *event);
+    }
     // From the record: what is kept over the calls is on the stack, and on 6.1 that is full ("combined
     // stack size of 3 calls is 544. Too large").
     // SAFETY: it was just written.

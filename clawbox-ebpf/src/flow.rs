@@ -67,7 +67,7 @@ pub fn is_counted(subject: *const Subject, kind: u32, to: &Destination, by: &Dec
         route: by.route as u8,
         zero: [0; 6],
     };
-    if let Some(flow) = FLOWS.get_ptr_mut(key) {
+    if let Some(flow) = FLOWS.get_ptr_mut(&key) {
         // SAFETY: an aligned word of a map value; the addition is atomic.
         unsafe {
             atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*flow).again, 1);
@@ -86,6 +86,6 @@ pub fn is_counted(subject: *const Subject, kind: u32, to: &Destination, by: &Dec
         zero: 0,
     };
     // Where there is no room, each is told.
-    let _ = FLOWS.insert(key, flow, u64::from(BPF_NOEXIST));
+    let _ = FLOWS.insert(&key, &flow, u64::from(BPF_NOEXIST));
     0
 }
