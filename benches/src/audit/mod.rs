@@ -111,7 +111,6 @@ fn wait(rings: &[Ring; 2]) {
 pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
     let rounds = if quick { 1 } else { ROUNDS };
     let policy = room.policy_of_mixed()?;
-    room.root.wait_for(0)?;
     let mut daemon = Daemon::start(room)?;
     let run = format!("bench-{}", std::process::id());
     let mut command = daemon.run(&policy);

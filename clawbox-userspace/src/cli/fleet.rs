@@ -13,7 +13,8 @@ use tokio_stream::StreamExt;
 use super::{Format, told};
 use crate::audit::line::harmless;
 use crate::daemon::config::Config;
-use crate::ship::nats::{Failure, Nats};
+use crate::ship::Failure;
+use crate::ship::nats::Nats;
 
 /// Read what the hosts of a fleet ship
 #[derive(Debug, Args)]

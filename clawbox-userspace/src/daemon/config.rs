@@ -246,6 +246,7 @@ mod tests {
             ("audit: { keep: never }\n", "30days"),
             ("audit: { share: 0 }\n", "1 to 100"),
             ("ship: { nats: { servers: [] } }\n", "name one"),
+            ("ship: { otlp: { endpoint: \"http://192.0.2.1:1\" } }\n", "4317"),
             ("- 1\n", ""),
         ] {
             let error = Config::parse(text).unwrap_err();

@@ -124,7 +124,7 @@ struct Daemon {
     /// Where its configuration is, if not where it is by default.
     file: Option<PathBuf>,
     /// Before the store, which tells it what there is.
-    _ship: Option<Shipping>,
+    _ship: Shipping,
     /// Written to the end, so after all else.
     _audit: audit::Store,
 }
@@ -235,7 +235,7 @@ impl Daemon {
         }
         let audit = audit::Store::start(at, key, &config.name, config.audit, flight.ok());
         let audit = audit.map_err(system("start the audit store's writer"))?;
-        let ship = Shipping::start(&config.ship, &config.state, audit.intake().stored());
+        let ship = Shipping::start(&config.ship, &config.state, &audit.intake().stored());
         let ship = ship.map_err(system("start what ships the audit store"))?;
         host.store_in(audit.intake());
         host.keep_rest(trail, Programs::new(mounts, []));

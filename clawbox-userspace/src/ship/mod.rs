@@ -1,23 +1,25 @@
 //! What of the host's store goes elsewhere, from the store and never from the kernel's rings: who cannot take it
-//! holds up nobody but themselves. `mark` is how far each receiver has come, `nats` the receiver that a fleet
-//! shares.
+//! holds up nobody but themselves. `mark` is how far each receiver has come, `nats` the stream that a fleet shares,
+//! `otlp` a collector of this host.
 
 mod mark;
 pub mod nats;
+pub mod otlp;
 
+use std::error::Error;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::audit::store::intake::directory_of;
 use mark::Marks;
 use nats::Nats;
+use otlp::Otlp;
 
 /// How long after a failure it is tried again, at first and at most.
 const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
@@ -28,6 +30,8 @@ const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15
 pub struct Ship {
     /// A stream of NATS JetStream.
     pub nats: Option<Nats>,
+    /// A collector of OpenTelemetry's on this host.
+    pub otlp: Option<Otlp>,
 }
 
 impl Ship {
@@ -36,31 +40,60 @@ impl Ship {
     /// # Errors
     /// What cannot.
     pub fn check(&self) -> Result<(), String> {
-        self.nats.as_ref().map_or(Ok(()), Nats::check)
+        self.nats.as_ref().map_or(Ok(()), Nats::check)?;
+        self.otlp.as_ref().map_or(Ok(()), Otlp::check)
     }
+}
+
+/// Why a receiver cannot be used.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// Whom the store's events are shipped to.
+trait Receiver {
+    /// Events that it has confirmed.
+    fn shipped(&self) -> u64;
+    /// Ships until something fails, and says what.
+    async fn ship(&mut self) -> Failure;
+}
+
+/// What this host is called where nothing else is said.
+fn host_name() -> String {
+    let name = nix::unistd::gethostname();
+    name.map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Ships until it is dropped.
 pub struct Shipping {
     stop: watch::Sender<()>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Shipping {
-    /// Begins to ship a daemon's store, if it is to go anywhere. `stored` is told when the store has more.
+    /// Begins to ship a daemon's store to whom it is to go. `stored` is told when the store has more.
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(ship: &Ship, state: &Path, stored: Arc<Notify>) -> io::Result<Option<Self>> {
-        let Some(nats) = ship.nats.clone() else { return Ok(None) };
-        let (stop, stopped) = watch::channel(());
-        let (marks, store) = (Marks::at(&state.join("ship.nats.json")), directory_of(state));
+    pub fn start(ship: &Ship, state: &Path, stored: &watch::Receiver<()>) -> io::Result<Self> {
+        let mut shipping = Self { stop: watch::Sender::new(()), threads: Vec::new() };
+        let marks = |name: &str| Marks::at(&state.join(name));
+        let (stored, store) = (|| stored.clone(), || directory_of(state));
+        if let Some(nats) = ship.nats.clone() {
+            let marks = marks("ship.nats.json");
+            shipping.to(nats::Sender { nats, store: store(), marks, stored: stored() })?;
+        }
+        if let Some(otlp) = ship.otlp.clone() {
+            let marks = marks("ship.otlp.json");
+            shipping.to(otlp::Sender { otlp, store: store(), marks, stored: stored() })?;
+        }
+        Ok(shipping)
+    }
+
+    fn to(&mut self, receiver: impl Receiver + Send + 'static) -> io::Result<()> {
+        let stopped = self.stop.subscribe();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name("ship".to_owned()).spawn(move || {
-            let sender = nats::Sender { nats, store, marks, stored };
-            runtime.block_on(until(stopped, sender));
-        })?;
-        Ok(Some(Self { stop, thread: Some(thread) }))
+        let thread = std::thread::Builder::new().name("ship".to_owned());
+        self.threads.push(thread.spawn(move || runtime.block_on(until(stopped, receiver)))?);
+        Ok(())
     }
 }
 
@@ -68,24 +101,24 @@ impl Drop for Shipping {
     /// What has not been taken by then is shipped by the next daemon.
     fn drop(&mut self) {
         self.stop.send_replace(());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("shipping has ended before its time");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("shipping has ended before its time");
+            }
         }
     }
 }
 
 /// Ships until it is told to stop, again after each failure.
-async fn until(mut stopped: watch::Receiver<()>, mut sender: nats::Sender) {
+async fn until(mut stopped: watch::Receiver<()>, mut receiver: impl Receiver) {
     let mut pause = AGAIN[0];
     loop {
-        let before = sender.marks.shipped();
+        let before = receiver.shipped();
         let failed = tokio::select! {
-            failed = sender.ship() => failed,
+            failed = receiver.ship() => failed,
             _ = stopped.changed() => return,
         };
-        if sender.marks.shipped() != before {
+        if receiver.shipped() != before {
             pause = AGAIN[0];
         }
         // Told as often as it is tried, and that ever more seldom.

@@ -2,10 +2,8 @@
 //! which the stream leaves out what it has already.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::future::IntoFuture;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::context::PublishAckFuture;
@@ -15,9 +13,10 @@ use async_nats::{Client, ConnectOptions, ServerAddr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::mark::{Mark, Marks};
+use super::{Failure, Receiver, host_name};
 use crate::audit::store::event;
 use crate::audit::store::read::{Cursor, Everything, Loaded, Reader, Row};
 
@@ -60,9 +59,6 @@ fn stream() -> String {
 fn subject() -> String {
     "clawbox.audit".to_owned()
 }
-
-/// Why the stream cannot be used.
-pub type Failure = Box<dyn Error + Send + Sync>;
 
 /// A part of a subject: what NATS keeps for itself is another character.
 fn token(text: &str) -> String {
@@ -135,13 +131,6 @@ impl Nats {
     fn of_host(&self, host: &str) -> String {
         format!("{}.{}", self.subject, token(host))
     }
-
-    fn host(&self) -> String {
-        self.host.clone().unwrap_or_else(|| {
-            nix::unistd::gethostname()
-                .map_or_else(|_| "unknown".to_owned(), |name| name.to_string_lossy().into_owned())
-        })
-    }
 }
 
 /// One host's events on their way to the stream.
@@ -149,7 +138,7 @@ pub(super) struct Sender {
     pub nats: Nats,
     pub store: PathBuf,
     pub marks: Marks,
-    pub stored: Arc<Notify>,
+    pub stored: watch::Receiver<()>,
 }
 
 /// A connection, and what waits to be confirmed there.
@@ -161,34 +150,40 @@ struct Publishing {
     under_way: VecDeque<(u64, PublishAckFuture)>,
 }
 
-impl Sender {
-    /// Ships until something fails, and says what.
-    pub(super) async fn ship(&mut self) -> Failure {
+impl Receiver for Sender {
+    fn shipped(&self) -> u64 {
+        self.marks.shipped()
+    }
+
+    async fn ship(&mut self) -> Failure {
         match self.try_ship().await {
             Ok(never) => match never {},
             Err(failure) => failure,
         }
     }
+}
 
+impl Sender {
     async fn try_ship(&mut self) -> Result<std::convert::Infallible, Failure> {
         let context = jetstream::new(self.nats.connect().await?);
         let subjects = vec![format!("{}.>", self.nats.subject)];
         let (name, duplicate_window) = (self.nats.stream.clone(), REMEMBERED);
         let wanted = stream::Config { name, subjects, duplicate_window, ..Default::default() };
         context.get_or_create_stream(wanted).await?;
-        let host = self.nats.host();
+        let host = self.nats.host.clone().unwrap_or_else(host_name);
         let subject = self.nats.of_host(&host);
         let mut to = Publishing { context, subject, host, under_way: VecDeque::new() };
         let mut reader = Reader::at(&self.store, self.marks.mark().cursor);
         loop {
             // Before the look: what is stored after it wakes the next one.
-            let stored = Arc::clone(&self.stored);
-            let stored = stored.notified();
+            self.stored.mark_unchanged();
             let cursor = reader.cursor();
             match self.read(&mut reader) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => stored.await,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    self.stored.changed().await?;
+                }
                 Err(error) => return Err(error.into()),
-                Ok(None) => stored.await,
+                Ok(None) => self.stored.changed().await?,
                 Ok(Some(batch)) => {
                     self.batch(&mut to, cursor, &batch).await?;
                     let next = batch.label.first + batch.label.events;

@@ -1,13 +1,28 @@
-//! What the agent ships to a fleet's stream: all of it, each once, whoever dies in between.
+//! What the agent ships: all of it, to a fleet's stream each once, whoever dies in between.
 
+use std::collections::BTreeSet;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clawbox_tests::daemon::Daemon;
 use clawbox_tests::network::{ELSEWHERE, SITE, World};
 use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
 
 use crate::daemon::{Dialler, output, to_site};
 use crate::scene::Scene;
@@ -17,13 +32,13 @@ const PROGRAM: &str = "/usr/sbin/nats-server";
 const SERVER: &str = "nats://127.0.0.1:4222";
 
 /// A server with JetStream, in the world's network.
-struct Server<'w> {
+struct Stream<'w> {
     world: &'w World,
     directory: PathBuf,
     child: Option<Child>,
 }
 
-impl<'w> Server<'w> {
+impl<'w> Stream<'w> {
     fn start(world: &'w World, directory: &Path) -> Self {
         let mut server = Self { world, directory: directory.to_owned(), child: None };
         server.start_again();
@@ -47,7 +62,7 @@ impl<'w> Server<'w> {
     }
 }
 
-impl Drop for Server<'_> {
+impl Drop for Stream<'_> {
     fn drop(&mut self) {
         self.kill();
     }
@@ -85,7 +100,7 @@ fn a_stream_has_every_event_once_when_the_server_and_the_agent_are_killed_in_tur
         return;
     }
     let scene = Scene::new();
-    let mut server = Server::start(&scene.world, &scene.world.private().join("nats"));
+    let mut server = Stream::start(&scene.world, &scene.world.private().join("nats"));
     let ship = format!("ship: {{ nats: {{ servers: [\"{SERVER}\"], host: web1 }} }}\n");
     let mut daemon = Daemon::start_configured(&scene.world, "off", &ship);
     let policy = daemon.policy("one", &to_site(&scene));
@@ -121,4 +136,112 @@ fn a_stream_has_every_event_once_when_the_server_and_the_agent_are_killed_in_tur
         .sum();
     let found = events.iter().filter(denied).count() as u64;
     assert!(found <= 66 && found + lost >= 66, "{found} and {lost} of 66 denials");
+}
+
+type Records = Arc<Mutex<Vec<LogRecord>>>;
+
+/// A collector as OTLP wants one to be.
+struct Collector {
+    records: Records,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Logs(Records);
+
+#[tonic::async_trait]
+impl LogsService for Logs {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportLogsServiceRequest>,
+    ) -> Result<tonic::Response<ExportLogsServiceResponse>, tonic::Status> {
+        for of_host in request.into_inner().resource_logs {
+            let attributes = of_host.resource.unwrap().attributes;
+            assert!(attributes.iter().any(|pair| pair.key == "host.name"), "{attributes:?}");
+            let mut all = self.0.lock().unwrap();
+            all.extend(of_host.scope_logs.into_iter().flat_map(|scope| scope.log_records));
+        }
+        Ok(tonic::Response::new(ExportLogsServiceResponse::default()))
+    }
+}
+
+impl Collector {
+    /// In the world's network.
+    fn start(world: &World, records: &Records) -> Self {
+        let listener = world.inside(|| TcpListener::bind("127.0.0.1:4317")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let logs = Logs(Arc::clone(records));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let server = Server::builder().add_service(LogsServiceServer::new(logs));
+                let served = server.serve_with_incoming(TcpListenerStream::new(listener));
+                // Its end takes the connections with it.
+                tokio::select! {
+                    served = served => served.unwrap(),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { records: Arc::clone(records), stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Numbers of the events that have come so far.
+    fn ids(&self) -> BTreeSet<u64> {
+        let records = self.records.lock().unwrap();
+        let id = |record: &LogRecord| {
+            let pair = record.attributes.iter().find(|pair| pair.key == "clawbox.id")?;
+            match pair.value.as_ref()?.value.as_ref()? {
+                Any::IntValue(id) => u64::try_from(*id).ok(),
+                _ => None,
+            }
+        };
+        records.iter().map(|record| id(record).unwrap()).collect()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_collector_has_every_event_when_it_and_the_agent_were_away_in_turn() {
+    let scene = Scene::new();
+    let records = Records::default();
+    let mut collector = Collector::start(&scene.world, &records);
+    let ship = "ship: { otlp: { endpoint: \"http://127.0.0.1:4317\" } }\n";
+    let mut daemon = Daemon::start_configured(&scene.world, "off", ship);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &policy);
+    for _ in 0..2 {
+        assert_eq!(dialler.dial(&ELSEWHERE.to_string()), "EPERM");
+        drop(collector);
+        assert_eq!(dialler.dial(&ELSEWHERE.to_string()), "EPERM");
+        daemon.kill();
+        collector = Collector::start(&scene.world, &records);
+        daemon.start_again();
+    }
+    let _ = dialler.end();
+    daemon.end_by(Signal::SIGTERM);
+    let ids: BTreeSet<u64> = stored(&daemon).into_iter().collect();
+    daemon.start_again();
+    let began = Instant::now();
+    while !collector.ids().is_superset(&ids) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?} of {ids:?}", collector.ids());
+    }
+    let records = records.lock().unwrap();
+    let denied = |record: &&LogRecord| record.severity_text == "deny";
+    let said = records.iter().find(denied).unwrap();
+    assert_eq!((said.severity_number, said.event_name.as_str()), (13, "clawbox.connect"));
+    let Some(Any::StringValue(line)) = &said.body.as_ref().unwrap().value else {
+        panic!("{said:?}")
+    };
+    assert!(line.contains(&ELSEWHERE.to_string()) && said.time_unix_nano > 0, "{said:?}");
 }

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use clawbox_common::rule::LossKey;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::columns::{Batch, Columns, Like};
 use super::in_flight::{Counts, InFlight};
@@ -83,7 +83,7 @@ struct Shared {
     /// The writer has taken what waited.
     taken: Condvar,
     /// A batch is on the disk.
-    stored: Arc<Notify>,
+    stored: watch::Sender<()>,
     flight: Mutex<Option<InFlight>>,
 }
 
@@ -125,10 +125,10 @@ impl Intake {
         });
     }
 
-    /// Told when more is on the disk; for one who waits.
+    /// Told when more is on the disk.
     #[must_use]
-    pub fn stored(&self) -> Arc<Notify> {
-        Arc::clone(&self.0.stored)
+    pub fn stored(&self) -> watch::Receiver<()> {
+        self.0.stored.subscribe()
     }
 
     /// What comes until [`Intake::release`] belongs together: all of it is in one batch.
@@ -362,7 +362,7 @@ impl Keeper {
         self.shared.in_flight(|flight| flight.writes(writer.next_event()));
         writer.append(batch)?;
         self.shared.in_flight(InFlight::is_durable);
-        self.shared.stored.notify_one();
+        self.shared.stored.send_replace(());
         Ok(())
     }
 
