@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod dns;
 pub mod events;
 pub mod gateway;
+pub mod judge;
 pub mod kernel;
 pub mod policy;
 pub mod presets;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use similar::TextDiff;
 
 use super::Format;
-use super::policy::{DOES_NOT_LOAD, print_diagnostics};
+use super::policy::refused;
 use super::style::Style;
 use crate::policy::{Diagnostic, drafted, source};
 use crate::presets::embedded::PRESETS;
@@ -144,13 +144,6 @@ impl PresetCommand {
 
 fn one<T>(result: Result<T, Diagnostic>) -> Result<T, Vec<Diagnostic>> {
     result.map_err(|diagnostic| vec![diagnostic])
-}
-
-/// Prints why something cannot be done.
-fn refused(diagnostics: &[Diagnostic]) -> anyhow::Result<ExitCode> {
-    let mut err = std::io::stderr();
-    print_diagnostics(&mut err, Style::of(&std::io::stderr()), diagnostics)?;
-    Ok(ExitCode::from(DOES_NOT_LOAD))
 }
 
 impl List {

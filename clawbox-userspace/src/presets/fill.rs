@@ -70,6 +70,16 @@ impl Filler {
         if errors.is_empty() { Ok(filled) } else { Err(errors) }
     }
 
+    /// What `~` is, where that can be told.
+    #[must_use]
+    pub fn home(&self) -> Option<PathBuf> {
+        match &self.home {
+            Home::At(home) => Some(home.clone()),
+            Home::Of(user) => home(user.as_deref(), self.user.as_deref()).ok(),
+            Home::Later => None,
+        }
+    }
+
     /// Says on standard error which hosts came from settings: whoever can write them chooses.
     pub fn tell(&self) {
         for (client, servers) in &self.told {
