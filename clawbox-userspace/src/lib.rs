@@ -14,3 +14,4 @@ pub mod kernel;
 pub mod policy;
 pub mod presets;
 pub mod sandbox;
+pub mod why;

@@ -20,6 +20,7 @@ use clawbox::cli::profile::ProfileCommand;
 use clawbox::cli::run::{self, RunCommand};
 use clawbox::cli::sandboxes::{List, Show, Stop};
 use clawbox::cli::status::Status;
+use clawbox::cli::why::Why;
 
 /// Enforces one policy per AI-agent sandbox in the kernel
 #[derive(Debug, Parser)]
@@ -44,6 +45,7 @@ enum Verb {
     Show(Show),
     Stop(Stop),
     Logs(Logs),
+    Why(Box<Why>),
     Policy(PolicyCommand),
     Preset(PresetCommand),
     Profile(ProfileCommand),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),
         Verb::Logs(command) => (command.run(), ExitCode::from(2)),
+        Verb::Why(command) => (command.run(), ExitCode::from(2)),
         Verb::Daemon(command) => (command.run(), ExitCode::from(2)),
         Verb::Uninstall(command) => (command.run(), ExitCode::from(2)),
         Verb::Status(command) => (command.run(), ExitCode::from(2)),

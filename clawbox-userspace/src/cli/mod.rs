@@ -8,8 +8,11 @@ pub mod attach;
 pub mod audit;
 pub mod config;
 pub mod daemon;
+mod denials;
 pub mod doctor;
+mod edited;
 pub mod exec;
+mod listing;
 pub mod logs;
 pub mod manual;
 pub mod policy;
@@ -20,6 +23,7 @@ pub mod run;
 pub mod sandboxes;
 pub mod status;
 mod style;
+pub mod why;
 
 use std::fmt::Display;
 

@@ -168,7 +168,7 @@ impl Test {
         let mut holds = true;
         let mut found = None;
         for program in judge.programs(&statement.program) {
-            let who = Who { program, ancestors: ancestors.clone() };
+            let who = Who { program, script: None, ancestors: ancestors.clone() };
             let judged = judge.ask(&who, &statement.deed);
             holds = self.holds(&judged);
             found = Some(Found::of(who.program, judged));

@@ -3,6 +3,7 @@
 
 pub mod assertions;
 mod programs;
+pub mod samples;
 pub mod statement;
 #[cfg(test)]
 mod tests;
@@ -89,13 +90,15 @@ impl Access {
 pub struct Who {
     /// The program.
     pub program: PathBuf,
+    /// The script that it was started by, where it is an interpreter.
+    pub script: Option<PathBuf>,
     /// Programs further up.
     pub ancestors: Vec<PathBuf>,
 }
 
 impl From<&Path> for Who {
     fn from(program: &Path) -> Self {
-        Self { program: program.to_owned(), ancestors: Vec::new() }
+        Self { program: program.to_owned(), script: None, ancestors: Vec::new() }
     }
 }
 
@@ -220,7 +223,10 @@ impl Judge {
 
     /// Who a program is: the very file where it is on this host, else by its path.
     fn subject(&self, who: &Who) -> Subject {
-        let own = self.slots(&who.program);
+        let mut own = self.slots(&who.program);
+        if let Some(script) = &who.script {
+            own.extend(&self.slots(script));
+        }
         let mut lineage = own;
         for ancestor in &who.ancestors {
             lineage.extend(&self.slots(ancestor));

@@ -12,7 +12,7 @@ fn verdict(judge: &Judge, written: &str) -> &'static str {
     let said = Statement::parse(written, None).unwrap();
     let program = judge.programs(&said.program).remove(0);
     let ancestors = said.ancestors.iter().map(|word| judge.programs(word).remove(0)).collect();
-    judge.ask(&Who { program, ancestors }, &said.deed).verdict_name()
+    judge.ask(&Who { program, script: None, ancestors }, &said.deed).verdict_name()
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn a_program_is_the_file_that_it_is_and_not_how_its_path_is_spelt() {
     std::fs::write(root.join("tool-1.2"), "").unwrap();
     std::os::unix::fs::symlink("tool-1.2", root.join("tool")).unwrap();
     let judge = judge(&format!(
-        "version: 1\nnetwork_policies:\n  a:\n    endpoints: [{{ host: a.test, port: 443 }}]\n    \
+        "version: 1\nnetopen_policies:\n  a:\n    endpoints: [{{ host: a.test, port: 443 }}]\n    \
          binaries: [{{ path: {}/tool }}]\n",
         root.display()
     ));
@@ -37,17 +37,17 @@ fn a_program_is_the_file_that_it_is_and_not_how_its_path_is_spelt() {
 fn files_are_judged_from_the_object_upwards() {
     let world = tempfile::tempdir().unwrap();
     let root = std::fs::canonicalize(world.path()).unwrap();
-    std::fs::create_dir_all(root.join("work/keys")).unwrap();
+    std::fs::create_dir_all(root.join("open/keys")).unwrap();
     let root = root.display();
     let judge = judge(&format!(
-        "version: 1\nfilesystem_policy:\n  read_only: [{root}]\n  read_write: [{root}/work]\n  \
-         deny: [{root}/work/keys]\n"
+        "version: 1\nfilesystem_policy:\n  read_only: [{root}]\n  read_write: [{root}/open]\n  \
+         deny: [{root}/open/keys]\n"
     ));
     for (written, expected) in [
         (format!("any → read {root}/x"), "allow"),
         (format!("any → write {root}/x"), "deny"),
-        (format!("any → write {root}/work/x"), "allow"),
-        (format!("any → read {root}/work/keys/id"), "deny"),
+        (format!("any → write {root}/open/x"), "allow"),
+        (format!("any → read {root}/open/keys/id"), "deny"),
         ("any → read /no/such/place".to_owned(), "deny"),
     ] {
         assert_eq!(verdict(&judge, &written), expected, "{written}");

@@ -5,6 +5,7 @@ pub mod edit;
 pub mod embedded;
 mod fill;
 pub mod groups;
+pub mod insert;
 pub mod settings;
 
 use std::path::{Path, PathBuf};

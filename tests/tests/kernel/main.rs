@@ -32,6 +32,7 @@ mod logs;
 mod metrics;
 mod names;
 mod namespaces;
+mod operator;
 mod ping;
 mod processes;
 mod real_programs;

@@ -97,7 +97,8 @@ impl Explain {
             Err(diagnostics) => return refused(&diagnostics),
         };
         let (deed, is_ping) = self.deed()?;
-        let who = Who { program: self.binary.clone(), ancestors: self.ancestor.clone() };
+        let who =
+            Who { program: self.binary.clone(), script: None, ancestors: self.ancestor.clone() };
         let mut judged = judge.ask(&who, &deed);
         if let Some(why) = lsm::refusal_when_tried() {
             match deed {

@@ -1,10 +1,11 @@
 //! `clawbox policy`: look at policies without enforcing them, and give a running sandbox, or all of a host,
 //! another.
 
+mod allow;
 mod check;
 mod delete;
 mod explain;
-mod revisions;
+pub(super) mod revisions;
 mod schema;
 mod set;
 mod test;
@@ -31,6 +32,7 @@ enum Verb {
     Explain(explain::Explain),
     Schema(schema::Schema),
     Test(test::Test),
+    Allow(allow::Allow),
     Set(set::Set),
     Get(revisions::Get),
     List(revisions::List),
@@ -53,6 +55,7 @@ impl PolicyCommand {
             Verb::Check(check) => check.run(),
             Verb::Explain(explain) => explain.run(),
             Verb::Schema(schema) => schema.run(),
+            Verb::Allow(allow) => allow.run(),
             Verb::Test(test) => test.run(),
             Verb::Set(set) => set.run(),
             Verb::Get(get) => get.run(),

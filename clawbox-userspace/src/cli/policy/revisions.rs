@@ -14,6 +14,7 @@ use super::super::answer::answered;
 use super::super::sandboxes::{asked, user};
 use super::set::{own, set_global};
 use crate::api::{convert, proto};
+use crate::sandbox::control::Text;
 
 /// Print a policy of a running sandbox, or the host's
 #[derive(Debug, Args)]
@@ -177,6 +178,26 @@ fn pick(all: &[proto::Revision], whose: &str, wanted: u32) -> anyhow::Result<pro
         bail!("{whose} has had no such policy; it has had {has}");
     };
     Ok(found.clone())
+}
+
+/// The files of the policy that is in force in a sandbox of the daemon's.
+///
+/// # Errors
+/// There is no such sandbox, or the daemon does not answer.
+pub(in crate::cli) fn in_force(sandbox: &str) -> anyhow::Result<Vec<Text>> {
+    of_revision(sandbox, None)
+}
+
+/// The same of the policy that was in force under a number.
+///
+/// # Errors
+/// As [`in_force`], or there was none of that number.
+pub(in crate::cli) fn of_revision(
+    sandbox: &str,
+    revision: Option<u32>,
+) -> anyhow::Result<Vec<Text>> {
+    let found = Whose::Sandbox(sandbox.to_owned()).pick(revision)?;
+    Ok(convert::own_texts(found.texts))
 }
 
 /// All files of a policy in one text, each under its name.
