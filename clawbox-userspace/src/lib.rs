@@ -11,6 +11,7 @@ pub mod events;
 pub mod gateway;
 pub mod judge;
 pub mod kernel;
+pub mod learn;
 pub mod policy;
 pub mod presets;
 pub mod sandbox;

@@ -12,6 +12,7 @@ use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::exec::ExecCommand;
+use clawbox::cli::learn::Learn;
 use clawbox::cli::logs::Logs;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
@@ -41,6 +42,7 @@ enum Verb {
     Run(RunCommand),
     Attach(Attach),
     Exec(ExecCommand),
+    Learn(Box<Learn>),
     List(List),
     Show(Show),
     Stop(Stop),
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Verb::Run(command) => (command.run(), run::failed()),
         Verb::Attach(command) => (command.run(), ExitCode::from(2)),
         Verb::Exec(command) => (command.run(), run::failed()),
+        Verb::Learn(command) => (command.run(), ExitCode::from(2)),
         Verb::List(command) => (command.run(), ExitCode::from(2)),
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),

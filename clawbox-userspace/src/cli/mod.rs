@@ -12,6 +12,7 @@ mod denials;
 pub mod doctor;
 mod edited;
 pub mod exec;
+pub mod learn;
 mod listing;
 pub mod logs;
 pub mod manual;

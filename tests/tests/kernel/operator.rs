@@ -64,3 +64,49 @@ fn a_denial_is_told_at_the_end_explained_and_allowed_by_the_command_that_is_offe
     let now = why(&scene.world, &trail);
     assert_eq!(now["explained"]["verdict"], "allow", "{now}");
 }
+
+/// A command that speaks to a host, writes what it hears beside it, and looks at a key.
+fn agent(scene: &Scene) -> (String, String) {
+    let vault = scene.world.bin().join("vault");
+    fs::create_dir(&vault).unwrap();
+    let key = vault.join("id_rsa").display().to_string();
+    fs::write(&key, "secret\n").unwrap();
+    let script = format!(
+        "exec 3<>/dev/tcp/v4.test/7 && echo word >&3 && head -n1 <&3 > heard && cat heard /etc/hostname \
+         && cat {key} 2>/dev/null || true"
+    );
+    (script, key)
+}
+
+#[test]
+fn what_was_learned_from_a_command_lets_the_same_command_run_and_not_see_the_secret() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let (script, key) = agent(&scene);
+    let directory = world.private();
+    let path = |name: &str| directory.join(name).display().to_string();
+    let (policy, trail, workdir) = (path("learned.yaml"), path("learn.jsonl"), world.work());
+    let dns = format!("{}:{}", clawbox_tests::network::NAMESERVER, clawbox_tests::names::PORT);
+    let options =
+        ["learn", "--user", "nobody", "--workdir", workdir.to_str().unwrap(), "--dns", &dns];
+    let places = ["-o", &policy, "--audit", &trail, "--", "/bin/bash", "-c", &script];
+    let (status, out, err) = clawbox(world, &[&options[..], &places].concat());
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(out.starts_with("word\n") && out.ends_with("secret\n"), "{out}");
+    assert!(err.contains("left out") && err.contains(&key), "{err}");
+    let text = fs::read_to_string(&policy).unwrap();
+    let says = ["host: \"v4.test\", port: 7", "/usr/bin/bash", "seen: 1 connection", "run_as_user"];
+    for says in says {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    assert!(!text.contains("93.184."), "{text}");
+    let run = Clawbox::with_policy_file(world, policy.clone().into());
+    let run = run.run(&["/bin/bash", "-c", &script]);
+    assert!(run.stdout.starts_with("word\n") && !run.stdout.contains("secret"), "{run:?} {text}");
+    // There is no terminal either way, and so nothing to learn of it.
+    let left_out = [key.as_str(), "/dev/tty"];
+    let is_left_out =
+        |record: &&&Value| left_out.iter().any(|path| record["object"]["path"] == *path);
+    let denials = run.denials();
+    assert!(denials.iter().all(|record| is_left_out(&record)), "{denials:?} {text}");
+}
