@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod judge;
 pub mod kernel;
 pub mod learn;
+pub mod lint;
 pub mod policy;
 pub mod presets;
 pub mod sandbox;

@@ -2,6 +2,7 @@
 //! this host has. Whatever explains, tests or compares policies asks here.
 
 pub mod assertions;
+pub mod compared;
 mod programs;
 pub mod samples;
 pub mod statement;

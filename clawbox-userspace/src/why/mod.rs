@@ -3,6 +3,7 @@
 
 pub mod nearest;
 pub mod reasons;
+pub mod replay;
 pub mod seen;
 #[cfg(test)]
 mod tests;

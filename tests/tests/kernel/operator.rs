@@ -79,7 +79,7 @@ fn agent(scene: &Scene) -> (String, String) {
 }
 
 #[test]
-fn what_was_learned_from_a_command_lets_the_same_command_run_and_not_see_the_secret() {
+fn what_was_learned_from_a_command_lints_and_lets_the_same_command_run_and_not_see_the_secret() {
     let scene = Scene::new();
     let world = &scene.world;
     let (script, key) = agent(&scene);
@@ -100,6 +100,8 @@ fn what_was_learned_from_a_command_lets_the_same_command_run_and_not_see_the_sec
         assert!(text.contains(says), "{says}: {text}");
     }
     assert!(!text.contains("93.184."), "{text}");
+    let (status, out, err) = clawbox(world, &["policy", "lint", &policy]);
+    assert_eq!(status, 0, "{out}{err}");
     let run = Clawbox::with_policy_file(world, policy.clone().into());
     let run = run.run(&["/bin/bash", "-c", &script]);
     assert!(run.stdout.starts_with("word\n") && !run.stdout.contains("secret"), "{run:?} {text}");

@@ -5,6 +5,8 @@ mod allow;
 mod check;
 mod delete;
 mod explain;
+mod lint;
+mod replay;
 pub(super) mod revisions;
 mod schema;
 mod set;
@@ -31,7 +33,9 @@ enum Verb {
     Check(check::Check),
     Explain(explain::Explain),
     Schema(schema::Schema),
+    Lint(lint::Lint),
     Test(test::Test),
+    Replay(replay::ReplayCommand),
     Allow(allow::Allow),
     Set(set::Set),
     Get(revisions::Get),
@@ -56,6 +60,8 @@ impl PolicyCommand {
             Verb::Explain(explain) => explain.run(),
             Verb::Schema(schema) => schema.run(),
             Verb::Allow(allow) => allow.run(),
+            Verb::Lint(lint) => lint.run(),
+            Verb::Replay(replay) => replay.run(),
             Verb::Test(test) => test.run(),
             Verb::Set(set) => set.run(),
             Verb::Get(get) => get.run(),
