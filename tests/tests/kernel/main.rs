@@ -41,4 +41,5 @@ mod reload;
 mod remembered;
 mod scene;
 mod soak;
+mod tutorial;
 mod watchdog;
