@@ -13,6 +13,7 @@ use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::exec::ExecCommand;
 use clawbox::cli::fleet::FleetCommand;
+use clawbox::cli::learn::Learn;
 use clawbox::cli::logs::Logs;
 use clawbox::cli::manual::ManualCommand;
 use clawbox::cli::policy::PolicyCommand;
@@ -21,6 +22,7 @@ use clawbox::cli::profile::ProfileCommand;
 use clawbox::cli::run::{self, RunCommand};
 use clawbox::cli::sandboxes::{List, Show, Stop};
 use clawbox::cli::status::Status;
+use clawbox::cli::why::Why;
 
 /// Enforces one policy per AI-agent sandbox in the kernel
 #[derive(Debug, Parser)]
@@ -41,10 +43,12 @@ enum Verb {
     Run(RunCommand),
     Attach(Attach),
     Exec(ExecCommand),
+    Learn(Box<Learn>),
     List(List),
     Show(Show),
     Stop(Stop),
     Logs(Logs),
+    Why(Box<Why>),
     Policy(PolicyCommand),
     Preset(PresetCommand),
     Profile(ProfileCommand),
@@ -69,10 +73,12 @@ fn main() -> ExitCode {
         Verb::Run(command) => (command.run(), run::failed()),
         Verb::Attach(command) => (command.run(), ExitCode::from(2)),
         Verb::Exec(command) => (command.run(), run::failed()),
+        Verb::Learn(command) => (command.run(), ExitCode::from(2)),
         Verb::List(command) => (command.run(), ExitCode::from(2)),
         Verb::Show(command) => (command.run(), ExitCode::from(2)),
         Verb::Stop(command) => (command.run(), ExitCode::from(2)),
         Verb::Logs(command) => (command.run(), ExitCode::from(2)),
+        Verb::Why(command) => (command.run(), ExitCode::from(2)),
         Verb::Daemon(command) => (command.run(), ExitCode::from(2)),
         Verb::Uninstall(command) => (command.run(), ExitCode::from(2)),
         Verb::Status(command) => (command.run(), ExitCode::from(2)),

@@ -8,9 +8,13 @@ pub mod attach;
 pub mod audit;
 pub mod config;
 pub mod daemon;
+mod denials;
 pub mod doctor;
+mod edited;
 pub mod exec;
 pub mod fleet;
+pub mod learn;
+mod listing;
 pub mod logs;
 pub mod manual;
 pub mod policy;
@@ -21,6 +25,7 @@ pub mod run;
 pub mod sandboxes;
 pub mod status;
 mod style;
+pub mod why;
 
 use std::fmt::Display;
 

@@ -1,20 +1,16 @@
 //! `clawbox preset`: what is built in, and into a policy's file or out of it, with the difference shown first.
 
-use std::fs::{self, OpenOptions};
-use std::io::{BufRead, IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use similar::TextDiff;
 
 use super::Format;
-use super::policy::{DOES_NOT_LOAD, print_diagnostics};
-use super::style::Style;
+use super::edited::{Asking, change};
+use super::listing::{Listed, print_list};
+use super::policy::refused;
 use crate::policy::{Diagnostic, drafted, source};
 use crate::presets::embedded::PRESETS;
 use crate::presets::{Filler, Home, Named, edit, read_preset};
@@ -101,12 +97,8 @@ struct What {
     /// The policy
     #[arg(value_name = "FILE")]
     policy: PathBuf,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    /// Show the difference, and change nothing
-    #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 /// What is printed about a preset.
@@ -146,13 +138,6 @@ fn one<T>(result: Result<T, Diagnostic>) -> Result<T, Vec<Diagnostic>> {
     result.map_err(|diagnostic| vec![diagnostic])
 }
 
-/// Prints why something cannot be done.
-fn refused(diagnostics: &[Diagnostic]) -> anyhow::Result<ExitCode> {
-    let mut err = std::io::stderr();
-    print_diagnostics(&mut err, Style::of(&std::io::stderr()), diagnostics)?;
-    Ok(ExitCode::from(DOES_NOT_LOAD))
-}
-
 impl List {
     fn run(self) -> anyhow::Result<ExitCode> {
         let mut all = Vec::with_capacity(PRESETS.len());
@@ -162,17 +147,13 @@ impl List {
                 Err(diagnostic) => return refused(&[diagnostic]),
             }
         }
-        let mut out = std::io::stdout().lock();
-        if self.format == Format::Json {
-            writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let style = Style::of(&out);
-        let width = all.iter().map(|about| about.name.len()).max().unwrap_or(0);
-        for About { name, description, .. } in all {
-            writeln!(out, "{}  {description}", style.strong(format!("{name:<width$}")))?;
-        }
-        Ok(ExitCode::SUCCESS)
+        print_list(&all, self.format)
+    }
+}
+
+impl Listed for About {
+    fn line(&self) -> (&str, &str) {
+        (&self.name, &self.description)
     }
 }
 
@@ -211,90 +192,13 @@ impl What {
         &self,
         edit: impl FnOnce(&Named, &str) -> Result<String, Vec<Diagnostic>>,
     ) -> anyhow::Result<ExitCode> {
-        let file: Arc<str> = source::name(&self.policy);
         let before = match source::read(&self.policy) {
-            Ok(text) => (file, text),
+            Ok(text) => (source::name(&self.policy), text),
             Err(diagnostic) => return refused(&[diagnostic]),
         };
-        let after = match edit(&before, &self.name) {
-            Ok(after) => after,
-            Err(diagnostics) => return refused(&diagnostics),
-        };
-        show_difference(&before, &after)?;
-        if self.dry_run {
-            return Ok(ExitCode::SUCCESS);
-        }
-        if !self.yes && !is_wanted(&self.policy)? {
-            return Ok(ExitCode::from(1));
-        }
-        replace(&self.policy, &before.1, &after)
-            .with_context(|| format!("cannot replace `{}`", self.policy.display()))?;
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-fn show_difference(before: &Named, after: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    let style = Style::of(&out);
-    for line in difference(&before.0, &before.1, after).lines() {
-        match line.chars().next() {
-            Some('+') => writeln!(out, "{}", style.good(line))?,
-            Some('-') => writeln!(out, "{}", style.bad(line))?,
-            _ => writeln!(out, "{line}")?,
+        match edit(&before, &self.name) {
+            Ok(after) => change(&self.policy, &before, &after, self.asking),
+            Err(diagnostics) => refused(&diagnostics),
         }
     }
-    out.flush()
 }
-
-fn difference(file: &str, before: &str, after: &str) -> String {
-    let diff = TextDiff::from_lines(before, after);
-    diff.unified_diff().header(file, file).to_string()
-}
-
-fn is_wanted(file: &Path) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        bail!(
-            "nobody is there to ask; say --yes to change the file, or --dry-run to see what would"
-        );
-    }
-    let mut out = std::io::stdout().lock();
-    write!(out, "Change `{}`? [y/N] ", file.display())?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-/// Puts another text in place of a file's, all at once, with its mode and its owner. Not if somebody else
-/// has changed it meanwhile.
-fn replace(file: &Path, before: &str, after: &str) -> anyhow::Result<()> {
-    // A link stays one.
-    let file = fs::canonicalize(file)?;
-    let metadata = fs::metadata(&file)?;
-    let mut next = file.clone().into_os_string();
-    next.push(format!(".{}.new", std::process::id()));
-    let next = PathBuf::from(next);
-    let written = || -> anyhow::Result<()> {
-        let mut options = OpenOptions::new();
-        let mut out = options.write(true).create_new(true).mode(0o600).open(&next)?;
-        out.write_all(after.as_bytes())?;
-        if metadata.uid() != nix::unistd::geteuid().as_raw()
-            || metadata.gid() != nix::unistd::getegid().as_raw()
-        {
-            std::os::unix::fs::fchown(&out, Some(metadata.uid()), Some(metadata.gid()))?;
-        }
-        out.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
-        out.sync_all()?;
-        if fs::read_to_string(&file)? != before {
-            bail!("it has changed meanwhile; look at it and try again");
-        }
-        Ok(fs::rename(&next, &file)?)
-    };
-    written().inspect_err(|_| {
-        let _ = fs::remove_file(&next);
-    })
-}
-
-#[cfg(test)]
-#[path = "preset_tests.rs"]
-mod tests;

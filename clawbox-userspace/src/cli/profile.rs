@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Format;
-use super::style::Style;
+use super::listing::{Listed, print_list};
 use crate::presets::embedded::{Embedded, PROFILES};
 use crate::presets::profile;
 
@@ -67,27 +67,25 @@ impl About {
     }
 }
 
+impl Listed for About {
+    fn line(&self) -> (&str, &str) {
+        (self.name, self.description)
+    }
+}
+
 impl ProfileCommand {
     /// Runs the verb.
     ///
     /// # Errors
     /// There is no such profile, or the output cannot be written.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let mut out = std::io::stdout().lock();
         match self.verb {
             Verb::List { format } => {
                 let all: Vec<About> = PROFILES.iter().map(About::of).collect();
-                if format == Format::Json {
-                    writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
-                    return Ok(ExitCode::SUCCESS);
-                }
-                let style = Style::of(&out);
-                let width = all.iter().map(|about| about.name.len()).max().unwrap_or(0);
-                for About { name, description, .. } in all {
-                    writeln!(out, "{}  {description}", style.strong(format!("{name:<width$}")))?;
-                }
+                return print_list(&all, format);
             }
             Verb::Show { name, format } => {
+                let mut out = std::io::stdout().lock();
                 let found = match profile(&name) {
                     Ok(found) => found,
                     Err(diagnostic) => bail!("{diagnostic}"),

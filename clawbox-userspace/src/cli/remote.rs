@@ -1,7 +1,6 @@
 //! `clawbox run` where the daemon runs: the daemon starts the command with this process's streams, and
 //! this process waits for its end and passes signals on.
 
-use std::io::IsTerminal;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum as _;
 use tonic::Streaming;
 
-use super::told;
+use super::{denials, told};
 use crate::api::client::{Client, ClientError, wait};
 use crate::api::proto::run_event::Event;
 use crate::api::{convert, proto};
@@ -24,20 +23,22 @@ use crate::sandbox::watch::Forwarded;
 
 /// How long the next daemon is waited for, and how often it is looked for.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Denials that are looked at to tell them in brief.
+const SHOWN: u64 = 1_000;
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Has the daemon carry an order out, and gives the command's status.
 ///
 /// # Errors
 /// The daemon does not answer.
-pub(super) fn run(socket: &Path, order: Order) -> anyhow::Result<ExitCode> {
+pub(super) fn run(socket: &Path, order: Order, quiet: bool) -> anyhow::Result<ExitCode> {
     std::env::set_current_dir(&order.workdir)?;
     let request = request(order);
     match wait(follow(socket, request)) {
-        Ok((ended, trail)) => {
-            if ended.denied > 0 && std::io::stderr().is_terminal() {
-                let noun = if ended.denied == 1 { "denial" } else { "denials" };
-                eprintln!("clawbox: {} {noun}; see {trail}", ended.denied);
+        Ok((ended, id)) => {
+            if ended.denied > 0 && !quiet {
+                let told = denials::trail_of(&id, true, SHOWN).ok();
+                denials::tell(ended.denied, told.as_ref(), &format!("--sandbox {id}"));
             }
             Ok(ExitCode::from(u8::try_from(ended.status).unwrap_or(status::FAILED)))
         }
@@ -91,7 +92,7 @@ fn named(part: &Part) -> Option<String> {
     part.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
-/// Waits for the end. Gives what is told of it, and where the trail is.
+/// Waits for the end. Gives what is told of it, and which sandbox it was.
 async fn follow(
     socket: &Path,
     request: proto::RunRequest,
@@ -100,17 +101,17 @@ async fn follow(
     let mut signals = Forwarded::listen()?;
     let mut client = Client::connect(socket).await?;
     let mut events = client.sandboxes().run(request).await?.into_inner();
-    let (mut id, mut trail) = (String::new(), String::new());
+    let mut id = String::new();
     loop {
         tokio::select! {
             event = events.message() => match event {
                 Ok(Some(proto::RunEvent { event: Some(event) })) => match event {
                     Event::Started(started) => {
                         if let Some(sandbox) = started.sandbox {
-                            (id, trail) = (sandbox.id, sandbox.trail);
+                            id = sandbox.id;
                         }
                     }
-                    Event::Ended(ended) => return Ok((ended, trail)),
+                    Event::Ended(ended) => return Ok((ended, id)),
                 },
                 // Said before anything was started, or of a later version.
                 Err(status) if id.is_empty() || status.code() == tonic::Code::NotFound => {

@@ -1,7 +1,6 @@
 //! `clawbox run`: from arguments to a run, and from its outcome to an exit status.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::remote;
+use super::{denials, remote};
 use crate::api::client::socket;
 use crate::audit::AuditLevel;
 use crate::dns::Upstream;
@@ -22,6 +21,7 @@ use crate::sandbox::launch::namespaces::Part;
 use crate::sandbox::limits::{Cpus, Limits, Memory, Wanted};
 use crate::sandbox::order::Order;
 use crate::sandbox::run::{LsmUse, Outcome, run};
+use crate::why::trail::Told;
 
 /// Where a policy is looked for if none is named.
 const DEFAULT_POLICY: &str = "/etc/clawbox/policy.yaml";
@@ -30,7 +30,7 @@ const DEFAULT_POLICY: &str = "/etc/clawbox/policy.yaml";
 const FIRST: u32 = 1;
 
 /// Where audit trails go if nothing else is said.
-const TRAILS: &str = "/var/log/clawbox";
+pub(super) const TRAILS: &str = "/var/log/clawbox";
 
 /// Run a command under a policy, enforced by the kernel
 ///
@@ -103,6 +103,9 @@ pub struct RunCommand {
     /// Processes and threads that it may have
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..))]
     pids: Option<u32>,
+    /// Do not say at the end what was denied
+    #[arg(short, long)]
+    quiet: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -123,7 +126,7 @@ impl ModeArgument {
     }
 }
 
-fn parse_server(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_server(text: &str) -> Result<SocketAddr, String> {
     Upstream::parse_server(text).map_err(|error| error.to_string())
 }
 
@@ -134,7 +137,8 @@ impl RunCommand {
     /// It could not be started under its policy; the status for that is [`status::FAILED`].
     pub fn run(self) -> anyhow::Result<ExitCode> {
         if let Some(socket) = self.daemon()? {
-            return remote::run(&socket, self.order()?);
+            let quiet = self.quiet;
+            return remote::run(&socket, self.order()?, quiet);
         }
         if !nix::unistd::geteuid().is_root() {
             bail!(
@@ -143,11 +147,15 @@ impl RunCommand {
                  everybody run sandboxes"
             );
         }
+        let quiet = self.quiet;
         let prepared = self.order()?.prepare(FIRST)?;
         let trail = prepared.audit.clone();
+        let written = std::fs::metadata(&trail).map_or(0, |file| file.len());
         match run(prepared) {
             Ok(outcome) => {
-                tell_denials(&outcome, &trail);
+                if !quiet {
+                    tell_denials(&outcome, &trail, written);
+                }
                 Ok(ExitCode::from(outcome.status))
             }
             Err(error) => {
@@ -241,11 +249,11 @@ fn refused(diagnostics: Vec<Diagnostic>) -> anyhow::Error {
     anyhow::anyhow!("the policy does not load\n{}", errors.join("\n"))
 }
 
-/// For a person who watches; a script reads the trail.
-fn tell_denials(outcome: &Outcome, trail: &Path) {
-    if outcome.denied > 0 && std::io::stderr().is_terminal() {
-        let noun = if outcome.denied == 1 { "denial" } else { "denials" };
-        eprintln!("clawbox: {} {noun}; see {}", outcome.denied, trail.display());
+/// What was denied, of a trail that had so many bytes before. On standard output there is none to look at.
+fn tell_denials(outcome: &Outcome, trail: &Path, written: u64) {
+    if outcome.denied > 0 && trail != Path::new("-") {
+        let told = Told::read(trail, written).ok();
+        denials::tell(outcome.denied, told.as_ref(), &denials::of_trail(trail));
     }
 }
 

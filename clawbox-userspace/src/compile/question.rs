@@ -62,9 +62,15 @@ const SYNTHETIC: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1));
 /// Stands for whatever public address a name has.
 const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 0, 0, 1));
 
-/// Answers a question.
+/// Answers a question, with programs known by their paths alone.
 #[must_use]
 pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
+    answer_to(image, &subject(image, &question.binary, &question.ancestors), question)
+}
+
+/// Answers a question of a subject of sandbox 1, whatever the question says of programs.
+#[must_use]
+pub fn answer_to<'a>(image: &'a MapImage, subject: &Subject, question: &Question) -> Answer<'a> {
     let mut remarks = skipped(image, question);
     if image.audit_only() {
         remarks.push("`mode: audit`: denied connections are recorded and go on".to_owned());
@@ -91,11 +97,10 @@ pub fn answer<'a>(image: &'a MapImage, question: &Question) -> Answer<'a> {
             hand_out(&mut lookup, rule.hosts())
         }
     };
-    let subject = subject(image, &question.binary, &question.ancestors);
     // Nothing runs, so nothing is bound.
     let to =
         Destination { address, port: question.port, transport: question.transport, receiver: 0 };
-    let decision = egress(&lookup, &Standing::Subject(&subject), &to);
+    let decision = egress(&lookup, &Standing::Subject(subject), &to);
     match decision.route {
         // It goes on for nobody before it is approved.
         Route::Waiting => {

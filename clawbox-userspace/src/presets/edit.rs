@@ -38,23 +38,52 @@ pub fn add(
             format!("take it out first: `clawbox preset remove {name} {file}`"),
         )]);
     }
+    let marks = |indent: &str| [format!("{indent}{BEGIN}{name}"), format!("{indent}{END}{name}")];
+    let changed = at_end(text, preset.1, marks, SECTION);
+    check_union(policy, preset, &changed)?;
+    Ok(changed)
+}
+
+/// A policy's text with the entries of a fragment, comments and all.
+///
+/// # Errors
+///
+/// A key has two meanings, or nothing can be added to the text without touching the rest.
+pub fn add_entries(
+    policy: (&Arc<str>, &str),
+    fragment: (&Arc<str>, &str),
+) -> Result<String, Vec<Diagnostic>> {
+    let changed = at_end(policy.1, fragment.1, |_| [String::new(), String::new()], PLAIN_SECTION);
+    check_union(policy, fragment, &changed)?;
+    Ok(changed)
+}
+
+/// A text with a fragment's entries at the end of `network_policies`, between two lines that may be empty.
+fn at_end(
+    text: &str,
+    fragment: &str,
+    marks: impl FnOnce(&str) -> [String; 2],
+    new_section: &str,
+) -> String {
     let eol = if text.contains("\r\n") { "\r\n" } else { "\n" };
     let mut changed = text.to_owned();
     let section = match Section::of(text) {
         Some(section) => section,
         None => {
             let end = text.trim_end_matches(['\n', '\r']).len();
-            changed.insert_str(end, &format!("{eol}{SECTION}"));
-            let end = end + eol.len() + SECTION.len();
+            changed.insert_str(end, &format!("{eol}{new_section}"));
+            let end = end + eol.len() + new_section.len();
             Section { end, indent: "  ".to_owned() }
         }
     };
-    let body = body(preset.1, &section.indent).join(eol);
-    let indent = &section.indent;
-    let block = format!("{eol}{indent}{BEGIN}{name}{eol}{body}{eol}{indent}{END}{name}");
-    changed.insert_str(section.end, &block);
-    check_union(policy, preset, &changed)?;
-    Ok(changed)
+    let body = body(fragment, &section.indent).join(eol);
+    let [before, after] = marks(&section.indent);
+    let lines: Vec<&str> = [before.as_str(), body.as_str(), after.as_str()]
+        .into_iter()
+        .filter(|lines| !lines.is_empty())
+        .collect();
+    changed.insert_str(section.end, &format!("{eol}{}", lines.join(eol)));
+    changed
 }
 
 /// A policy's text without a preset that was added to it.
@@ -109,6 +138,9 @@ fn block(text: &str, name: &str) -> Option<(usize, usize)> {
     let before = before.strip_suffix("\r\n").or_else(|| before.strip_suffix('\n'))?;
     (end > start).then_some((before.len(), end))
 }
+
+/// The same where no preset has brought it.
+const PLAIN_SECTION: &str = "network_policies:";
 
 /// `network_policies` in a text.
 struct Section {

@@ -70,6 +70,16 @@ impl Filler {
         if errors.is_empty() { Ok(filled) } else { Err(errors) }
     }
 
+    /// What `~` is, where that can be told.
+    #[must_use]
+    pub fn home(&self) -> Option<PathBuf> {
+        match &self.home {
+            Home::At(home) => Some(home.clone()),
+            Home::Of(user) => home(user.as_deref(), self.user.as_deref()).ok(),
+            Home::Later => None,
+        }
+    }
+
     /// Says on standard error which hosts came from settings: whoever can write them chooses.
     pub fn tell(&self) {
         for (client, servers) in &self.told {
@@ -222,13 +232,18 @@ fn bracketed(host: &str) -> String {
 fn endpoint(written: &str, client: HostFrom, server: &Server) -> String {
     let mut keys = format!("host: {}, port: {}", quoted(&server.host), server.port);
     let address = server.host.parse::<std::net::IpAddr>();
-    if address.map_or(server.host == "localhost", |address| address.is_loopback()) {
+    if address.as_ref().map_or(server.host == "localhost", |address| address.is_loopback()) {
         keys.push_str(", host_loopback: true");
     }
     let blank = |quote: &str| format!("host_from: {quote}{}{quote}", word(client));
-    ["\"", "'", ""]
+    let filled = ["\"", "'", ""]
         .iter()
-        .fold(written.to_owned(), |text, quote| text.replacen(&blank(quote), &keys, 1))
+        .fold(written.to_owned(), |text, quote| text.replacen(&blank(quote), &keys, 1));
+    // Only a name can be compared with what is said on a connection.
+    if address.is_ok() || server.host == "localhost" {
+        return filled.replacen(", sni: verify", "", 1);
+    }
+    filled
 }
 
 /// A part of one line.

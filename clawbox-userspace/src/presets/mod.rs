@@ -5,6 +5,7 @@ pub mod edit;
 pub mod embedded;
 mod fill;
 pub mod groups;
+pub mod insert;
 pub mod settings;
 
 use std::path::{Path, PathBuf};
@@ -96,6 +97,28 @@ pub fn read_texts(
     presets: &[String],
     user: Option<&str>,
 ) -> Result<Vec<Named>, Vec<Diagnostic>> {
+    fill(first, presets, user).map(|filled| filled.texts)
+}
+
+/// Texts with every blank filled in.
+#[derive(Clone, Debug)]
+pub struct Filled {
+    /// The policy and its presets.
+    pub texts: Vec<Named>,
+    /// What `~` is in them, where that can be told.
+    pub home: Option<PathBuf>,
+}
+
+/// Reads a policy and its presets as [`read_texts`] does, and says what `~` is.
+///
+/// # Errors
+///
+/// Each text that cannot be read or filled in.
+pub fn fill(
+    first: &First,
+    presets: &[String],
+    user: Option<&str>,
+) -> Result<Filled, Vec<Diagnostic>> {
     let mut texts = Vec::with_capacity(presets.len() + 1);
     let mut errors = Vec::new();
     let first = match first {
@@ -123,7 +146,8 @@ pub fn read_texts(
         }
     }
     filler.tell();
-    if errors.is_empty() { Ok(filled) } else { Err(errors) }
+    let home = filler.home();
+    if errors.is_empty() { Ok(Filled { texts: filled, home }) } else { Err(errors) }
 }
 
 /// Loads a file of any kind to be looked at, with presets merged in and every blank filled in.

@@ -120,7 +120,7 @@ fn run(command: &mut Command) {
 
 /// Whether these programs are there. On the host `cargo xtask setup` has seen to them; a guest may
 /// have been made of a machine with others, and then the test says that it does nothing.
-fn has(programs: &[&str]) -> bool {
+pub fn has(programs: &[&str]) -> bool {
     let missing: Vec<&&str> = programs.iter().filter(|path| !Path::new(path).exists()).collect();
     let is_guest = std::env::var_os("CLAWBOX_TESTS_LSM").is_some();
     assert!(is_guest || missing.is_empty(), "not installed: {missing:?}; `cargo xtask setup`");

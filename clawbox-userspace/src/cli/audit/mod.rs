@@ -21,6 +21,8 @@ use crate::audit::store::ledger;
 use crate::audit::store::signed::{HostKey, PublicKey};
 use crate::daemon::config::Config;
 
+pub(super) use show::{last_denial, shown};
+
 /// Read and check the host's audit store
 #[derive(Debug, Args)]
 pub struct AuditCommand {
@@ -42,7 +44,7 @@ enum Verb {
 
 /// Which store.
 #[derive(Debug, Args)]
-struct Place {
+pub(super) struct Place {
     /// A store's directory, also a copy of one [default: the daemon's]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -52,7 +54,7 @@ struct Place {
 }
 
 impl Place {
-    fn directory(&self) -> anyhow::Result<PathBuf> {
+    pub(super) fn directory(&self) -> anyhow::Result<PathBuf> {
         let directory = match &self.dir {
             Some(directory) => directory.clone(),
             None => directory_of(&Config::read(self.config.as_deref()).map_err(told)?.state),

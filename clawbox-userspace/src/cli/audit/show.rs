@@ -1,6 +1,7 @@
 //! `clawbox audit show`: one event with all that is known of it, and how its process came to be.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -54,15 +55,9 @@ impl Wanted for One {
 
 impl Show {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let directory = self.place.directory()?;
-        let mut reader = Reader::at(&directory, Cursor::default());
-        let Some(batch) = reader.next(&mut One(self.id))? else {
+        let Some(shown) = shown(&self.place.directory()?, self.id)? else {
             bail!("there is no event {} in the store", self.id);
         };
-        let at = usize::try_from(self.id - batch.label.first)?;
-        let row = Row { batch: &batch, at };
-        let mut shown = Value::Object(event::object(row));
-        shown["chain"] = self.chain(row, Reader::at(&directory, Cursor::default()))?;
         let mut out = std::io::stdout().lock();
         match self.format {
             Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&shown)?)?,
@@ -85,22 +80,52 @@ impl Show {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
 
-    fn chain(&self, row: Row<'_>, mut reader: Reader) -> anyhow::Result<Value> {
-        let (Some(sandbox), Some(pid)) = (row.text(Text::Sandbox), row.number(Number::Pid)) else {
-            return Ok(json!([]));
-        };
-        let mut starts = Filter::default();
-        starts.text(&[Text::Sandbox], Pattern::Is(sandbox.to_owned()));
-        starts.text(&[Text::Class], Pattern::Is("process".to_owned()));
-        starts.between(None, Some(row.micros() + 1));
-        let texts = [Text::Path, Text::Args].map(Text::at);
-        let numbers = [Number::Pid, Number::Parent].map(Number::at);
-        starts.show([texts, numbers].concat());
-        let mut history = History::default();
-        while let Some(batch) = reader.next(&mut starts)? {
-            starts.rows(&batch).for_each(|row| history.add(row));
-        }
-        Ok(serde_json::to_value(history.chain(pid, row.micros()))?)
+/// An event of a store, with how its process came to be as `chain`.
+///
+/// # Errors
+/// The store cannot be read.
+pub(in crate::cli) fn shown(directory: &Path, id: u64) -> anyhow::Result<Option<Value>> {
+    let mut reader = Reader::at(directory, Cursor::default());
+    let Some(batch) = reader.next(&mut One(id))? else { return Ok(None) };
+    let at = usize::try_from(id - batch.label.first)?;
+    let row = Row { batch: &batch, at };
+    let mut shown = Value::Object(event::object(row));
+    shown["chain"] = chain(row, Reader::at(directory, Cursor::default()))?;
+    Ok(Some(shown))
+}
+
+/// The number of the last denial in a store.
+///
+/// # Errors
+/// The store cannot be read.
+pub(in crate::cli) fn last_denial(directory: &Path) -> anyhow::Result<Option<u64>> {
+    let mut denials = Filter::default();
+    denials.text(&[Text::Verdict], Pattern::Is("deny".to_owned()));
+    denials.show(Vec::new());
+    let mut reader = Reader::at(directory, Cursor::default());
+    let mut last = None;
+    while let Some(batch) = reader.next(&mut denials)? {
+        last = denials.rows(&batch).next_back().map(Row::id).or(last);
     }
+    Ok(last)
+}
+
+fn chain(row: Row<'_>, mut reader: Reader) -> anyhow::Result<Value> {
+    let (Some(sandbox), Some(pid)) = (row.text(Text::Sandbox), row.number(Number::Pid)) else {
+        return Ok(json!([]));
+    };
+    let mut starts = Filter::default();
+    starts.text(&[Text::Sandbox], Pattern::Is(sandbox.to_owned()));
+    starts.text(&[Text::Class], Pattern::Is("process".to_owned()));
+    starts.between(None, Some(row.micros() + 1));
+    let texts = [Text::Path, Text::Args].map(Text::at);
+    let numbers = [Number::Pid, Number::Parent].map(Number::at);
+    starts.show([texts, numbers].concat());
+    let mut history = History::default();
+    while let Some(batch) = reader.next(&mut starts)? {
+        starts.rows(&batch).for_each(|row| history.add(row));
+    }
+    Ok(serde_json::to_value(history.chain(pid, row.micros()))?)
 }

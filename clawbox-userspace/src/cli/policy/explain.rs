@@ -2,29 +2,19 @@
 //! Runs the decision of the kernel hooks on the compiled policy.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, ValueEnum};
-use clawbox_common::decide::file::access;
-use clawbox_common::decide::{Decision, execution};
-use clawbox_common::file::{EXECUTE, READ, WRITE};
-use clawbox_common::rule::{BinaryKey, ICMP};
-use clawbox_common::verdict::Verdict;
+use clawbox_common::rule::{ICMP, TCP, UDP};
 use serde::Serialize;
 
-use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
-use crate::compile::files::Give;
-use crate::compile::question::{Answer, Question, Target, answer, subject};
-use crate::compile::{AgentPorts, ImageLookup, MapImage, compile};
-use crate::kernel::file_id::Mounts;
+use super::{Format, Style, refused};
+use crate::judge::{Access, Deed, Judge, Judged, RuleTold, Who};
 use crate::kernel::lsm;
 use crate::presets::load_any;
-use crate::sandbox::identities::Identities;
-use crate::sandbox::objects::Objects;
 
 /// Explain what a policy says about one connection or one file
 ///
@@ -60,7 +50,7 @@ pub(super) struct Explain {
     path: Option<PathBuf>,
     /// What it does with the file
     #[arg(long, value_enum, default_value_t, requires = "path")]
-    access: Access,
+    access: AccessArgument,
     /// Transport
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
@@ -82,7 +72,7 @@ enum Transport {
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Access {
+enum AccessArgument {
     #[default]
     Read,
     Write,
@@ -91,129 +81,73 @@ enum Access {
 
 /// What is printed.
 #[derive(Serialize)]
-struct Explanation {
+struct Explanation<'a> {
     verdict: &'static str,
     reason: &'static str,
-    rule: Option<Rule>,
-    remarks: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct Rule {
-    policy: String,
-    name: String,
-    endpoint: usize,
-    host: String,
-    binary: String,
-    place: String,
+    rule: Option<&'a RuleTold>,
+    remarks: &'a [String],
 }
 
 impl Explain {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let compiled =
-            load_any(&self.file, &self.preset).and_then(|loaded| compile(&loaded.policy, 1));
-        let image = match compiled {
-            Ok(image) => image,
-            Err(diagnostics) => {
-                let mut err = std::io::stderr().lock();
-                let style = Style::of(&err);
-                print_diagnostics(&mut err, style, &diagnostics)?;
-                return Ok(ExitCode::from(DOES_NOT_LOAD));
-            }
+        let judge =
+            load_any(&self.file, &self.preset).and_then(|loaded| Judge::of(loaded.policy, None));
+        let judge = match judge {
+            Ok(judge) => judge,
+            Err(diagnostics) => return refused(&diagnostics),
         };
-        let answer = match (&self.path, &self.host, self.port) {
-            (Some(path), ..) => self.file(&image, path)?,
-            (None, Some(host), Some(port)) => {
-                let question = Question {
-                    binary: self.binary.clone(),
-                    ancestors: self.ancestor.clone(),
-                    target: target(host),
-                    port: port.get(),
-                    transport: match self.transport {
-                        Transport::Tcp => clawbox_common::rule::TCP,
-                        Transport::Udp => clawbox_common::rule::UDP,
-                        Transport::Icmp => bail!("echo requests have no port: leave out --port"),
-                    },
-                };
-                answer(&image, &question)
+        let (deed, is_ping) = self.deed()?;
+        let who =
+            Who { program: self.binary.clone(), script: None, ancestors: self.ancestor.clone() };
+        let mut judged = judge.ask(&who, &deed);
+        if let Some(why) = lsm::refusal_when_tried() {
+            match deed {
+                Deed::Use { .. } => judged
+                    .remarks
+                    .push(format!("by Landlock alone here, which knows no islands: {why}")),
+                Deed::Connect { .. } if is_ping => judged
+                    .remarks
+                    .push(format!("refused here, where nothing sees an echo request: {why}")),
+                Deed::Connect { .. } => {}
             }
-            (None, Some(host), None) if self.transport == Transport::Icmp => {
-                self.ping(&image, host)
+        }
+        self.print(&judged)?;
+        Ok(ExitCode::from(u8::from(!judged.is_allowed())))
+    }
+
+    /// What is asked about, and whether that is an echo request.
+    fn deed(&self) -> anyhow::Result<(Deed, bool)> {
+        let connect =
+            |host: &String, port, transport| Deed::Connect { host: host.clone(), port, transport };
+        Ok(match (&self.path, &self.host, self.port, self.transport) {
+            (Some(path), ..) => {
+                let access = match self.access {
+                    AccessArgument::Read => Access::Read,
+                    AccessArgument::Write => Access::Write,
+                    AccessArgument::Execute => Access::Execute,
+                };
+                (Deed::Use { path: std::path::absolute(path)?, access }, false)
+            }
+            (None, Some(host), None, Transport::Icmp) => (connect(host, 0, ICMP), true),
+            (None, Some(_), Some(_), Transport::Icmp) => {
+                bail!("echo requests have no port: leave out --port")
+            }
+            (None, Some(host), Some(port), Transport::Tcp) => {
+                (connect(host, port.get(), TCP), false)
+            }
+            (None, Some(host), Some(port), Transport::Udp) => {
+                (connect(host, port.get(), UDP), false)
             }
             _ => bail!("name --host and --port, --host and --transport icmp, or --path"),
-        };
-        self.print(&answer)?;
-        Ok(match answer.verdict {
-            Verdict::Allow => ExitCode::SUCCESS,
-            Verdict::Deny => ExitCode::from(1),
         })
     }
 
-    fn ping<'a>(&self, image: &'a MapImage, host: &str) -> Answer<'a> {
-        let question = Question {
-            binary: self.binary.clone(),
-            ancestors: self.ancestor.clone(),
-            target: target(host),
-            port: 0,
-            transport: ICMP,
-        };
-        let mut answer = answer(image, &question);
-        if let Some(why) = lsm::refusal_when_tried() {
-            answer.remarks.push(format!("refused here, where nothing sees an echo request: {why}"));
-        }
-        answer
-    }
-
-    /// What BPF LSM programs decide about a file, by their own steps from this host's objects.
-    fn file<'a>(&self, image: &'a MapImage, path: &Path) -> anyhow::Result<Answer<'a>> {
-        let path = std::path::absolute(path)?;
-        let mounts = Mounts::read().context("cannot read /proc/self/mountinfo")?;
-        let objects = Objects::find(image, &mounts, &[]);
-        let state = image.state(AgentPorts::default(), 0, true);
-        let subject = subject(image, &self.binary, &self.ancestor);
-        let (search, at) = objects.search(&state, &subject, &mounts, &path);
-        let asked = match self.access {
-            Access::Read => READ,
-            Access::Write => WRITE,
-            Access::Execute => EXECUTE,
-        };
-        let mut decision = access(&search, asked, &state);
-        let allowed = matches!(decision.verdict, Verdict::Allow);
-        let mut listed = None;
-        if matches!(self.access, Access::Execute) && image.lists_programs() && allowed {
-            decision = start(image, &mounts, &path);
-            let verb =
-                if matches!(decision.verdict, Verdict::Allow) { "lists" } else { "does not list" };
-            listed = Some(format!("execution.allow: {verb} {}", path.display()));
-        }
-        let mut remarks: Vec<String> = at
-            .map(|at| format!("filesystem_policy: the rule at {} decides", at.display()))
-            .into_iter()
-            .chain(listed)
-            .collect();
-        if let Some(why) = lsm::refusal_when_tried() {
-            remarks.push(format!("by Landlock alone here, which knows no islands: {why}"));
-        }
-        let (verdict, reason) = (decision.verdict, decision.reason);
-        Ok(Answer { verdict, reason, rule: None, remarks })
-    }
-
-    fn print(&self, answer: &Answer<'_>) -> anyhow::Result<()> {
+    fn print(&self, judged: &Judged) -> anyhow::Result<()> {
         let explanation = Explanation {
-            verdict: match answer.verdict {
-                Verdict::Allow => "allow",
-                Verdict::Deny => "deny",
-            },
-            reason: answer.reason.name(),
-            rule: answer.rule.map(|rule| Rule {
-                policy: rule.policy_key.to_owned(),
-                name: rule.name.to_owned(),
-                endpoint: rule.endpoint,
-                host: rule.host.to_owned(),
-                binary: rule.binary.to_owned(),
-                place: rule.origin.to_string(),
-            }),
-            remarks: answer.remarks.clone(),
+            verdict: judged.verdict_name(),
+            reason: judged.reason.name(),
+            rule: judged.rule.as_ref(),
+            remarks: &judged.remarks,
         };
         let mut out = std::io::stdout().lock();
         if self.format == Format::Json {
@@ -221,12 +155,12 @@ impl Explain {
             return Ok(());
         }
         let style = Style::of(&out);
-        let verdict = match answer.verdict {
-            Verdict::Allow => style.good("allow"),
-            Verdict::Deny => style.bad("deny"),
+        let verdict = match judged.is_allowed() {
+            true => style.good("allow"),
+            false => style.bad("deny"),
         };
         writeln!(out, "{verdict}: {}", explanation.reason)?;
-        if let Some(rule) = &explanation.rule {
+        if let Some(rule) = explanation.rule {
             writeln!(
                 out,
                 "  network_policies.{}.endpoints[{}] {} for {} {}",
@@ -237,37 +171,9 @@ impl Explain {
                 style.aside(&rule.place)
             )?;
         }
-        for remark in &explanation.remarks {
+        for remark in explanation.remarks {
             writeln!(out, "  {remark}")?;
         }
         Ok(())
     }
-}
-
-/// Whether a file may be started where the policy lists programs, by what it is on this host: the
-/// same file by another name is listed too.
-fn start(image: &MapImage, mounts: &Mounts, path: &Path) -> Decision {
-    let written = image.files.iter().filter(|grant| grant.give == Give::Writing);
-    let writable: Vec<PathBuf> = written.map(|grant| grant.path.as_path().to_owned()).collect();
-    let patterns = image.binaries.iter().map(|entry| &entry.pattern);
-    let identities = Identities::find(SANDBOX, mounts, patterns, &writable);
-    let slots = mounts.hold(path).ok().and_then(|held| {
-        identities.binaries.get(&BinaryKey { file: held.id, sandbox: SANDBOX, zero: 0 })
-    });
-    execution::start(&ImageLookup::new(image, SANDBOX), SANDBOX, slots)
-}
-
-/// The number of the sandbox that is explained.
-const SANDBOX: u32 = 1;
-
-/// `localhost` is a name that no resolver is asked for.
-fn target(host: &str) -> Target {
-    if let Ok(address) = host.parse() {
-        return Target::Address(address);
-    }
-    let name = host.strip_suffix('.').unwrap_or(host);
-    if name.eq_ignore_ascii_case("localhost") {
-        return Target::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    }
-    Target::Name(host.to_owned())
 }

@@ -1,12 +1,16 @@
 //! `clawbox policy`: look at policies without enforcing them, and give a running sandbox, or all of a host,
 //! another.
 
+mod allow;
 mod check;
 mod delete;
 mod explain;
-mod revisions;
+mod lint;
+mod replay;
+pub(super) mod revisions;
 mod schema;
 mod set;
+mod test;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -29,6 +33,10 @@ enum Verb {
     Check(check::Check),
     Explain(explain::Explain),
     Schema(schema::Schema),
+    Lint(lint::Lint),
+    Test(test::Test),
+    Replay(replay::ReplayCommand),
+    Allow(allow::Allow),
     Set(set::Set),
     Get(revisions::Get),
     List(revisions::List),
@@ -51,6 +59,10 @@ impl PolicyCommand {
             Verb::Check(check) => check.run(),
             Verb::Explain(explain) => explain.run(),
             Verb::Schema(schema) => schema.run(),
+            Verb::Allow(allow) => allow.run(),
+            Verb::Lint(lint) => lint.run(),
+            Verb::Replay(replay) => replay.run(),
+            Verb::Test(test) => test.run(),
             Verb::Set(set) => set.run(),
             Verb::Get(get) => get.run(),
             Verb::List(list) => list.run(),
@@ -59,6 +71,14 @@ impl PolicyCommand {
             Verb::Delete(delete) => delete.run(),
         }
     }
+}
+
+/// Prints why something cannot be done, and gives the status for it.
+pub(super) fn refused(diagnostics: &[Diagnostic]) -> anyhow::Result<ExitCode> {
+    let mut err = std::io::stderr().lock();
+    let style = Style::of(&err);
+    print_diagnostics(&mut err, style, diagnostics)?;
+    Ok(ExitCode::from(DOES_NOT_LOAD))
 }
 
 pub(super) fn print_diagnostics(

@@ -2,6 +2,7 @@
 //! host, has and has had.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,8 +13,14 @@ use similar::TextDiff;
 use super::super::Format;
 use super::super::answer::answered;
 use super::super::sandboxes::{asked, user};
+use super::super::style::Style;
+use super::refused;
 use super::set::{own, set_global};
 use crate::api::{convert, proto};
+use crate::judge::Judge;
+use crate::judge::compared::{Difference, Kind, compare};
+use crate::presets::load_any;
+use crate::sandbox::control::Text;
 
 /// Print a policy of a running sandbox, or the host's
 #[derive(Debug, Args)]
@@ -51,27 +58,38 @@ pub(super) struct List {
     format: Format,
 }
 
-/// Show what one policy of a running sandbox, or of the host, has that another has not
+/// Show what one policy has that another has not: by what they mean, of two files
+///
+/// Of two policies that a running sandbox or the host has had, by their numbers, the texts are compared. Of
+/// two files it is what becomes reachable (`+`), what stops (`-`) and what holds otherwise (`~`), found by
+/// asking both the same.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 they are the same; 1 they differ; 2 there is no such sandbox or revision.
+Exit status: 0 they are the same; 1 they differ; 2 there is no such sandbox or revision, or a file does
+not load.
 
 Examples:
+  clawbox policy diff policy.yaml next.yaml
+  clawbox policy diff policy.yaml next.yaml --format json | jq '.[] | select(.kind == \"opens\")'
   clawbox policy diff agent 1
   clawbox policy diff agent 1 3
   clawbox policy diff --global 1 2")]
 pub(super) struct Diff {
-    /// The sandbox, by its name, or by NAME-NUMBER where several have it; left out with --global
+    /// The sandbox, by its name, or by NAME-NUMBER where several have it; left out with --global. Or a file
+    #[arg(value_name = "SANDBOX|FILE")]
     sandbox: String,
-    /// The earlier one
-    #[arg(value_name = "N")]
-    from: Option<u32>,
+    /// The earlier one. Or the other file
+    #[arg(value_name = "N|FILE")]
+    from: Option<String>,
     /// The later one; the one in force if nothing is said
     #[arg(value_name = "M")]
     to: Option<u32>,
     /// The host's own, which is in force in place of every sandbox's
     #[arg(long)]
     global: bool,
+    /// How to print the differences of two files
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 /// Put an earlier policy of a running sandbox, or of the host, in force again
@@ -179,6 +197,26 @@ fn pick(all: &[proto::Revision], whose: &str, wanted: u32) -> anyhow::Result<pro
     Ok(found.clone())
 }
 
+/// The files of the policy that is in force in a sandbox of the daemon's.
+///
+/// # Errors
+/// There is no such sandbox, or the daemon does not answer.
+pub(in crate::cli) fn in_force(sandbox: &str) -> anyhow::Result<Vec<Text>> {
+    of_revision(sandbox, None)
+}
+
+/// The same of the policy that was in force under a number.
+///
+/// # Errors
+/// As [`in_force`], or there was none of that number.
+pub(in crate::cli) fn of_revision(
+    sandbox: &str,
+    revision: Option<u32>,
+) -> anyhow::Result<Vec<Text>> {
+    let found = Whose::Sandbox(sandbox.to_owned()).pick(revision)?;
+    Ok(convert::own_texts(found.texts))
+}
+
 /// All files of a policy in one text, each under its name.
 fn whole(revision: &proto::Revision) -> String {
     let file = |text: &proto::Text| format!("# {}\n{}", text.name, text.text);
@@ -247,7 +285,17 @@ impl List {
 
 impl Diff {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let (whose, numbers) = Whose::of_words(self.global, self.sandbox, [self.from, self.to])?;
+        let from = match &self.from {
+            None => None,
+            Some(text) => match text.parse() {
+                Ok(number) => Some(number),
+                Err(_) if !self.global && self.to.is_none() => {
+                    return by_meaning(Path::new(&self.sandbox), Path::new(text), self.format);
+                }
+                Err(_) => bail!("`{text}` is no number of a revision"),
+            },
+        };
+        let (whose, numbers) = Whose::of_words(self.global, self.sandbox, [from, self.to])?;
         let [Some(from), to] = numbers else { bail!("name the earlier revision") };
         let (from, to) = (whose.pick(Some(from))?, whose.pick(to)?);
         if from.digest == to.digest {
@@ -260,6 +308,39 @@ impl Diff {
         write!(std::io::stdout().lock(), "{text}")?;
         Ok(ExitCode::from(1))
     }
+}
+
+/// What the policy of one file means that another does not.
+fn by_meaning(before: &Path, after: &Path, format: Format) -> anyhow::Result<ExitCode> {
+    let here = std::env::current_dir().ok();
+    let judge = |file: &Path| {
+        let loaded = load_any(file, &[])?;
+        Judge::of(loaded.policy, here.as_deref())
+    };
+    let (before, after) = match (judge(before), judge(after)) {
+        (Ok(before), Ok(after)) => (before, after),
+        (before, after) => {
+            let errors = [before.err(), after.err()].into_iter().flatten().flatten();
+            return refused(&errors.collect::<Vec<_>>());
+        }
+    };
+    let found = compare(&before, &after);
+    let mut out = std::io::stdout().lock();
+    if format == Format::Json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
+        return Ok(ExitCode::from(u8::from(!found.is_empty())));
+    }
+    let style = Style::of(&out);
+    for Difference { kind, what, detail } in &found {
+        let line = match kind {
+            Kind::Opens => style.good(format!("+ {what}")),
+            Kind::Closes => style.bad(format!("- {what}")),
+            Kind::Changes => style.doubtful(format!("~ {what}")),
+        };
+        let detail = detail.as_ref().map(|detail| style.aside(format!("  {detail}")));
+        writeln!(out, "{line}{}", detail.unwrap_or_default())?;
+    }
+    Ok(ExitCode::from(u8::from(!found.is_empty())))
 }
 
 impl Rollback {

@@ -1,7 +1,9 @@
-//! What `preset add` shows, and what it leaves of the file when it is written.
+//! What a change of a policy's file shows, and what it leaves of the file when it is written.
+
+use std::sync::Arc;
 
 use super::*;
-use crate::presets::preset;
+use crate::presets::{edit, preset};
 
 const POLICY: &str = "version: 1\n# Mine.\nnetwork_policies:\n    own: # the first\n        endpoints:\n        - { host: own.example, port: 443 }\n        binaries: [{ path: /usr/bin/curl }]\n\n# Until tomorrow.\nmode: audit\n";
 

@@ -1,0 +1,412 @@
+//! `clawbox why`: what denied something, what is nearest in the policy, and what would allow it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Format;
+use super::audit::{Place, last_denial, shown};
+use super::denials::trail_of;
+use super::policy::refused;
+use super::policy::revisions::of_revision;
+use super::style::Style;
+use crate::audit::line::harmless;
+use crate::judge::statement::{endpoint, file};
+use crate::judge::{Access, Deed, Judge, Who};
+use crate::policy::{Diagnostic, Origin, load_texts};
+use crate::presets::{Filled, First, fill};
+use crate::sandbox::control::Text;
+use crate::why::seen::Seen;
+use crate::why::trail::{Link, Told};
+use crate::why::{Explained, explain, reasons, word_of_shell};
+
+/// Where trails are looked for if nothing else is said.
+const TRAILS: &str = "/var/log/clawbox";
+
+/// Explain a denial: the layer, the nearest rule, and the smallest change that would allow it
+///
+/// Without arguments the last denial of this host; with a number that event of the store; with a program
+/// and what it would do, a denial that has not happened. The change that is offered was tried: with it
+/// the policy allows it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 explained; 1 nothing was denied; 2 there is no such event, trail or policy.
+
+Examples:
+  clawbox why
+  clawbox why --sandbox agent
+  clawbox why 4711 --format json
+  clawbox why --trail /var/log/clawbox/agent.jsonl
+  clawbox why --policy policy.yaml curl api.github.com:443
+  clawbox why --policy policy.yaml git --read ~/.ssh/id_ed25519")]
+pub struct Why {
+    /// An event's number, the first column of `clawbox audit query`; or a program and HOST:PORT
+    #[arg(value_name = "EVENT|PROGRAM", num_args = 0..=2)]
+    what: Vec<String>,
+    /// Whether it could read this, in place of HOST:PORT
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["write", "execute"])]
+    read: Option<String>,
+    /// Whether it could write this
+    #[arg(long, value_name = "PATH", conflicts_with = "execute")]
+    write: Option<String>,
+    /// Whether it could start this
+    #[arg(long, value_name = "PATH")]
+    execute: Option<String>,
+    /// A sandbox of the daemon's: its last denial, or its policy
+    #[arg(long, value_name = "NAME", conflicts_with = "trail")]
+    sandbox: Option<String>,
+    /// A sandbox's own trail, in place of the host's store
+    #[arg(long, value_name = "FILE")]
+    trail: Option<PathBuf>,
+    /// The policy, in place of the one that the sandbox was started with
+    #[arg(long, value_name = "FILE", conflicts_with = "profile")]
+    policy: Option<PathBuf>,
+    /// A built-in policy for one agent, in place of a file
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Preset to merge into the policy, a built-in one or a file; may be repeated
+    #[arg(long, value_name = "NAME|FILE")]
+    preset: Vec<String>,
+    /// Whose home `~` is, in place of the policy's run_as_user
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    #[command(flatten)]
+    place: Place,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// A policy, and what it is called in a command.
+struct Known {
+    texts: Vec<(Arc<str>, String)>,
+    home: Option<PathBuf>,
+    name: String,
+    /// What has to be typed before a command that changes it.
+    first: String,
+}
+
+/// A denial that has happened.
+#[derive(Default)]
+struct Happened {
+    seen: Seen,
+    chain: Vec<Link>,
+    /// The policy that the sandbox was started with, and the number of the one in force then.
+    policy: Option<String>,
+    revision: Option<u32>,
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a Seen>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'a str>,
+    what: String,
+    layer: &'a str,
+    meaning: &'a str,
+    fix: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<String>,
+    /// What the policy says now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explained: Option<&'a Explained>,
+    chain: &'a [Link],
+}
+
+impl Why {
+    /// Explains it.
+    ///
+    /// # Errors
+    /// There is no such event, or nothing can be read.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let id = match self.what.as_slice() {
+            [only] if self.file().is_none() => only.parse::<u64>().ok(),
+            _ => None,
+        };
+        if id.is_none() && !self.what.is_empty() {
+            return self.hypothetical();
+        }
+        let Some(happened) = self.find(id)? else {
+            println!("nothing was denied");
+            return Ok(ExitCode::from(1));
+        };
+        let known = match self.policy_of(&happened) {
+            Ok(known) => known,
+            Err(diagnostics) => return refused(&diagnostics),
+        };
+        let seen = &happened.seen;
+        let mut deeds = seen.deeds().into_iter();
+        let mut deed = deeds.next();
+        // What was named is what may be meant.
+        if let (Some(Deed::Connect { host, .. }), Some(named), "other-host") =
+            (&mut deed, &seen.named, seen.reason.as_str())
+        {
+            *host = named.clone();
+        }
+        let explained = match (&known, seen.who(), &deed) {
+            (Some(known), Some(who), Some(deed)) => match known.explain(&who, deed) {
+                Ok(explained) => Some(explained),
+                Err(diagnostics) => return refused(&diagnostics),
+            },
+            _ => None,
+        };
+        self.print(&happened, known.as_ref(), explained.as_ref(), None)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn file(&self) -> Option<(&String, Access)> {
+        let all = [
+            (&self.read, Access::Read),
+            (&self.write, Access::Write),
+            (&self.execute, Access::Execute),
+        ];
+        all.into_iter().find_map(|(path, access)| Some((path.as_ref()?, access)))
+    }
+
+    fn hypothetical(&self) -> anyhow::Result<ExitCode> {
+        let none = Happened::default();
+        let known = match self.policy_of(&none) {
+            Ok(Some(known)) => known,
+            Ok(None) => {
+                bail!("name the policy with --policy FILE, --profile NAME or --sandbox NAME")
+            }
+            Err(diagnostics) => return refused(&diagnostics),
+        };
+        let wrong = |(message, fix): (String, String)| {
+            refused(&[Diagnostic::error(Origin::file("the command line"), message, fix)])
+        };
+        let (program, deed) = match (self.what.as_slice(), self.file()) {
+            ([program], Some((path, access))) => {
+                (program, file(path, access, known.home.as_deref()))
+            }
+            ([program, to], None) => (program, endpoint(to)),
+            _ => {
+                bail!("name a program and HOST:PORT, or a program and --read, --write or --execute")
+            }
+        };
+        let deed = match deed {
+            Ok(deed) => deed,
+            Err(error) => return wrong(error),
+        };
+        let judge = match known.judge() {
+            Ok(judge) => judge,
+            Err(diagnostics) => return refused(&diagnostics),
+        };
+        let program = judge.programs(program).remove(0);
+        let explained = match known.explain(&Who::from(program.as_path()), &deed) {
+            Ok(explained) => explained,
+            Err(diagnostics) => return refused(&diagnostics),
+        };
+        let what = format!("{deed} by {}", program.display());
+        self.print(&none, Some(&known), Some(&explained), Some(what))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The denial that is meant.
+    fn find(&self, id: Option<u64>) -> anyhow::Result<Option<Happened>> {
+        if let Some(sandbox) = &self.sandbox {
+            return Ok(Happened::of(trail_of(sandbox, false, 0)?));
+        }
+        if let Some(trail) = &self.trail {
+            let told = Told::read(trail, 0);
+            let told = told.with_context(|| format!("cannot read `{}`", trail.display()))?;
+            return Ok(Happened::of(told));
+        }
+        match (self.place.directory(), id) {
+            (Ok(directory), Some(id)) => match shown(&directory, id)? {
+                Some(row) => Ok(Some(Happened::of_row(&row))),
+                None => bail!("there is no event {id} in the store"),
+            },
+            (Ok(directory), None) => {
+                let Some(id) = last_denial(&directory)? else { return Ok(None) };
+                Ok(shown(&directory, id)?.as_ref().map(Happened::of_row))
+            }
+            (Err(error), Some(_)) => Err(error),
+            // No daemon has run here: the trail that was written last.
+            (Err(_), None) => Ok(newest(Path::new(TRAILS))),
+        }
+    }
+
+    /// The policy that is asked; `None` where it is not known.
+    fn policy_of(&self, happened: &Happened) -> Result<Option<Known>, Vec<Diagnostic>> {
+        let filled = |policy: First, name: String| {
+            let Filled { texts, home } = fill(&policy, &self.preset, self.user.as_deref())?;
+            Ok(Some(Known { texts, home, name, first: String::new() }))
+        };
+        let of_profile = |profile: &str| {
+            let known = filled(First::Profile(profile.to_owned()), format!("{profile}.yaml"))?;
+            let first = format!("clawbox profile show {profile} > {profile}.yaml && ");
+            Ok(known.map(|known| Known { first, ..known }))
+        };
+        if let Some(profile) = &self.profile {
+            return of_profile(profile);
+        }
+        if let Some(file) = &self.policy {
+            let name = word_of_shell(&file.display().to_string());
+            return filled(First::File(file.clone()), name);
+        }
+        let sandbox = self.sandbox.as_deref().unwrap_or(&happened.seen.sandbox);
+        if let Some(known) =
+            (!sandbox.is_empty()).then(|| of_revision(sandbox, happened.revision).ok()).flatten()
+        {
+            let own = |text: Text| (Arc::from(text.name.as_str()), text.text);
+            let name = format!("--sandbox {}", word_of_shell(sandbox));
+            let texts = known.into_iter().map(own).collect();
+            return Ok(Some(Known { texts, home: None, name, first: String::new() }));
+        }
+        match &happened.policy {
+            Some(policy) => match policy.strip_prefix("profile:") {
+                Some(profile) => of_profile(profile),
+                None if Path::new(policy).is_file() => {
+                    filled(First::File(policy.into()), word_of_shell(policy))
+                }
+                None => Ok(None),
+            },
+            None => Ok(None),
+        }
+    }
+
+    fn print(
+        &self,
+        happened: &Happened,
+        known: Option<&Known>,
+        explained: Option<&Explained>,
+        what: Option<String>,
+    ) -> anyhow::Result<()> {
+        let seen = &happened.seen;
+        let is_hypothetical = what.is_some();
+        let told = reasons::of(match explained {
+            Some(explained) if is_hypothetical => explained.reason,
+            _ => &seen.reason,
+        });
+        let change = explained.and_then(|explained| explained.change.as_ref());
+        // Where a rule closes it on purpose the explanation says which.
+        let fix = explained.map_or(told.fix, |explained| match explained.reason == told.name {
+            true => explained.fix.as_str(),
+            false => told.fix,
+        });
+        let report = Report {
+            event: (!is_hypothetical).then_some(seen),
+            policy: known.map(|known| known.name.as_str()),
+            what: what.unwrap_or_else(|| format!("{} by {}", seen.what(), seen.by())),
+            layer: told.layer,
+            meaning: told.meaning,
+            fix,
+            command: change
+                .zip(known)
+                .map(|(change, known)| format!("{}{}", known.first, change.command(&known.name))),
+            explained,
+            chain: &happened.chain,
+        };
+        let mut out = std::io::stdout().lock();
+        match self.format {
+            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+            Format::Text => report.print(&mut out, Style::of(&std::io::stdout()), told.name)?,
+        }
+        Ok(())
+    }
+}
+
+impl Known {
+    fn judge(&self) -> Result<Judge, Vec<Diagnostic>> {
+        let here = std::env::current_dir().ok();
+        Judge::of(load_texts(&self.texts)?.policy, here.as_deref())
+    }
+
+    fn explain(&self, who: &Who, deed: &Deed) -> Result<Explained, Vec<Diagnostic>> {
+        let judge = self.judge()?;
+        let first = self.texts.first().map(|(file, text)| (file, text.as_str()));
+        let (file, text) = first.ok_or_else(Vec::new)?;
+        Ok(explain(&judge, (file, text), who, deed))
+    }
+}
+
+impl Happened {
+    fn of(told: Told) -> Option<Self> {
+        let seen = told.last.clone()?;
+        let chain = told.chain(&seen);
+        Some(Self { seen, chain, policy: told.policy, revision: None })
+    }
+
+    fn of_row(row: &Value) -> Self {
+        let links = row["chain"].as_array().into_iter().flatten();
+        let chain = links.map(|link| Link {
+            pid: link["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_default(),
+            path: link["path"].as_str().unwrap_or_default().to_owned(),
+            args: link["args"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|arg| arg.as_str().map(str::to_owned))
+                .collect(),
+        });
+        let revision = row["policy"].as_u64().and_then(|number| u32::try_from(number).ok());
+        Self { seen: Seen::of_row(row), chain: chain.collect(), policy: None, revision }
+    }
+}
+
+/// The last denial of the trail that was written last and has one.
+fn newest(directory: &Path) -> Option<Happened> {
+    let entries = std::fs::read_dir(directory).ok()?.flatten();
+    let mut trails: Vec<_> = entries
+        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == "jsonl"))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    trails.sort();
+    let trails = trails.iter().rev();
+    trails.filter_map(|(_, path)| Told::read(path, 0).ok()).find_map(Happened::of)
+}
+
+impl Report<'_> {
+    fn print(&self, out: &mut impl Write, style: Style, reason: &str) -> std::io::Result<()> {
+        let is_allowed_now = self.explained.is_some_and(|explained| explained.verdict == "allow");
+        let verdict = match (self.event, is_allowed_now) {
+            (Some(_), _) | (None, false) => style.bad("denied"),
+            (None, true) => style.good("allowed"),
+        };
+        writeln!(out, "{verdict}: {} ({reason})", harmless(&self.what))?;
+        let mut line = |key: &str, text: &str| {
+            writeln!(out, "  {} {}", style.aside(format!("{key:8}")), harmless(text))
+        };
+        if let Some(seen) = self.event {
+            let id = seen.id.map(|id| format!(", event {id}")).unwrap_or_default();
+            let pid = seen.pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+            line("when", &format!("{}, sandbox {}{pid}{id}", seen.time, seen.sandbox))?;
+        }
+        line("layer", self.layer)?;
+        line("why", self.meaning)?;
+        if let Some(explained) = self.explained {
+            if let Some(rule) = &explained.rule {
+                line("rule", &rule.to_string())?;
+            }
+            for remark in &explained.remarks {
+                line("", remark)?;
+            }
+            if let Some(nearest) = &explained.nearest {
+                line("nearest", &nearest.rule)?;
+                nearest.differs.iter().try_for_each(|differs| line("", differs))?;
+            }
+            if self.event.is_some() && is_allowed_now {
+                line("now", "the policy as it is allows it")?;
+            }
+        }
+        for (depth, link) in self.chain.iter().enumerate() {
+            let what = if link.args.is_empty() { link.path.clone() } else { link.args.join(" ") };
+            let key = if depth == 0 { "process" } else { "" };
+            line(key, &format!("{:1$}[{2}] {what}", "", depth * 2, link.pid))?;
+        }
+        match &self.command {
+            Some(command) => line("allow", command),
+            None if self.event.is_none() && is_allowed_now => Ok(()),
+            None => line("fix", self.fix),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Why something was denied: which layer and rule, what is nearest, and the smallest change that allows it.
+//! Asks the judge; what was seen comes from trails and the host's store.
+
+pub mod nearest;
+pub mod reasons;
+pub mod replay;
+pub mod seen;
+#[cfg(test)]
+mod tests;
+pub mod trail;
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::judge::{Access, Deed, Judge, RuleTold, Who};
+use crate::policy::load_texts;
+use crate::policy::path::DenyPattern;
+use crate::presets::insert;
+use nearest::Nearest;
+
+/// The explanation of one deed under a policy.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explained {
+    /// What the policy says now.
+    pub verdict: &'static str,
+    /// The reason's name.
+    pub reason: &'static str,
+    /// What decided.
+    pub layer: &'static str,
+    /// What the reason means.
+    pub meaning: &'static str,
+    /// The rule of the network that decided.
+    pub rule: Option<RuleTold>,
+    /// The path whose rule decided about a file.
+    pub path: Option<String>,
+    /// What else to know.
+    pub remarks: Vec<String>,
+    /// The rule that would nearly have matched, and what differs.
+    pub nearest: Option<Nearest>,
+    /// What would allow it.
+    pub change: Option<Change>,
+    /// What to do in words.
+    pub fix: String,
+}
+
+/// The smallest change that allows a deed. It was tried: with it the policy does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The command, without what names the policy.
+    pub options: Vec<String>,
+}
+
+impl Change {
+    /// The command for a policy, as it is typed.
+    #[must_use]
+    pub fn command(&self, of: &str) -> String {
+        let options: Vec<String> = self.options.iter().map(|word| word_of_shell(word)).collect();
+        format!("clawbox policy allow {of} {}", options.join(" "))
+    }
+}
+
+/// A word as a shell takes it.
+#[must_use]
+pub fn word_of_shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:=,%[]".contains(c);
+    if !word.is_empty() && word.chars().all(plain) && !word.contains(['[', ']']) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Explains a deed; `text` is the policy's own, with everything filled in.
+#[must_use]
+pub fn explain(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -> Explained {
+    let judged = judge.ask(who, deed);
+    let is_denied = !judged.is_allowed();
+    let told = reasons::of(judged.reason.name());
+    let change = is_denied.then(|| change(text, who, deed)).flatten();
+    let mut fix = told.fix.to_owned();
+    if is_denied && change.is_none() && judged.reason.name() == "closed-file" {
+        let at = closed_by(judge, deed).unwrap_or_default();
+        fix =
+            format!("it is closed on purpose; take `{at}` out of `filesystem_policy.deny` if not");
+    }
+    Explained {
+        verdict: judged.verdict_name(),
+        reason: judged.reason.name(),
+        layer: told.layer,
+        meaning: told.meaning,
+        nearest: is_denied.then(|| nearest::to(judge, who, deed)).flatten(),
+        change,
+        fix,
+        rule: judged.rule,
+        path: judged.at.map(|at| at.display().to_string()),
+        remarks: judged.remarks,
+    }
+}
+
+/// The entry of `deny` that closes a path, as it is written.
+fn closed_by(judge: &Judge, deed: &Deed) -> Option<String> {
+    let Deed::Use { path, .. } = deed else { return None };
+    let resolved = crate::sandbox::objects::resolved(path);
+    let closes = |pattern: &DenyPattern| match pattern {
+        DenyPattern::Path(closed) => {
+            [path, &resolved].iter().any(|path| path.starts_with(closed.as_path()))
+        }
+        DenyPattern::Glob(glob) => resolved.ancestors().any(|around| glob.matches(around)),
+    };
+    let entries = judge.policy().filesystem.deny().iter().map(|at| &at.value);
+    entries.filter(|pattern| closes(pattern)).map(ToString::to_string).max_by_key(String::len)
+}
+
+/// The options of `policy allow` that allow it, if any do.
+fn change(text: (&Arc<str>, &str), who: &Who, deed: &Deed) -> Option<Change> {
+    let program = who.script.as_ref().unwrap_or(&who.program).to_str()?;
+    let changed = insert::deed(text, program, deed).ok()?;
+    let loaded = load_texts(&[(Arc::clone(text.0), changed)]).ok()?;
+    let judge = Judge::of(loaded.policy, None).ok()?;
+    if !judge.ask(who, deed).is_allowed() {
+        return None;
+    }
+    Some(Change { options: options(program, deed) })
+}
+
+fn options(program: &str, deed: &Deed) -> Vec<String> {
+    match deed {
+        Deed::Connect { .. } => {
+            vec!["--binary".into(), program.into(), "--endpoint".into(), deed.to_string()]
+        }
+        Deed::Use { path, access } => {
+            let option = if *access == Access::Write { "--write" } else { "--read" };
+            vec![option.into(), path.display().to_string()]
+        }
+    }
+}

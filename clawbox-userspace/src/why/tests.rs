@@ -1,0 +1,140 @@
+//! Explanations of denials, and that each change they offer was tried.
+
+use clawbox_common::verdict::Reason;
+
+use super::*;
+use crate::judge::statement::Statement;
+use crate::policy::parse_str;
+
+#[test]
+fn every_reason_that_a_record_may_have_is_explained_and_nothing_else_is() {
+    let known: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    for name in &known {
+        assert_eq!(reasons::of(name).name, *name);
+    }
+    for reason in reasons::ALL {
+        assert!(known.contains(&reason.name), "{}", reason.name);
+    }
+}
+
+const POLICY: &str = "version: 1\nfilesystem_policy:\n  read_only: [/usr, ROOT/data/a]\n  \
+    deny: [/usr/closed]\nnetwork_policies:\n  api:\n    endpoints:\n      \
+    - { host: api.example.com, port: 443 }\n      - { host: \"*.wild.test\", ports: [80, 81] }\n    \
+    binaries: [{ path: /opt/none/fetch }]\n";
+
+fn explained(root: &str, statement: &str) -> Explained {
+    let file: Arc<str> = "p.yaml".into();
+    let policy = POLICY.replace("ROOT", root);
+    let judge = Judge::of(parse_str("p.yaml", &policy).unwrap().policy, None).unwrap();
+    let said = Statement::parse(statement, None).unwrap();
+    let program = judge.programs(&said.program).remove(0);
+    explain(&judge, (&file, &policy), &Who::from(program.as_path()), &said.deed)
+}
+
+/// A directory with `data/a` in it.
+fn root() -> (tempfile::TempDir, String) {
+    let world = tempfile::tempdir().unwrap();
+    let root = std::fs::canonicalize(world.path()).unwrap();
+    std::fs::create_dir_all(root.join("data/a")).unwrap();
+    (world, root.display().to_string())
+}
+
+#[test]
+fn a_denial_names_the_nearest_rule_what_differs_and_a_change_that_works() {
+    let (_world, root) = root();
+    for (statement, reason, rule, differs, command) in [
+        (
+            "/opt/none/other → api.example.com:443",
+            "other-binary",
+            "network_policies.api.endpoints[0]",
+            "program /opt/none/other is not /opt/none/fetch",
+            "clawbox policy allow p.yaml --binary /opt/none/other --endpoint api.example.com:443",
+        ),
+        (
+            "fetch → api.example.com:444",
+            "unknown-endpoint",
+            "network_policies.api.endpoints[0]",
+            "port 444 is not 443",
+            "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint api.example.com:444",
+        ),
+        (
+            "fetch → www.example.com:443",
+            "unknown-name",
+            "network_policies.api.endpoints[0]",
+            "host www.example.com is not api.example.com",
+            "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint www.example.com:443",
+        ),
+        (
+            "fetch → a.wild.test:81/udp",
+            "unknown-endpoint",
+            "network_policies.api.endpoints[1]",
+            "udp is not tcp",
+            "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint a.wild.test:81/udp",
+        ),
+        (
+            "fetch → write /usr/x",
+            "read-only",
+            "filesystem_policy.read_only /usr",
+            "it may be read there and not written",
+            "clawbox policy allow p.yaml --write /usr/x",
+        ),
+        (
+            "fetch → read ROOT/data/b",
+            "unknown-file",
+            "filesystem_policy.read_only ROOT/data/a",
+            "ROOT/data/b is not below it",
+            "clawbox policy allow p.yaml --read ROOT/data/b",
+        ),
+    ] {
+        let [statement, rule, differs, command] =
+            [statement, rule, differs, command].map(|text| text.replace("ROOT", &root));
+        let told = explained(&root, &statement);
+        assert_eq!(told.reason, reason, "{statement}: {told:?}");
+        let nearest = told.nearest.as_ref().unwrap();
+        assert!(nearest.rule.starts_with(&rule), "{statement}: {nearest:?}");
+        assert_eq!(nearest.differs, [differs], "{statement}");
+        assert_eq!(told.change.unwrap().command("p.yaml"), command);
+    }
+}
+
+#[test]
+fn what_no_policy_opens_has_no_change() {
+    let (_world, root) = root();
+    for (statement, reason, says) in [
+        ("fetch → 169.254.169.254:80", "link-local", "no policy opens it"),
+        ("fetch → read /usr/closed/x", "closed-file", "take `/usr/closed` out"),
+    ] {
+        let told = explained(&root, statement);
+        assert_eq!((told.reason, told.change.is_none()), (reason, true), "{statement}");
+        assert!(told.fix.contains(says), "{}", told.fix);
+    }
+    assert_eq!(explained(&root, "fetch → elsewhere.test:1").nearest, None);
+}
+
+#[test]
+fn a_command_is_quoted_as_a_shell_wants_it() {
+    assert_eq!(word_of_shell("/a b"), "'/a b'");
+    assert_eq!(word_of_shell("it's"), r"'it'\''s'");
+    assert_eq!(word_of_shell("[::1]:80"), "'[::1]:80'");
+    assert_eq!(word_of_shell("/usr/bin/curl"), "/usr/bin/curl");
+}
+
+const TRAIL: &[&str] = &[
+    r#"{"time":"2026-01-01T00:00:01.000000Z","seq":1,"sandbox":"a","class":"sandbox","action":"start","verdict":"none","reason":"start","object":{"command":["sh"],"policy":"p.yaml","mode":"enforce"}}"#,
+    r#"{"time":"2026-01-01T00:00:02.000000Z","seq":2,"sandbox":"a","class":"process","action":"exec","verdict":"allow","reason":"exec","subject":{"pid":10,"uid":1,"exe":"/usr/bin/dash","exe_id":"0:1:1"},"object":{"path":"/bin/sh","parent":9,"args":["sh","agent.sh"]}}"#,
+    r#"{"time":"2026-01-01T00:00:03.000000Z","seq":3,"sandbox":"a","class":"process","action":"exec","verdict":"allow","reason":"exec","subject":{"pid":11,"uid":1,"exe":"/usr/bin/curl","exe_id":"0:1:2"},"object":{"path":"/usr/bin/curl","parent":10,"args":["curl","x.test"]}}"#,
+    r#"{"time":"2026-01-01T00:00:04.000000Z","seq":4,"sandbox":"a","class":"network","action":"connect","verdict":"deny","reason":"other-binary","subject":{"pid":11,"uid":1,"exe":"/usr/bin/curl","exe_id":"0:1:2"},"object":{"host":"x.test","ip":"192.0.2.1","port":443,"transport":"tcp"}}"#,
+];
+
+#[test]
+fn a_trail_tells_its_last_denial_and_how_its_process_came_to_be() {
+    let mut told = trail::Told::default();
+    TRAIL.iter().chain(&[TRAIL[3], "{half a li"]).for_each(|line| told.line(line.as_bytes()));
+    let last = told.last.clone().unwrap();
+    assert_eq!((last.what(), last.by()), ("connect x.test:443/tcp".to_owned(), "/usr/bin/curl"));
+    assert_eq!(last.deeds()[0].to_string(), "x.test:443");
+    let chain: Vec<_> = told.chain(&last).into_iter().map(|link| (link.pid, link.path)).collect();
+    assert_eq!(chain, [(11, "/usr/bin/curl".to_owned()), (10, "/bin/sh".to_owned())]);
+    assert_eq!(told.denials.values().collect::<Vec<_>>(), [&2]);
+    assert_eq!(told.policy.as_deref(), Some("p.yaml"));
+}

@@ -1,0 +1,92 @@
+//! Reads a sandbox's own trail: its denials, the last of them, and who started whom.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufRead};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::seen::Seen;
+use crate::audit::record::{Object, Record};
+
+/// A chain ends here: numbers come again.
+const LONGEST: usize = 64;
+
+/// What is kept of a trail.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// The last denial.
+    pub last: Option<Seen>,
+    /// Denials by what was done, by whom and why, and how often.
+    pub denials: BTreeMap<(String, String, String), u64>,
+    /// The policy that the last start named.
+    pub policy: Option<String>,
+    starts: HashMap<u32, Vec<Seen>>,
+}
+
+/// A program start on the way to a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// The process.
+    pub pid: u32,
+    /// What it was started as.
+    pub path: String,
+    /// With what, credentials masked.
+    pub args: Vec<String>,
+}
+
+impl Told {
+    /// Takes up a line; what is no record is left out.
+    pub fn line(&mut self, line: &[u8]) {
+        let Ok(record) = serde_json::from_slice::<Record>(line) else { return };
+        if let Object::Sandbox(sandbox) = &record.object {
+            self.policy = Some(sandbox.policy.clone());
+        }
+        let seen = Seen::from(&record);
+        if let (Object::Program(_), Some(pid)) = (&record.object, seen.pid) {
+            self.starts.entry(pid).or_default().push(seen.clone());
+        }
+        if seen.is_denied() {
+            let key = (seen.what(), seen.by().to_owned(), seen.reason.clone());
+            *self.denials.entry(key).or_default() += 1;
+            self.last = Some(seen);
+        }
+    }
+
+    /// Reads a file from a byte on.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(path: &Path, from: u64) -> io::Result<Self> {
+        use std::io::Seek;
+        let mut file = std::fs::File::open(path)?;
+        file.seek(io::SeekFrom::Start(from))?;
+        let mut told = Self::default();
+        for line in io::BufReader::new(file).split(b'\n') {
+            told.line(&line?);
+        }
+        Ok(told)
+    }
+
+    /// How the process of a denial came to be, the nearest first.
+    #[must_use]
+    pub fn chain(&self, of: &Seen) -> Vec<Link> {
+        let (mut chain, mut next, mut before) = (Vec::new(), of.pid, of.time.clone());
+        while chain.len() < LONGEST
+            && let Some(started) = next.and_then(|pid| self.start(pid, &before))
+        {
+            chain.push(Link {
+                pid: started.pid.unwrap_or_default(),
+                path: started.path.clone().unwrap_or_default(),
+                args: started.args.clone(),
+            });
+            (next, before) = (started.parent, started.time.clone());
+        }
+        chain
+    }
+
+    fn start(&self, pid: u32, before: &str) -> Option<&Seen> {
+        // Times are all of one form, so that they sort as texts.
+        self.starts.get(&pid)?.iter().rev().find(|start| start.time.as_str() <= before)
+    }
+}

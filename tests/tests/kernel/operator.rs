@@ -1,0 +1,114 @@
+//! The operator's day: a denial is told, explained, and allowed by the command that is offered.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use clawbox_tests::clawbox::{Clawbox, program};
+use clawbox_tests::network::World;
+use serde_json::Value;
+
+use crate::scene::Scene;
+
+/// A verb of clawbox that is not `run`, on the host that clawbox runs on: status, output, errors.
+fn clawbox(world: &World, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(program());
+    command.args(arguments).env_remove("LD_LIBRARY_PATH");
+    world.enter(&mut command);
+    let output = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// A script that says a word to an echo service and prints what comes back.
+fn said_to(host: &str, port: u16) -> [String; 3] {
+    let script = format!("exec 3<>/dev/tcp/{host}/{port} && echo word >&3 && head -n1 <&3");
+    ["/bin/bash".to_owned(), "-c".to_owned(), script]
+}
+
+fn why(world: &World, trail: &Path) -> Value {
+    let (status, out, err) =
+        clawbox(world, &["why", "--trail", trail.to_str().unwrap(), "--format", "json"]);
+    assert_eq!(status, 0, "{err}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[test]
+fn a_denial_is_told_at_the_end_explained_and_allowed_by_the_command_that_is_offered() {
+    let scene = Scene::new();
+    let directory = scene.world.private();
+    let (policy, trail) = (directory.join("agent.yaml"), directory.join("agent.jsonl"));
+    fs::write(&policy, scene.allowing("/bin/bash", "{ host: v4.test, port: 8 }")).unwrap();
+    let run = |argument: &str| {
+        let run = Clawbox::with_policy_file(&scene.world, policy.clone()).without_trail();
+        let run = run.without_refusals().argument("--audit").argument(&trail).argument(argument);
+        run.run(&said_to("v4.test", 7))
+    };
+    let denied = run("--audit-level=denials");
+    assert_ne!(denied.status, 0);
+    for says in ["1 × connect v4.test:7/tcp by /usr/bin/bash (unknown-endpoint)", "why --trail "] {
+        assert!(denied.stderr.contains(says), "{says}: {}", denied.stderr);
+    }
+    assert!(!run("--quiet").stderr.contains("unknown-endpoint"));
+    let told = why(&scene.world, &trail);
+    assert_eq!(told["event"]["reason"], "unknown-endpoint", "{told}");
+    assert_eq!(told["explained"]["nearest"]["differs"], serde_json::json!(["port 7 is not 8"]));
+    assert_eq!(told["chain"][0]["path"], "/bin/bash", "{told}");
+    let command = told["command"].as_str().unwrap().strip_prefix("clawbox ").unwrap();
+    let words: Vec<&str> = command.split(' ').chain(["--yes"]).collect();
+    let (status, out, err) = clawbox(&scene.world, &words);
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(out.contains("+") && fs::read_to_string(&policy).unwrap().contains("allowed bash"));
+    let allowed = run("--audit-level=denials");
+    assert_eq!((allowed.status, allowed.stdout.as_str()), (0, "word\n"), "{allowed:?}");
+    let now = why(&scene.world, &trail);
+    assert_eq!(now["explained"]["verdict"], "allow", "{now}");
+}
+
+/// A command that speaks to a host, writes what it hears beside it, and looks at a key.
+fn agent(scene: &Scene) -> (String, String) {
+    let vault = scene.world.bin().join("vault");
+    fs::create_dir(&vault).unwrap();
+    let key = vault.join("id_rsa").display().to_string();
+    fs::write(&key, "secret\n").unwrap();
+    let script = format!(
+        "exec 3<>/dev/tcp/v4.test/7 && echo word >&3 && head -n1 <&3 > heard && cat heard /etc/hostname \
+         && cat {key} 2>/dev/null || true"
+    );
+    (script, key)
+}
+
+#[test]
+fn what_was_learned_from_a_command_lints_and_lets_the_same_command_run_and_not_see_the_secret() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let (script, key) = agent(&scene);
+    let directory = world.private();
+    let path = |name: &str| directory.join(name).display().to_string();
+    let (policy, trail, workdir) = (path("learned.yaml"), path("learn.jsonl"), world.work());
+    let dns = format!("{}:{}", clawbox_tests::network::NAMESERVER, clawbox_tests::names::PORT);
+    let options =
+        ["learn", "--user", "nobody", "--workdir", workdir.to_str().unwrap(), "--dns", &dns];
+    let places = ["-o", &policy, "--audit", &trail, "--", "/bin/bash", "-c", &script];
+    let (status, out, err) = clawbox(world, &[&options[..], &places].concat());
+    assert_eq!(status, 0, "{out}{err}");
+    assert!(out.starts_with("word\n") && out.ends_with("secret\n"), "{out}");
+    assert!(err.contains("left out") && err.contains(&key), "{err}");
+    let text = fs::read_to_string(&policy).unwrap();
+    let says = ["host: \"v4.test\", port: 7", "/usr/bin/bash", "seen: 1 connection", "run_as_user"];
+    for says in says {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    assert!(!text.contains("93.184."), "{text}");
+    let (status, out, err) = clawbox(world, &["policy", "lint", &policy]);
+    assert_eq!(status, 0, "{out}{err}");
+    let run = Clawbox::with_policy_file(world, policy.clone().into());
+    let run = run.run(&["/bin/bash", "-c", &script]);
+    assert!(run.stdout.starts_with("word\n") && !run.stdout.contains("secret"), "{run:?} {text}");
+    // There is no terminal either way, and so nothing to learn of it.
+    let left_out = [key.as_str(), "/dev/tty"];
+    let is_left_out =
+        |record: &&&Value| left_out.iter().any(|path| record["object"]["path"] == *path);
+    let denials = run.denials();
+    assert!(denials.iter().all(|record| is_left_out(&record)), "{denials:?} {text}");
+}
