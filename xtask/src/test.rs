@@ -37,12 +37,27 @@ const REAL_PROGRAMS: [(Kernel, &[&str]); 3] = [
 /// Tests of what the agent does by itself, whatever the kernel: each on this machine's and on one other, or
 /// all would take an emulated machine half as long again.
 const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
-    (Kernel::V6_1, &["bad_input::", "clients::", "faults::", "watchdog::"]),
+    (
+        Kernel::V6_1,
+        &["bad_input::", "clients::", "faults::", "operator::", "tutorial::", "watchdog::"],
+    ),
     (
         Kernel::V6_12,
         &["audit::", "coarse::", "daemon::", "global::", "reliability::", "reload::", "soak::"],
     ),
-    (Kernel::Latest, &["exec::", "lifecycle::", "limits::", "logs::", "metrics::", "namespaces::"]),
+    (
+        Kernel::Latest,
+        &[
+            "audit_store::",
+            "exec::",
+            "lifecycle::",
+            "limits::",
+            "logs::",
+            "metrics::",
+            "namespaces::",
+            "ship::",
+        ],
+    ),
 ];
 /// Where the tests are in a guest.
 const GUEST_TESTS: &str = "/opt/clawbox/tests";
