@@ -170,7 +170,8 @@ impl Allow {
 
 /// The program that is written into the policy.
 fn program_of(judge: &Judge, word: &str) -> PathBuf {
-    judge.programs(word).into_iter().next().unwrap_or_else(|| PathBuf::from(word))
+    let program = judge.programs(word).into_iter().next();
+    judge.spelt(&program.unwrap_or_else(|| PathBuf::from(word)))
 }
 
 /// The judge of a policy's text with presets, with its homes and groups filled in.
