@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 use clawbox::api::client::ClientError;
 use clawbox::cli::approvals::ApprovalsCommand;
 use clawbox::cli::attach::Attach;
@@ -15,7 +16,7 @@ use clawbox::cli::exec::ExecCommand;
 use clawbox::cli::fleet::FleetCommand;
 use clawbox::cli::learn::Learn;
 use clawbox::cli::logs::Logs;
-use clawbox::cli::manual::ManualCommand;
+use clawbox::cli::manual::{COMPLETE, ManualCommand};
 use clawbox::cli::policy::PolicyCommand;
 use clawbox::cli::preset::PresetCommand;
 use clawbox::cli::profile::ProfileCommand;
@@ -64,6 +65,8 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    // A shell asks what it may offer; then nothing else is done.
+    CompleteEnv::with_factory(Cli::command).var(COMPLETE).complete();
     log_to_stderr();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -75,6 +75,7 @@ const TRAIL: &str = r#"
 {"time":"2026-01-01T00:00:01.000000Z","seq":1,"sandbox":"a","class":"network","action":"connect","verdict":"allow","reason":"rule","subject":{"pid":11,"uid":1,"exe":"/opt/none/fetch","exe_id":"0:1:2"},"object":{"host":"a.test","ip":"192.0.2.1","port":443,"transport":"tcp"}}
 {"time":"2026-01-01T00:00:02.000000Z","seq":2,"sandbox":"a","class":"network","action":"connect","verdict":"deny","reason":"unknown-endpoint","subject":{"pid":11,"uid":1,"exe":"/opt/none/fetch","exe_id":"0:1:2"},"object":{"host":"b.test","ip":"192.0.2.1","port":80,"transport":"tcp"}}
 {"time":"2026-01-01T00:00:03.000000Z","seq":3,"sandbox":"a","class":"file","action":"open","verdict":"allow","reason":"rule","subject":{"pid":11,"uid":1,"exe":"/opt/none/fetch","exe_id":"0:1:2"},"object":{"path":"/srv/x","id":"0:1:3","access":["read"]}}
+{"time":"2026-01-01T00:00:03.000000Z","seq":5,"sandbox":"a","class":"file","action":"summary","verdict":"allow","reason":"rule","object":{"program":"/opt/none/fetch","program_id":"0:1:2","directory":"/","directory_id":"0:1:1","reads":2,"writes":0,"executes":0,"first":"2026-01-01T00:00:01.000000Z","last":"2026-01-01T00:00:02.000000Z"}}
 {"time":"2026-01-01T00:00:04.000000Z","seq":4,"sandbox":"a","class":"network","action":"socket","verdict":"deny","reason":"socket-kind","subject":{"pid":11,"uid":1,"exe":"/opt/none/fetch","exe_id":"0:1:2"},"object":{"socket_type":3,"protocol":1}}
 "#;
 
@@ -88,7 +89,7 @@ fn a_trail_is_replayed_under_another_policy_and_what_would_change_is_said() {
     let (code, out, err) = clawbox(here, &["replay", "trail.jsonl", "--policy", "one.yaml"]);
     assert_eq!(code, 0, "{out}{err}");
     assert!(
-        out.starts_with("3 decisions would be the same, 0 kinds would change; 1 records"),
+        out.starts_with("3 decisions would be the same, 0 kinds would change; 2 records"),
         "{out}"
     );
     let (code, out, _) = clawbox(here, &["replay", "trail.jsonl", "--policy", "next.yaml"]);

@@ -33,7 +33,7 @@ fn a_preset_is_shown_added_used_and_removed_without_a_trace() {
     std::fs::write(&file, POLICY).unwrap();
 
     let (out, err) = said(&["preset", "add", "pypi", path, "--dry-run"], 0);
-    assert!(out.contains("+      - { host: \"pip.example\", port: 8443 }"), "{out}");
+    assert!(out.contains("+      - { host: \"pip.example\", port: 8443, sni: verify }"), "{out}");
     assert!(err.contains("hosts from the settings of pip: "), "{err}");
     assert_eq!(read(), POLICY);
     let (_, err) = said(&["preset", "add", "pypi", path], 2);

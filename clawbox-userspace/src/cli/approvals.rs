@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::Format;
 use super::answer::answered;
 use super::ask::ask;
+use super::complete;
 use crate::policy::load_any;
 use crate::sandbox::change::APPROVED_HEAD;
 use crate::sandbox::control::{Answer, Request};
@@ -38,6 +39,7 @@ enum Verb {
     /// What waits for an answer, the longest first
     List {
         /// The sandbox, by the name of `run --name`, or by NAME-PID where several have it
+        #[arg(add = complete::sandboxes())]
         sandbox: String,
         /// How to print it
         #[arg(long, value_enum, default_value_t)]
@@ -48,6 +50,7 @@ enum Verb {
     /// Refuse a connection
     Deny {
         /// The sandbox
+        #[arg(add = complete::sandboxes())]
         sandbox: String,
         /// The connection, by its number in the list
         id: u32,
@@ -60,6 +63,7 @@ enum Verb {
 #[derive(Debug, Args)]
 struct Approve {
     /// The sandbox
+    #[arg(add = complete::sandboxes())]
     sandbox: String,
     /// The connection, by its number in the list
     id: u32,

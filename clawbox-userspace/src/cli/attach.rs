@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Format;
+use super::complete;
 use super::run::{ModeArgument, texts};
 use super::sandboxes::{asked, print_one};
 use crate::api::{convert, proto};
@@ -36,7 +37,7 @@ pub struct Attach {
     #[arg(long, value_name = "FILE", env = "CLAWBOX_POLICY")]
     policy: PathBuf,
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// What the sandbox is to be called [default: as the unit or the cgroup]
     #[arg(long)]

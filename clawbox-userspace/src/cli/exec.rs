@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use super::complete;
 use super::remote::{environment, refused};
 use crate::api::client::{Client, ClientError, socket, wait};
 use crate::api::proto;
@@ -29,6 +30,7 @@ Examples:
   clawbox exec agent-12 --workdir /srv/agent -- sh")]
 pub struct ExecCommand {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    #[arg(add = complete::sandboxes())]
     sandbox: String,
     /// Where to start [default: where the sandbox was started]
     #[arg(long, value_name = "DIR")]

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Format;
+use super::complete;
 use super::sandboxes::asked;
 use crate::api::proto;
 use crate::audit::line;
@@ -25,6 +26,7 @@ Examples:
   clawbox logs agent-12 --format json | jq .object")]
 pub struct Logs {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    #[arg(add = complete::sandboxes())]
     sandbox: String,
     /// Go on with what is written from now on, until the sandbox ends
     #[arg(short, long)]

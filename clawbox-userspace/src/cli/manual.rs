@@ -7,7 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Command};
-use clap_complete::Shell;
+use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
+
+/// The variable by which a shell asks for completions.
+pub const COMPLETE: &str = "COMPLETE";
 
 /// Write manual pages and shell completions
 #[derive(Debug, Args)]
@@ -47,8 +50,13 @@ fn write(command: &Command, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
     clap_mangen::generate_to(command.clone(), pages)?;
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut command.clone(), "clawbox", &completions)?;
+    // What is offered the program itself says when it is asked: it knows which sandboxes run.
+    let shells: [(&dyn EnvCompleter, &str); 3] =
+        [(&Bash, "clawbox.bash"), (&Zsh, "_clawbox"), (&Fish, "clawbox.fish")];
+    for (shell, name) in shells {
+        let mut script = Vec::new();
+        shell.write_registration(COMPLETE, "clawbox", "clawbox", "clawbox", &mut script)?;
+        fs::write(completions.join(name), script)?;
     }
     Ok(())
 }
@@ -82,7 +90,7 @@ mod tests {
         for file in ["completions/clawbox.bash", "completions/_clawbox", "completions/clawbox.fish"]
         {
             let text = fs::read_to_string(directory.path().join(file)).unwrap();
-            assert!(text.contains("policy") && !text.contains("inner"), "{file}");
+            assert!(text.contains("COMPLETE") && text.contains("clawbox"), "{file}");
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod approvals;
 mod ask;
 pub mod attach;
 pub mod audit;
+mod complete;
 pub mod config;
 pub mod daemon;
 mod denials;

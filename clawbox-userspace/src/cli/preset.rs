@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Format;
+use super::complete;
 use super::edited::{Asking, change};
 use super::listing::{Listed, print_list};
 use super::policy::refused;
@@ -49,7 +50,7 @@ Examples:
   clawbox preset show pypi --resolved      # with the hosts of this machine's pip settings")]
 struct Show {
     /// A built-in preset, or a file, which has a `/` or ends with .yaml
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = complete::presets())]
     name: String,
     /// With the hosts of this machine's settings in place of `host_from`
     #[arg(long)]
@@ -92,7 +93,7 @@ struct Remove {
 #[derive(Debug, Args)]
 struct What {
     /// A built-in preset, or a file, which has a `/` or ends with .yaml
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = complete::presets())]
     name: String,
     /// The policy
     #[arg(value_name = "FILE")]

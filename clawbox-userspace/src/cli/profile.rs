@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Format;
+use super::complete;
 use super::listing::{Listed, print_list};
 use crate::presets::embedded::{Embedded, PROFILES};
 use crate::presets::profile;
@@ -36,6 +37,7 @@ enum Verb {
     /// Print a profile: which paths and hosts the agent has, and where its state and its secrets are
     Show {
         /// The profile
+        #[arg(add = complete::profiles())]
         name: String,
         /// How to print it
         #[arg(long, value_enum, default_value_t)]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
+use super::complete;
 use super::{denials, remote};
 use crate::api::client::socket;
 use crate::audit::AuditLevel;
@@ -52,10 +53,10 @@ pub struct RunCommand {
     #[arg(long, value_name = "FILE", env = "CLAWBOX_POLICY")]
     policy: Option<PathBuf>,
     /// A built-in policy for one agent, in place of a file (`clawbox profile list`)
-    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    #[arg(long, value_name = "NAME", conflicts_with = "policy", add = complete::profiles())]
     profile: Option<String>,
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// The sandbox's name in the audit trail [default: the command's name]
     #[arg(long)]

@@ -8,6 +8,7 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
+use super::complete;
 use super::style::Style;
 use super::{Format, told};
 use crate::api::client::{Client, ClientError, socket, wait};
@@ -38,6 +39,7 @@ Examples:
   clawbox show agent-12 --format json")]
 pub struct Show {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    #[arg(add = complete::sandboxes())]
     sandbox: String,
     /// How to print it
     #[arg(long, value_enum, default_value_t)]
@@ -56,6 +58,7 @@ Examples:
   clawbox stop agent-12 --timeout 1s")]
 pub struct Stop {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
+    #[arg(add = complete::sandboxes())]
     sandbox: String,
     /// How long it may take to end by itself
     #[arg(long, value_name = "TIME", default_value = "10s")]
@@ -179,6 +182,15 @@ fn sandboxes(only: String) -> anyhow::Result<Vec<proto::Sandbox>> {
     asked(|client| async move {
         Ok(client.sandboxes().list(proto::ListRequest { only }).await?.into_inner().sandboxes)
     })
+}
+
+/// The names of all, each once; none where the daemon does not answer.
+pub(super) fn names() -> Vec<String> {
+    let found = sandboxes(String::new()).unwrap_or_default();
+    let mut names: Vec<String> = found.into_iter().map(|sandbox| sandbox.name).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 impl List {

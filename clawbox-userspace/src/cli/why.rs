@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::Format;
 use super::audit::{Place, last_denial, shown};
+use super::complete;
 use super::denials::trail_of;
 use super::policy::refused;
 use super::policy::revisions::of_revision;
@@ -59,7 +60,7 @@ pub struct Why {
     #[arg(long, value_name = "PATH")]
     execute: Option<String>,
     /// A sandbox of the daemon's: its last denial, or its policy
-    #[arg(long, value_name = "NAME", conflicts_with = "trail")]
+    #[arg(long, value_name = "NAME", conflicts_with = "trail", add = complete::sandboxes())]
     sandbox: Option<String>,
     /// A sandbox's own trail, in place of the host's store
     #[arg(long, value_name = "FILE")]
@@ -68,10 +69,10 @@ pub struct Why {
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     policy: Option<PathBuf>,
     /// A built-in policy for one agent, in place of a file
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = complete::profiles())]
     profile: Option<String>,
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// Whose home `~` is, in place of the policy's run_as_user
     #[arg(long, value_name = "USER")]

@@ -13,6 +13,16 @@ const DIRECTORIES: [&str; 6] =
     ["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 impl Judge {
+    /// A program as the policy writes it, where it names that very file: whoever runs it already is known by
+    /// that and by no other spelling.
+    #[must_use]
+    pub fn spelt(&self, program: &Path) -> PathBuf {
+        let Ok(held) = self.mounts.hold(program) else { return program.to_owned() };
+        let is_it = |path: &&Path| self.mounts.hold(path).is_ok_and(|other| other.id == held.id);
+        let mut written = self.image.binaries.iter().filter_map(|entry| entry.pattern.exact());
+        written.find(is_it).unwrap_or(program).to_owned()
+    }
+
     /// The programs that a word means, at least one: all of this name that the policy names by their path, or
     /// that this host has.
     #[must_use]

@@ -22,7 +22,7 @@ fn a_program_is_the_file_that_it_is_and_not_how_its_path_is_spelt() {
     std::fs::write(root.join("tool-1.2"), "").unwrap();
     std::os::unix::fs::symlink("tool-1.2", root.join("tool")).unwrap();
     let judge = judge(&format!(
-        "version: 1\nnetopen_policies:\n  a:\n    endpoints: [{{ host: a.test, port: 443 }}]\n    \
+        "version: 1\nnetwork_policies:\n  a:\n    endpoints: [{{ host: a.test, port: 443 }}]\n    \
          binaries: [{{ path: {}/tool }}]\n",
         root.display()
     ));

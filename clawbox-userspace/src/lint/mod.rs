@@ -71,8 +71,10 @@ pub fn lint(
 
 /// Parts that are held with BPF LSM and not, or not as far, without.
 fn lsm_only(loaded: &Loaded, facts: &HostFacts) -> Vec<Diagnostic> {
+    // Of the newest Landlock: what an older kernel lacks is no matter of the policy.
+    let facts = HostFacts { landlock_abi: u32::MAX, ..facts.clone() };
     let with = assess(loaded, &HostFacts { bpf_lsm: true, ..facts.clone() });
-    let without = assess(loaded, &HostFacts { bpf_lsm: false, ..facts.clone() });
+    let without = assess(loaded, &HostFacts { bpf_lsm: false, ..facts });
     let held = |part: &str| {
         with.parts.iter().any(|other| other.part == part && other.status == Status::Full)
     };

@@ -76,7 +76,7 @@ pub fn explain(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -
     let judged = judge.ask(who, deed);
     let is_denied = !judged.is_allowed();
     let told = reasons::of(judged.reason.name());
-    let change = is_denied.then(|| change(text, who, deed)).flatten();
+    let change = is_denied.then(|| change(judge, text, who, deed)).flatten();
     let mut fix = told.fix.to_owned();
     if is_denied && change.is_none() && judged.reason.name() == "closed-file" {
         let at = closed_by(judge, deed).unwrap_or_default();
@@ -112,8 +112,9 @@ fn closed_by(judge: &Judge, deed: &Deed) -> Option<String> {
 }
 
 /// The options of `policy allow` that allow it, if any do.
-fn change(text: (&Arc<str>, &str), who: &Who, deed: &Deed) -> Option<Change> {
-    let program = who.script.as_ref().unwrap_or(&who.program).to_str()?;
+fn change(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -> Option<Change> {
+    let program = judge.spelt(who.script.as_ref().unwrap_or(&who.program));
+    let program = program.to_str()?;
     let changed = insert::deed(text, program, deed).ok()?;
     let loaded = load_texts(&[(Arc::clone(text.0), changed)]).ok()?;
     let judge = Judge::of(loaded.policy, None).ok()?;

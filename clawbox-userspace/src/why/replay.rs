@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::seen::Seen;
-use crate::judge::{Deed, Judge, Who};
+use crate::judge::{Deed, Judge, Judged, Who};
 
 /// Reasons that are no rule's: the kernel or the agent decided for its own sake.
 const NOT_BY_RULE: [&str; 8] = [
@@ -54,6 +54,8 @@ pub struct Replayed {
 #[derive(Default)]
 pub struct Replay {
     all: BTreeMap<(Who, Deed, bool), u64>,
+    /// Counts of uses in directories: which files those were is not known.
+    counted: BTreeMap<(Who, Deed), u64>,
     not_asked: u64,
 }
 
@@ -71,6 +73,10 @@ impl Replay {
             return;
         };
         for deed in deeds {
+            if seen.action == "summary" {
+                *self.counted.entry((who.clone(), deed)).or_default() += 1;
+                continue;
+            }
             *self.all.entry((who.clone(), deed, !seen.is_denied())).or_default() += 1;
         }
     }
@@ -79,26 +85,47 @@ impl Replay {
     #[must_use]
     pub fn under(&self, judge: &Judge) -> Replayed {
         let mut replayed = Replayed { not_asked: self.not_asked, ..Replayed::default() };
-        let word = |is_allowed: bool| if is_allowed { "allow" } else { "deny" };
         for ((who, deed, was_allowed), count) in &self.all {
             let judged = judge.ask(who, deed);
             if judged.is_allowed() == *was_allowed {
                 replayed.same += count;
                 continue;
             }
-            replayed.changed.push(Changed {
-                program: who.script.as_ref().unwrap_or(&who.program).display().to_string(),
-                what: deed.to_string(),
-                was: word(*was_allowed),
-                is: judged.verdict_name(),
-                reason: judged.reason.name(),
-                rule: judged.rule.map(|rule| rule.to_string()),
-                count: *count,
-            });
+            replayed.changed.push(changed(who, deed, *was_allowed, &judged, *count));
+        }
+        for ((who, deed), count) in &self.counted {
+            let judged = judge.ask(who, deed);
+            if judged.is_allowed() {
+                replayed.same += count;
+            } else if opens_below(judge, deed) {
+                replayed.not_asked += count;
+            } else {
+                replayed.changed.push(changed(who, deed, true, &judged, *count));
+            }
         }
         replayed
             .changed
             .sort_by_key(|changed| (changed.is == "allow", std::cmp::Reverse(changed.count)));
         replayed
+    }
+}
+
+/// Whether a policy opens something in a directory that it does not open as a whole.
+fn opens_below(judge: &Judge, deed: &Deed) -> bool {
+    let Deed::Use { path, .. } = deed else { return false };
+    let files = &judge.policy().filesystem;
+    let mut granted = files.read_only().iter().chain(files.read_write());
+    granted.any(|at| at.value.as_path().starts_with(path))
+}
+
+fn changed(who: &Who, deed: &Deed, was_allowed: bool, judged: &Judged, count: u64) -> Changed {
+    Changed {
+        program: who.script.as_ref().unwrap_or(&who.program).display().to_string(),
+        what: deed.to_string(),
+        was: if was_allowed { "allow" } else { "deny" },
+        is: judged.verdict_name(),
+        reason: judged.reason.name(),
+        rule: judged.rule.as_ref().map(ToString::to_string),
+        count,
     }
 }

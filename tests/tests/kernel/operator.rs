@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use clawbox_tests::clawbox::{Clawbox, program};
-use clawbox_tests::network::World;
+use clawbox_tests::daemon::Daemon;
+use clawbox_tests::network::{ELSEWHERE, World};
 use serde_json::Value;
 
+use crate::daemon::{Dialler, output, to_site};
 use crate::scene::Scene;
 
 /// A verb of clawbox that is not `run`, on the host that clawbox runs on: status, output, errors.
@@ -72,7 +74,7 @@ fn agent(scene: &Scene) -> (String, String) {
     let key = vault.join("id_rsa").display().to_string();
     fs::write(&key, "secret\n").unwrap();
     let script = format!(
-        "exec 3<>/dev/tcp/v4.test/7 && echo word >&3 && head -n1 <&3 > heard && cat heard /etc/hostname \
+        "exec 3<>/dev/tcp/v4.test/7 && echo word >&3 && head -n1 <&3 > heard && cat heard /etc/passwd \
          && cat {key} 2>/dev/null || true"
     );
     (script, key)
@@ -111,4 +113,39 @@ fn what_was_learned_from_a_command_lints_and_lets_the_same_command_run_and_not_s
         |record: &&&Value| left_out.iter().any(|path| record["object"]["path"] == *path);
     let denials = run.denials();
     assert!(denials.iter().all(|record| is_left_out(&record)), "{denials:?} {text}");
+}
+
+#[test]
+fn a_denial_under_the_daemon_is_explained_to_its_owner_and_by_the_store_and_allowed_as_it_runs() {
+    let scene = Scene::new();
+    let daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &policy);
+    let elsewhere = ELSEWHERE.to_string();
+    assert_eq!(dialler.dial(&elsewhere), "EPERM");
+    let is_denied = |records: &[Value]| records.iter().any(|record| record["verdict"] == "deny");
+    let _ = daemon.trail_once("one-1", is_denied);
+    let (status, out, err) =
+        output(daemon.as_nobody(&["why", "--sandbox", "one", "--format", "json"]));
+    assert_eq!(status, 0, "{err}");
+    let told: Value = serde_json::from_str(&out).unwrap();
+    let expected = format!(
+        "clawbox policy allow --sandbox one --binary /usr/bin/python3 --endpoint {elsewhere}:7"
+    );
+    assert_eq!(told["command"], expected.as_str(), "{told}");
+    // The same of the host's store, which has it within a second.
+    let config = daemon.place("agent.yaml").display().to_string();
+    let last = |daemon: &Daemon<'_>| {
+        output(daemon.clawbox(&["why", "--config", &config, "--format", "json"]))
+    };
+    let stored = (0..1_000).map(|_| last(&daemon)).find(|(status, ..)| *status == 0).unwrap().1;
+    let stored: Value = serde_json::from_str(&stored).unwrap();
+    assert_eq!(stored["event"]["reason"], "unknown-endpoint", "{stored}");
+    assert!(stored["event"]["id"].is_u64() && stored["chain"][0]["pid"].is_u64(), "{stored}");
+    assert_eq!(stored["command"], expected.replace(" one ", " one-1 ").as_str(), "{stored}");
+    let words: Vec<&str> = expected.split(' ').skip(1).chain(["--yes"]).collect();
+    let (status, out, err) = output(daemon.as_nobody(&words));
+    assert_eq!(status, 0, "{out}{err}");
+    assert_eq!(dialler.dial(&elsewhere), "ok");
+    assert_eq!(dialler.end(), 0);
 }

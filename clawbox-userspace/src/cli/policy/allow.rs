@@ -10,6 +10,7 @@ use clap::Args;
 use super::super::Format;
 use super::super::answer::answered;
 use super::super::ask::ask;
+use super::super::complete;
 use super::super::edited::{Asking, change, is_wanted, show_difference};
 use super::refused;
 use super::revisions::in_force;
@@ -36,7 +37,7 @@ pub(super) struct Allow {
     #[arg(value_name = "FILE", required_unless_present = "sandbox")]
     policy: Option<PathBuf>,
     /// A running sandbox of the daemon's, whose policy is replaced
-    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    #[arg(long, value_name = "NAME", conflicts_with = "policy", add = complete::sandboxes())]
     sandbox: Option<String>,
     /// The program, by its path or its file's name
     #[arg(long, value_name = "PROGRAM", required_unless_present_any = ["read", "write"])]
@@ -170,7 +171,8 @@ impl Allow {
 
 /// The program that is written into the policy.
 fn program_of(judge: &Judge, word: &str) -> PathBuf {
-    judge.programs(word).into_iter().next().unwrap_or_else(|| PathBuf::from(word))
+    let program = judge.programs(word).into_iter().next();
+    judge.spelt(&program.unwrap_or_else(|| PathBuf::from(word)))
 }
 
 /// The judge of a policy's text with presets, with its homes and groups filled in.

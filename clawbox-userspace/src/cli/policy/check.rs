@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::super::complete;
 use super::{DOES_NOT_LOAD, Format, Style, print_diagnostics};
 use crate::compile::compile;
 use crate::kernel::lsm;
@@ -33,7 +34,7 @@ pub(super) struct Check {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Preset to merge into each policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// Output format
     #[arg(long, value_enum, default_value_t)]

@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use clawbox_common::rule::{ICMP, TCP, UDP};
 use serde::Serialize;
 
+use super::super::complete;
 use super::{Format, Style, refused};
 use crate::judge::{Access, Deed, Judge, Judged, RuleTold, Who};
 use crate::kernel::lsm;
@@ -55,7 +56,7 @@ pub(super) struct Explain {
     #[arg(long, value_enum, default_value_t)]
     transport: Transport,
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// Output format
     #[arg(long, value_enum, default_value_t)]

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::Format;
+use super::super::complete;
 use super::super::style::Style;
 use super::{print_diagnostics, refused};
 use crate::lint::{Finding, lint};
@@ -34,10 +35,10 @@ pub(super) struct Lint {
     #[arg(required_unless_present = "profile", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A built-in policy for one agent
-    #[arg(long, value_name = "NAME", conflicts_with = "files")]
+    #[arg(long, value_name = "NAME", conflicts_with = "files", add = complete::profiles())]
     profile: Option<String>,
     /// Preset to merge into each policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// Whose home `~` is, in place of the policy's run_as_user
     #[arg(long, value_name = "USER")]

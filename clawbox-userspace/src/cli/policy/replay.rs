@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::super::Format;
+use super::super::complete;
 use super::super::style::Style;
 use super::refused;
 use crate::audit::line::harmless;
@@ -42,13 +43,13 @@ pub(super) struct ReplayCommand {
     #[arg(long, value_name = "FILE", required_unless_present = "profile")]
     policy: Option<PathBuf>,
     /// A built-in policy for one agent, in place of a file
-    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    #[arg(long, value_name = "NAME", conflicts_with = "policy", add = complete::profiles())]
     profile: Option<String>,
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// Of a store, this sandbox's records alone
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = complete::sandboxes())]
     sandbox: Option<String>,
     /// Whose home `~` is, in place of the policy's run_as_user
     #[arg(long, value_name = "USER")]

@@ -12,6 +12,7 @@ use similar::TextDiff;
 
 use super::super::Format;
 use super::super::answer::answered;
+use super::super::complete;
 use super::super::sandboxes::{asked, user};
 use super::super::style::Style;
 use super::refused;
@@ -31,7 +32,7 @@ Examples:
   clawbox policy get --global")]
 pub(super) struct Get {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
-    #[arg(required_unless_present = "global")]
+    #[arg(required_unless_present = "global", add = complete::sandboxes())]
     sandbox: Option<String>,
     /// The host's own, which is in force in place of every sandbox's
     #[arg(long, conflicts_with = "sandbox")]
@@ -48,7 +49,7 @@ pub(super) struct Get {
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it
-    #[arg(required_unless_present = "global")]
+    #[arg(required_unless_present = "global", add = complete::sandboxes())]
     sandbox: Option<String>,
     /// The host's own, which is in force in place of every sandbox's
     #[arg(long, conflicts_with = "sandbox")]
@@ -76,7 +77,7 @@ Examples:
   clawbox policy diff --global 1 2")]
 pub(super) struct Diff {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it; left out with --global. Or a file
-    #[arg(value_name = "SANDBOX|FILE")]
+    #[arg(value_name = "SANDBOX|FILE", add = complete::sandboxes())]
     sandbox: String,
     /// The earlier one. Or the other file
     #[arg(value_name = "N|FILE")]
@@ -106,6 +107,7 @@ Examples:
   clawbox policy rollback --global 1")]
 pub(super) struct Rollback {
     /// The sandbox, by its name, or by NAME-NUMBER where several have it; left out with --global
+    #[arg(add = complete::sandboxes())]
     sandbox: String,
     /// Which
     #[arg(value_name = "N")]

@@ -10,6 +10,7 @@ use clap::Args;
 use super::super::Format;
 use super::super::answer::answered;
 use super::super::ask::ask;
+use super::super::complete;
 use super::super::sandboxes::asked;
 use super::super::style::Style;
 use super::{DOES_NOT_LOAD, print_diagnostics};
@@ -37,7 +38,7 @@ Examples:
   clawbox policy set --global lockdown.yaml")]
 pub(super) struct Set {
     /// The sandbox, by the name of `run --name`, or by NAME-PID where several have it
-    #[arg(required_unless_present = "global")]
+    #[arg(required_unless_present = "global", add = complete::sandboxes())]
     sandbox: Option<String>,
     /// The policy
     #[arg(value_name = "FILE", required_unless_present = "global")]
@@ -52,7 +53,7 @@ pub(super) struct Set {
     #[arg(long)]
     wait: bool,
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// How to print what came of it
     #[arg(long, value_enum, default_value_t)]

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::super::Format;
+use super::super::complete;
 use super::super::style::Style;
 use super::refused;
 use crate::judge::Judge;
@@ -48,7 +49,7 @@ pub(super) struct Test {
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
     /// Whose home `~` is, in place of the policy's run_as_user
     #[arg(long, value_name = "USER")]
