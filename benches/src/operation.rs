@@ -218,7 +218,7 @@ impl Performer {
                 let mut number = 0_u32;
                 timed(count, || {
                     number = number.wrapping_add(1);
-                    let last = if number % 100 == 0 { 200 } else { number as u8 % MIXED };
+                    let last = if number.is_multiple_of(100) { 200 } else { number as u8 % MIXED };
                     let address = Ipv4Addr::new(127, 0, 1, last);
                     match self.connected.connect((address, MIXED_PORT)) {
                         // What no rule allows.

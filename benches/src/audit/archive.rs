@@ -113,7 +113,12 @@ fn make(directory: &Path, room: &Room, rows: u64) -> Result<(i64, u64)> {
         for _ in 0..BATCH.min(rows - made) {
             let micros = begin + STEP * made as i64;
             if (likes.len() as u64) < OWN {
-                own(&mut columns, micros, &mut random, batch % RARE == 0 && likes.is_empty());
+                own(
+                    &mut columns,
+                    micros,
+                    &mut random,
+                    batch.is_multiple_of(RARE) && likes.is_empty(),
+                );
                 likes.push(columns.last().context("a row was begun")?);
             } else {
                 // What is done often is done by few.

@@ -77,7 +77,7 @@ fn read_nothing(run: &str, flood: impl FnOnce() -> Result<Flood>) -> Result<(Flo
                 let was_over = is_over.load(over);
                 let before = read;
                 for ring in &mut rings {
-                    while let Some(bytes) = ring.next() {
+                    while let Some(bytes) = ring.read() {
                         // A number of sandbox that the benches' only one does not have would be no event of it.
                         read += u64::from(bytes.get(4..8) == Some(&1_u32.to_ne_bytes()));
                     }
@@ -88,7 +88,8 @@ fn read_nothing(run: &str, flood: impl FnOnce() -> Result<Flood>) -> Result<(Flo
                     if was_over {
                         return read;
                     }
-                    wait(&rings);
+                    // Not woken for each event, which would hold up who makes them.
+                    std::thread::sleep(Duration::from_millis(1));
                 }
             }
         });
@@ -97,14 +98,6 @@ fn read_nothing(run: &str, flood: impl FnOnce() -> Result<Flood>) -> Result<(Flo
         let read = reader.join().ok().context("the reader ended early")?;
         Ok((flood?, read))
     })
-}
-
-/// Until either ring's reader is woken, or for a moment.
-fn wait(rings: &[Ring; 2]) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-    let mut polled = rings.each_ref().map(|ring| PollFd::new(ring.as_fd(), PollFlags::POLLIN));
-    let _ = poll(&mut polled, PollTimeout::from(5_u8));
 }
 
 /// Measures and reports.
@@ -124,57 +117,94 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
     for (rate, target) in RATES {
         cpu(&daemon, &mut worker, &mut account, rate, target, report)?;
     }
-    let (mut stored, mut ceilings, mut ratios, mut offered) = (vec![], vec![], vec![], vec![]);
-    let mut progress = Progress::of("audit", rounds);
+    let (mut seen, mut progress) = (Seen::default(), Progress::of("audit", rounds));
     for round in 0..rounds {
         progress.reached(round);
-        let before = account.rows;
-        let began = Instant::now();
-        let made = flood(&mut worker, FLOOD)?;
-        account.generated += made.generated;
-        account.settle()?;
-        // All that was not lost is on the disk by now.
-        let own = (account.rows - before) as f64 / began.elapsed().as_secs_f64();
-        offered.push(made.generated as f64 / made.took.as_secs_f64());
-        daemon.kill();
-        let (made, read) = read_nothing(&run, || flood(&mut worker, FLOOD))?;
-        daemon.start_again()?;
-        account.generated += made.generated;
-        account.elsewhere += read;
-        let ceiling = read as f64 / made.took.as_secs_f64();
-        account.settle()?;
-        stored.push(own);
-        ceilings.push(ceiling);
-        ratios.push(ceiling / own);
+        seen.round(&mut daemon, &run, &mut worker, &mut account)?;
     }
     progress.done();
-    let note = format!(
-        "{:.0} a second stored of {:.0} made; the reader that does nothing read {:.0}",
-        median(stored.iter().copied()).unwrap_or_default(),
-        median(offered).unwrap_or_default(),
-        median(ceilings).unwrap_or_default()
-    );
-    let mut add = |what: &str, unit, value: Option<Spread>, target, note| {
-        if let Some(value) = value {
-            report.add(Row { bench: "audit", what: what.to_owned(), unit, value, target, note });
-        }
-    };
-    let each = Spread::of(stored.iter().map(|rate| 1e9 / rate));
-    add("an event from the kernel to the disk", Unit::Nanoseconds, each, Some(1000.0), note);
-    let what = "events that a reader reads which does nothing, to those stored";
-    add(what, Unit::Ratio, Spread::of(ratios), Some(1.25), String::new());
+    seen.rows(report);
     // How it has ended no restarted daemon can tell: it is another one's child.
     let _ = worker.stop();
     drop(daemon);
     let (bytes, rows) = (account.bytes()?, account.all_rows);
     let note = format!("{rows} rows, {bytes} bytes");
-    let each = Spread::one(bytes as f64 / rows as f64);
-    add("on the disk for an event", Unit::Bytes, Some(each), Some(16.0), note);
+    let value = Spread::one(bytes as f64 / rows as f64);
+    let what = "on the disk for an event of a flood".to_owned();
+    report.add(Row { bench: "audit", what, unit: Unit::Bytes, value, target: Some(16.0), note });
     report.note(format!(
         "audit: {} events made, {} stored, {} counted as lost, {} read elsewhere: none unaccounted",
         account.generated, account.rows, account.lost, account.elsewhere
     ));
     archive::measure(room, quick, report)
+}
+
+/// What rounds have come to.
+#[derive(Default)]
+struct Seen {
+    /// Events a second that were stored, made, and read by who does nothing with them.
+    stored: Vec<f64>,
+    offered: Vec<f64>,
+    ceilings: Vec<f64>,
+    /// The last to the first.
+    ratios: Vec<f64>,
+    /// The agent's processor time for one that was stored, in nanoseconds.
+    taken: Vec<f64>,
+}
+
+impl Seen {
+    fn round(
+        &mut self,
+        daemon: &mut Daemon,
+        run: &str,
+        worker: &mut Worker,
+        account: &mut Account,
+    ) -> Result<()> {
+        let (before, used, began) = (account.rows, daemon.processor()?, Instant::now());
+        let made = flood(worker, FLOOD)?;
+        account.generated += made.generated;
+        account.settle()?;
+        // All that was not lost is on the disk by now.
+        let rows = (account.rows - before).max(1) as f64;
+        let stored = rows / began.elapsed().as_secs_f64();
+        let used = daemon.processor()?.saturating_sub(used);
+        self.taken.push(used.as_secs_f64() * 1e9 / rows);
+        self.offered.push(made.generated as f64 / made.took.as_secs_f64());
+        daemon.kill();
+        let (made, read) = read_nothing(run, || flood(worker, FLOOD))?;
+        daemon.start_again()?;
+        account.generated += made.generated;
+        account.elsewhere += read;
+        account.settle()?;
+        let ceiling = read as f64 / made.took.as_secs_f64();
+        self.stored.push(stored);
+        self.ceilings.push(ceiling);
+        self.ratios.push(ceiling / stored);
+        Ok(())
+    }
+
+    fn rows(&self, report: &mut Report) {
+        let middle = |rates: &[f64]| median(rates.iter().copied()).unwrap_or_default();
+        let note = format!(
+            "{:.0} a second stored of {:.0} made; the reader that does nothing read {:.0}",
+            middle(&self.stored),
+            middle(&self.offered),
+            middle(&self.ceilings)
+        );
+        let mut add = |what: &str, unit, value: Option<Spread>, target, note| {
+            if let Some(value) = value {
+                let (what, target) = (what.to_owned(), Some(target));
+                report.add(Row { bench: "audit", what, unit, value, target, note });
+            }
+        };
+        let each = Spread::of(self.stored.iter().map(|rate| 1e9 / rate));
+        add("an event from the kernel to the disk", Unit::Nanoseconds, each, 1000.0, note);
+        let (what, taken) = ("of a processor for it, in the agent", self.taken.iter().copied());
+        add(what, Unit::Nanoseconds, Spread::of(taken), 1000.0, String::new());
+        let what = "events that a reader reads which does nothing, to those stored";
+        let ratios = self.ratios.iter().copied();
+        add(what, Unit::Ratio, Spread::of(ratios), 1.25, String::new());
+    }
 }
 
 /// What the agent takes at a rate.

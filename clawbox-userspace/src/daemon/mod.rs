@@ -192,6 +192,22 @@ fn take_lock(name: &str) -> Result<Flock<File>, DaemonError> {
         .map_err(|_| DaemonError::Running(name.to_owned()))
 }
 
+/// The host's audit store, in which everything is from now on, and who it is shipped to.
+fn audit_store(config: &Config, host: &mut Host) -> Result<(audit::Store, Shipping), DaemonError> {
+    let (at, key) = (audit::directory_of(&config.state), audit::key_of(&config.state));
+    // Before anything is read or written.
+    let flight = host.in_flight(&config.name, &at);
+    if let Err(error) = &flight {
+        tracing::error!("what is read and not stored is not counted should this end: {error}");
+    }
+    let store = audit::Store::start(at, key, &config.name, config.audit, flight.ok());
+    let store = store.map_err(system("start the audit store's writer"))?;
+    let ship = Shipping::start(&config.ship, &config.state, &store.intake().stored());
+    let ship = ship.map_err(system("start what ships the audit store"))?;
+    host.store_in(store.intake());
+    Ok((store, ship))
+}
+
 impl Daemon {
     fn load(config: Config, file: Option<PathBuf>, root: PathBuf) -> Result<Self, DaemonError> {
         // Stays, so that the parent of all sandboxes does, whose id the programs are given.
@@ -227,17 +243,7 @@ impl Daemon {
         let trail =
             Trail::go_on(&config.trails.join(format!("{}.jsonl", config.name)), &config.name);
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
-        let (at, key) = (audit::directory_of(&config.state), audit::key_of(&config.state));
-        // Before anything is read or written.
-        let flight = host.in_flight(&config.name, &at);
-        if let Err(error) = &flight {
-            tracing::error!("what is read and not stored is not counted should this end: {error}");
-        }
-        let audit = audit::Store::start(at, key, &config.name, config.audit, flight.ok());
-        let audit = audit.map_err(system("start the audit store's writer"))?;
-        let ship = Shipping::start(&config.ship, &config.state, &audit.intake().stored());
-        let ship = ship.map_err(system("start what ships the audit store"))?;
-        host.store_in(audit.intake());
+        let (audit, ship) = audit_store(&config, &mut host)?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
         let (further, changes) = (Vec::new(), Changes::new());

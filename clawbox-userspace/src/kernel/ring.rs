@@ -109,7 +109,7 @@ impl Ring {
 
     /// The next record. What is behind it may be asked for at once; its room is the kernel's again with
     /// [`Ring::release`].
-    pub fn next(&mut self) -> Option<&[u8]> {
+    pub fn read(&mut self) -> Option<&[u8]> {
         loop {
             if self.at >= self.written {
                 self.written = self.producer.first().load(Ordering::Acquire);

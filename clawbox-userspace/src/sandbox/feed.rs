@@ -103,7 +103,7 @@ impl Source {
         let mut undecodable = 0;
         while self.next.is_none() {
             self.before = self.ring.get_ref().position();
-            let Some(bytes) = self.ring.get_mut().next() else { break };
+            let Some(bytes) = self.ring.get_mut().read() else { break };
             match Event::decode(bytes) {
                 Ok(event) => self.next = Some(event),
                 Err(_) => undecodable += 1,
