@@ -22,8 +22,7 @@ use core::{
 use crate::kernel_read;
 
 #[map]
-static FLOWS: HashMap<FlowKey, Flow> =
-    HashMap::with_max_entries(limits::FLOWS, BPF_F_NO_PREALLOC);
+static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(limits::FLOWS, BPF_F_NO_PREALLOC);
 
 /// The number of the span of time that it is. The agent changes it, and takes out what was counted in an
 /// earlier one when nobody counts there any more.
