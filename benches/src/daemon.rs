@@ -81,9 +81,18 @@ impl Daemon {
 
     /// A `clawbox run` that lacks only its command.
     pub fn run(&self, policy: &Path) -> Command {
+        self.run_with(policy, &[])
+    }
+
+    /// The same with more options.
+    pub fn run_with(&self, policy: &Path, options: &[&str]) -> Command {
         let mut command = Command::new(&self.clawbox);
         command.args(["run", "--user", "nobody", "--workdir", "/", "--policy"]).arg(policy);
-        command.arg("--").env("CLAWBOX_SOCKET", &self.socket).env("CLAWBOX_LOG", "error");
+        command
+            .args(options)
+            .arg("--")
+            .env("CLAWBOX_SOCKET", &self.socket)
+            .env("CLAWBOX_LOG", "error");
         command
     }
 

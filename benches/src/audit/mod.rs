@@ -106,7 +106,7 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
     let policy = room.policy_of_mixed()?;
     let mut daemon = Daemon::start(room)?;
     let run = format!("bench-{}", std::process::id());
-    let mut command = daemon.run(&policy);
+    let mut command = daemon.run_with(&policy, &["--audit-level", "all"]);
     command.arg(room.program()).arg(ARGUMENT);
     let mut worker = Worker::start(&mut command, &room.ends)?;
     let mut account = Account::of(&room.file("state/audit"));
@@ -136,6 +136,7 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
         "audit: {} events made, {} stored, {} counted as lost, {} read elsewhere: none unaccounted",
         account.generated, account.rows, account.lost, account.elsewhere
     ));
+    counted(room, &Daemon::start(room)?, &policy, report)?;
     archive::measure(room, quick, report)
 }
 
@@ -205,6 +206,31 @@ impl Seen {
         let ratios = self.ratios.iter().copied();
         add(what, Unit::Ratio, Spread::of(ratios), 1.25, String::new());
     }
+}
+
+/// What the agent takes where those that are alike are counted, as it is by default.
+fn counted(
+    room: &Room,
+    daemon: &Daemon,
+    policy: &std::path::Path,
+    report: &mut Report,
+) -> Result<()> {
+    let mut command = daemon.run(policy);
+    command.arg(room.program()).arg(ARGUMENT);
+    let mut worker = Worker::start(&mut command, &room.ends)?;
+    for (rate, target) in RATES {
+        let (before, began) = (daemon.processor()?, Instant::now());
+        let made = paced(&mut worker, rate, PACED)?;
+        let took = began.elapsed();
+        let used = daemon.processor()?.saturating_sub(before);
+        let reached = made.generated as f64 / made.took.as_secs_f64();
+        let note = format!("{reached:.0} a second were made, one in a hundred denied");
+        let value = Spread::one(used.as_secs_f64() / took.as_secs_f64() * 100.0);
+        let what = format!("of a core, at {rate} a second by default, where the alike are counted");
+        let (unit, target) = (Unit::Percent, Some(target));
+        report.add(Row { bench: "audit", what, unit, value, target, note });
+    }
+    worker.stop()
 }
 
 /// What the agent takes at a rate.
