@@ -38,6 +38,11 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
             report.add(Row { bench: "audit", what, unit, value, target, note });
         };
         let checked = time(room, &directory, &["verify"])?;
+        let there = events(room, &directory)?;
+        if there != *rows {
+            // A full disk takes the oldest away, and a smaller store answers sooner.
+            bail!("{there} of {rows} rows are there: is the disk full?");
+        }
         let speed = checked.mul_f64(1e9 / bytes as f64);
         add(format!("check of a gigabyte, of {million} million rows"), speed, Some(1000.0), note);
         let from = clawbox::audit::store::event::time_text(begin + STEP * *rows as i64 / 2);
@@ -81,6 +86,14 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
         std::fs::remove_dir_all(&directory)?;
     }
     Ok(())
+}
+
+/// Events that a check finds.
+fn events(room: &Room, directory: &Path) -> Result<u64> {
+    let mut command = Command::new(room.clawbox_program());
+    command.args(["audit", "verify", "--format", "json", "--dir"]).arg(directory);
+    let found: serde_json::Value = serde_json::from_slice(&command.output()?.stdout)?;
+    found["events"].as_u64().context("a check counts events")
 }
 
 /// How long a verb of `clawbox audit` takes.
