@@ -468,9 +468,23 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "what the ring does not take is counted",
         "clawbox-ebpf/src/emit.rs",
-        "        lost_by(sandbox, kind as u32, decision.verdict as u8);\n        return;\n    };\n    let mut event",
-        "        return;\n    };\n    let mut event",
+        "        lost_by(whose(), kind as u32, decision.verdict as u8);\n",
+        "",
         "a_flood_changes_no_verdict",
+    ),
+    here(
+        "each of many connects that are alike counts",
+        "clawbox-ebpf/src/flow.rs",
+        "(&raw mut (*flow).again, 1);",
+        "(&raw mut (*flow).again, 0);",
+        "connects_that_are_alike_are_told_once",
+    ),
+    here(
+        "what finds no room to be asked about is held",
+        "clawbox-ebpf/src/attached.rs",
+        "if found == NOT_ATTACHED && has_unasked()",
+        "if found != NOT_ATTACHED && has_unasked()",
+        "what_the_agent_cannot_be_asked_about",
     ),
     here(
         "a sandbox has no say in its policy",
