@@ -111,7 +111,7 @@ fn a_stream_has_every_event_once_when_the_server_and_the_agent_are_killed_in_tur
             assert_eq!([dialler.dial(&elsewhere), dialler.dial(&site)], ["EPERM", "ok"]);
         }
         // Something of it has come, and more is on its way.
-        let seen = shipped(&daemon, 10 + 40 * round);
+        let seen = shipped(&daemon, 10 + 20 * round);
         assert!(seen.iter().all(|event| event["host_name"] == "web1"), "{seen:#?}");
         server.kill();
         assert_eq!(dialler.dial(&elsewhere), "EPERM");
