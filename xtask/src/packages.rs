@@ -98,8 +98,12 @@ pub fn unpacked(workspace: &Workspace, name: &str, program: &str) -> Result<Path
     {
         return Ok(directory.to_owned());
     }
-    let (directory, below) = (workspace.tools().join(name), Path::new("usr/bin"));
-    if !directory.join(below).join(program).exists() {
+    let directory = workspace.tools().join(name);
+    let found = || {
+        let mut places = ["usr/bin", "usr/sbin"].iter().map(|below| directory.join(below));
+        places.find(|place| place.join(program).exists())
+    };
+    if found().is_none() {
         println!("setup: unpacking {name} (apt-get)");
         let downloads = workspace.tools().join(format!("{name}-download"));
         fs::create_dir_all(&downloads)
@@ -114,7 +118,7 @@ pub fn unpacked(workspace: &Workspace, name: &str, program: &str) -> Result<Path
         process::output(Command::new("dpkg").arg("-x").arg(file).arg(&directory))?;
         fs::remove_dir_all(&downloads)?;
     }
-    Ok(directory.join(below))
+    found().with_context(|| format!("{name} has no program `{program}`"))
 }
 
 /// What reads the audit store with no code of ours, from Python's package index, in the versions that were

@@ -265,6 +265,7 @@ pub fn on_host(workspace: &Workspace, clawbox: &Path, which: Which<'_>) -> Resul
         .env("CLAWBOX_TESTS", workspace.target().join("debug"))
         // Too large for a guest, and no other there than here.
         .env("CLAWBOX_TESTS_PROMETHEUS", packages::unpacked(workspace, "prometheus", "prometheus")?)
+        .env("CLAWBOX_TESTS_NATS", packages::unpacked(workspace, "nats-server", "nats-server")?)
         .env("CLAWBOX_TESTS_READERS", packages::readers(workspace)?);
     let (status, output) = process::tee(&mut cargo)?;
     judged(&output, status.success(), which)

@@ -25,28 +25,36 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 use crate::daemon::{Dialler, output, to_site};
+use crate::real_programs::has;
 use crate::scene::Scene;
 
-/// As Debian's package `nats-server` has it.
-const PROGRAM: &str = "/usr/sbin/nats-server";
+/// Debian's `nats-server`; in a guest there is none.
+fn server() -> Option<PathBuf> {
+    let directory = std::env::var_os("CLAWBOX_TESTS_NATS").map(PathBuf::from);
+    let installed = Path::new("/usr/sbin/nats-server");
+    let found = directory.map_or(installed.to_owned(), |directory| directory.join("nats-server"));
+    has(&[&found.to_string_lossy()]).then_some(found)
+}
+
 const SERVER: &str = "nats://127.0.0.1:4222";
 
 /// A server with JetStream, in the world's network.
 struct Stream<'w> {
+    program: PathBuf,
     world: &'w World,
     directory: PathBuf,
     child: Option<Child>,
 }
 
 impl<'w> Stream<'w> {
-    fn start(world: &'w World, directory: &Path) -> Self {
-        let mut server = Self { world, directory: directory.to_owned(), child: None };
+    fn start(program: PathBuf, world: &'w World, directory: &Path) -> Self {
+        let mut server = Self { program, world, directory: directory.to_owned(), child: None };
         server.start_again();
         server
     }
 
     fn start_again(&mut self) {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&self.program);
         command.args(["-a", "127.0.0.1", "-p", "4222", "-js", "-sd"]).arg(&self.directory);
         self.world.enter(&mut command);
         let null = [Stdio::null(), Stdio::null(), Stdio::null()];
@@ -95,12 +103,9 @@ fn stored(daemon: &Daemon) -> Vec<u64> {
 
 #[test]
 fn a_stream_has_every_event_once_when_the_server_and_the_agent_are_killed_in_turn() {
-    if !Path::new(PROGRAM).exists() {
-        eprintln!("no {PROGRAM}: install nats-server");
-        return;
-    }
+    let Some(program) = server() else { return };
     let scene = Scene::new();
-    let mut server = Stream::start(&scene.world, &scene.world.private().join("nats"));
+    let mut server = Stream::start(program, &scene.world, &scene.world.private().join("nats"));
     let ship = format!("ship: {{ nats: {{ servers: [\"{SERVER}\"], host: web1 }} }}\n");
     let mut daemon = Daemon::start_configured(&scene.world, "off", &ship);
     let policy = daemon.policy("one", &to_site(&scene));
