@@ -174,7 +174,7 @@ fn build_mutant(workspace: &Workspace, toolchain: &Toolchain, mutant: &Mutant) -
     let directory = workspace.root().join("target/mutants");
     let source = directory.join("source");
     let _ = fs::remove_dir_all(&source);
-    for part in ["clawbox-ebpf", "clawbox-common", "Cargo.toml", "Cargo.lock"] {
+    for part in ["clawbox-ebpf", "clawbox-common", "policies", "Cargo.toml", "Cargo.lock"] {
         copy(&workspace.root().join(part), &source.join(part))?;
     }
     // Its manifest takes keys from the workspace's, which names packages that are not copied.

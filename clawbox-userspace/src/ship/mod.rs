@@ -6,6 +6,7 @@ mod mark;
 pub mod nats;
 pub mod otlp;
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::path::Path;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::audit::store::intake::directory_of;
+use crate::audit::store::read::{Cursor, Everything, Loaded, Reader};
 use mark::Marks;
 use nats::Nats;
 use otlp::Otlp;
@@ -52,8 +54,28 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 trait Receiver {
     /// Events that it has confirmed.
     fn shipped(&self) -> u64;
-    /// Ships until something fails, and says what.
-    async fn ship(&mut self) -> Failure;
+    /// Ships until something fails.
+    async fn ship(&mut self) -> Result<Infallible, Failure>;
+}
+
+/// The next batch of a store, when there is one, and where it begins.
+async fn next_batch(
+    reader: &mut Reader,
+    stored: &mut watch::Receiver<()>,
+) -> Result<(Cursor, Loaded), Failure> {
+    loop {
+        // Before the look: what is stored after it wakes the next one.
+        stored.mark_unchanged();
+        let cursor = reader.cursor();
+        match reader.next(&mut Everything) {
+            Ok(Some(batch)) => return Ok((cursor, batch)),
+            Ok(None) => {}
+            // Nothing has been stored yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        stored.changed().await?;
+    }
 }
 
 /// What this host is called where nothing else is said.
@@ -115,7 +137,10 @@ async fn until(mut stopped: watch::Receiver<()>, mut receiver: impl Receiver) {
     loop {
         let before = receiver.shipped();
         let failed = tokio::select! {
-            failed = receiver.ship() => failed,
+            shipped = receiver.ship() => match shipped {
+                Ok(never) => match never {},
+                Err(failed) => failed,
+            },
             _ = stopped.changed() => return,
         };
         if receiver.shipped() != before {

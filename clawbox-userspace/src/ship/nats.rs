@@ -2,6 +2,7 @@
 //! which the stream leaves out what it has already.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::IntoFuture;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,9 +17,9 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::mark::{Mark, Marks};
-use super::{Failure, Receiver, host_name};
+use super::{Failure, Receiver, host_name, next_batch};
 use crate::audit::store::event;
-use crate::audit::store::read::{Cursor, Everything, Loaded, Reader, Row};
+use crate::audit::store::read::{Cursor, Loaded, Reader, Row};
 
 /// Messages that are under way at one time.
 const UNDER_WAY: usize = 512;
@@ -101,6 +102,14 @@ impl Nats {
 
     fn addresses(&self) -> Result<Vec<ServerAddr>, String> {
         let parse = |text: &String| {
+            // Whoever may read the configuration or a log would have it.
+            if text.contains('@') {
+                return Err(
+                    "`ship.nats.servers`: an address is no place for a user and a password; \
+                            name a file of them in `credentials`"
+                        .to_owned(),
+                );
+            }
             text.parse::<ServerAddr>()
                 .map_err(|error| format!("`ship.nats.servers: {text}`: {error}"))
         };
@@ -155,16 +164,7 @@ impl Receiver for Sender {
         self.marks.shipped()
     }
 
-    async fn ship(&mut self) -> Failure {
-        match self.try_ship().await {
-            Ok(never) => match never {},
-            Err(failure) => failure,
-        }
-    }
-}
-
-impl Sender {
-    async fn try_ship(&mut self) -> Result<std::convert::Infallible, Failure> {
+    async fn ship(&mut self) -> Result<Infallible, Failure> {
         let context = jetstream::new(self.nats.connect().await?);
         let subjects = vec![format!("{}.>", self.nats.subject)];
         let (name, duplicate_window) = (self.nats.stream.clone(), REMEMBERED);
@@ -175,28 +175,15 @@ impl Sender {
         let mut to = Publishing { context, subject, host, under_way: VecDeque::new() };
         let mut reader = Reader::at(&self.store, self.marks.mark().cursor);
         loop {
-            // Before the look: what is stored after it wakes the next one.
-            self.stored.mark_unchanged();
-            let cursor = reader.cursor();
-            match self.read(&mut reader) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    self.stored.changed().await?;
-                }
-                Err(error) => return Err(error.into()),
-                Ok(None) => self.stored.changed().await?,
-                Ok(Some(batch)) => {
-                    self.batch(&mut to, cursor, &batch).await?;
-                    let next = batch.label.first + batch.label.events;
-                    self.marks.set(Mark { cursor: reader.cursor(), next });
-                }
-            }
+            let (cursor, batch) = next_batch(&mut reader, &mut self.stored).await?;
+            self.batch(&mut to, cursor, &batch).await?;
+            let next = batch.label.first + batch.label.events;
+            self.marks.set(Mark { cursor: reader.cursor(), next });
         }
     }
+}
 
-    fn read(&self, reader: &mut Reader) -> std::io::Result<Option<Loaded>> {
-        reader.next(&mut Everything)
-    }
-
+impl Sender {
     /// Publishes what of a batch is not confirmed yet, and waits until all of it is.
     async fn batch(
         &mut self,
@@ -298,6 +285,8 @@ mod tests {
         ] {
             assert!(nats(server, stream, subject).check().is_err(), "{server} {stream} {subject}");
         }
+        let refused = nats("nats://me:hunter2@a.test:4222", "A", "a").check().unwrap_err();
+        assert!(refused.contains("credentials") && !refused.contains("hunter2"), "{refused}");
         assert_eq!(nats("nats://a.test", "A", "x").of_host("web 1.test"), "x.web-1-test");
     }
 }

@@ -1,5 +1,6 @@
 //! OpenTelemetry: each event a log record, sent to a collector of this host by OTLP over gRPC.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,9 +17,9 @@ use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
 use super::mark::{Mark, Marks};
-use super::{Failure, Receiver, host_name};
+use super::{Failure, Receiver, host_name, next_batch};
 use crate::audit::store::event;
-use crate::audit::store::read::{Everything, Reader, Row};
+use crate::audit::store::read::{Reader, Row};
 use crate::audit::store::schema::Text;
 
 /// Records of one request.
@@ -67,32 +68,14 @@ impl Receiver for Sender {
         self.marks.shipped()
     }
 
-    async fn ship(&mut self) -> Failure {
-        match self.try_ship().await {
-            Ok(never) => match never {},
-            Err(failure) => failure,
-        }
-    }
-}
-
-impl Sender {
-    async fn try_ship(&mut self) -> Result<std::convert::Infallible, Failure> {
+    async fn ship(&mut self) -> Result<Infallible, Failure> {
         let endpoint = Endpoint::from_shared(self.otlp.endpoint.clone())?;
         let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
         let mut collector = LogsServiceClient::new(endpoint.connect().await?);
         let host = self.otlp.host.clone().unwrap_or_else(host_name);
         let mut reader = Reader::at(&self.store, self.marks.mark().cursor);
         loop {
-            self.stored.mark_unchanged();
-            let cursor = reader.cursor();
-            let batch = match reader.next(&mut Everything) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-                other => other?,
-            };
-            let Some(batch) = batch else {
-                self.stored.changed().await?;
-                continue;
-            };
+            let (cursor, batch) = next_batch(&mut reader, &mut self.stored).await?;
             let next = self.marks.shipped();
             let rows: Vec<Row<'_>> = batch.rows().filter(|row| row.id() >= next).collect();
             for some in rows.chunks(TOGETHER) {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::super::Format;
 use super::super::complete;
 use super::super::style::Style;
-use super::{print_diagnostics, refused};
+use super::{Report, print_diagnostics, report_each};
 use crate::lint::{Finding, lint};
 use crate::policy::{Diagnostic, load_texts};
 use crate::presets::{First, fill};
@@ -61,25 +61,7 @@ impl Lint {
         let of_profile = self.profile.iter().cloned().map(First::Profile);
         let all: Vec<First> =
             self.files.iter().cloned().map(First::File).chain(of_profile).collect();
-        let (mut reports, mut errors) = (Vec::with_capacity(all.len()), Vec::new());
-        for first in &all {
-            match self.one(first) {
-                Ok(report) => reports.push(report),
-                Err(mut diagnostics) => errors.append(&mut diagnostics),
-            }
-        }
-        let mut out = std::io::stdout().lock();
-        match self.format {
-            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?,
-            Format::Text => {
-                let style = Style::of(&out);
-                reports.iter().try_for_each(|report| print(&mut out, style, report))?;
-            }
-        }
-        if !errors.is_empty() {
-            return refused(&errors);
-        }
-        Ok(ExitCode::from(u8::from(reports.iter().any(|report| !report.clean))))
+        report_each(&all, self.format, |first| self.one(first))
     }
 
     fn one(&self, first: &First) -> Result<FileReport, Vec<Diagnostic>> {
@@ -94,21 +76,27 @@ impl Lint {
     }
 }
 
-fn print(out: &mut impl Write, style: Style, report: &FileReport) -> std::io::Result<()> {
-    let diagnostics: Vec<Diagnostic> =
-        report.findings.iter().map(|finding| finding.diagnostic.clone()).collect();
-    print_diagnostics(out, style, &diagnostics)?;
-    let found = report.findings.iter().filter(|finding| finding.is_warning()).count();
-    let notes = report.findings.len() - found;
-    let notes = match notes {
-        0 => String::new(),
-        1 => ", 1 note".to_owned(),
-        many => format!(", {many} notes"),
-    };
-    let file = style.strong(&report.file);
-    match found {
-        0 => writeln!(out, "{file}: {}{notes}", style.good("clean")),
-        1 => writeln!(out, "{file}: {}{notes}", style.doubtful("1 warning")),
-        many => writeln!(out, "{file}: {}{notes}", style.doubtful(format!("{many} warnings"))),
+impl Report for FileReport {
+    fn is_good(&self) -> bool {
+        self.clean
+    }
+
+    fn print(&self, out: &mut impl Write, style: Style) -> std::io::Result<()> {
+        let diagnostics: Vec<Diagnostic> =
+            self.findings.iter().map(|finding| finding.diagnostic.clone()).collect();
+        print_diagnostics(out, style, &diagnostics)?;
+        let found = self.findings.iter().filter(|finding| finding.is_warning()).count();
+        let notes = self.findings.len() - found;
+        let notes = match notes {
+            0 => String::new(),
+            1 => ", 1 note".to_owned(),
+            many => format!(", {many} notes"),
+        };
+        let file = style.strong(&self.file);
+        match found {
+            0 => writeln!(out, "{file}: {}{notes}", style.good("clean")),
+            1 => writeln!(out, "{file}: {}{notes}", style.doubtful("1 warning")),
+            many => writeln!(out, "{file}: {}{notes}", style.doubtful(format!("{many} warnings"))),
+        }
     }
 }

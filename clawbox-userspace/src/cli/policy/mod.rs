@@ -16,6 +16,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::Format;
 use super::style::Style;
@@ -79,6 +80,41 @@ pub(super) fn refused(diagnostics: &[Diagnostic]) -> anyhow::Result<ExitCode> {
     let style = Style::of(&err);
     print_diagnostics(&mut err, style, diagnostics)?;
     Ok(ExitCode::from(DOES_NOT_LOAD))
+}
+
+/// What is said of one of several files.
+trait Report: Serialize {
+    /// Whether there is nothing to mend.
+    fn is_good(&self) -> bool;
+    /// For people.
+    fn print(&self, out: &mut impl Write, style: Style) -> std::io::Result<()>;
+}
+
+/// Says it of each, and what keeps some of them from being looked at.
+fn report_each<I, R: Report>(
+    all: &[I],
+    format: Format,
+    of: impl Fn(&I) -> Result<R, Vec<Diagnostic>>,
+) -> anyhow::Result<ExitCode> {
+    let (mut reports, mut errors) = (Vec::with_capacity(all.len()), Vec::new());
+    for one in all {
+        match of(one) {
+            Ok(report) => reports.push(report),
+            Err(mut diagnostics) => errors.append(&mut diagnostics),
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    match format {
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?,
+        Format::Text => {
+            let style = Style::of(&out);
+            reports.iter().try_for_each(|report| report.print(&mut out, style))?;
+        }
+    }
+    if !errors.is_empty() {
+        return refused(&errors);
+    }
+    Ok(ExitCode::from(u8::from(!reports.iter().all(Report::is_good))))
 }
 
 pub(super) fn print_diagnostics(

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::super::Format;
 use super::super::complete;
 use super::super::style::Style;
-use super::refused;
+use super::{Report, report_each};
 use crate::judge::Judge;
 use crate::judge::assertions::{Assertions, Checked};
 use crate::policy::{Diagnostic, load_texts, source};
@@ -80,26 +80,7 @@ impl FileReport {
 
 impl Test {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let mut reports = Vec::with_capacity(self.files.len());
-        let mut errors = Vec::new();
-        for file in &self.files {
-            match self.check(file) {
-                Ok(report) => reports.push(report),
-                Err(mut diagnostics) => errors.append(&mut diagnostics),
-            }
-        }
-        let mut out = std::io::stdout().lock();
-        match self.format {
-            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?,
-            Format::Text => {
-                let style = Style::of(&out);
-                reports.iter().try_for_each(|report| print(&mut out, style, report))?;
-            }
-        }
-        if !errors.is_empty() {
-            return refused(&errors);
-        }
-        Ok(ExitCode::from(u8::from(reports.iter().any(|report| report.failed() > 0))))
+        report_each(&self.files, self.format, |file| self.check(file))
     }
 
     fn check(&self, file: &Path) -> Result<FileReport, Vec<Diagnostic>> {
@@ -134,43 +115,49 @@ fn usual(file: &Path) -> PathBuf {
     file.with_file_name(name.replacen(".test.", ".", 1))
 }
 
-fn print(out: &mut impl Write, style: Style, report: &FileReport) -> std::io::Result<()> {
-    for checked in &report.tests {
-        let Checked { origin, expected, statement, found, .. } = checked;
-        if checked.holds {
-            writeln!(out, "{}    {expected}: {statement}", style.good("ok"))?;
-            continue;
-        }
-        writeln!(
-            out,
-            "{}  {expected}: {statement}  {}",
-            style.bad("FAIL"),
-            style.aside(origin.to_string())
-        )?;
-        let by = match &found.rule {
-            Some(rule) => format!(" by {rule}"),
-            None => String::new(),
-        };
-        let program = found.program.display();
-        writeln!(out, "      it is {}: {} for {program}{by}", found.verdict, found.reason)?;
-        for remark in &found.remarks {
-            writeln!(out, "      {remark}")?;
-        }
+impl Report for FileReport {
+    fn is_good(&self) -> bool {
+        self.failed() == 0
     }
-    let failed = report.failed();
-    if failed > 0 {
-        for note in &report.notes {
-            writeln!(out, "{}  {note}", style.doubtful("note"))?;
+
+    fn print(&self, out: &mut impl Write, style: Style) -> std::io::Result<()> {
+        for checked in &self.tests {
+            let Checked { origin, expected, statement, found, .. } = checked;
+            if checked.holds {
+                writeln!(out, "{}    {expected}: {statement}", style.good("ok"))?;
+                continue;
+            }
+            writeln!(
+                out,
+                "{}  {expected}: {statement}  {}",
+                style.bad("FAIL"),
+                style.aside(origin.to_string())
+            )?;
+            let by = match &found.rule {
+                Some(rule) => format!(" by {rule}"),
+                None => String::new(),
+            };
+            let program = found.program.display();
+            writeln!(out, "      it is {}: {} for {program}{by}", found.verdict, found.reason)?;
+            for remark in &found.remarks {
+                writeln!(out, "      {remark}")?;
+            }
         }
-    }
-    let (file, all) = (style.strong(&report.file), report.tests.len());
-    match failed {
-        0 => writeln!(out, "{file}: {} of {all} hold under {}", style.good(all), report.policy),
-        _ => writeln!(
-            out,
-            "{file}: {} of {all} do not hold under {}",
-            style.bad(failed),
-            report.policy
-        ),
+        let failed = self.failed();
+        if failed > 0 {
+            for note in &self.notes {
+                writeln!(out, "{}  {note}", style.doubtful("note"))?;
+            }
+        }
+        let (file, all) = (style.strong(&self.file), self.tests.len());
+        match failed {
+            0 => writeln!(out, "{file}: {} of {all} hold under {}", style.good(all), self.policy),
+            _ => writeln!(
+                out,
+                "{file}: {} of {all} do not hold under {}",
+                style.bad(failed),
+                self.policy
+            ),
+        }
     }
 }
