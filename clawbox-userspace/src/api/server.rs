@@ -2,12 +2,13 @@
 //! to the daemon's one loop, which alone touches sandboxes.
 
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::peer::{Peer, PeerStream};
@@ -28,8 +29,19 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Where the answer to a request goes.
 pub type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
-/// Where the events of a run go; who reads them is the command's user.
-pub type Events = mpsc::Sender<Result<proto::RunEvent, Status>>;
+/// Where the events of a run go; who reads them is the command's user. A channel has room for some dozens,
+/// and there are as many as there are sandboxes: each event is somewhere else.
+pub type Events = mpsc::Sender<Box<Told>>;
+
+/// An event, or why there is none.
+pub type Told = Result<proto::RunEvent, Status>;
+
+/// The events as they are sent.
+type Telling = Pin<Box<dyn Stream<Item = Told> + Send>>;
+
+fn telling(events: mpsc::Receiver<Box<Told>>) -> Telling {
+    Box::pin(ReceiverStream::new(events).map(|told| *told))
+}
 
 /// What the daemon is asked for.
 pub enum Asked {
@@ -169,7 +181,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl sandboxes_server::Sandboxes for Service {
-    type RunStream = ReceiverStream<Result<proto::RunEvent, Status>>;
+    type RunStream = Telling;
 
     async fn run(
         &self,
@@ -179,10 +191,10 @@ impl sandboxes_server::Sandboxes for Service {
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Run(Box::new(request.into_inner()), events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(telling(stream)))
     }
 
-    type ExecStream = ReceiverStream<Result<proto::RunEvent, Status>>;
+    type ExecStream = Telling;
 
     async fn exec(
         &self,
@@ -192,7 +204,7 @@ impl sandboxes_server::Sandboxes for Service {
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Exec(request.into_inner(), events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(telling(stream)))
     }
 
     type LogsStream = ReceiverStream<Result<proto::LogLines, Status>>;
@@ -207,7 +219,7 @@ impl sandboxes_server::Sandboxes for Service {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    type WaitStream = ReceiverStream<Result<proto::RunEvent, Status>>;
+    type WaitStream = Telling;
 
     async fn wait(
         &self,
@@ -217,7 +229,7 @@ impl sandboxes_server::Sandboxes for Service {
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Wait(request.into_inner().sandbox, events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(telling(stream)))
     }
 
     async fn attach(

@@ -11,6 +11,7 @@ use super::{Format, told};
 use crate::daemon;
 use crate::daemon::config::Config;
 use crate::daemon::uninstall::uninstall;
+use crate::sandbox::launcher::Launcher;
 
 /// Serve all sandboxes of this host
 ///
@@ -42,8 +43,10 @@ impl DaemonCommand {
         if !nix::unistd::geteuid().is_root() {
             bail!("the daemon loads programs into the kernel and needs root; use sudo, or systemd");
         }
+        // Before anything is read: it is to have nothing of this process's.
+        let launcher = Launcher::begin();
         let config = Config::read(self.config.as_deref()).map_err(told)?;
-        daemon::run(config, self.config).map_err(told)?;
+        daemon::run(config, self.config, launcher).map_err(told)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -42,10 +42,10 @@ impl Daemon {
                 let described = self.described(sandbox);
                 let started = proto::Started { sandbox: described, process: number };
                 let started = proto::run_event::Event::Started(started);
-                let _ = events.try_send(Ok(proto::RunEvent { event: Some(started) }));
+                let _ = events.try_send(Box::new(Ok(proto::RunEvent { event: Some(started) })));
                 self.further.push(Command { sandbox, process, events, deadline: None });
             }
-            Err(status) => drop(events.try_send(Err(*status))),
+            Err(status) => drop(events.try_send(Box::new(Err(*status)))),
         }
     }
 
@@ -137,7 +137,7 @@ impl Command {
         let ended = proto::Ended { status: child::code(end).into(), denied: 0 };
         let ended = proto::run_event::Event::Ended(ended);
         // Who has gone does not hear of it.
-        let _ = self.events.try_send(Ok(proto::RunEvent { event: Some(ended) }));
+        let _ = self.events.try_send(Box::new(Ok(proto::RunEvent { event: Some(ended) })));
     }
 
     fn hurry(&mut self) {

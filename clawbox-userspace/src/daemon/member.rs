@@ -10,6 +10,8 @@ use crate::api::proto;
 use crate::api::server::{Events, Reply};
 use crate::sandbox::birth::End;
 use crate::sandbox::child;
+use crate::sandbox::ending::Remains;
+use crate::sandbox::life::Sandbox;
 
 /// From the request to end to the end by force, if nothing else is said.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,18 +62,45 @@ impl Member {
     }
 }
 
+/// A sandbox that has ended, of which something is left.
+pub(super) struct Ended {
+    number: u32,
+    remains: Option<Remains>,
+    /// With the status that whoever stops it is told.
+    member: Option<(Member, u32)>,
+}
+
 impl Daemon {
+    /// Ends those whose first process has ended, as far as the kernel says which. It names one at a time: the
+    /// others are asked only where that is none of theirs.
+    pub(super) fn look_after_ended(&mut self) {
+        use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
+            waitid(Id::All, flags)
+        {
+            let pid = pid.as_raw().cast_unsigned();
+            let number = self.host.sandboxes().find(|sandbox| sandbox.is_child(pid));
+            let Some(number) = number.map(Sandbox::number) else {
+                return self.look_after_members();
+            };
+            self.look_after(number);
+        }
+    }
+
     /// Sandboxes whose command has ended end, and those whose user has gone are asked to.
     pub(super) fn look_after_members(&mut self) {
         let numbers: Vec<u32> = self.members.keys().copied().collect();
-        for number in numbers {
-            match self.host.ended(number) {
-                Ok(None) => self.hurry(number),
-                Ok(Some(status)) => self.end(number, Some(status)),
-                Err(error) => {
-                    tracing::error!("sandbox {number} cannot be waited for: {error}");
-                    self.end(number, None);
-                }
+        numbers.into_iter().for_each(|number| self.look_after(number));
+    }
+
+    fn look_after(&mut self, number: u32) {
+        match self.host.ended(number) {
+            Ok(None) => self.hurry(number),
+            Ok(Some(status)) => self.end(number, Some(status)),
+            Err(error) => {
+                tracing::error!("sandbox {number} cannot be waited for: {error}");
+                self.end(number, None);
             }
         }
     }
@@ -119,28 +148,44 @@ impl Daemon {
         let status = status.map(child::code);
         let attached = self.host.sandbox(number).filter(|sandbox| sandbox.is_attached());
         let attached = attached.map(|sandbox| sandbox.cgroup().clone());
-        let denied = self.host.end(number, status).unwrap_or_else(|error| {
-            tracing::error!("sandbox {number} does not end: {error}");
-            0
-        });
+        let (denied, remains) = self.host.finish(number, status);
+        let mut ended = Ended { number, remains, member: None };
         if let Some(cgroup) = attached {
+            self.clear_after(&mut ended);
             self.hold_again(&cgroup);
         }
-        let Some(member) = self.members.remove(&number) else { return };
+        let Some(member) = self.members.remove(&number) else { return self.ended.push(ended) };
         // Ended by force, as the shell counts.
         let status = u32::from(status.unwrap_or(128 + Signal::SIGKILL as u8));
         tracing::info!(sandbox = member.id, status, denied, "ended");
-        for events in member.events {
+        for events in &member.events {
             let ended = proto::run_event::Event::Ended(proto::Ended { status, denied });
             // Who has gone does not hear of it.
-            let _ = events.try_send(Ok(proto::RunEvent { event: Some(ended) }));
+            let _ = events.try_send(Box::new(Ok(proto::RunEvent { event: Some(ended) })));
         }
-        drop(std::fs::remove_file(self.names_of(&member.id)));
-        if let Err(error) = self.store.remove(&member.id) {
-            tracing::error!(sandbox = member.id, "{error}");
+        ended.member = Some((member, status));
+        self.ended.push(ended);
+    }
+
+    /// Clears up after what has ended. Whoever waited has heard of it by then, and whatever they ask next is
+    /// answered after this.
+    pub(super) fn clear_up(&mut self) {
+        for mut ended in std::mem::take(&mut self.ended) {
+            self.clear_after(&mut ended);
+            let Some((member, status)) = ended.member else { continue };
+            drop(std::fs::remove_file(self.names_of(&member.id)));
+            if let Err(error) = self.store.remove(&member.id) {
+                tracing::error!(sandbox = member.id, "{error}");
+            }
+            for reply in member.stopping {
+                let _ = reply.send(Ok(proto::StopReply { status }));
+            }
         }
-        for reply in member.stopping {
-            let _ = reply.send(Ok(proto::StopReply { status }));
+    }
+
+    fn clear_after(&mut self, ended: &mut Ended) {
+        if let Err(error) = self.host.clear(ended.remains.take()) {
+            tracing::error!("sandbox {} does not end: {error}", ended.number);
         }
     }
 }

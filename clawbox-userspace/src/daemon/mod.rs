@@ -35,6 +35,7 @@ use clawbox_common::attach::PENDING;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::api::peer::Peer;
@@ -50,6 +51,7 @@ use crate::sandbox::cgroup::{self, Cgroup, CgroupError};
 use crate::sandbox::confined::is_confined;
 use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
+use crate::sandbox::launcher::Launcher;
 use crate::sandbox::probe::PROBE;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
@@ -60,7 +62,7 @@ use descriptors::Descriptors;
 use exposition::Changes;
 use global::Global;
 use listen_at::ListenAt;
-use member::Member;
+use member::{Ended, Member};
 use metrics::Metrics;
 use store::{Kept, Store, StoreError};
 use watchdog::Watchdog;
@@ -70,6 +72,9 @@ pub use request::EXIT_STATUS;
 /// How often it is looked whose user has gone, whose time is up, and which of the sandboxes that were taken
 /// over has ended: of those no signal tells.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Tasks that what somebody waits for passes through until it is on the socket.
+const TELLING: usize = 4;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +119,8 @@ struct Daemon {
     root: PathBuf,
     members: BTreeMap<u32, Member>,
     further: Vec<exec::Command>,
+    /// What is still to be cleared up after.
+    ended: Vec<Ended>,
     store: Store,
     standing: Standing,
     since: SystemTime,
@@ -129,11 +136,16 @@ struct Daemon {
     _audit: audit::Store,
 }
 
-/// Runs until it is told to stop; what it enforces stays. The file is where the configuration was read.
+/// Runs until it is told to stop; what it enforces stays. The file is where the configuration was read, the
+/// launcher who starts processes in this one's place.
 ///
 /// # Errors
 /// It cannot begin, and nothing stays behind.
-pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
+pub fn run(
+    config: Config,
+    file: Option<PathBuf>,
+    launcher: Option<Launcher>,
+) -> Result<(), DaemonError> {
     let root = cgroup::hierarchy_root()?;
     let _lock = take_lock(&config.name)?;
     run_lock::remove_stale(&root);
@@ -145,6 +157,7 @@ pub fn run(config: Config, file: Option<PathBuf>) -> Result<(), DaemonError> {
     runtime.block_on(async {
         let listener = bind(&config.socket)?;
         let mut daemon = Daemon::load(config, file, root)?;
+        daemon.host.start_by(launcher);
         // What is looked at by its number was that process only if it is still there.
         let is_nobody = |peer: &Peer| is_confined(peer.pid) || peer.has_ended();
         // Whoever opens connections without an end takes none away from what runs.
@@ -246,7 +259,7 @@ impl Daemon {
         let (audit, ship) = audit_store(&config, &mut host)?;
         host.keep_rest(trail, Programs::new(mounts, []));
         let (members, since) = (BTreeMap::new(), SystemTime::now());
-        let (further, changes) = (Vec::new(), Changes::new());
+        let (further, ended, changes) = (Vec::new(), Vec::new(), Changes::new());
         let watchdog = Watchdog::new(keeper.clone());
         let mut daemon = Self {
             config,
@@ -254,6 +267,7 @@ impl Daemon {
             root,
             members,
             further,
+            ended,
             store,
             standing,
             since,
@@ -446,8 +460,12 @@ impl Daemon {
             self.host.look();
             self.look_at_pending();
             self.watch();
+            if std::mem::take(&mut is_due) {
+                self.look_after_further();
+                self.look_after_ended();
+            }
             // Each takes a system call for each sandbox.
-            if std::mem::take(&mut is_due) || looked.elapsed() >= LOOK {
+            if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 self.look_after_further();
                 self.look_after_members();
@@ -455,6 +473,13 @@ impl Daemon {
                 self.look_after_global();
                 self.descriptors.look();
                 rest.look();
+            }
+            if !self.ended.is_empty() {
+                // Whoever waits hears of it first, by way of the tasks that serve the socket.
+                for _ in 0..TELLING {
+                    yield_now().await;
+                }
+                self.clear_up();
             }
         }
         metrics.stop().await;

@@ -131,12 +131,12 @@ impl Daemon {
                 let sandbox = self.described(number);
                 let started =
                     proto::run_event::Event::Started(proto::Started { sandbox, process: 0 });
-                let _ = events.try_send(Ok(proto::RunEvent { event: Some(started) }));
+                let _ = events.try_send(Box::new(Ok(proto::RunEvent { event: Some(started) })));
                 if let Some(member) = self.members.get_mut(&number) {
                     (member.is_watched, member.events) = (true, vec![events]);
                 }
             }
-            Err(status) => drop(events.try_send(Err(*status))),
+            Err(status) => drop(events.try_send(Box::new(Err(*status)))),
         }
     }
 
@@ -153,7 +153,7 @@ impl Daemon {
             let started = proto::run_event::Event::Started(proto::Started { sandbox, process: 0 });
             proto::RunEvent { event: Some(started) }
         });
-        let _ = events.try_send(said);
+        let _ = events.try_send(Box::new(said));
     }
 
     fn start(&mut self, peer: &Peer, request: proto::RunRequest) -> Result<u32, Refusal> {

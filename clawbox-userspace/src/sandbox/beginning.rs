@@ -1,7 +1,6 @@
 //! The start of one sandbox: its policy into the kernel, its command into its cgroup or an identity to who
 //! is there, and what has to be taken back where that fails.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -78,7 +77,6 @@ impl Beginning {
         let lsm = host.lsm().clone();
         accept(&run, &lsm, ready.sockets.has_own_network)?;
         let ports = ready.sockets.ports();
-        let names = names(&run)?;
         let Ready { trail, upstream, sockets, mounts, start, identities, objects, .. } = ready;
         let Sockets { resolver: sockets, verified, room, .. } = sockets;
         let state = run.image.state(ports, run.audit_level.flags(), lsm.is_active());
@@ -107,7 +105,7 @@ impl Beginning {
         }
         let Served { resolver, hidden, servers } =
             serve(host, self.number, &in_force, decisions, upstream, sockets, verified);
-        names.into_iter().for_each(|names| resolver.names().keep_in(names));
+        run.names.into_iter().for_each(|names| resolver.names().keep_at(names));
         let policy = LivePolicy {
             sandbox: self.number,
             texts: run.texts,
@@ -150,8 +148,9 @@ impl Beginning {
         let lsm = host.lsm().clone();
         let judges = lsm.is_active();
         let Launch { program, backstops, mut report } = launch;
-        let backstops = Arc::new(backstops);
-        let process = child::spawn(invocation, &program, &self.cgroup, &backstops, judges)?;
+        let launcher = &mut host.launcher;
+        let process =
+            child::spawn(launcher, invocation, program, &self.cgroup, &backstops, judges)?;
         backstops.correct(&mut report);
         let kept = backstops.keep(&report).map_err(system("keep the backstops"))?;
         if let Some(recorder) = host.recorders.of(self.number) {
@@ -203,12 +202,6 @@ struct Begun {
     resets: Vec<Reset>,
     /// For further commands.
     kept: Option<Kept>,
-}
-
-/// Where the names that a sandbox is told of are written down, if they are.
-fn names(run: &Run) -> Result<Option<File>, RunError> {
-    let made = run.names.as_deref().map(File::create_new).transpose();
-    made.map_err(system("write down the sandbox's names"))
 }
 
 /// Says what this kernel does not do, and refuses where the run cannot be without.

@@ -162,6 +162,24 @@ impl Drop for OtherPidNamespace {
     }
 }
 
+/// Whose child a process that is born inside a cgroup becomes, and in which pid namespace.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Family {
+    /// The caller's parent's: it is the caller's sibling.
+    pub is_sibling: bool,
+    /// Process 1 of a new pid namespace.
+    pub new_pid_namespace: bool,
+}
+
+/// What has been born.
+#[derive(Debug)]
+pub struct Born {
+    /// Its number. Its parent has yet to wait for it.
+    pub pid: Pid,
+    /// Why it has ended before it came to be the command.
+    pub failed: Option<io::Error>,
+}
+
 /// Runs a command in a child that is born inside a cgroup, as [`Command::spawn`] would outside, and
 /// on demand as process 1 of a new pid namespace. Only for a process with one thread.
 ///
@@ -173,10 +191,33 @@ pub fn spawn_in(
     new_pid_namespace: bool,
     command: &mut Command,
 ) -> io::Result<Option<Process>> {
+    let family = Family { new_pid_namespace, ..Family::default() };
+    match bear(cgroup, family, command)? {
+        None => Ok(None),
+        Some(Born { pid, failed: None }) => Ok(Some(Process::new(pid))),
+        Some(Born { pid, failed: Some(error) }) => {
+            waitpid(pid, None::<WaitPidFlag>)?;
+            Err(error)
+        }
+    }
+}
+
+/// As [`spawn_in`], but leaves it to the child's parent to wait for one that has failed.
+///
+/// # Errors
+/// None was born.
+pub fn bear(
+    cgroup: BorrowedFd<'_>,
+    family: Family,
+    command: &mut Command,
+) -> io::Result<Option<Born>> {
     let (mut errors, mut report) = io::pipe()?;
+    let new_pid_namespace = if family.new_pid_namespace { libc::CLONE_NEWPID as u64 } else { 0 };
+    let sibling = if family.is_sibling { libc::CLONE_PARENT as u64 } else { 0 };
     let mut how = libc::clone_args {
-        flags: CLONE_INTO_CGROUP | if new_pid_namespace { libc::CLONE_NEWPID as u64 } else { 0 },
-        exit_signal: libc::SIGCHLD as u64,
+        flags: CLONE_INTO_CGROUP | new_pid_namespace | sibling,
+        // Of a sibling it is the caller's own (clone3_args_valid, kernel/fork.c).
+        exit_signal: if family.is_sibling { 0 } else { libc::SIGCHLD as u64 },
         cgroup: cgroup.as_raw_fd() as u64,
         // SAFETY: all zero is what the kernel takes for "not given".
         ..unsafe { std::mem::zeroed() }
@@ -196,13 +237,9 @@ pub fn spawn_in(
             drop(report);
             let mut errno = [0; 4];
             // Closed by exec without a word: it runs.
-            match errors.read_exact(&mut errno) {
-                Err(_) => Ok(Some(Process::new(Pid::from_raw(pid)))),
-                Ok(()) => {
-                    waitpid(Pid::from_raw(pid), None::<WaitPidFlag>)?;
-                    Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
-                }
-            }
+            let failed = errors.read_exact(&mut errno).ok();
+            let failed = failed.map(|()| io::Error::from_raw_os_error(i32::from_ne_bytes(errno)));
+            Ok(Some(Born { pid: Pid::from_raw(pid), failed }))
         }
         _ => {
             let error = io::Error::last_os_error();

@@ -2,23 +2,20 @@
 //! the command. And its end, as the exit status of `clawbox run`.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::unistd::Pid;
+use nix::sys::wait::waitpid;
 
-use super::birth::{self, End, OtherPidNamespace, Process};
+use super::birth::{self, Born, End, Process};
 use super::cgroup::{Cgroup, CgroupError};
+use super::entrance::{Entrance, Failure, Parent};
 use super::inherit::Inherit;
-use super::launch::{Identity, LaunchError, PidNamespace, Prepared};
-use super::self_test::{NOT_ENFORCING, SelfTest};
-use super::watch;
+use super::launch::{Identity, LaunchError, Prepared};
+use super::launcher::{Launcher, LauncherError};
+use super::self_test::NOT_ENFORCING;
 
 /// Statuses of `clawbox run` that are not the command's own, as env(1) and docker-run(1) have
 /// them.
@@ -104,65 +101,86 @@ pub struct Invocation {
     pub inherit: Option<Arc<Inherit>>,
 }
 
-/// Starts the command inside its sandbox.
+/// Starts the command inside its sandbox: by way of the launcher where there is one, which has less to
+/// copy for a child than this process.
 ///
 /// # Errors
 /// It did not start; no process is left.
 pub fn spawn(
+    launcher: &mut Option<Launcher>,
     invocation: &Invocation,
-    path: &Path,
+    program: PathBuf,
     cgroup: &Cgroup,
-    backstops: &Arc<Prepared>,
+    backstops: &Prepared,
     judges_files: bool,
 ) -> Result<Process, SpawnError> {
-    let Some((program, arguments)) = invocation.command.split_first() else {
+    let Some(name) = invocation.command.first() else {
         return Err(SpawnError::NotFound(String::new()));
     };
-    let self_test = SelfTest::prepare(judges_files).map_err(SpawnError::SelfTest)?;
-    let procs = cgroup.procs()?;
-    let mut command = Command::new(path);
-    command.arg0(program).args(arguments);
-    let inherit = invocation.inherit.clone();
-    match &inherit {
-        Some(inherit) => inherit.give(&mut command).map_err(SpawnError::Streams)?,
-        None => drop(command.current_dir(&invocation.workdir)),
-    }
-    command.env("PWD", &invocation.workdir);
+    let mut variables: Vec<(OsString, OsString)> =
+        vec![("PWD".into(), invocation.workdir.clone().into())];
     if let Some(user) = &invocation.user {
-        command.env("USER", user.name()).env("LOGNAME", user.name());
-        if let Some(home) = home_of(user) {
-            command.env("HOME", home);
+        let named = ["USER", "LOGNAME"].map(|variable| (variable.into(), user.name().into()));
+        variables.extend(named);
+        variables.extend(home_of(user).map(|home| ("HOME".into(), home.into())));
+    }
+    let entrance = Entrance {
+        program,
+        command: invocation.command.clone(),
+        workdir: invocation.workdir.clone(),
+        variables,
+        inherit: invocation.inherit.clone(),
+        judges_files,
+        cgroup: cgroup.directory()?,
+        entry: Arc::clone(&backstops.entry),
+    };
+    start(launcher, &entrance).map_err(|failure| match failure {
+        Failure::SelfTest(error) => SpawnError::SelfTest(error),
+        Failure::Streams(error) => SpawnError::Streams(error),
+        Failure::PidNamespace(error) => SpawnError::PidNamespace(error),
+        Failure::Gone => SpawnError::Gone,
+        Failure::Child(error) if error.raw_os_error() == Some(NOT_ENFORCING) => {
+            SpawnError::NotEnforcing
         }
-    }
-    let entering = Arc::clone(backstops);
-    let is_inside = Arc::new(AtomicBool::new(true));
-    let born_inside = Arc::clone(&is_inside);
-    // SAFETY: the closure makes system calls only: a write, those of `Inherit::take_over`, the self-test's socket calls, and
-    // `Prepared::enter`, which is async-signal-safe.
-    unsafe {
-        command.pre_exec(move || {
-            if !born_inside.load(Ordering::Relaxed) {
-                (&procs).write_all(b"0")?;
-            }
-            if let Some(inherit) = &inherit {
-                inherit.take_over()?;
-            }
-            self_test.run()?;
-            entering.enter()?;
-            watch::receive_signals()
-        });
-    }
-    let directory = cgroup.directory()?;
-    let process = start(&mut command, &directory, backstops.pid_namespace(), &is_inside)?;
-    process.map_err(|error| match error.raw_os_error() {
-        Some(NOT_ENFORCING) => SpawnError::NotEnforcing,
-        _ => match backstops.explain(error) {
+        Failure::Child(error) => match backstops.explain(error) {
             LaunchError::Exec(error) if error.kind() == io::ErrorKind::NotFound => {
-                SpawnError::NotFound(program.to_string_lossy().into_owned())
+                SpawnError::NotFound(name.to_string_lossy().into_owned())
             }
             other => SpawnError::Launch(other),
         },
     })
+}
+
+/// In the first way that there is: by the launcher, by a birth inside the cgroup, or outside of it.
+fn start(launcher: &mut Option<Launcher>, entrance: &Entrance) -> Result<Process, Failure> {
+    let mut born = None;
+    if let Some(with) = launcher {
+        match with.start(entrance) {
+            Ok(started) => born = started,
+            Err(LauncherError::Refused(failure)) => return Err(failure),
+            // Nothing has been asked of it.
+            Err(LauncherError::Gone(error)) => {
+                tracing::warn!("sandboxes are started by the daemon itself from now on: {error}");
+                *launcher = None;
+            }
+            Err(LauncherError::Lost(error)) => {
+                tracing::error!("what starts sandboxes has ended while it started one: {error}");
+                *launcher = None;
+                return Err(Failure::Child(error));
+            }
+        }
+    }
+    if born.is_none() && birth::is_single_threaded() {
+        born = entrance.bear(Parent::This)?;
+    }
+    match born {
+        None => Ok(Process::new(entrance.fork()?)),
+        Some(Born { pid, failed: None }) => Ok(Process::new(pid)),
+        Some(Born { pid, failed: Some(error) }) => {
+            let _ = waitpid(pid, None);
+            Err(Failure::Child(error))
+        }
+    }
 }
 
 /// The program that an invocation means.
@@ -226,45 +244,6 @@ fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(path)
         .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-}
-
-/// Starts a command inside a cgroup; where that cannot be, starts it outside and tells it so. The
-/// inner error is the child's own.
-fn start(
-    command: &mut Command,
-    cgroup: &File,
-    namespace: PidNamespace<'_>,
-    is_inside: &AtomicBool,
-) -> Result<io::Result<Process>, SpawnError> {
-    let joined = match namespace {
-        PidNamespace::Of(there) => Some(OtherPidNamespace::join(there)),
-        PidNamespace::Same | PidNamespace::New => None,
-    };
-    let _joined = joined.transpose().map_err(|_| SpawnError::Gone)?;
-    let is_new = matches!(namespace, PidNamespace::New);
-    let refused = |error: io::Error| match error.raw_os_error() {
-        // The limit of namespaces is the only way to this error.
-        Some(nix::libc::ENOSPC) => Err(SpawnError::PidNamespace(error)),
-        // Of a pid namespace whose process 1 has ended.
-        Some(nix::libc::ENOMEM) if matches!(namespace, PidNamespace::Of(_)) => {
-            Err(SpawnError::Gone)
-        }
-        _ => Ok(Err(error)),
-    };
-    if birth::is_single_threaded() {
-        match birth::spawn_in(cgroup.as_fd(), is_new, command) {
-            Ok(Some(process)) => return Ok(Ok(process)),
-            Ok(None) => {}
-            Err(error) => return refused(error),
-        }
-    }
-    is_inside.store(false, Ordering::Relaxed);
-    let apart = is_new.then(OtherPidNamespace::for_children).transpose();
-    let _apart = apart.map_err(SpawnError::PidNamespace)?;
-    match command.spawn() {
-        Ok(child) => Ok(Ok(Process::new(Pid::from_raw(child.id().cast_signed())))),
-        Err(error) => refused(error),
-    }
 }
 
 /// Named before the fork, where the error would be taken for one of exec.

@@ -51,8 +51,9 @@ impl Host {
             }
         };
         begun(&mut self.recorders, Recorder::further_begins);
+        let launcher = &mut self.launcher;
         let started = prepared.and_then(|(invocation, program, backstops)| {
-            Ok(child::spawn(&invocation, &program, &cgroup, &backstops, judges)?)
+            Ok(child::spawn(launcher, &invocation, program, &cgroup, &backstops, judges)?)
         });
         match &started {
             Ok(process) => {
@@ -73,7 +74,7 @@ impl Sandbox {
     fn prepare_further(
         &self,
         further: &Further,
-    ) -> Result<(Invocation, PathBuf, Arc<super::launch::Prepared>), RunError> {
+    ) -> Result<(Invocation, PathBuf, super::launch::Prepared), RunError> {
         let (Some(kept), Life::Command { process, born }) = (&self.kept, &self.life) else {
             return Err(RunError::Unknown(format!(
                 "`{}` has no backstops that a further command could be given: clawbox has not started its \
@@ -101,6 +102,6 @@ impl Sandbox {
         if strays::started(first) != Some(*born) {
             return Err(SpawnError::Gone.into());
         }
-        Ok((invocation, program, Arc::new(kept.prepare(joined)?)))
+        Ok((invocation, program, kept.prepare(joined)?))
     }
 }

@@ -15,6 +15,7 @@ use super::change::KernelSide;
 use super::connections::Connections;
 use super::control::{Answer, Request, Text};
 use super::feed::{Counts, Feed, Recorders, TICK};
+use super::launcher::Launcher;
 use super::life::{Sandbox, Written};
 use super::memory::give_back;
 use super::probe::PROBE;
@@ -62,18 +63,20 @@ pub struct Host {
     pub(super) feed: Feed,
     pub(super) recorders: Recorders,
     remnants: Remnants,
-    sandboxes: BTreeMap<u32, Sandbox>,
+    pub(super) sandboxes: BTreeMap<u32, Sandbox>,
     looked: Instant,
     summed_up: Instant,
     counted: Instant,
     /// Sandboxes of which something is still there and cannot be ended: enforcement has to stay, and nobody
     /// else may have their numbers.
-    left: BTreeSet<u32>,
+    pub(super) left: BTreeSet<u32>,
     last_number: u32,
     /// Whether the kernel holds something of which it has to be said what it is.
     is_asked: bool,
     /// Processes that were held when their cgroup became a sandbox's.
     pub(super) held: Vec<u32>,
+    /// Who starts processes in this one's place, if anybody does.
+    pub(super) launcher: Option<Launcher>,
 }
 
 impl Host {
@@ -116,7 +119,13 @@ impl Host {
             // By who was there before.
             is_asked: true,
             held: Vec::new(),
+            launcher: None,
         })
+    }
+
+    /// Has processes started by another one from now on.
+    pub fn start_by(&mut self, launcher: Option<Launcher>) {
+        self.launcher = launcher;
     }
 
     fn take(
@@ -343,26 +352,6 @@ impl Host {
         Ok(())
     }
 
-    /// Ends what was begun, processes first.
-    fn take_back(&mut self, beginning: Beginning) -> Result<(), RunError> {
-        self.end_processes(&beginning)?;
-        self.clear_away(beginning)
-    }
-
-    /// Takes out what is left when no process of it is.
-    fn clear_away(&mut self, beginning: Beginning) -> Result<(), RunError> {
-        let Beginning { number, cgroup, written, named, is_own, .. } = beginning;
-        let id = cgroup.id();
-        if is_own {
-            cgroup.remove()?;
-        }
-        let enforcer = &mut self.kernel.enforcer;
-        enforcer.dismiss(id, number)?;
-        written.iter().for_each(|written| enforcer.remove_generation(written));
-        enforcer.remove_identities(&named.ever.binaries, &named.ever.scripts);
-        Ok(())
-    }
-
     /// A sandbox that runs.
     #[must_use]
     pub fn sandbox(&self, number: u32) -> Option<&Sandbox> {
@@ -529,43 +518,6 @@ impl Host {
         let sandbox = self.sandboxes.get_mut(&number)?;
         let recorder = self.recorders.of(number)?;
         Some(sandbox.go_under(&mut self.kernel, recorder, global))
-    }
-
-    /// Ends whatever a sandbox's command left running, and records it up to its end. Gives the denials in
-    /// its trail.
-    ///
-    /// # Errors
-    /// A process does not end: enforcement stays on for it.
-    pub fn end(&mut self, number: u32, status: Option<u8>) -> Result<u64, RunError> {
-        let Some(sandbox) = self.sandboxes.remove(&number) else { return Ok(0) };
-        let (beginning, stop) = sandbox.stop();
-        let ended = self.end_processes(&beginning);
-        self.feed.drain_all(&mut self.recorders);
-        self.feed.count_losses(&mut self.recorders);
-        self.feed.tell_counted(&mut self.recorders, Some(number));
-        self.feed.sum_up(&mut self.recorders);
-        let mut denied = 0;
-        if let Some(mut recorder) = self.recorders.remove(number) {
-            recorder.trail.add(stop.stop_record(status));
-            recorder.trail.flush();
-            denied = recorder.trail.denied();
-        }
-        let ended = ended.and_then(|()| self.clear_away(beginning));
-        if ended.is_err() {
-            self.left.insert(number);
-        }
-        ended.map(|()| denied)
-    }
-
-    fn end_processes(&self, beginning: &Beginning) -> Result<(), RunError> {
-        if !beginning.is_begun {
-            return Ok(());
-        }
-        if beginning.cgroup.is_there() {
-            beginning.cgroup.end_processes()?;
-        }
-        let identified = self.kernel.connections.identified();
-        Ok(strays::end_sandbox(identified, beginning.number)?)
     }
 
     /// Ends all sandboxes, and then enforcement. Not to be called where it is to outlive the process.

@@ -4,8 +4,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -46,7 +46,74 @@ pub struct Inherit {
     limits: Vec<(u32, libc::rlimit64)>,
 }
 
+/// All of it but the descriptors, for another process.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InheritBytes {
+    #[prost(bytes = "vec", tag = "1")]
+    workdir: Vec<u8>,
+    /// Each `NAME=VALUE`.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    environment: Vec<Vec<u8>>,
+    #[prost(uint32, tag = "3")]
+    umask: u32,
+    #[prost(message, repeated, tag = "4")]
+    limits: Vec<LimitBytes>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct LimitBytes {
+    #[prost(uint32, tag = "1")]
+    resource: u32,
+    #[prost(uint64, tag = "2")]
+    soft: u64,
+    #[prost(uint64, tag = "3")]
+    hard: u64,
+}
+
 impl Inherit {
+    /// Gives the bytes, and adds the descriptors in the order in which [`Inherit::read`] takes them.
+    #[must_use]
+    pub fn write<'i>(&'i self, descriptors: &mut Vec<BorrowedFd<'i>>) -> InheritBytes {
+        descriptors.extend(self.streams.iter().chain([&self.directory]).map(AsFd::as_fd));
+        let variables = self.environment.iter();
+        let limits = self.limits.iter().map(|(resource, limit)| LimitBytes {
+            resource: *resource,
+            soft: limit.rlim_cur,
+            hard: limit.rlim_max,
+        });
+        InheritBytes {
+            workdir: self.workdir.as_os_str().as_bytes().to_vec(),
+            environment: variables
+                .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat())
+                .collect(),
+            umask: self.umask,
+            limits: limits.collect(),
+        }
+    }
+
+    /// The same again.
+    ///
+    /// # Errors
+    /// A descriptor is missing.
+    pub fn read(
+        bytes: InheritBytes,
+        descriptors: &mut impl Iterator<Item = OwnedFd>,
+    ) -> io::Result<Self> {
+        let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
+        let streams = [next()?, next()?, next()?];
+        let limit = |LimitBytes { resource, soft, hard }| {
+            (resource, libc::rlimit64 { rlim_cur: soft, rlim_max: hard })
+        };
+        Ok(Self {
+            streams,
+            directory: next()?,
+            workdir: OsString::from_vec(bytes.workdir).into(),
+            environment: bytes.environment.into_iter().filter_map(variable).collect(),
+            umask: bytes.umask,
+            limits: bytes.limits.into_iter().map(limit).collect(),
+        })
+    }
+
     /// Of a process that waits for an answer, with the environment that it names.
     ///
     /// # Errors

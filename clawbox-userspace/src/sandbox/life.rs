@@ -176,6 +176,15 @@ impl Sandbox {
         }
     }
 
+    /// Whether its first process is this child.
+    #[must_use]
+    pub fn is_child(&self, pid: u32) -> bool {
+        match &self.life {
+            Life::Command { process, .. } => process.pid().as_raw().cast_unsigned() == pid,
+            Life::Cgroup => false,
+        }
+    }
+
     /// Whether its cgroup is somebody else's.
     #[must_use]
     pub fn is_attached(&self) -> bool {

@@ -24,6 +24,7 @@ mod execution;
 mod faults;
 mod files;
 mod global;
+mod launcher;
 mod lifecycle;
 mod limits;
 mod listen;

@@ -11,13 +11,13 @@ use std::time::UNIX_EPOCH;
 use landlock::{ABI, BitFlags, PathBeneath, PathFd, RulesetCreatedAttr};
 use serde::{Deserialize, Serialize};
 
-use super::enter::{Credentials, Plan};
+use super::enter::{Credentials, Filters, Plan};
 use super::joined::Joined;
 use super::landlock::{self as ceiling, Ceiling};
 use super::late_rules::LateRule;
 use super::namespaces::{Namespaces, PROC, Part, TMP};
 use super::report::{BackstopReport, LayerState};
-use super::{Identity, LaunchError, Prepared, Request, seccomp};
+use super::{Identity, LaunchError, Prepared, Request};
 
 /// Which file was opened for a rule: another one may have its path later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +148,7 @@ impl Prepared {
             true => own_tmp,
             false => !is_skipped(&late.path),
         });
-        Ok(Kept { applied, ruleset: Some(self.plan.ceiling.ruleset.try_clone()?) })
+        Ok(Kept { applied, ruleset: Some(self.entry.plan.ceiling.ruleset.try_clone()?) })
     }
 }
 
@@ -174,8 +174,7 @@ impl Kept {
             drop_bounding_set: true,
             user,
             ceiling,
-            filter: seccomp::compile(self.applied.ping)?,
-            init_filter: Vec::new(),
+            filters: Filters::of(self.applied.ping)?,
         };
         Prepared::of(plan, self.applied.clone())
     }

@@ -1,13 +1,16 @@
 //! What the child does between fork and exec: system calls in a fixed order, and nothing else.
 //! No allocation, no lock, no panic: another thread may have held the allocator at the fork.
 
+use std::sync::OnceLock;
+
 use nix::errno::Errno;
 use nix::libc::{self, c_long, gid_t, uid_t};
-use seccompiler::BpfProgramRef;
+use seccompiler::{BpfProgram, BpfProgramRef};
 
 use super::capabilities;
 use super::joined::Joined;
 use super::namespaces::Namespaces;
+use super::seccomp;
 use crate::sandbox::init;
 
 /// The steps, in their order; each needs what the ones after it take away.
@@ -177,10 +180,38 @@ pub(super) struct Plan {
     pub(super) user: Option<Credentials>,
     /// The Landlock ruleset and its flags.
     pub(super) ceiling: super::landlock::Ceiling,
-    /// The seccomp filter.
-    pub(super) filter: seccompiler::BpfProgram,
+    /// The seccomp filters.
+    pub(super) filters: Filters,
+}
+
+/// The seccomp filters of a sandbox: there are two kinds of them, each compiled once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filters {
+    /// Whether sockets for echo requests are left.
+    pub(super) ping: bool,
+    pub(super) all: BpfProgramRef<'static>,
     /// For process 1, on top of the other.
-    pub(super) init_filter: seccompiler::BpfProgram,
+    pub(super) init: BpfProgramRef<'static>,
+}
+
+impl Filters {
+    /// `ping`: leave sockets for echo requests.
+    pub(super) fn of(ping: bool) -> Result<Self, seccompiler::BackendError> {
+        static ALL: [OnceLock<BpfProgram>; 2] = [OnceLock::new(), OnceLock::new()];
+        static INIT: OnceLock<BpfProgram> = OnceLock::new();
+        let once = |place: &'static OnceLock<BpfProgram>, compile: &dyn Fn() -> _| {
+            let made = match place.get() {
+                Some(made) => made,
+                None => {
+                    let made: BpfProgram = compile()?;
+                    place.get_or_init(|| made)
+                }
+            };
+            Ok::<_, seccompiler::BackendError>(made.as_slice())
+        };
+        let all = once(&ALL[usize::from(ping)], &|| seccomp::compile(ping))?;
+        Ok(Self { ping, all, init: once(&INIT, &seccomp::compile_for_init)? })
+    }
 }
 
 /// Numeric credentials.
@@ -227,9 +258,9 @@ pub(super) fn run(plan: &Plan, went_without: &dyn Fn(Step, u8)) -> Result<(), (S
     }
     capabilities::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::NoNewPrivileges))?;
     restrict(&plan.ceiling).map_err(at(Step::Landlock))?;
-    filter(&plan.filter).map_err(at(Step::Seccomp))?;
+    filter(plan.filters.all).map_err(at(Step::Seccomp))?;
     if plan.namespaces.pid {
-        init::start(&plan.init_filter).map_err(at(Step::Init))?;
+        init::start(plan.filters.init).map_err(at(Step::Init))?;
     }
     Ok(())
 }

@@ -25,9 +25,9 @@ const KINDS: [(&str, CloneFlags); 5] = [
 /// Those that are not the agent's own, and where the command is to start.
 #[derive(Debug)]
 pub struct Joined {
-    pid: Option<OwnedFd>,
-    others: Vec<(OwnedFd, CloneFlags)>,
-    workdir: CString,
+    pub(super) pid: Option<OwnedFd>,
+    pub(super) others: Vec<(OwnedFd, CloneFlags)>,
+    pub(super) workdir: CString,
 }
 
 impl Joined {

@@ -63,9 +63,9 @@ pub(super) struct Ceiling {
     /// Rules for paths in the sandbox's own `/proc`.
     pub(super) in_proc: Vec<LateRule>,
     /// The rule that opens the sandbox's own `/tmp`.
-    in_tmp: Option<LateRule>,
+    pub(super) in_tmp: Option<LateRule>,
     /// A path that the sandbox's own `/proc` does not have is an error, not a lack to report.
-    required: bool,
+    pub(super) required: bool,
 }
 
 fn flags(abi: i32) -> u32 {

@@ -14,14 +14,16 @@ mod seccomp;
 pub mod syscalls;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::unistd::Uid;
 
-use enter::{Credentials, Plan, Step};
+use enter::{Credentials, Filters, Plan, Step};
 pub use identity::{Identity, IdentityError};
 use namespaces::Part;
 pub use report::{BackstopReport, Layer, LayerState, SkippedPath};
@@ -170,11 +172,18 @@ pub enum LaunchError {
 /// Backstops that are ready to be applied, any number of times.
 #[derive(Debug)]
 pub struct Prepared {
-    plan: Plan,
+    /// What the child has of them.
+    pub entry: Arc<Entry>,
     applied: again::Applied,
-    /// The child writes two bytes for each step that failed, see [`WENT_WITHOUT`]; the parent
-    /// reads them.
-    failed: (io::PipeReader, io::PipeWriter),
+    failed: io::PipeReader,
+}
+
+/// The child's part: all that it needs to apply them, and a way to say what failed.
+#[derive(Debug)]
+pub struct Entry {
+    plan: Plan,
+    /// Two bytes for each step that failed, see [`WENT_WITHOUT`]; the parent reads them.
+    failed: OwnedFd,
 }
 
 /// In the first byte, beside the step's number: it could be gone without, and the second byte says
@@ -199,11 +208,9 @@ pub fn prepare(request: &Request) -> Result<(Prepared, BackstopReport), LaunchEr
     if request.hard_requirement {
         refuse_incomplete(request, &layers)?;
     }
-    let filter = seccomp::compile(request.ping)?;
-    let init_filter = seccomp::compile_for_init()?;
-    let ceiling = built.ceiling;
-    let joined = None;
-    let plan = Plan { namespaces, joined, drop_bounding_set, user, ceiling, filter, init_filter };
+    let filters = Filters::of(request.ping)?;
+    let (ceiling, joined) = (built.ceiling, None);
+    let plan = Plan { namespaces, joined, drop_bounding_set, user, ceiling, filters };
     let report = BackstopReport {
         landlock_abi: built.abi,
         landlock_abi_used: built.abi.min(landlock::NEWEST_ABI),
@@ -225,14 +232,7 @@ pub enum PidNamespace<'a> {
     Of(&'a OwnedFd),
 }
 
-impl Prepared {
-    fn of(plan: Plan, applied: again::Applied) -> Result<Self, LaunchError> {
-        let failed = io::pipe()?;
-        nix::fcntl::fcntl(&failed.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-            .map_err(io::Error::from)?;
-        Ok(Self { plan, applied, failed })
-    }
-
+impl Entry {
     /// Applies the backstops to the calling thread, for good. To be called in a forked child,
     /// after it was put into its cgroup, as the last thing before exec: for
     /// [`std::os::unix::process::CommandExt::pre_exec`].
@@ -240,7 +240,9 @@ impl Prepared {
     /// Async-signal-safe: it makes system calls and does not allocate.
     pub fn enter(&self) -> io::Result<()> {
         // The pipe is empty but for bytes of earlier failures: this cannot block.
-        let tell = |what: u8, why: u8| drop((&self.failed.1).write(&[what, why]));
+        let tell = |what: u8, why: u8| {
+            let _ = nix::unistd::write(&self.failed, &[what, why]);
+        };
         let went_without = |step: Step, why: u8| tell(step as u8 | WENT_WITHOUT, why);
         enter::run(&self.plan, &went_without).map_err(|(step, errno)| {
             tell(step as u8, errno as u8);
@@ -248,7 +250,7 @@ impl Prepared {
         })
     }
 
-    /// Where [`Prepared::enter`] must be called.
+    /// Where [`Entry::enter`] must be called.
     pub fn pid_namespace(&self) -> PidNamespace<'_> {
         let joined = self.plan.joined.as_ref().and_then(joined::Joined::pid);
         match joined {
@@ -257,12 +259,22 @@ impl Prepared {
             None => PidNamespace::Same,
         }
     }
+}
+
+impl Prepared {
+    fn of(plan: Plan, applied: again::Applied) -> Result<Self, LaunchError> {
+        let (reader, writer) = io::pipe()?;
+        nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .map_err(io::Error::from)?;
+        let entry = Arc::new(Entry { plan, failed: writer.into() });
+        Ok(Self { entry, applied, failed: reader })
+    }
 
     /// What the child said, oldest first.
     fn told(&self) -> impl Iterator<Item = [u8; 2]> + '_ {
         std::iter::from_fn(|| {
             let mut bytes = [0; 2];
-            (&self.failed.0).read_exact(&mut bytes).is_ok().then_some(bytes)
+            (&self.failed).read_exact(&mut bytes).is_ok().then_some(bytes)
         })
     }
 
@@ -281,7 +293,7 @@ impl Prepared {
                     report.lost(Part::Tmp.layer(), Part::Tmp.gives(), &refused());
                 }
                 Some(Step::LateRules) => {
-                    let rule = self.plan.ceiling.in_proc.get(usize::from(why));
+                    let rule = self.entry.plan.ceiling.in_proc.get(usize::from(why));
                     let path = rule.map(|rule| rule.path().to_owned()).unwrap_or_default();
                     report.skipped(path, "the sandbox's own /proc does not have it");
                 }
@@ -290,7 +302,7 @@ impl Prepared {
         }
     }
 
-    /// Turns the error of a spawn whose child called [`Prepared::enter`] into what happened.
+    /// Turns the error of a spawn whose child called [`Entry::enter`] into what happened.
     pub fn explain(&self, error: io::Error) -> LaunchError {
         let step = self.told().find_map(|[what, _]| Step::from_byte(what));
         match step.map(Step::describe) {

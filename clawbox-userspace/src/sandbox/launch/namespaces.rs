@@ -89,17 +89,17 @@ pub(super) struct Namespaces {
     /// Not made by the child: it is born in it.
     pub(super) pid: bool,
     pub(super) ipc: bool,
-    uts: bool,
-    cgroup: bool,
-    mount: bool,
+    pub(super) uts: bool,
+    pub(super) cgroup: bool,
+    pub(super) mount: bool,
     /// A procfs over `/proc`.
     pub(super) proc: bool,
     /// A tmpfs over `/tmp`, with these options.
     pub(super) tmp: Option<CString>,
     /// Entered once more after the mounts: a descriptor of the host's `/proc` would lead past them.
-    workdir: Option<CString>,
+    pub(super) workdir: Option<CString>,
     /// A mount that the host refuses is an error, not a lack to report.
-    required: bool,
+    pub(super) required: bool,
 }
 
 /// Decides what is made for a request and reports it. `privileged` is whether CAP_SYS_ADMIN is

@@ -32,7 +32,7 @@ const fn refused(errno: i32) -> Outcome {
 
 /// Runs `attempt` in a child that has entered the backstops.
 fn inside(prepared: &Prepared, attempt: &dyn Fn() -> i64) -> Outcome {
-    in_child(&|| match prepared.enter() {
+    in_child(&|| match prepared.entry.enter() {
         Ok(()) => attempt(),
         Err(_) => i64::MIN,
     })

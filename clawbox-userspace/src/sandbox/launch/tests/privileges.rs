@@ -18,7 +18,7 @@ fn output(request: &Request, program: &str, args: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(args).env_clear().current_dir("/").stdin(Stdio::null());
     // SAFETY: `enter` is async-signal-safe.
-    unsafe { command.pre_exec(move || entered.enter()) };
+    unsafe { command.pre_exec(move || entered.entry.enter()) };
     let output = command.output().map_err(|error| prepared.explain(error)).unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -11,7 +11,7 @@ pub(super) fn command(prepared: Prepared, program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/").stdin(Stdio::null());
     // SAFETY: `enter` is async-signal-safe.
-    unsafe { command.pre_exec(move || prepared.enter()) };
+    unsafe { command.pre_exec(move || prepared.entry.enter()) };
     command
 }
 

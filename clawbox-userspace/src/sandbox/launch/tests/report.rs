@@ -74,10 +74,13 @@ fn a_step_that_fails_in_the_child_is_named_by_the_parent() {
     let (prepared, _) = prepare(&everyday(&[])).unwrap();
     // Inside a sandbox a second one can neither make a namespace nor change user.
     let outcome = in_child(&|| {
-        if prepared.enter().is_err() {
+        if prepared.entry.enter().is_err() {
             return 1;
         }
-        prepared.enter().map_or_else(|error| -i64::from(error.raw_os_error().unwrap_or(0)), |()| 0)
+        prepared
+            .entry
+            .enter()
+            .map_or_else(|error| -i64::from(error.raw_os_error().unwrap_or(0)), |()| 0)
     });
     assert_eq!(outcome, refused(libc::EPERM));
     let error = prepared.explain(io::Error::from_raw_os_error(libc::EPERM)).to_string();
