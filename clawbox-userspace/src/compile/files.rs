@@ -5,6 +5,7 @@ use clawbox_common::rule::{ANYBODY, RuleKey, RuleValue};
 use clawbox_common::subject::Mask;
 
 use super::Builder;
+use super::image::NO_GENERATION;
 use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::model::{Binary, FromWritable, Located, Policy};
 use crate::policy::path::{DenyPattern, SandboxPath};
@@ -85,7 +86,7 @@ impl Builder {
                 list.own.insert(slot);
             }
         }
-        let key = RuleKey::programs(self.image.generation());
+        let key = RuleKey::programs(NO_GENERATION);
         self.image.rules.insert(key, list);
     }
 

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 
 use clawbox_common::decide::Lookup as _;
 use clawbox_common::limits::PATTERNS_PER_HOST;
-use clawbox_common::rule::{ADDRESS_KEY_BITS, HostId};
+use clawbox_common::rule::{ADDRESS_KEY_BITS, AddressKey, HostId};
 use ipnet::IpNet;
 
-use super::{ImageLookup, MapImage, host_ids};
+use super::{Compiled, ImageLookup, MapImage, host_ids};
 use crate::policy::address::{readable, wire};
 use crate::policy::network::FirstSaid;
 
@@ -21,14 +21,15 @@ impl MapImage {
         for (address, name) in lines {
             let judged = readable(wire(address).embedded());
             let Some(named) = self.named_at(name, judged) else { continue };
-            let (key, bits) = self.egress_key(&IpNet::from(judged));
+            let (key, bits) = Compiled::egress_key(&IpNet::from(judged));
             let lookup = ImageLookup::new(self, 0);
-            let around = lookup.address(&key, ADDRESS_KEY_BITS).map_or([0; _], |hosts| hosts.ids);
+            let asked = AddressKey { policy: self.generation(), ..key };
+            let around = lookup.address(&asked, ADDRESS_KEY_BITS).map_or([0; _], |hosts| hosts.ids);
             let known: BTreeSet<HostId> = around.into_iter().filter(|id| *id != 0).collect();
             let new = named.into_iter().filter(|id| !known.contains(id));
             let ids: Vec<HostId> = around.into_iter().filter(|id| *id != 0).chain(new).collect();
             if ids.len() <= PATTERNS_PER_HOST {
-                self.addresses.insert((key, bits), host_ids(&ids));
+                self.compiled_mut().addresses.insert((key, bits), host_ids(&ids));
             }
         }
     }

@@ -1,5 +1,5 @@
 //! The compiled policy: plain records for the maps, and what gives a record back its rule.
-//! Everything is ordered, so the same policy is the same bytes.
+//! Everything is ordered, and no number of a generation is in it, so the same policy is the same bytes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, EXECUTE_WRITABLE,
     FILES_BY_BINARY, HOST_LOOPBACK, HostId, HostIds, ICMP, LISTED_PROGRAMS, NAMES_ANYWHERE, PING,
-    PING_PROBE, PROGRAMS, RuleKey, RuleValue, SandboxState, TCP, UDP, VERIFY_NAME,
+    PING_PROBE, PROGRAMS, RuleKey, RuleValue, TCP, UDP, VERIFY_NAME,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
@@ -56,19 +56,6 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Ports on loopback where the agent serves a sandbox; zero is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AgentPorts {
-    /// Names, on 127.0.0.1.
-    pub resolver_v4: u16,
-    /// Names, on ::1.
-    pub resolver_v6: u16,
-    /// Connections that are to be verified, on 127.0.0.1.
-    pub verifier: u16,
-    /// Connections that wait for an answer, on 127.0.0.1.
-    pub waiting: u16,
-}
-
 /// What a binary slot stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BinaryEntry {
@@ -94,7 +81,7 @@ pub struct RuleRef<'a> {
 }
 
 /// An endpoint that was not compiled, so that it admits nothing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Skipped {
     /// Key under `network_policies`.
     pub policy_key: String,
@@ -182,7 +169,7 @@ impl NameRule<'_> {
 }
 
 /// Whom one entry of `network_policies` admits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Who {
     pub(super) tree: Mask,
     pub(super) own: Mask,
@@ -192,7 +179,7 @@ pub(super) struct Who {
 }
 
 /// One compiled endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Admission {
     pub(super) policy_key: String,
     pub(super) name: String,
@@ -202,9 +189,12 @@ pub(super) struct Admission {
     pub(super) who: usize,
 }
 
-/// A compiled policy.
-#[derive(Clone, Debug)]
-pub struct MapImage {
+/// The generation of keys that none has been given yet.
+pub(super) const NO_GENERATION: u32 = 0;
+
+/// A compiled policy. Its keys have no generation yet: [`super::MapImage`] gives them one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
     /// Rules by host pattern, port and transport.
     pub rules: BTreeMap<RuleKey, RuleValue>,
     /// Addresses and ranges, with their length in bits including [`ADDRESS_KEY_HEAD`].
@@ -221,7 +211,6 @@ pub struct MapImage {
     pub names_anywhere: Vec<String>,
     /// Whether what the sandbox may write it may execute.
     pub execute_writable: bool,
-    generation: u32,
     asks_for_unknown: bool,
     audit_only: bool,
     pub(super) who: Vec<Who>,
@@ -231,8 +220,8 @@ pub struct MapImage {
     pub(super) admitting: usize,
 }
 
-impl MapImage {
-    pub(super) fn empty(generation: u32, policy: &Policy) -> Self {
+impl Compiled {
+    pub(super) fn empty(policy: &Policy) -> Self {
         Self {
             rules: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -242,7 +231,6 @@ impl MapImage {
             files: Vec::new(),
             names_anywhere: Vec::new(),
             execute_writable: false,
-            generation,
             audit_only: policy.audit_only(),
             asks_for_unknown: policy.asks_for_unknown(),
             who: Vec::new(),
@@ -250,12 +238,6 @@ impl MapImage {
             admitted: BTreeMap::new(),
             admitting: 0,
         }
-    }
-
-    /// The policy generation in every key.
-    #[must_use]
-    pub fn generation(&self) -> u32 {
-        self.generation
     }
 
     /// Whether connections to endpoints that no rule names wait for an answer.
@@ -270,26 +252,15 @@ impl MapImage {
         self.audit_only
     }
 
-    /// The state of a sandbox under this policy, given the ports of its resolver, the flags that its audit
-    /// level means, and whether BPF LSM programs judge: nothing else sees an echo request.
-    #[must_use]
-    pub fn state(&self, ports: AgentPorts, audit: u32, with_lsm: bool) -> SandboxState {
-        let AgentPorts { resolver_v4, resolver_v6, verifier, waiting } = ports;
-        SandboxState {
-            policy: self.generation,
-            audit_only: u32::from(self.audit_only),
-            resolver_v4,
-            resolver_v6,
-            verifier,
-            waiting,
-            flags: audit
-                | (if self.asks_for_unknown { ASK_UNKNOWN } else { 0 })
-                | (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
-                | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
-                | (if self.lists_programs() { LISTED_PROGRAMS } else { 0 })
-                | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 })
-                | (if with_lsm { self.pinging() } else { 0 }),
-        }
+    /// The flags that it means for a sandbox. `with_lsm`: BPF LSM programs judge, without which nothing
+    /// sees an echo request.
+    pub(super) fn flags(&self, with_lsm: bool) -> u32 {
+        (if self.asks_for_unknown { ASK_UNKNOWN } else { 0 })
+            | (if self.names_anywhere.is_empty() { 0 } else { NAMES_ANYWHERE })
+            | (if self.execute_writable { EXECUTE_WRITABLE } else { 0 })
+            | (if self.lists_programs() { LISTED_PROGRAMS } else { 0 })
+            | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 })
+            | (if with_lsm { self.pinging() } else { 0 })
     }
 
     /// Whether connections go by way of the agent: to be verified, or to wait for an answer.
@@ -323,7 +294,7 @@ impl MapImage {
     /// Whether the policy lists the programs that may be started.
     #[must_use]
     pub fn lists_programs(&self) -> bool {
-        self.rules.contains_key(&RuleKey::programs(self.generation))
+        self.rules.contains_key(&RuleKey::programs(NO_GENERATION))
     }
 
     /// What the policy says about a name; `None`: nothing, so it is not resolved.
@@ -367,7 +338,7 @@ impl MapImage {
         let Some(hosts) = rule.hosts_for(address) else { return false };
         let is_asked = |matched: &&Matched<'_>| {
             hosts.ids.contains(&matched.id)
-                && self.rules.contains_key(&self.rule_key(matched.id, port, TCP))
+                && self.rules.contains_key(&Self::rule_key(matched.id, port, TCP))
         };
         let mut asked = rule.matched.iter().filter(is_asked).peekable();
         asked.peek().is_some() && asked.all(|matched| matched.first_said != FirstSaid::Name)
@@ -384,7 +355,7 @@ impl MapImage {
         matched_word: u32,
         matched: u64,
     ) -> Option<RuleRef<'_>> {
-        let key = self.rule_key(host, port, transport);
+        let key = Self::rule_key(host, port, transport);
         let rule = self.rules.get(&key)?;
         let word = usize::try_from(matched_word).ok()?;
         let met = |slot: usize| slot / 64 == word && matched & (1 << (slot % 64)) != 0;
@@ -421,7 +392,7 @@ impl MapImage {
         port: u16,
         transport: u8,
     ) -> impl Iterator<Item = RuleRef<'_>> {
-        let key = self.rule_key(host, port, transport);
+        let key = Self::rule_key(host, port, transport);
         let admissions = self.admitted.get(&key).into_iter().flatten();
         admissions.filter_map(|&index| self.admissions.get(index)).flat_map(|admission| {
             let who = self.who.get(admission.who);
@@ -436,18 +407,18 @@ impl MapImage {
         })
     }
 
-    pub(super) fn rule_key(&self, host: HostId, port: u16, transport: u8) -> RuleKey {
-        RuleKey { policy: self.generation, host, port, transport, zero: 0 }
+    pub(super) fn rule_key(host: HostId, port: u16, transport: u8) -> RuleKey {
+        RuleKey { policy: NO_GENERATION, host, port, transport, zero: 0 }
     }
 
-    pub(super) fn egress_key(&self, net: &IpNet) -> (AddressKey, u32) {
+    pub(super) fn egress_key(net: &IpNet) -> (AddressKey, u32) {
         let prefix = u32::from(net.prefix_len());
         let bits = match net {
             IpNet::V4(_) => 96 + prefix,
             IpNet::V6(_) => prefix,
         };
         let key = AddressKey {
-            policy: self.generation,
+            policy: NO_GENERATION,
             usage: AddressUse::Egress as u32,
             address: wire(net.network()),
         };
@@ -462,9 +433,8 @@ impl MapImage {
 }
 
 /// A listing for people and for snapshots.
-impl fmt::Display for MapImage {
+impl fmt::Display for Compiled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "generation {}", self.generation)?;
         if self.audit_only {
             writeln!(f, "audit only")?;
         }

@@ -48,7 +48,7 @@ impl Lookup for ImageLookup<'_> {
     }
 
     fn rule(&self, key: &RuleKey) -> Option<&RuleValue> {
-        self.image.rules.get(key)
+        self.image.rule(key)
     }
 
     fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue> {
@@ -59,7 +59,7 @@ impl Lookup for ImageLookup<'_> {
         (ADDRESS_KEY_HEAD..=bits).rev().find_map(|bits| {
             let prefix =
                 AddressKey { address: masked(key.address, bits - ADDRESS_KEY_HEAD), ..*key };
-            self.image.addresses.get(&(prefix, bits))
+            self.image.address(prefix, bits)
         })
     }
 }

@@ -2,6 +2,7 @@
 //! No clock, no files, no DNS; what does not fit the contract's bounds is refused here.
 
 pub mod files;
+mod generation;
 mod hosts_file;
 mod image;
 mod lookup;
@@ -21,9 +22,8 @@ use clawbox_common::rule::{
 use clawbox_common::subject::Mask;
 use ipnet::{IpNet, Ipv6Net};
 
-pub use image::{
-    AgentPorts, BinaryEntry, MapImage, NameRule, Pattern, RuleRef, Skipped, TooManyPatterns,
-};
+pub use generation::{AgentPorts, MapImage};
+pub use image::{BinaryEntry, Compiled, NameRule, Pattern, RuleRef, Skipped, TooManyPatterns};
 pub use lookup::ImageLookup;
 
 use crate::policy::address::wire;
@@ -31,7 +31,7 @@ use crate::policy::binary_pattern::BinaryPattern;
 use crate::policy::diagnostic::{Diagnostic, Origin};
 use crate::policy::model::{Binary, Listen, Matching, Policy, Transport};
 use crate::policy::network::{Endpoint, FirstSaid, Host, NetworkPolicy, Treatment};
-use image::{Admission, Who};
+use image::{Admission, NO_GENERATION, Who};
 
 /// Compiles a policy for a generation, which is never zero.
 ///
@@ -55,7 +55,7 @@ pub fn compile_after(
     generation: u32,
     slots: &[BinaryEntry],
 ) -> Result<MapImage, Vec<Diagnostic>> {
-    let mut builder = Builder::new(policy, generation);
+    let mut builder = Builder::new(policy);
     builder.keep_slots(slots);
     if generation == 0 {
         builder.errors.push(Diagnostic::error(
@@ -73,11 +73,12 @@ pub fn compile_after(
     builder.files(policy);
     builder.check_slots();
     builder.addresses();
-    if builder.errors.is_empty() { Ok(builder.image) } else { Err(builder.errors) }
+    let image = MapImage::new(builder.image, generation);
+    if builder.errors.is_empty() { Ok(image) } else { Err(builder.errors) }
 }
 
 struct Builder {
-    image: MapImage,
+    image: Compiled,
     errors: Vec<Diagnostic>,
     /// The number of each pattern, and where it was first written.
     numbers: HashMap<Pattern, (HostId, Origin)>,
@@ -87,9 +88,9 @@ struct Builder {
 }
 
 impl Builder {
-    fn new(policy: &Policy, generation: u32) -> Self {
+    fn new(policy: &Policy) -> Self {
         Self {
-            image: MapImage::empty(generation, policy),
+            image: Compiled::empty(policy),
             errors: Vec::new(),
             numbers: HashMap::new(),
             slots: HashMap::new(),
@@ -188,7 +189,7 @@ impl Builder {
         for &host in &ids {
             for port in endpoint.rule_ports() {
                 for &transport in transports {
-                    let key = self.image.rule_key(host, port, transport);
+                    let key = Compiled::rule_key(host, port, transport);
                     self.admit(key, who, admission, endpoint);
                 }
             }
@@ -239,13 +240,13 @@ impl Builder {
         let id = self.host_id(Pattern::Listen, origin);
         for port in listen.ports() {
             for &transport in transports(listen.transport()) {
-                let key = self.image.rule_key(id, port.get(), transport);
+                let key = Compiled::rule_key(id, port.get(), transport);
                 self.image.rules.insert(key, RuleValue::default());
             }
         }
         for address in listen.addresses() {
             let key = AddressKey {
-                policy: self.image.generation(),
+                policy: NO_GENERATION,
                 usage: AddressUse::Listen as u32,
                 address: wire(*address).embedded(),
             };
@@ -277,7 +278,7 @@ impl Builder {
                 self.too_nested(net, &around);
                 continue;
             }
-            let (key, bits) = self.image.egress_key(net);
+            let (key, bits) = Compiled::egress_key(net);
             self.image.addresses.insert((key, bits), host_ids(&ids));
         }
         self.keep_families_apart(&ranges);
@@ -303,7 +304,7 @@ impl Builder {
         };
         let mapped = IpNet::V6(mapped);
         if ranges.keys().any(|net| net.contains(&mapped)) {
-            let (key, bits) = self.image.egress_key(&mapped);
+            let (key, bits) = Compiled::egress_key(&mapped);
             let rules = self.image.addresses.entry((key, bits));
             rules.or_default();
         }

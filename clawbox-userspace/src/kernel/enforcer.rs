@@ -2,6 +2,7 @@
 //! identities, synthetic addresses; and through which it reads events and losses.
 
 pub mod cgroups;
+mod losses;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,11 +12,10 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use clawbox_common::attach::STARTERS;
-use clawbox_common::event::Kind;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
-    AddressKey, BinaryKey, HostIds, LOST_ALLOW, LOST_TOLD, LossKey, Redirected, RuleKey, RuleValue,
-    STATE_SLOTS, SandboxState, SandboxStates, ScriptKey, SocketState,
+    AddressKey, BinaryKey, HostIds, Redirected, RuleKey, RuleValue, STATE_SLOTS, SandboxState,
+    SandboxStates, ScriptKey, SocketState,
 };
 use clawbox_common::subject::Mask;
 
@@ -58,16 +58,9 @@ pub struct Enforcer {
 /// The keys of one policy's entries in the maps.
 #[derive(Debug, Default)]
 pub struct Generation {
-    rules: Vec<RuleKey>,
-    addresses: Vec<(AddressKey, u32)>,
+    image: Option<MapImage>,
     files: Vec<FileKey>,
     names: Vec<NameKey>,
-}
-
-/// What a sandbox's losses are counted by.
-fn loss_kinds() -> impl Iterator<Item = u32> {
-    let verdicts = Kind::ALL.iter().flat_map(|kind| [*kind as u32, *kind as u32 | LOST_ALLOW]);
-    verdicts.flat_map(|kind| [kind, kind | LOST_TOLD])
 }
 
 impl Enforcer {
@@ -157,7 +150,7 @@ impl Enforcer {
         names: &BTreeMap<NameKey, FileRule>,
     ) -> Result<Generation, LoadError> {
         let generation = self.known_generation(image, files, names);
-        let written = self.write_policy(&image.rules, &image.addresses).and_then(|()| {
+        let written = self.write_policy(image).and_then(|()| {
             self.write("FILES", files)?;
             self.write("NAMES", names)
         });
@@ -179,8 +172,7 @@ impl Enforcer {
         names: &BTreeMap<NameKey, FileRule>,
     ) -> Generation {
         Generation {
-            rules: image.rules.keys().copied().collect(),
-            addresses: image.addresses.keys().copied().collect(),
+            image: Some(image.clone()),
             files: files.keys().copied().collect(),
             names: names.keys().copied().collect(),
         }
@@ -225,12 +217,15 @@ impl Enforcer {
 
     /// Takes out a generation that no sandbox's state points at. What is not there is passed over.
     pub fn remove_generation(&mut self, generation: &Generation) {
-        let Generation { rules, addresses, files, names } = generation;
-        self.remove_keys("RULES", rules);
+        let Generation { image, files, names } = generation;
         self.remove_keys("FILES", files);
         self.remove_keys("NAMES", names);
+        let Some(image) = image else { return };
+        self.remove_keys("RULES", &image.rules().map(|(key, _)| key).collect::<Vec<_>>());
         if let Ok(mut trie) = self.trie() {
-            addresses.iter().for_each(|(key, bits)| drop(trie.remove(&Key::new(*bits, *key))));
+            for ((key, bits), _) in image.addresses() {
+                drop(trie.remove(&Key::new(bits, key)));
+            }
         }
     }
 
@@ -285,8 +280,15 @@ impl Enforcer {
         name: &'static str,
         entries: &BTreeMap<K, V>,
     ) -> Result<(), LoadError> {
-        let (keys, values): (Vec<K>, Vec<V>) =
-            entries.iter().map(|(key, value)| (*key, *value)).unzip();
+        self.write_all(name, entries.iter().map(|(key, value)| (*key, *value)))
+    }
+
+    fn write_all<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &'static str,
+        entries: impl Iterator<Item = (K, V)>,
+    ) -> Result<(), LoadError> {
+        let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
         let written = batch::write(self.map_data(name)?.fd().as_fd(), &keys, &values);
         written.map_err(|errno| LoadError::Batch { name, source: errno.into() })
     }
@@ -332,15 +334,11 @@ impl Enforcer {
         LpmTrie::try_from(map).map_err(|source| LoadError::Map { name, source })
     }
 
-    fn write_policy(
-        &mut self,
-        rules: &BTreeMap<RuleKey, RuleValue>,
-        addresses: &BTreeMap<(AddressKey, u32), HostIds>,
-    ) -> Result<(), LoadError> {
-        self.write("RULES", rules)?;
+    fn write_policy(&mut self, image: &MapImage) -> Result<(), LoadError> {
+        self.write_all("RULES", image.rules())?;
         let mut trie = self.trie()?;
-        for ((key, bits), hosts) in addresses {
-            trie.insert(&Key::new(*bits, *key), *hosts, 0)
+        for ((key, bits), hosts) in image.addresses() {
+            trie.insert(&Key::new(bits, key), hosts, 0)
                 .map_err(|source| LoadError::Map { name: "ADDRESSES", source })?;
         }
         Ok(())
@@ -384,18 +382,8 @@ impl Enforcer {
     /// # Errors
     /// A map is full.
     pub fn admit_cgroup(&mut self, cgroup: u64, sandbox: u32) -> Result<(), LoadError> {
-        let name = "LOSSES";
-        let mut losses = self.hash(name)?;
-        for kind in loss_kinds() {
-            for sandbox in [sandbox, 0] {
-                let key = LossKey { sandbox, kind };
-                // One that is there has counted already, what is nobody's or before a repair.
-                if losses.get(&key, 0).is_err() {
-                    losses
-                        .insert(key, 0_u64, 0)
-                        .map_err(|source| LoadError::Map { name, source })?;
-                }
-            }
+        for sandbox in [sandbox, 0] {
+            self.begin_losses(sandbox)?;
         }
         let name = "CGROUPS";
         self.hash(name)?
@@ -410,10 +398,7 @@ impl Enforcer {
     pub fn dismiss(&mut self, cgroup: u64, sandbox: u32) -> Result<(), LoadError> {
         // Each is best effort: the cgroup is gone, and nobody finds the rest.
         drop(self.hash::<u64, u32>("CGROUPS")?.remove(&cgroup));
-        let mut losses = self.hash::<LossKey, u64>("LOSSES")?;
-        for kind in loss_kinds() {
-            drop(losses.remove(&LossKey { sandbox, kind }));
-        }
+        self.end_losses(sandbox);
         self.set_state(sandbox, &SandboxState::under(0, 0))
     }
 
@@ -541,7 +526,8 @@ impl Enforcer {
     /// # Errors
     /// They were taken before.
     pub fn take_tallies(&mut self) -> Result<Tallies, LoadError> {
-        Ok(Tallies::new(self.map("TALLY_PLACES")?, self.map("TALLIES")?))
+        let places = self.again("TALLY_PLACES")?;
+        Ok(Tallies::new(places, self.map("TALLIES")?))
     }
 
     /// The counts of allowed connects and sends. Can be taken once.
@@ -549,7 +535,8 @@ impl Enforcer {
     /// # Errors
     /// They were taken before.
     pub fn take_flows(&mut self) -> Result<Flows, LoadError> {
-        Ok(Flows::new(self.map("FLOWS")?, self.map("FLOW_SPAN")?))
+        let table = self.again("FLOWS")?;
+        Ok(Flows::new(table, self.map("FLOW_SPAN")?))
     }
 
     /// Ends of processes that the kernel did not tell: their identities are still there.

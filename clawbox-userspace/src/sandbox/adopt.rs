@@ -88,6 +88,10 @@ fn remember(
     resolver.names().restore(&fs::read_to_string(names).unwrap_or_default());
     match File::options().append(true).open(names) {
         Ok(file) => resolver.names().keep_in(file),
+        // It had none.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            resolver.names().keep_at(names.to_owned());
+        }
         Err(error) => tracing::warn!("new names will not be known after a restart: {error}"),
     }
     resolver.restore(&handed_out, generation);
@@ -131,7 +135,7 @@ fn image(lasting: &Lasting, generation: u32, in_use: &Mask) -> Result<(MapImage,
         wrong(found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;
     compiled.open_hosts(lines_of(&hosts_file()));
-    Ok((compiled, policy.filesystem.include_workdir()))
+    Ok((compiled.shared(), policy.filesystem.include_workdir()))
 }
 
 /// That policy, and what it names as it is on this host now.

@@ -269,6 +269,7 @@ impl LivePolicy {
         let generation = kernel.generation + 1;
         let mut image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
         image.open_hosts(lines_of(&hosts_file()));
+        let image = image.shared();
         let bound = self.settled.too_many_rules(&image).filter(|_| self.global.is_none());
         if let Some(why) = bound {
             return Err(refused(why));

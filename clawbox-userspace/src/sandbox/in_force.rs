@@ -109,7 +109,7 @@ impl NamePolicy for PolicyInForce {
     }
 
     fn audit_only(&self) -> bool {
-        self.ask(MapImage::audit_only)
+        self.ask(|image| image.audit_only())
     }
 }
 

@@ -181,7 +181,7 @@ impl Order {
 /// The policy that a sandbox starts under.
 pub(super) struct InForce {
     /// It.
-    pub loaded: Loaded,
+    pub loaded: Arc<Loaded>,
     /// The name of its file.
     pub file: String,
     /// Compiled.
@@ -198,41 +198,78 @@ pub(super) fn load_in_force(
     let file = |texts: &[Text]| texts.first().map(|text| text.name.clone()).unwrap_or_default();
     // One with mistakes is refused at once, and not when it takes the place of the host's.
     let loaded = load(own, mode)?;
-    let mut image = compile(&loaded.policy, generation).map_err(refused)?;
     let Some(global) = global else {
-        image.open_hosts(lines_of(&hosts_file()));
+        let image = compile_own(own, mode, &loaded, generation)?;
         return Ok(InForce { file: file(own), loaded, image });
     };
+    let image = compile(&loaded.policy, generation).map_err(refused)?;
     let loaded = load(global, None)?;
     // Who is started under the host's is known by its program once its own policy is in force again.
     let mut image = compile_after(&loaded.policy, generation, &image.binaries).map_err(refused)?;
     image.open_hosts(lines_of(&hosts_file()));
-    Ok(InForce { file: file(global), loaded, image })
+    Ok(InForce { file: file(global), loaded, image: image.shared() })
+}
+
+/// Compiles a policy that [`load`] has read, unless it was the last one and means the same still.
+fn compile_own(
+    texts: &[Text],
+    mode: Option<Mode>,
+    loaded: &Loaded,
+    generation: u32,
+) -> Result<MapImage, OrderError> {
+    let hosts = hosts_file();
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let last = last.as_mut().filter(|last| last.texts == texts);
+    if let Some(compiled) = last.as_ref().and_then(|last| last.compiled.as_ref())
+        && (compiled.mode, &compiled.hosts) == (mode, &hosts)
+    {
+        return Ok(compiled.image.under(generation));
+    }
+    let mut image = compile(&loaded.policy, generation).map_err(refused)?;
+    image.open_hosts(lines_of(&hosts));
+    let image = image.shared();
+    if let Some(last) = last {
+        last.compiled = Some(LastCompiled { mode, hosts, image: image.clone() });
+    }
+    Ok(image)
 }
 
 /// Reads a policy; `mode` stands over its own.
-pub(super) fn load(texts: &[Text], mode: Option<Mode>) -> Result<Loaded, OrderError> {
+pub(super) fn load(texts: &[Text], mode: Option<Mode>) -> Result<Arc<Loaded>, OrderError> {
     let mut loaded = read(texts)?;
     if let Some(value) = mode {
-        loaded.policy.mode = Some(Located { value, origin: loaded.policy.origin.clone() });
+        let policy = &mut Arc::make_mut(&mut loaded).policy;
+        policy.mode = Some(Located { value, origin: policy.origin.clone() });
     }
     Ok(loaded)
 }
 
 /// The policy that was read last, with its files: of many sandboxes that are started most have the same.
-static LAST: Mutex<Option<(Vec<Text>, Loaded)>> = Mutex::new(None);
+static LAST: Mutex<Option<Last>> = Mutex::new(None);
 
-fn read(texts: &[Text]) -> Result<Loaded, OrderError> {
+struct Last {
+    texts: Vec<Text>,
+    loaded: Arc<Loaded>,
+    compiled: Option<LastCompiled>,
+}
+
+/// Compiled, and what else it depends on.
+struct LastCompiled {
+    mode: Option<Mode>,
+    hosts: String,
+    image: MapImage,
+}
+
+fn read(texts: &[Text]) -> Result<Arc<Loaded>, OrderError> {
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((of, loaded)) = &*last
-        && of == texts
-    {
-        return Ok(loaded.clone());
+    if let Some(last) = last.as_ref().filter(|last| last.texts == texts) {
+        return Ok(Arc::clone(&last.loaded));
     }
     let named: Vec<(Arc<str>, String)> =
         texts.iter().map(|text| (text.name.as_str().into(), text.text.clone())).collect();
     let loaded = load_texts(&named).and_then(Loaded::enforceable).map_err(refused)?;
-    *last = Some((texts.to_vec(), loaded.clone()));
+    let loaded = Arc::new(loaded);
+    *last = Some(Last { texts: texts.to_vec(), loaded: Arc::clone(&loaded), compiled: None });
     Ok(loaded)
 }
 
