@@ -64,15 +64,43 @@ enum Verb {
     Manual(ManualCommand),
 }
 
+/// The verbs that are on the way of every command that is run. To build the arguments of all verbs, their
+/// help and their checks, takes as long as all else that this process does before it asks the daemon.
+#[derive(Debug, Parser)]
+#[command(name = "clawbox")]
+struct Frequent {
+    #[command(subcommand)]
+    verb: FrequentVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum FrequentVerb {
+    Run(RunCommand),
+    Exec(ExecCommand),
+}
+
+/// What is asked. Whatever is not plain is for the parser of all verbs to say.
+fn parse() -> Result<Verb, clap::Error> {
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == "run" || verb == "exec")
+        && let Ok(frequent) = Frequent::try_parse()
+    {
+        return Ok(match frequent.verb {
+            FrequentVerb::Run(command) => Verb::Run(command),
+            FrequentVerb::Exec(command) => Verb::Exec(command),
+        });
+    }
+    Cli::try_parse().map(|cli| cli.verb)
+}
+
 fn main() -> ExitCode {
     // A shell asks what it may offer; then nothing else is done.
     CompleteEnv::with_factory(Cli::command).var(COMPLETE).complete();
     log_to_stderr();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let verb = match parse() {
+        Ok(verb) => verb,
         Err(error) => return usage(&error),
     };
-    let (result, failed) = match cli.verb {
+    let (result, failed) = match verb {
         Verb::Run(command) => (command.run(), run::failed()),
         Verb::Attach(command) => (command.run(), ExitCode::from(2)),
         Verb::Exec(command) => (command.run(), run::failed()),

@@ -20,6 +20,17 @@ pub enum Blank {
     Hosts(HostFrom),
 }
 
+/// Whether a text may leave anything to be filled in. Where it cannot, nothing has to be read of it: a
+/// backslash may be any character (YAML 1.2.2, 5.7).
+#[must_use]
+pub fn may_leave_blanks(text: &str) -> bool {
+    let names_group = || {
+        let mut found = text.match_indices("group:");
+        found.any(|(at, _)| !text.get(..at).is_some_and(|before| before.ends_with("run_as_")))
+    };
+    text.contains(['~', '\\']) || text.contains("host_from") || names_group()
+}
+
 /// A place to be filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {

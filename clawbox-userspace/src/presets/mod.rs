@@ -11,6 +11,7 @@ pub mod settings;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::policy::drafted::may_leave_blanks;
 use crate::policy::nearest::nearest;
 use crate::policy::{Diagnostic, Loaded, Origin, load_texts, source};
 use embedded::{Embedded, PRESETS, PROFILES};
@@ -97,7 +98,11 @@ pub fn read_texts(
     presets: &[String],
     user: Option<&str>,
 ) -> Result<Vec<Named>, Vec<Diagnostic>> {
-    fill(first, presets, user).map(|filled| filled.texts)
+    let texts = gather(first, presets)?;
+    if !texts.iter().any(|(_, text)| may_leave_blanks(text)) {
+        return Ok(texts);
+    }
+    filled(texts, user).map(|filled| filled.texts)
 }
 
 /// Texts with every blank filled in.
@@ -119,6 +124,10 @@ pub fn fill(
     presets: &[String],
     user: Option<&str>,
 ) -> Result<Filled, Vec<Diagnostic>> {
+    filled(gather(first, presets)?, user)
+}
+
+fn gather(first: &First, presets: &[String]) -> Result<Vec<Named>, Vec<Diagnostic>> {
     let mut texts = Vec::with_capacity(presets.len() + 1);
     let mut errors = Vec::new();
     let first = match first {
@@ -134,9 +143,11 @@ pub fn fill(
             Err(diagnostic) => errors.push(diagnostic),
         }
     }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
+    if errors.is_empty() { Ok(texts) } else { Err(errors) }
+}
+
+fn filled(texts: Vec<Named>, user: Option<&str>) -> Result<Filled, Vec<Diagnostic>> {
+    let mut errors = Vec::new();
     let mut filler = Filler::here(Home::Of(user.map(str::to_owned)));
     let mut filled = Vec::with_capacity(texts.len());
     for (file, text) in texts {

@@ -6,6 +6,7 @@ use super::embedded::GROUPS;
 use super::settings::Machine;
 use super::*;
 use crate::compile::compile;
+use crate::policy::drafted::draft;
 use crate::policy::model::Policy;
 use crate::policy::network::Host;
 use crate::policy::{HostFrom, Kind, Severity, parse_str};
@@ -173,4 +174,30 @@ fn every_group_has_paths_that_deny_takes_and_no_policy_has_too_many() {
     let policy = parse_str(&file, &text).unwrap().policy;
     let paths: usize = groups.iter().map(|(_, group)| group.paths.len()).sum();
     assert_eq!(policy.filesystem.deny().len(), paths);
+}
+
+#[test]
+fn whoever_leaves_a_blank_is_seen_to_without_being_read() {
+    let mut with_blanks = 0;
+    for at in PRESETS.iter().chain(PROFILES) {
+        let places = draft(&at.name.into(), at.text).unwrap().places;
+        with_blanks += usize::from(!places.is_empty());
+        assert!(places.is_empty() || may_leave_blanks(at.text), "{}", at.name);
+    }
+    assert!(with_blanks > 10, "{with_blanks}");
+    let policy = |deny: &str| {
+        format!("version: 1\nprocess: {{ run_as_group: x }}\nfilesystem_policy:\n  {deny}\n")
+    };
+    for (deny, expected) in [
+        ("deny: [/x]", false),
+        ("deny: [group:keyrings]", true),
+        ("deny: [\"\\x7e/x\"]", true),
+        ("deny: [\"gr\\u006fup:keyrings\"]", true),
+        ("deny: [~/x]", true),
+    ] {
+        let text = policy(deny);
+        assert_eq!(may_leave_blanks(&text), expected, "{deny}");
+        let places = draft(&"p.yaml".into(), &text).unwrap().places;
+        assert_eq!(!places.is_empty(), expected, "{deny}");
+    }
 }
