@@ -342,6 +342,10 @@ impl Trail {
             }
         }
         self.pending.drain(..taken);
+        if self.pending.is_empty() {
+            // A thousand trails that nothing is added to have no memory for it.
+            self.pending = Vec::new();
+        }
         if taken > 0 {
             self.grown.send_replace(());
         }

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use clawbox_common::limits::SYNTHETICS_PER_SANDBOX;
@@ -29,7 +30,16 @@ struct State {
     last_number: u32,
     clock: u64,
     /// Where each new name is written down, for who takes the sandbox over.
-    kept: Option<File>,
+    kept: Kept,
+}
+
+#[derive(Debug, Default)]
+enum Kept {
+    #[default]
+    Nowhere,
+    /// In a file that is yet to be made.
+    At(PathBuf),
+    In(File),
 }
 
 #[derive(Debug)]
@@ -50,7 +60,12 @@ impl NameTable {
     /// Writes down every name that gets a number, a line each. What the page cache has is enough: after a
     /// loss of power there is no sandbox to serve.
     pub fn keep_in(&self, file: File) {
-        lock(&self.state).kept = Some(file);
+        lock(&self.state).kept = Kept::In(file);
+    }
+
+    /// The same in a file that is made for the first name: few sandboxes that only run a command have one.
+    pub fn keep_at(&self, path: PathBuf) {
+        lock(&self.state).kept = Kept::At(path);
     }
 
     /// Takes up what [`NameTable::keep_in`] wrote: names keep their numbers, which the kernel's tables and
@@ -87,11 +102,9 @@ impl NameTable {
             return 0;
         };
         state.last_number = number;
-        if let Some(file) = &mut state.kept
-            && let Err(error) = file.write_all(format!("{number} {name}\n").as_bytes())
-        {
+        if let Err(error) = state.kept.write(&format!("{number} {name}\n")) {
             tracing::warn!("names will not be known after a restart of the daemon: {error}");
-            state.kept = None;
+            state.kept = Kept::Nowhere;
         }
         let name: Arc<str> = name.into();
         state.numbers.insert(Arc::clone(&name), number);
@@ -112,6 +125,18 @@ impl NameTable {
             named.idle_since = Some(state.clock);
             state.idle.insert(state.clock, number);
             state.forget_idle();
+        }
+    }
+}
+
+impl Kept {
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        if let Self::At(path) = self {
+            *self = Self::In(File::create_new(path)?);
+        }
+        match self {
+            Self::In(file) => file.write_all(line.as_bytes()),
+            Self::At(_) | Self::Nowhere => Ok(()),
         }
     }
 }
@@ -156,6 +181,19 @@ mod tests {
         assert_eq!(next.hold("b.test"), other);
         assert!(next.hold("c.test") > other);
         next.restore("x y\n7\n\n");
+    }
+
+    #[test]
+    fn names_are_written_down_in_a_file_that_the_first_one_makes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("names");
+        let table = NameTable::default();
+        table.keep_at(path.clone());
+        assert!(!path.exists());
+        let number = table.hold("a.test");
+        table.hold("b.test");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(&format!("{number} a.test\n")) && text.contains("b.test"));
     }
 
     #[test]

@@ -4,10 +4,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
 use aya::Pod;
+use aya::maps::MapError;
+use aya::sys::SyscallError;
 use nix::errno::Errno;
 use nix::libc;
 
-/// `BPF_MAP_LOOKUP_BATCH`, `BPF_MAP_UPDATE_BATCH` and `BPF_MAP_DELETE_BATCH` of bpf(2), linux/bpf.h.
+/// `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_LOOKUP_BATCH`, `BPF_MAP_UPDATE_BATCH` and `BPF_MAP_DELETE_BATCH` of bpf(2), linux/bpf.h.
+const LOOKUP_ELEMENT: libc::c_int = 1;
 const LOOKUP_BATCH: libc::c_int = 24;
 const UPDATE_BATCH: libc::c_int = 26;
 const DELETE_BATCH: libc::c_int = 27;
@@ -27,6 +30,16 @@ struct Batched {
     count: u32,
     map: u32,
     element_flags: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` for one element.
+#[repr(C)]
+struct Element {
+    map: u32,
+    zero: u32,
+    key: u64,
+    value: u64,
     flags: u64,
 }
 
@@ -107,6 +120,29 @@ pub(super) fn all<K: Pod, V: Pod>(map: impl AsFd) -> Result<Vec<(K, V)>, Errno> 
         mark = Some(next);
         most = most.max((most * 2).min(MOST));
     }
+}
+
+/// The same error as aya has it.
+pub(super) fn failed(errno: Errno) -> MapError {
+    MapError::SyscallError(SyscallError { call: "bpf_map_batch", io_error: errno.into() })
+}
+
+/// Whether a table has an entry.
+pub(super) fn has<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> bool {
+    let mut value = vec![0_u8; size_of::<V>()];
+    let mut element = Element {
+        map: map.as_raw_fd().cast_unsigned(),
+        zero: 0,
+        key: ptr::from_ref(key) as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the structure is initialised; what it points at is ours, outlives the call, and is as long as
+    // the table's keys and values.
+    let outcome = unsafe {
+        libc::syscall(libc::SYS_bpf, LOOKUP_ELEMENT, &raw mut element, size_of::<Element>())
+    };
+    outcome == 0
 }
 
 /// Writes entries, in the place of those that have their keys.

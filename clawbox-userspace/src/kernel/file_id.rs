@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -144,11 +144,22 @@ pub fn keep_proc() -> io::Result<()> {
 /// What `/proc` says of a descriptor.
 fn describe(fd: i32) -> io::Result<String> {
     let path = format!("self/fdinfo/{fd}");
-    let Some(proc) = PROC.get() else { return fs::read_to_string(Path::new("/proc").join(path)) };
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let opened = openat(proc, path.as_str(), flags, Mode::empty())?;
-    io::read_to_string(fs::File::from(opened))
+    let mut opened = match PROC.get() {
+        None => fs::File::open(Path::new("/proc").join(path))?,
+        Some(proc) => {
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            openat(proc, path.as_str(), flags, Mode::empty())?.into()
+        }
+    };
+    // All of it at once: a start reads some dozens.
+    let mut text = [0; DESCRIPTION];
+    let length = opened.read(&mut text)?;
+    let text = text.get(..length).unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).into_owned())
 }
+
+/// Longer than what `/proc` says of the descriptor of a path; what it says first is what is looked for.
+const DESCRIPTION: usize = 1024;
 
 /// The kernel's internal `dev_t`: 12 bits of major, 20 of minor (`MINORBITS`).
 #[must_use]

@@ -1,17 +1,21 @@
 //! The kernel's counts of allowed connects and sends that were like one that it has told. They are taken out
 //! of its table when nobody counts there any more, so that each is told once, also over restarts.
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use std::os::fd::OwnedFd;
+
+use aya::maps::{Array, MapData, MapError};
 use clawbox_common::flow::{Flow, FlowKey};
+
+use super::batch;
 
 /// The counts of one load.
 pub struct Flows {
-    table: HashMap<MapData, FlowKey, Flow>,
+    table: OwnedFd,
     span: Array<MapData, u32>,
 }
 
 impl Flows {
-    pub(super) fn new(table: HashMap<MapData, FlowKey, Flow>, span: Array<MapData, u32>) -> Self {
+    pub(super) fn new(table: OwnedFd, span: Array<MapData, u32>) -> Self {
         Self { table, span }
     }
 
@@ -42,15 +46,12 @@ impl Flows {
 
     /// These have been told.
     pub fn taken(&mut self, told: &[(FlowKey, Flow)]) {
-        for (key, _) in told {
-            if let Err(error) = self.table.remove(key) {
-                tracing::warn!("what the kernel has counted will be told once more: {error}");
-            }
-        }
+        let keys: Vec<FlowKey> = told.iter().map(|(key, _)| *key).collect();
+        batch::remove(&self.table, &keys);
     }
 
     fn all(&self) -> Result<Vec<(FlowKey, Flow)>, MapError> {
-        let mut all = self.table.iter().collect::<Result<Vec<_>, _>>()?;
+        let mut all = batch::all(&self.table).map_err(batch::failed)?;
         all.sort_unstable_by_key(|(key, _)| *key);
         // One may have been read twice: others come in meanwhile.
         all.dedup_by_key(|(key, _)| *key);

@@ -3,14 +3,17 @@
 
 use std::collections::HashMap as Seen;
 use std::io;
+use std::os::fd::OwnedFd;
 
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, MapData, MapError};
 use clawbox_common::file::{Tally, TallyKey, TallyPlace};
 use nix::time::{ClockId, clock_gettime};
 
+use super::batch;
+
 /// The counts of one load.
 pub struct Tallies {
-    places: HashMap<MapData, TallyKey, TallyPlace>,
+    places: OwnedFd,
     counts: Array<MapData, Tally>,
     seen: Seen<TallyKey, Tally>,
     /// When the last look began, nanoseconds of `CLOCK_BOOTTIME`.
@@ -29,10 +32,7 @@ pub struct Uses {
 }
 
 impl Tallies {
-    pub(super) fn new(
-        places: HashMap<MapData, TallyKey, TallyPlace>,
-        counts: Array<MapData, Tally>,
-    ) -> Self {
+    pub(super) fn new(places: OwnedFd, counts: Array<MapData, Tally>) -> Self {
         Self { places, counts, seen: Seen::new(), looked: 0 }
     }
 
@@ -43,8 +43,8 @@ impl Tallies {
     pub fn since_last(&mut self) -> Result<Vec<(TallyKey, Uses)>, MapError> {
         let began = now()?;
         let mut news = Vec::new();
-        for entry in self.places.iter() {
-            let (key, place) = entry?;
+        let places = batch::all::<TallyKey, TallyPlace>(&self.places).map_err(batch::failed)?;
+        for (key, place) in places {
             let counted = self.counts.get(&place.slot, 0)?;
             let before = self.seen.get(&key).copied();
             let tally = difference(&counted, &before.unwrap_or_default());
