@@ -52,6 +52,7 @@ use crate::sandbox::confined::is_confined;
 use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
 use crate::sandbox::launcher::Launcher;
+use crate::sandbox::oom;
 use crate::sandbox::probe::PROBE;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
@@ -157,6 +158,10 @@ pub fn run(
     runtime.block_on(async {
         let listener = bind(&config.socket)?;
         let mut daemon = Daemon::load(config, file, root)?;
+        if launcher.is_some() {
+            // Sandboxes are not this process's to fork.
+            oom::spare();
+        }
         daemon.host.start_by(launcher);
         // What is looked at by its number was that process only if it is still there.
         let is_nobody = |peer: &Peer| is_confined(peer.pid) || peer.has_ended();

@@ -15,6 +15,7 @@ use super::entrance::{Entrance, Failure, Parent};
 use super::inherit::Inherit;
 use super::launch::{Identity, LaunchError, Prepared};
 use super::launcher::{Launcher, LauncherError};
+use super::oom;
 use super::self_test::NOT_ENFORCING;
 
 /// Statuses of `clawbox run` that are not the command's own, as env(1) and docker-run(1) have
@@ -162,10 +163,12 @@ fn start(launcher: &mut Option<Launcher>, entrance: &Entrance) -> Result<Process
             Err(LauncherError::Gone(error)) => {
                 tracing::warn!("sandboxes are started by the daemon itself from now on: {error}");
                 *launcher = None;
+                oom::share();
             }
             Err(LauncherError::Lost(error)) => {
                 tracing::error!("what starts sandboxes has ended while it started one: {error}");
                 *launcher = None;
+                oom::share();
                 return Err(Failure::Child(error));
             }
         }

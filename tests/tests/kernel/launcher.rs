@@ -24,6 +24,12 @@ fn name(of: u32) -> String {
     fs::read_to_string(format!("/proc/{of}/comm")).unwrap_or_default().trim().to_owned()
 }
 
+/// How willingly the kernel ends it, proc(5).
+fn score(of: u32) -> i32 {
+    let text = fs::read_to_string(format!("/proc/{of}/oom_score_adj")).unwrap();
+    text.trim().parse().unwrap()
+}
+
 fn launcher(daemon: &Daemon<'_>) -> Option<u32> {
     children(daemon.process()).into_iter().find(|child| name(*child) == "clawbox-launch")
 }
@@ -53,9 +59,13 @@ fn what_starts_sandboxes_has_nothing_of_the_daemon_and_they_are_the_daemons_chil
     // Its streams and its end of one socket: no map, no trail, no lock.
     assert_eq!(fs::read_dir(format!("/proc/{launcher}/fd")).unwrap().count(), 4);
     assert_eq!(children(launcher).len(), 0);
+    // Where memory is short, what is in a sandbox is ended before who serves it.
+    let usual = score(std::process::id());
+    assert_eq!([score(daemon.process()), score(launcher)], [-900, usual]);
     let others: Vec<u32> =
         children(daemon.process()).into_iter().filter(|child| *child != launcher).collect();
     assert_eq!(others.len(), 1, "{others:?}");
+    assert_eq!(score(others[0]), usual);
     let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", others[0])).unwrap();
     assert!(cgroup.contains(&daemon.cgroup("one-1")), "{cgroup}");
     assert_eq!(one.end(), 0);
@@ -77,6 +87,7 @@ fn without_what_starts_sandboxes_the_daemon_does_and_they_are_confined_alike() {
     }
     assert!(!daemon.says("by the daemon itself from now on").is_empty());
     assert_eq!(launcher(&daemon), None);
+    assert_eq!(score(daemon.process()), score(std::process::id()));
     // It was waited for.
     assert!(!Path::new(&format!("/proc/{gone}")).exists());
 }
