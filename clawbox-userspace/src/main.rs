@@ -23,6 +23,7 @@ use clawbox::cli::profile::ProfileCommand;
 use clawbox::cli::run::{self, RunCommand};
 use clawbox::cli::sandboxes::{List, Show, Stop};
 use clawbox::cli::status::Status;
+use clawbox::cli::term::Term;
 use clawbox::cli::why::Why;
 
 /// Enforces one policy per AI-agent sandbox in the kernel
@@ -54,6 +55,7 @@ enum Verb {
     Preset(PresetCommand),
     Profile(ProfileCommand),
     Approvals(ApprovalsCommand),
+    Term(Term),
     Audit(AuditCommand),
     Fleet(FleetCommand),
     Doctor(Doctor),
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Verb::Preset(command) => (command.run(), ExitCode::from(2)),
         Verb::Profile(command) => (command.run(), ExitCode::from(2)),
         Verb::Approvals(command) => (command.run(), ExitCode::from(2)),
+        Verb::Term(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),
         Verb::Fleet(command) => (command.run(), ExitCode::from(2)),
         Verb::Doctor(command) => (command.run(), ExitCode::from(2)),

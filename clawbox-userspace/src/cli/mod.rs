@@ -26,6 +26,7 @@ pub mod run;
 pub mod sandboxes;
 pub mod status;
 mod style;
+pub mod term;
 pub mod why;
 
 use std::fmt::Display;
