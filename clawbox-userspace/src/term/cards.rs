@@ -15,6 +15,9 @@ use crate::sandbox::held::rule;
 /// Cards of what was denied that are kept.
 const MOST: usize = 500;
 
+/// Looks at all sandboxes, two a second, for which a card counts as unread.
+const UNREAD: u8 = 2;
+
 /// Ports on which a host's name is said first.
 const NAMED: [u16; 2] = [80, 443];
 
@@ -237,6 +240,9 @@ pub struct Cards {
     chosen: Option<Key>,
     /// Those that were denied here: that the trail says so too is no news.
     refused: BTreeSet<Key>,
+    /// Looks until a card that has come up by itself, in the place of the one that was chosen, can have been
+    /// read: a key that was meant for the other is not taken for this one.
+    unread: u8,
 }
 
 impl Cards {
@@ -268,6 +274,13 @@ impl Cards {
     pub fn step(&mut self, by: isize, height: usize) {
         self.place.step(by, self.shown().len(), height);
         self.chosen = self.chosen().map(|card| card.key.clone());
+        self.unread = 0;
+    }
+
+    /// Whether the chosen card can have been read.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.unread == 0
     }
 
     fn of(&mut self, key: &Key) -> &mut Card {
@@ -302,6 +315,7 @@ impl Cards {
 
     /// Takes up what waits in all sandboxes that run.
     pub fn waits(&mut self, running: &[&str], waiting: &[(String, Vec<Connection>)]) {
+        self.unread = self.unread.saturating_sub(1);
         self.all.retain(|card| running.contains(&card.key.sandbox.as_str()));
         self.all.iter_mut().for_each(|card| card.held.clear());
         for (sandbox, connections) in waiting {
@@ -333,7 +347,11 @@ impl Cards {
         let at = shown.iter().position(|card| Some(&card.key) == self.chosen.as_ref());
         let (length, at) = (shown.len(), at.unwrap_or(self.place.at));
         self.place.choose(at, length, height);
-        self.chosen = self.chosen().map(|card| card.key.clone());
+        let next = self.chosen().map(|card| card.key.clone());
+        if self.chosen.is_some() && next.is_some() && self.chosen != next {
+            self.unread = UNREAD;
+        }
+        self.chosen = next;
     }
 
     /// What the policy says of one.

@@ -158,6 +158,10 @@ fn on_approvals(state: &mut State, code: KeyCode) -> Vec<Effect> {
         return undo(state);
     }
     let Some(card) = state.cards.chosen().cloned() else { return Vec::new() };
+    if !state.cards.is_read() {
+        state.notice = "the card before has gone: look at this one, and press again".to_owned();
+        return Vec::new();
+    }
     let ids = card.held.iter().map(|held| held.id).collect();
     let scope = match code {
         KeyCode::Char('a') => Scope::Once,

@@ -51,8 +51,12 @@ fn state_of(card: &Card) -> (Kind, String) {
         Some(first) => {
             (Kind::Waits, format!("{} waiting, {}s left", card.held.len(), first.seconds_left))
         }
-        None => (Kind::Denied, format!("denied {} times", card.denied)),
+        None => (Kind::Denied, times(card.denied)),
     }
+}
+
+fn times(count: u64) -> String {
+    if count == 1 { "denied once".to_owned() } else { format!("denied {count} times") }
 }
 
 fn row(card: &Card, look: Look) -> Line<'static> {
@@ -80,7 +84,7 @@ fn whole(card: &Card, look: Look) -> Vec<Line<'static>> {
     lines.extend(card.ip.map(|ip| named("where", ip.to_string())));
     let mut told = format!("{} {often}", sign(kind));
     if !card.held.is_empty() && card.denied > 0 {
-        told.push_str(&format!(", denied {} times", card.denied));
+        told.push_str(&format!(", {}", times(card.denied)));
     }
     if !card.last.is_empty() {
         told.push_str(&format!(", last {}", plain(card.last.get(..19).unwrap_or(&card.last))));
