@@ -13,6 +13,7 @@ use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::exec::ExecCommand;
+use clawbox::cli::failure::{self, Failure};
 use clawbox::cli::fleet::FleetCommand;
 use clawbox::cli::learn::Learn;
 use clawbox::cli::logs::Logs;
@@ -103,7 +104,13 @@ fn main() -> ExitCode {
         if is_closed_pipe(&error) {
             return ExitCode::from(141);
         }
-        eprintln!("clawbox: {error:#}");
+        match failure::is_json() {
+            true => {
+                let place = failure::place(&Cli::command());
+                failure::print(&[Failure::of(&error, place)]);
+            }
+            false => eprintln!("clawbox: {error:#}"),
+        }
         failed
     })
 }
@@ -125,7 +132,12 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// Prints help or what is wrong with the arguments. `run` has statuses of its own, so that its
 /// mistakes are told from the command's.
 fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
+    if error.use_stderr() && failure::is_json() {
+        let place = failure::place(&Cli::command());
+        failure::print(&[Failure::of_usage(error, place)]);
+    } else {
+        let _ = error.print();
+    }
     match error.use_stderr() {
         false => ExitCode::SUCCESS,
         true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run" || verb == "exec") => {

@@ -13,6 +13,7 @@ mod denials;
 pub mod doctor;
 mod edited;
 pub mod exec;
+pub mod failure;
 pub mod fleet;
 pub mod learn;
 mod listing;

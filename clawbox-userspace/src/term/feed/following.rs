@@ -83,7 +83,8 @@ pub(in super::super) fn event(sandbox: &str, record: &Record) -> Event {
 fn denied(sandbox: &str, record: &Record) -> Option<Denied> {
     const OPEN: [&str; 5] =
         ["unknown-endpoint", "other-binary", "unknown-name", "refusal", "loopback"];
-    if !OPEN.contains(&record.reason.as_ref()) {
+    // A reset is what a change of policy has ended: nobody has asked for it again yet.
+    if !OPEN.contains(&record.reason.as_ref()) || record.action == "reset" {
         return None;
     }
     let (host, port, ip, times) = match &record.object {

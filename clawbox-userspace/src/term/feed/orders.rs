@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::super::cards::{Scope, Way};
+use super::super::cards::{Key, Scope, Way};
 use super::super::state::{Deed, Order};
 use crate::api::client::Client;
 use crate::api::{convert, proto};
 use crate::presets::edit::add_entries;
 use crate::sandbox::change::APPROVED_HEAD;
-use crate::sandbox::control::{Answer, Request};
+use crate::sandbox::control::{Answer, Connection, Request};
 
 /// The policies of before and after where one changed, or why it is not done.
 type Outcome = Result<Option<(u32, u32)>, String>;
@@ -17,7 +17,7 @@ type Outcome = Result<Option<(u32, u32)>, String>;
 pub(super) async fn carry_out(client: &Client, order: &Order) -> Outcome {
     let sandbox = order.key.sandbox.as_str();
     match &order.deed {
-        Deed::Approve(way, ids) => approve(client, sandbox, way, ids).await,
+        Deed::Approve(way, ids) => approve(client, &order.key, way, ids).await,
         Deed::Deny(ids) => each(client, sandbox, ids, |id| Request::Deny { id }).await,
         Deed::Withdraw(rule) => {
             changed(ask(client, sandbox, Request::WithdrawRule { rule: rule.clone() }).await?)
@@ -32,29 +32,44 @@ pub(super) async fn carry_out(client: &Client, order: &Order) -> Outcome {
     }
 }
 
-async fn approve(client: &Client, sandbox: &str, way: &Way, ids: &[u32]) -> Outcome {
-    let once = |id| Request::Approve { id, lasting: false };
-    match (way.scope, ids.split_first()) {
-        (Scope::Once, _) => each(client, sandbox, ids, once).await,
+async fn approve(client: &Client, key: &Key, way: &Way, ids: &[u32]) -> Outcome {
+    let sandbox = key.sandbox.as_str();
+    let outcome = match (way.scope, ids.first()) {
+        (Scope::Once, _) => {
+            return each(client, sandbox, ids, |id| Request::Approve { id, lasting: false }).await;
+        }
         // Only the daemon knows whether a rule is for who waits.
-        (Scope::Session, Some((first, others))) if !way.rule.contains("sni: verify") => {
-            let request = Request::Approve { id: *first, lasting: true };
-            let outcome = changed(ask(client, sandbox, request).await?);
-            let _ = each(client, sandbox, others, once).await;
-            outcome
+        (Scope::Session, Some(&id)) if !way.rule.contains("sni: verify") => {
+            changed(ask(client, sandbox, Request::Approve { id, lasting: true }).await?)
         }
         (Scope::Session, _) => {
             let request = Request::ApproveRule { rule: way.rule.clone() };
-            let outcome = changed(ask(client, sandbox, request).await?)?;
-            let _ = each(client, sandbox, ids, once).await;
-            Ok(outcome)
+            changed(ask(client, sandbox, request).await?)
         }
-        (Scope::Policy, _) => {
-            let outcome = to_policy(client, sandbox, &way.rule).await?;
-            let _ = each(client, sandbox, ids, once).await;
-            Ok(outcome)
-        }
+        (Scope::Policy, _) => to_policy(client, sandbox, &way.rule).await,
+    }?;
+    goes_on(client, key).await?;
+    Ok(outcome)
+}
+
+/// What waits for a rule that has just been made goes on, too: all that does by now.
+async fn goes_on(client: &Client, key: &Key) -> Result<(), String> {
+    let sandbox = key.sandbox.as_str();
+    let Answer::Waiting { connections } = ask(client, sandbox, Request::Waiting).await? else {
+        return Ok(());
+    };
+    let is_like = |waits: &&Connection| {
+        let program = waits.program.as_deref().unwrap_or_default();
+        (waits.host.as_str(), waits.port, program) == (key.host.as_str(), key.port, &key.program)
+    };
+    let ids: Vec<u32> = connections.iter().filter(is_like).map(|waits| waits.id).collect();
+    if ids.is_empty() {
+        return Ok(());
     }
+    let once = |id| Request::Approve { id, lasting: false };
+    let done = each(client, sandbox, &ids, once).await;
+    done.map(drop)
+        .map_err(|why| format!("the next one is allowed, but what waited did not go on: {why}"))
 }
 
 /// Each of those that still wait; an error where none does.
