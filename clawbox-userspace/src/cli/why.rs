@@ -383,7 +383,8 @@ impl Happened {
         {
             host.clone_from(named);
         }
-        known.explain(judge, &self.seen.who()?, &deed)
+        let explained = known.explain(judge, &self.seen.who()?, &deed)?;
+        Some(explained.of_denial(&self.seen.reason))
     }
 
     fn of_row(row: &Value) -> Self {
@@ -418,7 +419,13 @@ fn newest(directory: &Path) -> Option<Happened> {
 impl Report<'_> {
     fn print(&self, out: &mut impl Write, style: Style) -> std::io::Result<()> {
         let reason = self.reason;
-        let is_allowed_now = self.explained.is_some_and(|explained| explained.verdict == "allow");
+        // What is said on a connection is looked at after it was allowed to begin.
+        let is_looked_at = |explained: &Explained| {
+            explained.remarks.iter().any(|remark| remark.starts_with("`sni: verify`"))
+        };
+        let is_allowed_now = self.explained.is_some_and(|explained| {
+            explained.verdict == "allow" && !(self.event.is_some() && is_looked_at(explained))
+        });
         let verdict = match (self.event, is_allowed_now) {
             (Some(_), _) | (None, false) => style.bad("denied"),
             (None, true) => style.good("allowed"),

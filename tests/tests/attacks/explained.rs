@@ -10,7 +10,7 @@ use serde_json::Value;
 const OF_THE_MOMENT: [&str; 12] = [
     "forbidden-address",
     "no-identity",
-    "not-allowed-now",
+    "no-host",
     "other-host",
     "hidden-host",
     "landlock",
@@ -21,6 +21,24 @@ const OF_THE_MOMENT: [&str; 12] = [
     "writable-program",
     "held-entry",
 ];
+
+/// Reasons that a policy has again for the same deed.
+const OF_THE_POLICY: [&str; 10] = [
+    "unknown-endpoint",
+    "other-binary",
+    "loopback",
+    "link-local",
+    "unspecified",
+    "multicast",
+    "reserved",
+    "unknown-file",
+    "closed-file",
+    "read-only",
+];
+
+/// Reasons that no further rule would have changed.
+const NO_RULE: [&str; 6] =
+    ["forbidden-address", "hidden-host", "name-budget", "no-host", "question-kind", "stale-name"];
 
 /// Explains all of them.
 #[track_caller]
@@ -68,7 +86,20 @@ fn wrong(told: &Value, denials: &[&Value]) -> Option<String> {
     if verdict == Some("allow") && !OF_THE_MOMENT.contains(&reason) {
         return Some("the policy is said to allow it".to_owned());
     }
-    None
+    let again = told["explained"]["reason"].as_str();
+    if OF_THE_POLICY.contains(&reason) && again != Some(reason) && is_asked_about(event) {
+        return Some("the policy's own reason is another one".to_owned());
+    }
+    // A rule that would not have helped is not offered.
+    let is_offered = told["command"].is_string();
+    (is_offered && NO_RULE.contains(&reason)).then(|| "a rule is offered".to_owned())
+}
+
+/// Whether it is a deed of which a policy can be asked.
+fn is_asked_about(event: &Value) -> bool {
+    let has_file = event["path"].as_str().is_some_and(|path| path.starts_with('/'));
+    let has_end = matches!(event["action"].as_str(), Some("connect" | "send"));
+    event["program"].is_string() && (has_file || has_end)
 }
 
 /// Words of which the layer's name has one.
