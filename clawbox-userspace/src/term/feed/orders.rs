@@ -48,28 +48,24 @@ async fn approve(client: &Client, key: &Key, way: &Way, ids: &[u32]) -> Outcome 
         }
         (Scope::Policy, _) => to_policy(client, sandbox, &way.rule).await,
     }?;
-    goes_on(client, key).await?;
+    goes_on(client, key).await;
     Ok(outcome)
 }
 
-/// What waits for a rule that has just been made goes on, too: all that does by now.
-async fn goes_on(client: &Client, key: &Key) -> Result<(), String> {
+/// What waits for a rule that has just been made goes on, too: all that does by now. One that does not stays
+/// on its card, and can be let go on by itself.
+async fn goes_on(client: &Client, key: &Key) {
     let sandbox = key.sandbox.as_str();
-    let Answer::Waiting { connections } = ask(client, sandbox, Request::Waiting).await? else {
-        return Ok(());
+    let Ok(Answer::Waiting { connections }) = ask(client, sandbox, Request::Waiting).await else {
+        return;
     };
     let is_like = |waits: &&Connection| {
         let program = waits.program.as_deref().unwrap_or_default();
         (waits.host.as_str(), waits.port, program) == (key.host.as_str(), key.port, &key.program)
     };
     let ids: Vec<u32> = connections.iter().filter(is_like).map(|waits| waits.id).collect();
-    if ids.is_empty() {
-        return Ok(());
-    }
     let once = |id| Request::Approve { id, lasting: false };
-    let done = each(client, sandbox, &ids, once).await;
-    done.map(drop)
-        .map_err(|why| format!("the next one is allowed, but what waited did not go on: {why}"))
+    drop(each(client, sandbox, &ids, once).await);
 }
 
 /// Each of those that still wait; an error where none does.
