@@ -81,37 +81,52 @@ fn show(
 ) -> anyhow::Result<ExitCode> {
     let mut drawn = Instant::now();
     screen.draw(state)?;
-    let mut is_changed = false;
+    let (mut is_changed, mut is_fed) = (false, false);
     loop {
-        let patience = if is_changed { FRAME.saturating_sub(drawn.elapsed()) } else { LONG };
+        let is_due = is_changed || is_fed;
+        let patience = if is_due { FRAME.saturating_sub(drawn.elapsed()) } else { LONG };
         let first = match woken.recv_timeout(patience) {
             Ok(wake) => Some(wake),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return Ok(ExitCode::SUCCESS),
         };
         for wake in first.into_iter().chain(woken.try_iter().take(AT_ONCE)) {
-            let messages = match wake {
-                Wake::Input(input) => message(input).into_iter().collect(),
-                Wake::Fed => feed.take(),
+            match wake {
+                Wake::Input(input) => {
+                    is_changed = true;
+                    if take_in(state, feed, message(input)) {
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                }
+                Wake::Fed => is_fed = true,
                 Wake::Closed => return Ok(ExitCode::SUCCESS),
                 // As a shell counts.
                 Wake::Signal(signal) => {
                     return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)));
                 }
-            };
-            is_changed |= !messages.is_empty();
-            for effect in messages.into_iter().flat_map(|message| state.update(message)) {
-                if effect == Effect::Quit {
-                    return Ok(ExitCode::SUCCESS);
-                }
-                feed.tell(effect);
             }
         }
-        if is_changed && drawn.elapsed() >= FRAME {
+        if (is_changed || is_fed) && drawn.elapsed() >= FRAME {
+            // Once for a picture, however often it comes.
+            if std::mem::take(&mut is_fed) {
+                take_in(state, feed, feed.take());
+            }
             screen.draw(state)?;
             (drawn, is_changed) = (Instant::now(), false);
         }
     }
+}
+
+/// Takes messages in, and has done what is to be done. Whether it is the end.
+fn take_in(state: &mut State, feed: &Feed, messages: impl IntoIterator<Item = Message>) -> bool {
+    for effect in messages.into_iter().flat_map(|message| state.update(message)).collect::<Vec<_>>()
+    {
+        if effect == Effect::Quit {
+            return true;
+        }
+        feed.tell(effect);
+    }
+    false
 }
 
 fn message(input: Event) -> Option<Message> {
