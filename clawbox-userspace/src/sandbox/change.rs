@@ -104,12 +104,13 @@ pub fn with_approved(mut texts: Vec<Text>, approved: &str) -> Vec<Text> {
 
 /// What was approved without one of its entries; `None` where that is not one.
 fn without(approved: &str, entry: &str) -> Option<String> {
+    let is_key = |text: &str| text.starts_with("  ") && !text.starts_with("   ");
     let begins = |at: &usize| *at == 0 || approved.as_bytes().get(at - 1) == Some(&b'\n');
-    let is_whole = |at: &usize| begins(at) && entry.ends_with('\n') && entry.starts_with("  ");
-    let (at, _) = approved.match_indices(entry).find(|(at, _)| is_whole(at))?;
+    let is_whole = is_key(entry) && entry.ends_with('\n');
+    let (at, _) = approved.match_indices(entry).find(|(at, _)| is_whole && begins(at))?;
     let (before, rest) = (approved.get(..at)?, approved.get(at + entry.len()..)?);
     // A part of an entry is none.
-    let ends = rest.is_empty() || (rest.starts_with("  ") && !rest.starts_with("   "));
+    let ends = rest.is_empty() || is_key(rest);
     ends.then(|| format!("{before}{rest}"))
 }
 

@@ -231,6 +231,9 @@ fn a_card_is_approved_for_so_long_denied_and_taken_back() {
     typed(&mut state, "u");
     assert!(state.cards.shown().iter().any(|card| card.key == order.key));
     // What was denied is only put out of sight, and comes back.
+    for at in [3_500, 4_000] {
+        state.update(poll(at, (0, 0), Vec::new()));
+    }
     let chosen = state.cards.chosen().unwrap().key.clone();
     assert!(typed(&mut state, "d").iter().all(|effect| !matches!(effect, Effect::Do(_))));
     assert!(state.cards.shown().iter().all(|card| card.key != chosen));
