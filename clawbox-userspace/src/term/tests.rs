@@ -76,7 +76,7 @@ fn scene() -> State {
     let mut state = State::new(SIZE, false);
     state.update(poll(0, (0, 0), Vec::new()));
     state.update(poll(2_000, (2_469, 3), vec![connection(4, "api.github.com")]));
-    let line = "2026-01-02T03:04:04  allow  connect   pypi.org (203.0.113.9) port 443/tcp  by /usr/bin/pip[9]";
+    let line = "2026-01-02T03:04:04  allow  connect   api.test (203.0.113.9) port 443/tcp  by /usr/bin/pip[9]";
     let events = vec![
         event(Kind::Allowed, line),
         denied("10.0.0.5", 5432, 12),
