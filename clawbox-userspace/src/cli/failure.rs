@@ -47,6 +47,11 @@ impl Failure {
         };
         let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
         let why = (!causes.is_empty()).then(|| causes.join(": "));
+        // What there is instead is no advice.
+        let (why, fix) = match fix {
+            Some(there) if there.starts_with("running: ") => (why.or(Some(there)), None),
+            fix => (why, fix),
+        };
         Self { what, place, why, fix }
     }
 
@@ -125,6 +130,9 @@ mod tests {
             serde_json::to_string(&failure).unwrap(),
             r#"{"what":"cannot read `p.yaml`","where":"clawbox why","why":"no such file","fix":"name another"}"#
         );
+        let error = anyhow::anyhow!("no sandbox `x` is running here; running: a-1");
+        let failure = Failure::of(&error, "clawbox show".to_owned());
+        assert_eq!((failure.why.as_deref(), failure.fix), (Some("running: a-1"), None));
         let command = || {
             Command::new("clawbox").subcommand(
                 Command::new("policy").subcommand(Command::new("get").arg(clap::arg!(<SANDBOX>))),
