@@ -17,4 +17,5 @@ pub mod policy;
 pub mod presets;
 pub mod sandbox;
 pub mod ship;
+pub mod term;
 pub mod why;

@@ -13,6 +13,7 @@ use clawbox::cli::config::ConfigCommand;
 use clawbox::cli::daemon::{DaemonCommand, Uninstall};
 use clawbox::cli::doctor::Doctor;
 use clawbox::cli::exec::ExecCommand;
+use clawbox::cli::failure::{self, Failure};
 use clawbox::cli::fleet::FleetCommand;
 use clawbox::cli::learn::Learn;
 use clawbox::cli::logs::Logs;
@@ -23,6 +24,7 @@ use clawbox::cli::profile::ProfileCommand;
 use clawbox::cli::run::{self, RunCommand};
 use clawbox::cli::sandboxes::{List, Show, Stop};
 use clawbox::cli::status::Status;
+use clawbox::cli::term::Term;
 use clawbox::cli::why::Why;
 
 /// Enforces one policy per AI-agent sandbox in the kernel
@@ -54,6 +56,7 @@ enum Verb {
     Preset(PresetCommand),
     Profile(ProfileCommand),
     Approvals(ApprovalsCommand),
+    Term(Term),
     Audit(AuditCommand),
     Fleet(FleetCommand),
     Doctor(Doctor),
@@ -119,6 +122,7 @@ fn main() -> ExitCode {
         Verb::Preset(command) => (command.run(), ExitCode::from(2)),
         Verb::Profile(command) => (command.run(), ExitCode::from(2)),
         Verb::Approvals(command) => (command.run(), ExitCode::from(2)),
+        Verb::Term(command) => (command.run(), ExitCode::from(2)),
         Verb::Audit(command) => (command.run(), ExitCode::from(2)),
         Verb::Fleet(command) => (command.run(), ExitCode::from(2)),
         Verb::Doctor(command) => (command.run(), ExitCode::from(2)),
@@ -128,7 +132,13 @@ fn main() -> ExitCode {
         if is_closed_pipe(&error) {
             return ExitCode::from(141);
         }
-        eprintln!("clawbox: {error:#}");
+        match failure::is_json() {
+            true => {
+                let place = failure::place(&Cli::command());
+                failure::print(&[Failure::of(&error, place)]);
+            }
+            false => eprintln!("clawbox: {error:#}"),
+        }
         failed
     })
 }
@@ -150,7 +160,12 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 /// Prints help or what is wrong with the arguments. `run` has statuses of its own, so that its
 /// mistakes are told from the command's.
 fn usage(error: &clap::Error) -> ExitCode {
-    let _ = error.print();
+    if error.use_stderr() && failure::is_json() {
+        let place = failure::place(&Cli::command());
+        failure::print(&[Failure::of_usage(error, place)]);
+    } else {
+        let _ = error.print();
+    }
     match error.use_stderr() {
         false => ExitCode::SUCCESS,
         true if std::env::args_os().nth(1).is_some_and(|verb| verb == "run" || verb == "exec") => {

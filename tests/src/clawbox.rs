@@ -455,6 +455,7 @@ impl Running {
             stdout,
             stderr,
             trail: self.trail.as_deref().map(read_trail).unwrap_or_default(),
+            trail_file: self.trail,
         }
     }
 }
@@ -525,6 +526,8 @@ pub struct Finished {
     pub stderr: String,
     /// The audit trail.
     pub trail: Vec<Value>,
+    /// The file that it was read from.
+    pub trail_file: Option<PathBuf>,
 }
 
 impl Finished {
@@ -532,6 +535,20 @@ impl Finished {
     #[must_use]
     pub fn records(&self, action: &str) -> Vec<&Value> {
         self.trail.iter().filter(|record| record["action"] == action).collect()
+    }
+
+    /// What `clawbox why` says of each of its denials, each kind once.
+    ///
+    /// # Panics
+    /// It says nothing.
+    #[must_use]
+    pub fn explained(&self) -> Vec<Value> {
+        let mut command = Command::new(program());
+        command.args(["why", "--all", "--format", "json", "--trail"]);
+        command.arg(self.trail_file.as_ref().expect("it has a trail"));
+        command.env_remove("CLAWBOX_POLICY").env_remove("LD_LIBRARY_PATH");
+        let output = command.output().expect("clawbox can be executed");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
     /// Records of denials.

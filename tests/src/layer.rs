@@ -79,7 +79,12 @@ impl Layer {
         }
     }
 
-    fn of_record(record: &Value) -> Self {
+    /// Of a denial's record.
+    ///
+    /// # Panics
+    /// It is none.
+    #[must_use]
+    pub fn of_record(record: &Value) -> Self {
         match (record["class"].as_str(), record["reason"].as_str()) {
             (Some("network"), _) if has_lsm_hook(record) => Self::BpfLsm,
             (Some("network"), _) if record["action"] == "reset" || record["action"] == "verify" => {

@@ -58,6 +58,7 @@ pub const CLIENTS: &[Package] = &[
     file("python3-grpcio", "/usr/lib/python3/dist-packages/grpc"),
     program("redis-tools", "redis-cli"),
     program("openssh-client", "ssh"),
+    program("tmux", "tmux"),
     program("ngtcp2-client", "gtlsclient"),
     program("ngtcp2-server", "gtlsserver"),
 ];

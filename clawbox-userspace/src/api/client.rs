@@ -131,6 +131,12 @@ impl Client {
                 sandboxes.approve(proto::ApproveRequest { sandbox, id, lasting }).await?
             }
             Request::Deny { id } => sandboxes.deny(proto::DenyRequest { sandbox, id }).await?,
+            Request::ApproveRule { rule } => {
+                sandboxes.approve_rule(proto::ApprovedRuleRequest { sandbox, rule }).await?
+            }
+            Request::WithdrawRule { rule } => {
+                sandboxes.withdraw_rule(proto::ApprovedRuleRequest { sandbox, rule }).await?
+            }
         };
         convert::own_answer(answer.into_inner()).ok_or(ClientError::Unknown)
     }

@@ -337,6 +337,28 @@ impl sandboxes_server::Sandboxes for Service {
         };
         self.ask(request, asked).await
     }
+
+    async fn approve_rule(
+        &self,
+        request: Request<proto::ApprovedRuleRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        let asked = |request: proto::ApprovedRuleRequest, reply| {
+            let proto::ApprovedRuleRequest { sandbox, rule } = request;
+            Asked::Ask(sandbox, control::Request::ApproveRule { rule }, reply)
+        };
+        self.ask(request, asked).await
+    }
+
+    async fn withdraw_rule(
+        &self,
+        request: Request<proto::ApprovedRuleRequest>,
+    ) -> Result<Response<proto::Answer>, Status> {
+        let asked = |request: proto::ApprovedRuleRequest, reply| {
+            let proto::ApprovedRuleRequest { sandbox, rule } = request;
+            Asked::Ask(sandbox, control::Request::WithdrawRule { rule }, reply)
+        };
+        self.ask(request, asked).await
+    }
 }
 
 #[tonic::async_trait]

@@ -13,6 +13,7 @@ mod denials;
 pub mod doctor;
 mod edited;
 pub mod exec;
+pub mod failure;
 pub mod fleet;
 pub mod learn;
 mod listing;
@@ -26,6 +27,7 @@ pub mod run;
 pub mod sandboxes;
 pub mod status;
 mod style;
+pub mod term;
 pub mod why;
 
 use std::fmt::Display;

@@ -157,7 +157,9 @@ impl Shown {
     }
 }
 
-pub(super) fn user(uid: u32) -> String {
+/// A user's name, or the number of one that has none.
+#[must_use]
+pub fn user(uid: u32) -> String {
     let found = nix::unistd::User::from_uid(uid.into()).ok().flatten();
     found.map_or_else(|| uid.to_string(), |user| user.name)
 }

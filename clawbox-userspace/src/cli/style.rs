@@ -3,6 +3,11 @@
 use std::fmt::Display;
 use std::io::IsTerminal;
 
+/// Whether `NO_COLOR` says that there is to be none.
+pub(super) fn refuses_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 /// Whether and how to colour what goes to one stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Style {
@@ -12,8 +17,7 @@ pub(super) struct Style {
 impl Style {
     /// For a stream.
     pub(super) fn of(stream: &impl IsTerminal) -> Self {
-        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: stream.is_terminal() && !refused }
+        Self { colour: stream.is_terminal() && !refuses_colour() }
     }
 
     fn paint(self, code: u8, text: impl Display) -> String {

@@ -44,6 +44,7 @@ Examples:
   clawbox why --sandbox agent
   clawbox why 4711 --format json
   clawbox why --trail /var/log/clawbox/agent.jsonl
+  clawbox why --sandbox agent --all --format json | jq -r '.[].command'
   clawbox why --policy policy.yaml curl api.github.com:443
   clawbox why --policy policy.yaml git --read ~/.ssh/id_ed25519")]
 pub struct Why {
@@ -65,6 +66,9 @@ pub struct Why {
     /// A sandbox's own trail, in place of the host's store
     #[arg(long, value_name = "FILE")]
     trail: Option<PathBuf>,
+    /// Every denial of the sandbox or the trail, each kind once, in place of the last
+    #[arg(long, conflicts_with_all = ["read", "write", "execute", "what"])]
+    all: bool,
     /// The policy, in place of the one that the sandbox was started with
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     policy: Option<PathBuf>,
@@ -111,6 +115,7 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<&'a str>,
     what: String,
+    reason: &'a str,
     layer: &'a str,
     meaning: &'a str,
     fix: &'a str,
@@ -135,31 +140,31 @@ impl Why {
         if id.is_none() && !self.what.is_empty() {
             return self.hypothetical();
         }
-        let Some(happened) = self.find(id)? else {
+        let all = if self.all { self.find_all()? } else { self.find(id)?.into_iter().collect() };
+        let Some(first) = all.first() else {
             println!("nothing was denied");
             return Ok(ExitCode::from(1));
         };
-        let known = match self.policy_of(&happened) {
+        let known = match self.policy_of(first) {
             Ok(known) => known,
             Err(diagnostics) => return refused(&diagnostics),
         };
-        let seen = &happened.seen;
-        let mut deeds = seen.deeds().into_iter();
-        let mut deed = deeds.next();
-        // What was named is what may be meant.
-        if let (Some(Deed::Connect { host, .. }), Some(named), "other-host") =
-            (&mut deed, &seen.named, seen.reason.as_str())
-        {
-            *host = named.clone();
-        }
-        let explained = match (&known, seen.who(), &deed) {
-            (Some(known), Some(who), Some(deed)) => match known.explain(&who, deed) {
-                Ok(explained) => Some(explained),
-                Err(diagnostics) => return refused(&diagnostics),
-            },
-            _ => None,
+        let can_be_asked = |happened: &Happened| {
+            happened.seen.who().is_some() && !happened.seen.deeds().is_empty()
         };
-        self.print(&happened, known.as_ref(), explained.as_ref(), None)?;
+        let asked = known.as_ref().filter(|_| all.iter().any(can_be_asked));
+        let judge = match asked.map(Known::judge).transpose() {
+            Ok(judge) => judge,
+            Err(diagnostics) => return refused(&diagnostics),
+        };
+        let asked = known.as_ref().zip(judge.as_ref());
+        let explained: Vec<Option<Explained>> =
+            all.iter().map(|happened| happened.explained(asked)).collect();
+        let reports = all.iter().zip(&explained);
+        let reports: Vec<Report<'_>> = reports
+            .map(|(happened, explained)| report(happened, known.as_ref(), explained.as_ref(), None))
+            .collect();
+        self.print(&reports)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -202,12 +207,9 @@ impl Why {
             Err(diagnostics) => return refused(&diagnostics),
         };
         let program = judge.programs(program).remove(0);
-        let explained = match known.explain(&Who::from(program.as_path()), &deed) {
-            Ok(explained) => explained,
-            Err(diagnostics) => return refused(&diagnostics),
-        };
+        let explained = known.explain(&judge, &Who::from(program.as_path()), &deed);
         let what = format!("{deed} by {}", program.display());
-        self.print(&none, Some(&known), Some(&explained), Some(what))?;
+        self.print(&[report(&none, Some(&known), explained.as_ref(), Some(what))])?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -234,6 +236,26 @@ impl Why {
             // No daemon has run here: the trail that was written last.
             (Err(_), None) => Ok(newest(Path::new(TRAILS))),
         }
+    }
+
+    /// Every denial of one trail.
+    fn find_all(&self) -> anyhow::Result<Vec<Happened>> {
+        let told = match (&self.sandbox, &self.trail) {
+            (Some(sandbox), _) => trail_of(sandbox, false, 0)?,
+            (None, Some(trail)) => {
+                let told = Told::read(trail, 0);
+                told.with_context(|| format!("cannot read `{}`", trail.display()))?
+            }
+            (None, None) => bail!("name whose with --sandbox NAME or --trail FILE"),
+        };
+        let policy = told.policy.clone();
+        let happened = |seen: &Seen| Happened {
+            seen: seen.clone(),
+            chain: told.chain(seen),
+            policy: policy.clone(),
+            revision: None,
+        };
+        Ok(told.each.iter().map(happened).collect())
     }
 
     /// The policy that is asked; `None` where it is not known.
@@ -275,44 +297,59 @@ impl Why {
         }
     }
 
-    fn print(
-        &self,
-        happened: &Happened,
-        known: Option<&Known>,
-        explained: Option<&Explained>,
-        what: Option<String>,
-    ) -> anyhow::Result<()> {
-        let seen = &happened.seen;
-        let is_hypothetical = what.is_some();
-        let told = reasons::of(match explained {
-            Some(explained) if is_hypothetical => explained.reason,
-            _ => &seen.reason,
-        });
-        let change = explained.and_then(|explained| explained.change.as_ref());
-        // Where a rule closes it on purpose the explanation says which.
-        let fix = explained.map_or(told.fix, |explained| match explained.reason == told.name {
-            true => explained.fix.as_str(),
-            false => told.fix,
-        });
-        let report = Report {
-            event: (!is_hypothetical).then_some(seen),
-            policy: known.map(|known| known.name.as_str()),
-            what: what.unwrap_or_else(|| format!("{} by {}", seen.what(), seen.by())),
-            layer: told.layer,
-            meaning: told.meaning,
-            fix,
-            command: change
-                .zip(known)
-                .map(|(change, known)| format!("{}{}", known.first, change.command(&known.name))),
-            explained,
-            chain: &happened.chain,
-        };
+    fn print(&self, reports: &[Report<'_>]) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
-        match self.format {
-            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
-            Format::Text => report.print(&mut out, Style::of(&std::io::stdout()), told.name)?,
+        match (self.format, reports) {
+            (Format::Json, [report]) if !self.all => {
+                writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+            }
+            (Format::Json, all) => writeln!(out, "{}", serde_json::to_string_pretty(all)?)?,
+            (Format::Text, all) => {
+                let style = Style::of(&std::io::stdout());
+                for (at, report) in all.iter().enumerate() {
+                    if at > 0 {
+                        writeln!(out)?;
+                    }
+                    report.print(&mut out, style)?;
+                }
+            }
         }
         Ok(())
+    }
+}
+
+/// What is told of a denial, or of what has not happened.
+fn report<'a>(
+    happened: &'a Happened,
+    known: Option<&'a Known>,
+    explained: Option<&'a Explained>,
+    what: Option<String>,
+) -> Report<'a> {
+    let seen = &happened.seen;
+    let is_hypothetical = what.is_some();
+    let told = reasons::of(match explained {
+        Some(explained) if is_hypothetical => explained.reason,
+        _ => &seen.reason,
+    });
+    let change = explained.and_then(|explained| explained.change.as_ref());
+    // Where a rule closes it on purpose the explanation says which.
+    let fix = explained.map_or(told.fix, |explained| match explained.reason == told.name {
+        true => explained.fix.as_str(),
+        false => told.fix,
+    });
+    Report {
+        event: (!is_hypothetical).then_some(seen),
+        policy: known.map(|known| known.name.as_str()),
+        what: what.unwrap_or_else(|| format!("{} by {}", seen.what(), seen.by())),
+        reason: told.name,
+        layer: told.layer,
+        meaning: told.meaning,
+        fix,
+        command: change
+            .zip(known)
+            .map(|(change, known)| format!("{}{}", known.first, change.command(&known.name))),
+        explained,
+        chain: &happened.chain,
     }
 }
 
@@ -322,11 +359,10 @@ impl Known {
         Judge::of(load_texts(&self.texts)?.policy, here.as_deref())
     }
 
-    fn explain(&self, who: &Who, deed: &Deed) -> Result<Explained, Vec<Diagnostic>> {
-        let judge = self.judge()?;
-        let first = self.texts.first().map(|(file, text)| (file, text.as_str()));
-        let (file, text) = first.ok_or_else(Vec::new)?;
-        Ok(explain(&judge, (file, text), who, deed))
+    /// `None` where there is no text.
+    fn explain(&self, judge: &Judge, who: &Who, deed: &Deed) -> Option<Explained> {
+        let (file, text) = self.texts.first().map(|(file, text)| (file, text.as_str()))?;
+        Some(explain(judge, (file, text), who, deed))
     }
 }
 
@@ -335,6 +371,20 @@ impl Happened {
         let seen = told.last.clone()?;
         let chain = told.chain(&seen);
         Some(Self { seen, chain, policy: told.policy, revision: None })
+    }
+
+    /// What the policy says of it, where it can be asked.
+    fn explained(&self, asked: Option<(&Known, &Judge)>) -> Option<Explained> {
+        let (known, judge) = asked?;
+        let mut deed = self.seen.deeds().into_iter().next()?;
+        // What was named is what may be meant.
+        if let (Deed::Connect { host, .. }, Some(named), "other-host") =
+            (&mut deed, &self.seen.named, self.seen.reason.as_str())
+        {
+            host.clone_from(named);
+        }
+        let explained = known.explain(judge, &self.seen.who()?, &deed)?;
+        Some(explained.of_denial(&self.seen.reason))
     }
 
     fn of_row(row: &Value) -> Self {
@@ -367,8 +417,15 @@ fn newest(directory: &Path) -> Option<Happened> {
 }
 
 impl Report<'_> {
-    fn print(&self, out: &mut impl Write, style: Style, reason: &str) -> std::io::Result<()> {
-        let is_allowed_now = self.explained.is_some_and(|explained| explained.verdict == "allow");
+    fn print(&self, out: &mut impl Write, style: Style) -> std::io::Result<()> {
+        let reason = self.reason;
+        // What is said on a connection is looked at after it was allowed to begin.
+        let is_looked_at = |explained: &Explained| {
+            explained.remarks.iter().any(|remark| remark.starts_with("`sni: verify`"))
+        };
+        let is_allowed_now = self.explained.is_some_and(|explained| {
+            explained.verdict == "allow" && !(self.event.is_some() && is_looked_at(explained))
+        });
         let verdict = match (self.event, is_allowed_now) {
             (Some(_), _) | (None, false) => style.bad("denied"),
             (None, true) => style.good("allowed"),

@@ -285,7 +285,7 @@ impl Daemon {
     }
 
     pub(super) fn described(&mut self, number: u32) -> Option<proto::Sandbox> {
-        let denied = self.host.denied(number);
+        let (allowed, denied) = (self.host.allowed(number), self.host.denied(number));
         let member = self.members.get(&number)?;
         let sandbox = self.host.sandbox(number)?;
         let cgroup = sandbox.cgroup().path();
@@ -306,6 +306,7 @@ impl Daemon {
             cgroup: cgroup.strip_prefix(&self.root).unwrap_or(cgroup).display().to_string(),
             usage: None,
             is_under_global: sandbox.global().is_some(),
+            allowed,
         })
     }
 
@@ -344,7 +345,10 @@ impl Daemon {
         let number = self.find(peer, name)?;
         let gone = || refuse(Status::not_found(format!("sandbox `{name}` has just ended")));
         let before = match &request {
-            Request::SetPolicy(_) | Request::Approve { lasting: true, .. } => {
+            Request::SetPolicy(_)
+            | Request::Approve { lasting: true, .. }
+            | Request::ApproveRule { .. }
+            | Request::WithdrawRule { .. } => {
                 if let Err(error) = self.store.check() {
                     return Ok(refused(error.to_string()).into());
                 }

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+pub use self::shared::is_shared;
 use crate::judge::Judge;
 use crate::policy::enforceability::{HostFacts, Status, assess};
 use crate::policy::{Diagnostic, Kind, Loaded, Severity};

@@ -75,12 +75,18 @@ pub(super) fn hosts(policy: &Policy) -> Vec<Diagnostic> {
         .collect()
 }
 
+/// Whether a name's addresses are many hosts'.
+#[must_use]
+pub fn is_shared(name: &str) -> bool {
+    SHARED.iter().any(|shared| {
+        name.strip_suffix(shared).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
+}
+
 fn is_open(endpoint: &Endpoint) -> bool {
     let Host::Name(pattern) = endpoint.host() else { return false };
     let name = pattern.as_str().trim_start_matches(['*', '.']);
-    let is_shared = SHARED.iter().any(|shared| {
-        name.strip_suffix(shared).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    });
+    let is_shared = is_shared(name);
     let is_named = endpoint.ports().iter().any(|port| NAMED.contains(&port.get()));
     is_shared
         && is_named

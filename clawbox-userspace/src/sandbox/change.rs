@@ -102,6 +102,18 @@ pub fn with_approved(mut texts: Vec<Text>, approved: &str) -> Vec<Text> {
     texts
 }
 
+/// What was approved without one of its entries; `None` where that is not one.
+fn without(approved: &str, entry: &str) -> Option<String> {
+    let is_key = |text: &str| text.starts_with("  ") && !text.starts_with("   ");
+    let begins = |at: &usize| *at == 0 || approved.as_bytes().get(at - 1) == Some(&b'\n');
+    let is_whole = is_key(entry) && entry.ends_with('\n');
+    let (at, _) = approved.match_indices(entry).find(|(at, _)| is_whole && begins(at))?;
+    let (before, rest) = (approved.get(..at)?, approved.get(at + entry.len()..)?);
+    // A part of an entry is none.
+    let ends = rest.is_empty() || is_key(rest);
+    ends.then(|| format!("{before}{rest}"))
+}
+
 /// Why a sandbox's own policy does not change.
 const UNDER_GLOBAL: &str = "the host's policy is in force in place of the sandbox's own, which nobody changes \
                             meanwhile; `clawbox policy get --global` prints it, `clawbox policy delete \
@@ -205,6 +217,17 @@ impl LivePolicy {
         let mut approved = self.approved.clone();
         approved.push_str(entry);
         self.change(kernel, self.texts.clone(), approved)
+    }
+
+    /// Takes back an entry that was added so.
+    pub fn withdraw(&mut self, kernel: &mut KernelSide, entry: &str) -> Change {
+        match without(&self.approved, entry) {
+            Some(approved) => self.change(kernel, self.texts.clone(), approved),
+            None => {
+                let why = "nothing like that is approved; it may have been taken back already";
+                Change::not_made(refused(why.to_owned()), &self.texts)
+            }
+        }
     }
 
     /// The path by which the policy in force names the very program that a process runs; `None` if by
@@ -415,4 +438,23 @@ fn refused(why: String) -> Answer {
 pub fn mistakes(diagnostics: Vec<Diagnostic>) -> Answer {
     let errors = diagnostics.iter().filter(|found| found.severity == Severity::Error);
     Answer::DoesNotLoad { errors: errors.map(ToString::to_string).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without;
+
+    #[test]
+    fn what_is_taken_back_is_one_whole_entry_and_the_others_stay() {
+        let entry = |key: &str| format!("  \"{key}\":\n    endpoints: [{{ host: a }}]\n");
+        let (one, other) = (entry("one"), entry("other"));
+        let both = format!("{one}{other}");
+        assert_eq!(without(&both, &one).as_deref(), Some(other.as_str()));
+        assert_eq!(without(&both, &other).as_deref(), Some(one.as_str()));
+        assert_eq!(without(&one, &one).as_deref(), Some(""));
+        for part in ["", "\n", "  \"one\":\n", "    endpoints: [{ host: a }]\n", "a }]\n"] {
+            assert_eq!(without(&both, part), None, "{part:?}");
+        }
+        assert_eq!(without("", &one), None);
+    }
 }

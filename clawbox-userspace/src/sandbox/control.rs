@@ -60,6 +60,16 @@ pub enum Request {
         /// Its number in the list.
         id: u32,
     },
+    /// Approve what a rule allows, as long as the sandbox runs.
+    ApproveRule {
+        /// An entry of `network_policies`.
+        rule: String,
+    },
+    /// Take it back.
+    WithdrawRule {
+        /// The entry, as it was approved.
+        rule: String,
+    },
 }
 
 /// A connection that waits for an answer.

@@ -192,9 +192,7 @@ impl Held {
     /// glob, and a sandbox can give a file any name.
     fn rule(&self, host: &str) -> Option<String> {
         let program = self.written.as_deref().or(self.program.as_deref())?;
-        let pattern = BinaryPattern::parse(program).ok()?;
-        pattern.exact()?;
-        Some(rule(host, self.event.port, program))
+        rule(host, self.event.port, program, false)
     }
 
     fn told(&self, id: u32, patience: Duration) -> Connection {
@@ -214,16 +212,20 @@ impl Held {
     }
 }
 
-/// An entry of `network_policies`. JSON's strings are YAML's too.
-fn rule(host: &str, port: u16, program: &str) -> String {
+/// An entry of `network_policies` for one program and one endpoint, where the host that is named on the
+/// connection is verified or not. `None` where no rule can name the program. JSON's strings are YAML's too.
+#[must_use]
+pub fn rule(host: &str, port: u16, program: &str, is_verified: bool) -> Option<String> {
+    BinaryPattern::parse(program).ok()?.exact()?;
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let file = program.rsplit('/').next().unwrap_or_default();
-    format!(
-        "  {}:\n    endpoints: [{{ host: {}, port: {port} }}]\n    binaries: [{{ path: {} }}]\n",
+    let verify = if is_verified { ", sni: verify" } else { "" };
+    Some(format!(
+        "  {}:\n    endpoints: [{{ host: {}, port: {port}{verify} }}]\n    binaries: [{{ path: {} }}]\n",
         quoted(&format!("approved {file} {host} {port}")),
         quoted(host),
         quoted(program),
-    )
+    ))
 }
 
 #[cfg(test)]

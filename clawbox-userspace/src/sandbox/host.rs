@@ -406,6 +406,14 @@ impl Host {
         self.recorders.of(number).map_or(0, |recorder| recorder.trail.denied())
     }
 
+    /// What its policy has allowed, as far as its trail was told.
+    pub fn allowed(&mut self, number: u32) -> u64 {
+        let Some(recorder) = self.recorders.of(number) else { return 0 };
+        let decisions = recorder.trail.counted.decisions();
+        let allowed = decisions.filter(|(_, verdict, _)| *verdict == "allow");
+        allowed.map(|(_, _, count)| count).fold(0, u64::saturating_add)
+    }
+
     /// Told whenever something was written to a sandbox's trail; closed at its end.
     pub fn trail_grows(&mut self, number: u32) -> Option<tokio::sync::watch::Receiver<()>> {
         self.recorders.of(number).map(|recorder| recorder.trail.grows())

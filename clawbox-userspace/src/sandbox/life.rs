@@ -323,6 +323,14 @@ impl Sandbox {
             Request::Waiting => Answer::Waiting { connections: self.held.list() },
             Request::Deny { id } => self.held.deny(id, recorder),
             Request::Approve { id, lasting } => self.approve(kernel, recorder, id, lasting),
+            Request::ApproveRule { rule } => {
+                let change = self.policy.approve(kernel, &rule);
+                self.changed(recorder, change)
+            }
+            Request::WithdrawRule { rule } => {
+                let change = self.policy.withdraw(kernel, &rule);
+                self.changed(recorder, change)
+            }
         }
     }
 

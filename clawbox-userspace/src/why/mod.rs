@@ -60,6 +60,30 @@ impl Change {
     }
 }
 
+/// Reasons of the moment, of what was said on a connection, or of what a name carries: a rule that the
+/// policy lacks is not what was missing, and one more would not have helped.
+const NO_RULE: [&str; 8] = [
+    "forbidden-address",
+    "hidden-host",
+    "name-budget",
+    "no-host",
+    "no-identity",
+    "question-kind",
+    "stale-name",
+    "table-full",
+];
+
+impl Explained {
+    /// The same of a denial that has happened, for this reason: what would not have helped is not offered.
+    #[must_use]
+    pub fn of_denial(self, reason: &str) -> Self {
+        match NO_RULE.contains(&reason) {
+            true => Self { nearest: None, change: None, ..self },
+            false => self,
+        }
+    }
+}
+
 /// A word as a shell takes it.
 #[must_use]
 pub fn word_of_shell(word: &str) -> String {

@@ -67,6 +67,9 @@ pub struct Seen {
     /// What a program was started with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
+    /// The system call, the other process or the kind of socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 impl From<&Record> for Seen {
@@ -118,13 +121,26 @@ impl From<&Record> for Seen {
                 let used = uses.into_iter().filter(|(count, _)| *count > 0);
                 seen.access = used.map(|(_, name)| name.to_owned()).collect();
             }
-            Object::Socket(_)
-            | Object::Gap(_)
-            | Object::Sandbox(_)
-            | Object::Alarm(_)
-            | Object::Privilege(_) => {}
+            object @ (Object::Socket(_) | Object::Privilege(_)) => seen.detail = detail(object),
+            Object::Gap(_) | Object::Sandbox(_) | Object::Alarm(_) => {}
         }
         seen
+    }
+}
+
+/// What else is to be told of an object.
+fn detail(object: &Object) -> Option<String> {
+    match object {
+        Object::Privilege(privilege) => {
+            let other = privilege.other_pid.map(|pid| format!("process {pid}"));
+            privilege.system_call.clone().or(other)
+        }
+        Object::Socket(socket) => {
+            let family =
+                socket.family.map(|family| format!("family {family}, ")).unwrap_or_default();
+            Some(format!("{family}type {}, protocol {}", socket.socket_type, socket.protocol))
+        }
+        _ => None,
     }
 }
 
@@ -158,6 +174,13 @@ impl Seen {
             path: text("path"),
             access: access.split('+').filter(|name| !name.is_empty()).map(str::to_owned).collect(),
             args: args.filter_map(|arg| arg.as_str().map(str::to_owned)).collect(),
+            detail: match row["class"].as_str() {
+                Some("network" | "privilege") => {
+                    let object = serde_json::from_value::<Object>(row["detail"].clone()).ok();
+                    object.as_ref().and_then(detail)
+                }
+                _ => None,
+            },
         }
     }
 
@@ -225,7 +248,10 @@ impl Seen {
             ("dns", _) => format!("resolve {}", or_nothing(&self.host)),
             ("file", Some(path)) => format!("{} {path}", self.access.join("+")),
             ("process", Some(path)) => format!("start {path}"),
-            _ => format!("{} {}", self.class, self.action),
+            _ => match &self.detail {
+                Some(detail) => format!("{} ({detail})", self.action),
+                None => format!("{} {}", self.class, self.action),
+            },
         }
     }
 

@@ -19,8 +19,11 @@ pub struct Told {
     pub last: Option<Seen>,
     /// Denials by what was done, by whom and why, and how often.
     pub denials: BTreeMap<(String, String, String), u64>,
+    /// The last of each of these, in the order in which each was first there.
+    pub each: Vec<Seen>,
     /// The policy that the last start named.
     pub policy: Option<String>,
+    places: BTreeMap<(String, String, String), usize>,
     starts: HashMap<u32, Vec<Seen>>,
 }
 
@@ -48,7 +51,12 @@ impl Told {
         }
         if seen.is_denied() {
             let key = (seen.what(), seen.by().to_owned(), seen.reason.clone());
-            *self.denials.entry(key).or_default() += 1;
+            *self.denials.entry(key.clone()).or_default() += 1;
+            let place = *self.places.entry(key).or_insert(self.each.len());
+            match self.each.get_mut(place) {
+                Some(last) => *last = seen.clone(),
+                None => self.each.push(seen.clone()),
+            }
             self.last = Some(seen);
         }
     }

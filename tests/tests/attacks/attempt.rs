@@ -148,6 +148,7 @@ pub fn attempts<'w>(sandbox: impl Fn() -> Clawbox<'w>, tries: &[Attempt]) -> Vec
     while !left.is_empty() {
         let (some, run) = in_one_sandbox(sandbox(), left);
         left = &left[some.len()..];
+        super::explained::check(&run);
         let is_gap = |record: &Value| record["object"]["kind"] == "system-call-hook";
         let has_gap = run.trail.iter().any(is_gap);
         tried.extend(some.into_iter().zip(marked(&run)).map(|((attempt, outcome), denials)| {

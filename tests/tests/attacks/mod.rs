@@ -5,6 +5,7 @@
 mod agent;
 pub mod attempt;
 mod calls;
+mod explained;
 mod fronting;
 mod identity;
 pub mod islands;

@@ -60,15 +60,21 @@ impl Dialler {
         dialler
     }
 
-    fn line(&mut self) -> String {
+    /// What came of it.
+    pub(super) fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line.trim().to_owned()
     }
 
     pub fn dial(&mut self, to: &str) -> String {
-        writeln!(self.child.stdin.as_mut().unwrap(), "{to}").unwrap();
+        self.begin(to);
         self.line()
+    }
+
+    /// Has it connect, and waits for nothing.
+    pub(super) fn begin(&mut self, to: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{to}").unwrap();
     }
 
     pub fn end(mut self) -> i32 {

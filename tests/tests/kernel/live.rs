@@ -192,9 +192,10 @@ fn who_asks_for_a_sandbox_that_is_not_there_is_told_which_are() {
     let file = scene.world.private().join("next.yaml");
     std::fs::write(&file, scene.policy("")).unwrap();
     let output = set_file(&scene.world.entry(), "no-such-sandbox", &file);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let known = format!("no sandbox `no-such-sandbox` is running here; running: {}", running.run());
-    assert!(said.contains(&known), "{said}");
+    let first = &said["errors"][0];
+    assert_eq!(first["what"], "no sandbox `no-such-sandbox` is running here", "{said}");
+    assert_eq!(first["why"], format!("running: {}", running.run()), "{said}");
     assert_eq!(running.wait().status, 0);
 }

@@ -43,5 +43,6 @@ mod remembered;
 mod scene;
 mod ship;
 mod soak;
+mod term;
 mod tutorial;
 mod watchdog;

@@ -149,3 +149,31 @@ fn a_denial_under_the_daemon_is_explained_to_its_owner_and_by_the_store_and_allo
     assert_eq!(dialler.dial(&elsewhere), "ok");
     assert_eq!(dialler.end(), 0);
 }
+
+#[test]
+fn an_error_is_told_to_programs_in_one_shape_whatever_is_wrong() {
+    let world = World::new();
+    let policy = world.private().join("wrong.yaml");
+    fs::write(&policy, "version: 1\nfilesystem_polic: {}\n").unwrap();
+    let policy = policy.to_str().unwrap();
+    // A mistake in a file, one in the command line, and what is not there.
+    for (words, place, says) in [
+        (
+            &["why", "--policy", policy, "curl", "a.test:443"][..],
+            "wrong.yaml:2:1",
+            "filesystem_polic",
+        ),
+        (&["why", "--trial", "x"], "clawbox why", "--trial"),
+        (&["why", "--trail", "/no/such/trail"], "clawbox why", "cannot read"),
+    ] {
+        let words = [words, &["--format", "json"]].concat();
+        let (status, out, err) = clawbox(&world, &words);
+        assert_eq!((status, out.as_str()), (2, ""), "{words:?}: {err}");
+        let told: Value = serde_json::from_str(&err).unwrap_or_else(|why| panic!("{why}: {err}"));
+        let first = &told["errors"][0];
+        let text = |key: &str| first[key].as_str().unwrap_or_default().to_owned();
+        assert!(text("where").ends_with(place) && text("what").contains(says), "{told}");
+        let keys: Vec<&String> = first.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["what", "where", "why", "fix"], "{told}");
+    }
+}

@@ -19,6 +19,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::Format;
+use super::failure::{self, Failure};
 use super::style::Style;
 use crate::policy::{Diagnostic, Severity};
 
@@ -76,6 +77,11 @@ impl PolicyCommand {
 
 /// Prints why something cannot be done, and gives the status for it.
 pub(super) fn refused(diagnostics: &[Diagnostic]) -> anyhow::Result<ExitCode> {
+    if failure::is_json() {
+        let failures: Vec<Failure> = diagnostics.iter().map(Failure::from).collect();
+        failure::print(&failures);
+        return Ok(ExitCode::from(DOES_NOT_LOAD));
+    }
     let mut err = std::io::stderr().lock();
     let style = Style::of(&err);
     print_diagnostics(&mut err, style, diagnostics)?;

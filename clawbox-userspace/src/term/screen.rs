@@ -1,0 +1,88 @@
+//! The terminal: taken for a while, and given back however that ends.
+
+use std::io::{self, Stdout, stdout};
+use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossterm::cursor::Show;
+use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
+use crossterm::terminal::{
+    BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
+    disable_raw_mode, enable_raw_mode,
+};
+use crossterm::{execute, queue};
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+
+use super::draw;
+use super::plain;
+use super::state::State;
+
+/// Whether it has to be given back.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The terminal, until this is dropped.
+pub struct TakenScreen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl TakenScreen {
+    /// Takes it. A panic anywhere gives it back before it says what it has to say.
+    ///
+    /// # Errors
+    /// The terminal cannot be set.
+    pub fn take() -> io::Result<Self> {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panicked| {
+            give_back();
+            before(panicked);
+        }));
+        TAKEN.store(true, Ordering::SeqCst);
+        let terminal = enable_raw_mode()
+            .and_then(|()| execute!(stdout(), EnterAlternateScreen, EnableMouseCapture))
+            .and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
+        terminal.map(|terminal| Self { terminal }).inspect_err(|_| give_back())
+    }
+
+    /// Draws what has changed, as one change where the terminal knows such.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub fn draw(&mut self, state: &State) -> io::Result<()> {
+        queue!(stdout(), BeginSynchronizedUpdate)?;
+        self.terminal.draw(|frame| {
+            draw::draw(frame, state);
+            plain::clear(frame.buffer_mut());
+        })?;
+        execute!(stdout(), EndSynchronizedUpdate)
+    }
+
+    /// Its columns and rows.
+    ///
+    /// # Errors
+    /// The terminal is gone.
+    pub fn size(&self) -> io::Result<(u16, u16)> {
+        self.terminal.size().map(|size| (size.width, size.height))
+    }
+}
+
+impl Drop for TakenScreen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Gives the terminal back, if it was taken; once.
+pub fn give_back() {
+    if TAKEN.swap(false, Ordering::SeqCst) {
+        // There is nobody to tell that this fails.
+        let _ = execute!(
+            stdout(),
+            EndSynchronizedUpdate,
+            DisableMouseCapture,
+            LeaveAlternateScreen,
+            Show
+        );
+        let _ = disable_raw_mode();
+    }
+}
