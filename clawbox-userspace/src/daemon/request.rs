@@ -74,6 +74,7 @@ impl Daemon {
             Asked::Run(request, events) => self.run(peer, *request, events),
             Asked::Exec(request, events) => self.exec(peer, request, events),
             Asked::Logs(request, reply) => give(reply, self.logs(peer, &request)),
+            Asked::ReadAudit(reply) => give(reply, self.read_audit(peer)),
             Asked::Wait(name, events) => self.wait(peer, &name, events),
             Asked::Attach(request, reply) => give(reply, self.attach(peer, *request)),
             Asked::List(request, reply) => give(reply, Ok(self.list(peer, &request))),
@@ -200,6 +201,11 @@ impl Daemon {
     pub(super) fn may_begin(&mut self) -> Result<(), Refusal> {
         if let Some(why) = descriptors::too_few() {
             return Err(refuse(Status::resource_exhausted(why)));
+        }
+        if self.host.is_paused() {
+            let why =
+                "nothing is allowed until it can be recorded: look at the disk of the audit store";
+            return Err(refuse(Status::unavailable(why)));
         }
         self.store.check().map_err(|error| refuse(Status::unavailable(error.to_string())))
     }

@@ -57,6 +57,18 @@ impl Counts {
         }
     }
 
+    /// How many different ones there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// The counts, the largest first.
     #[must_use]
     pub fn sorted(self) -> Vec<Map<String, Value>> {
