@@ -71,7 +71,7 @@ fn the_group_reads_all_of_the_store_through_the_daemon_and_a_user_what_is_their_
         status == 0 && shown.contains("started") | shown.contains("process"),
         "{shown}{stderr}"
     );
-    assert!(shown.contains("revision 1, one.yaml"), "{shown}");
+    assert!(shown.contains("revision 1, ") && shown.contains("one.yaml, SHA-256 "), "{shown}");
     let (_, stats, _) = output(daemon.as_user(USER, &["audit", "stats", "--format", "json"]));
     let stats: Value = serde_json::from_str(&stats).unwrap();
     assert!(stats["rows"].as_u64().unwrap() < all.len() as u64, "{stats}");
@@ -116,9 +116,9 @@ fn what_is_hashed_is_nowhere_in_the_clear_and_is_found_by_who_knows_it() {
     };
     let mut rows = query(&[]);
     rows.retain(|row| row["action"] != "policy-text");
-    let texts = [serde_json::to_string(&rows).unwrap()].into_iter().chain(
-        ["one-1", "one-2"].map(|id| serde_json::to_string(&daemon.trail(id)).unwrap()),
-    );
+    let texts = [serde_json::to_string(&rows).unwrap()]
+        .into_iter()
+        .chain(["one-1", "one-2"].map(|id| serde_json::to_string(&daemon.trail(id)).unwrap()));
     for text in texts {
         assert!(text.contains("\"exec\"") && text.contains("hmac:"), "{text}");
         assert!(!text.contains("sesame") && !text.contains("/usr/bin/env"), "{text}");

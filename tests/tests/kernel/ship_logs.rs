@@ -140,12 +140,21 @@ fn is_resumed(
             assert!(began.elapsed() < Duration::from_secs(60), "{stored:?}");
         }
     };
-    for _ in 0..2 {
+    let mut denied = 0;
+    let mut deny = |daemon: &Daemon, dialler: &mut Dialler| {
         assert_eq!(dialler.dial(&ELSEWHERE.to_string()), "EPERM");
+        denied += 1;
+        let began = Instant::now();
+        while query(daemon, &["--verdict", "deny"]).len() < denied {
+            assert!(began.elapsed() < Duration::from_secs(60), "{denied} are not stored");
+        }
+    };
+    for _ in 0..2 {
+        deny(&daemon, &mut dialler);
         // It says nothing back: what it has not read goes with it.
         shipped(&daemon);
         drop(log);
-        assert_eq!(dialler.dial(&ELSEWHERE.to_string()), "EPERM");
+        deny(&daemon, &mut dialler);
         daemon.end_by(Signal::SIGKILL);
         log = start(&messages);
         daemon.start_again();
