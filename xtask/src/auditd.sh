@@ -4,9 +4,9 @@
 # rules slow every process until they are gone. Ratios of one run count; the rounds before auditd have none of its
 # rules, and nothing of clawbox's is loaded after.
 set -u
-ROUNDS=${ROUNDS:-3} UNITS=${UNITS:-6}
+ROUNDS=${ROUNDS:-5} UNITS=${UNITS:-16}
 work=/work
-mkdir -p $work /var/log/audit /run/clawbox /etc/audit/plugins.d
+mkdir -p $work /run/clawbox /etc/audit/plugins.d
 chmod 1777 $work
 cd $work
 
@@ -90,15 +90,21 @@ wait $agent
 clawbox uninstall --config agent.yaml || exit 1
 
 for _ in $(seq "$ROUNDS"); do row nothing-again 0 - ./compile.sh out; done
+# Debian's own settings, but for a group that this guest has not, and its log where clawbox's is: in memory.
+mkdir -p /run/audit
+sed -i 's/^log_group.*/log_group = root/; s/^use_libwrap.*/use_libwrap = no/' /etc/audit/auditd.conf
+sed -i 's,^log_file.*,log_file = /run/audit/audit.log,' /etc/audit/auditd.conf
+chmod 640 /etc/audit/auditd.conf
 auditd -n >auditd.log 2>&1 &
 auditd=$!
 for _ in $(seq 60); do auditctl -s 2>/dev/null | grep -q "pid $auditd" && break; sleep 1; done
+auditctl -s | grep -q "pid $auditd" || { cat auditd.log; auditctl -s; exit 1; }
 auditctl -D >/dev/null
 auditctl -b 8192 >/dev/null
 auditctl -a always,exit -F arch=b64 -S connect,openat >/dev/null || { cat auditd.log; exit 1; }
-for _ in $(seq "$ROUNDS"); do row auditd $auditd /var/log/audit ./compile.sh out; done
+for _ in $(seq "$ROUNDS"); do row auditd $auditd /run/audit ./compile.sh out; done
 echo "lost auditd $(auditctl -s | grep '^lost' | tr -dc 0-9)"
-echo "events auditd $(cat /var/log/audit/audit.log* | grep -c type=SYSCALL)"
+echo "events auditd $(cat /run/audit/audit.log* | grep -c type=SYSCALL)"
 auditctl -D >/dev/null
 kill $auditd
 wait $auditd

@@ -53,6 +53,19 @@ impl Daemon {
         }
     }
 
+    /// Whether anything may be begun or approved, or else why not.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn may_allow(&self) -> Result<(), &'static str> {
+        match self.host.is_paused() {
+            true => Err(
+                "nothing is allowed until it can be recorded: look at the disk of the audit store",
+            ),
+            false => Ok(()),
+        }
+    }
+
     fn stop_allows(&mut self, why: String) {
         let is_news = !self.host.is_paused();
         if let Err(error) = self.host.pause() {

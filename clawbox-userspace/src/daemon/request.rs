@@ -202,11 +202,7 @@ impl Daemon {
         if let Some(why) = descriptors::too_few() {
             return Err(refuse(Status::resource_exhausted(why)));
         }
-        if self.host.is_paused() {
-            let why =
-                "nothing is allowed until it can be recorded: look at the disk of the audit store";
-            return Err(refuse(Status::unavailable(why)));
-        }
+        self.may_allow().map_err(|why| refuse(Status::unavailable(why)))?;
         self.store.check().map_err(|error| refuse(Status::unavailable(error.to_string())))
     }
 
@@ -349,6 +345,12 @@ impl Daemon {
     fn ask(&mut self, peer: &Peer, name: &str, request: Request) -> Result<proto::Answer, Refusal> {
         let number = self.find(peer, name)?;
         let gone = || refuse(Status::not_found(format!("sandbox `{name}` has just ended")));
+        // What was held goes on by way of the agent, which the kernel does not ask about.
+        let may =
+            if matches!(request, Request::Approve { .. }) { self.may_allow() } else { Ok(()) };
+        if let Err(why) = may {
+            return Ok(refused(why.to_owned()).into());
+        }
         let before = match &request {
             Request::SetPolicy(_) | Request::Approve { lasting: true, .. } => {
                 if let Err(error) = self.store.check() {

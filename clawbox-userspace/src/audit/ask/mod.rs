@@ -191,7 +191,7 @@ fn stats(
     let (mut from, mut to) = (i64::MAX, i64::MIN);
     while let Some(batch) = reader.next(&mut filter)? {
         batches += 1;
-        for row in filter.rows(&batch) {
+        for row in filter.stored(&batch) {
             (from, to) = (from.min(row.micros()), to.max(row.micros()));
             rows += 1;
         }

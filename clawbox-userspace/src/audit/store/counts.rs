@@ -39,7 +39,7 @@ impl Counts {
     /// Counts the rows of a batch that are wanted.
     pub fn add(&mut self, batch: &Loaded, filter: &Filter) {
         let mut here: HashMap<Key, (usize, Count)> = HashMap::new();
-        for row in filter.rows(batch) {
+        for row in filter.stored(batch) {
             let mut key = [0; MOST];
             for (place, field) in key.iter_mut().zip(&self.by) {
                 *place = number(row, *field);

@@ -148,9 +148,20 @@ impl Filter {
             && self.conditions.iter().all(|condition| condition.matches(row))
     }
 
-    /// Rows of a batch that have all of it.
-    pub fn rows<'a>(&'a self, batch: &'a Loaded) -> impl DoubleEndedIterator<Item = Row<'a>> {
+    /// Rows of a batch that have all of it, in the order of their numbers.
+    pub fn stored<'a>(&'a self, batch: &'a Loaded) -> impl DoubleEndedIterator<Item = Row<'a>> {
         batch.rows().filter(|row| self.matches(*row))
+    }
+
+    /// The same in the order of their times.
+    pub fn rows<'a>(&'a self, batch: &'a Loaded) -> impl DoubleEndedIterator<Item = Row<'a>> {
+        let is_in_order = batch.is_in_order();
+        let mut sorted: Vec<Row<'a>> = Vec::new();
+        if !is_in_order {
+            sorted.extend(self.stored(batch));
+            sorted.sort_by_key(|row| row.micros());
+        }
+        sorted.into_iter().chain(is_in_order.then(|| self.stored(batch)).into_iter().flatten())
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Loaded {
     pub pool: StringArray,
     /// Its columns; those that were not asked for are not there.
     columns: Vec<Option<ArrayRef>>,
+    /// No row is earlier than the one before it.
+    is_in_order: bool,
 }
 
 /// A row of a batch.
@@ -77,10 +79,16 @@ pub struct Reader {
 }
 
 impl Loaded {
-    /// Its rows.
+    /// Its rows, in the order of their numbers.
     pub fn rows(&self) -> impl DoubleEndedIterator<Item = Row<'_>> {
         let count = usize::try_from(self.label.events).unwrap_or(0);
         (0..count).map(|at| Row { batch: self, at })
+    }
+
+    /// Whether its rows are in the order of their times; in a large one those that are alike may stand together.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.is_in_order
     }
 
     /// The places of a column's texts in the pool, with the nulls.
@@ -280,8 +288,11 @@ impl Reader {
         for (place, column) in places.into_iter().zip(read.columns()) {
             columns[place] = Some(column.clone());
         }
+        let time = columns[0].as_deref();
+        let time = time.and_then(|time| time.as_primitive_opt::<TimestampMicrosecondType>());
+        let is_in_order = time.is_none_or(|time| time.values().is_sorted());
         self.cursor.at += bytes;
-        Ok(Unit::Loaded(Box::new(Loaded { label, pool, columns })))
+        Ok(Unit::Loaded(Box::new(Loaded { label, pool, columns, is_in_order })))
     }
 
     /// A message without its body; `None` where no whole one is there.
