@@ -35,6 +35,7 @@ pub fn start<L: Lookup>(lookup: &L, sandbox: u32, slots: Option<&Mask>) -> Decis
 mod tests {
     use super::*;
     use crate::rule::{AddressKey, HostIds, RuleValue, SandboxState, SyntheticKey, SyntheticValue};
+    use crate::verdict::Verdict;
 
     /// Sandbox 1 and a rule.
     struct OneRule {

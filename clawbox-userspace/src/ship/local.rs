@@ -70,8 +70,8 @@ fn short(text: &str) -> String {
     if text.len() <= LONGEST {
         return text.to_owned();
     }
-    let end = text.floor_char_boundary(LONGEST);
-    format!("{}…", &text[..end])
+    let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", text.get(..end).unwrap_or_default())
 }
 
 /// An event's line for people, which has no control characters.
