@@ -122,7 +122,7 @@ fn beside_auditd(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         silence: None,
         label: None,
         yields: false,
-        counts_instructions: false,
+        counts_instructions: true,
     };
     // One kernel's figures are enough unless another is asked for.
     let kernels = if args.kernel.0.len() > 1 { &args.kernel.0[..1] } else { &args.kernel.0[..] };
