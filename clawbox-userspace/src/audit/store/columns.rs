@@ -23,7 +23,7 @@ const POOL: usize = 64 << 20;
 
 /// From so many rows on, and where so many are like each that is like none, those that are alike are put
 /// together. Few rows stay as they came.
-const GROUPED: (usize, usize) = (4_096, 4);
+pub(super) const GROUPED: (usize, usize) = (4_096, 4);
 
 /// A text in the pool of the batch that is being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

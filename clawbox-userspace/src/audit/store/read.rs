@@ -11,6 +11,7 @@ use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_ipc::{MessageHeader, root_as_message};
 use serde::{Deserialize, Serialize};
 
+use super::columns::GROUPED;
 use super::frame::{self, Label, Step};
 use super::schema::{self, COLUMNS, COUNT_AT, Number, Text};
 use super::{scan, segment_name, segments};
@@ -23,7 +24,7 @@ pub struct Loaded {
     pub pool: StringArray,
     /// Its columns; those that were not asked for are not there.
     columns: Vec<Option<ArrayRef>>,
-    /// No row is earlier than the one before it.
+    /// Its rows are as they came.
     is_in_order: bool,
 }
 
@@ -85,7 +86,7 @@ impl Loaded {
         (0..count).map(|at| Row { batch: self, at })
     }
 
-    /// Whether its rows are in the order of their times; in a large one those that are alike may stand together.
+    /// Whether its rows are as they came; in a large one those that are alike may stand together.
     #[must_use]
     pub fn is_in_order(&self) -> bool {
         self.is_in_order
@@ -290,7 +291,9 @@ impl Reader {
         }
         let time = columns[0].as_deref();
         let time = time.and_then(|time| time.as_primitive_opt::<TimestampMicrosecondType>());
-        let is_in_order = time.is_none_or(|time| time.values().is_sorted());
+        // Where nothing was put together they are told as they came.
+        let is_in_order =
+            label.events < GROUPED.0 as u64 || time.is_none_or(|time| time.values().is_sorted());
         self.cursor.at += bytes;
         Ok(Unit::Loaded(Box::new(Loaded { label, pool, columns, is_in_order })))
     }
