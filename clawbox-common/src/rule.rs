@@ -144,7 +144,8 @@ pub struct SandboxState {
     /// Port on 127.0.0.1 where connections wait for an answer, host byte order; zero is none.
     pub waiting: u16,
     /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`LISTED_PROGRAMS`], [`FILES_BY_BINARY`],
-    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`], [`ASK_UNKNOWN`], [`PING`], [`PING_PROBE`].
+    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`], [`ASK_UNKNOWN`], [`PING`], [`PING_PROBE`]; without a policy
+    /// [`PAUSED`], and the number of the one that is to come back.
     pub flags: u32,
 }
 
@@ -198,7 +199,22 @@ impl SandboxState {
             flags,
         }
     }
+
+    /// While nothing can be recorded nothing is allowed: no policy, and which one comes back.
+    #[must_use]
+    pub const fn paused(&self) -> Self {
+        Self::under(0, PAUSED | self.policy)
+    }
+
+    /// The policy that comes back; `None` where none waits for that.
+    #[must_use]
+    pub const fn waiting_policy(&self) -> Option<u32> {
+        if self.policy == 0 && self.flags & PAUSED != 0 { Some(self.flags & !PAUSED) } else { None }
+    }
 }
+
+/// Of [`SandboxState::flags`] where there is no policy: one comes back when what is allowed can be recorded.
+pub const PAUSED: u32 = 1 << 31;
 
 /// Of [`SandboxState::flags`]: a connection to an endpoint that no rule names waits for an answer.
 pub const ASK_UNKNOWN: u32 = 64;

@@ -158,4 +158,6 @@ reasons! {
     SourceRoute = 51, "source-route";
     /// A datagram was to be sent in parts: who adds one, and whom it goes to, are judged apart.
     DatagramInParts = 52, "datagram-in-parts";
+    /// Nothing that is allowed can be recorded, and the configuration says that nothing is allowed then.
+    Unrecorded = 53, "unrecorded";
 }

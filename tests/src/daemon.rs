@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -36,6 +37,8 @@ pub struct Daemon<'w> {
     said: Option<mpsc::Receiver<String>>,
     /// Descriptors that it may have.
     most_descriptors: Option<u64>,
+    /// What is `/etc/group` to it.
+    groups: Option<PathBuf>,
 }
 
 impl<'w> Daemon<'w> {
@@ -69,8 +72,8 @@ impl<'w> Daemon<'w> {
         let directory = world.private().join(&name);
         let more = more.to_owned();
         fs::create_dir_all(&directory).expect("the directory of a world can be written");
-        let (child, said, most_descriptors) = Default::default();
-        Self { world, child, name, directory, lsm, more, said, most_descriptors }
+        let (child, said, most_descriptors, groups) = Default::default();
+        Self { world, child, name, directory, lsm, more, said, most_descriptors, groups }
     }
 
     /// Starts one that has a standing rule.
@@ -85,6 +88,17 @@ impl<'w> Daemon<'w> {
         daemon.reload(|text| text);
         let _ = daemon.says("reloaded");
         daemon
+    }
+
+    /// Gives it groups of its own from its next start on, as `/etc/group` has them.
+    ///
+    /// # Panics
+    /// The directory of the world cannot be written.
+    pub fn give_groups(&mut self, text: &str) {
+        let path = self.directory.join("group");
+        fs::write(&path, text).expect("the directory of a world can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is there");
+        self.groups = Some(path);
     }
 
     /// Lets it have no more descriptors than these from its next start on.
@@ -153,6 +167,15 @@ impl<'w> Daemon<'w> {
         command.arg("daemon").arg("--config").arg(&file).env("CLAWBOX_LOG", "info");
         command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::null()).stderr(Stdio::piped());
         self.world.enter(&mut command);
+        if let Some(groups) = self.groups.clone() {
+            // SAFETY: the closure makes one system call on a value that it owns, in the command's own mounts.
+            unsafe {
+                command.pre_exec(move || {
+                    let nothing = None::<&str>;
+                    Ok(mount(Some(&groups), "/etc/group", nothing, MsFlags::MS_BIND, nothing)?)
+                });
+            }
+        }
         if let Some(most) = self.most_descriptors {
             // SAFETY: the closure makes one system call on numbers.
             unsafe {

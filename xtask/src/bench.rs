@@ -1,13 +1,15 @@
 //! `cargo xtask bench`: sets up, builds with optimisation, and runs the `benches` package.
 //! What is measured, and how the figures are made, is that package's own business.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::build;
+use crate::packages;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::vm::{self, Copy, Guest, Kernel, Limits};
@@ -16,15 +18,18 @@ use crate::workspace::Workspace;
 /// What is measured in guests that count instructions, on several kernels.
 const IN_GUESTS: &str = "lsm";
 const GUEST_PROGRAM: &str = "/opt/bench/clawbox-benches";
+/// What is measured beside auditd, which slows a machine until its rules are gone.
+const BESIDE_AUDITD: &str = "auditd";
+const SCRIPT: &str = include_str!("auditd.sh");
 /// A guest that counts is slower: it takes a minute or two on an idle machine.
 const GUEST_TIME: Duration = Duration::from_secs(900);
 const GUEST_MEMORY_MIB: u32 = 1536;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// connect, send, outside, startup, memory, hooks, egress, dns, scale, audit, all or lsm; without it they are described.
+    /// connect, send, outside, startup, memory, hooks, egress, dns, scale, audit, all, lsm or auditd; without it they are described.
     name: Option<String>,
-    /// For lsm, which counts instructions in a VM: 6.1, 6.12, latest or all. To be given before
+    /// For lsm and auditd, which are measured in a VM: 6.1, 6.12, latest or all. To be given before
     /// what is passed on.
     #[arg(long, default_value = "all", value_parser = parse_kernels)]
     kernel: Kernels,
@@ -46,6 +51,9 @@ fn parse_kernels(text: &str) -> Result<Kernels, String> {
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     if args.name.as_deref() == Some(IN_GUESTS) {
         return in_guests(workspace, args);
+    }
+    if args.name.as_deref() == Some(BESIDE_AUDITD) {
+        return beside_auditd(workspace, args);
     }
     if !process::is_root() {
         bail!("the benchmarks load programs into the kernel: run `cargo xtask bench` as root");
@@ -82,6 +90,43 @@ fn in_guests(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         counts_instructions: true,
     };
     for &kernel in &args.kernel.0 {
+        let outcome = vm::boot(workspace, kernel, &guest, limits)?;
+        if outcome.status != 0 {
+            return Ok(ExitCode::from(outcome.status));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A compile in a guest with auditd: the script prints a row for each round of each.
+fn beside_auditd(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let toolchain = setup::ensure(workspace, Purpose::Test)?;
+    // As tests have it, which is optimised too.
+    build::both(workspace, &toolchain, build::Args { release: false, debug_log: false })?;
+    let script = workspace.target().join("auditd.sh");
+    fs::write(&script, SCRIPT).with_context(|| format!("cannot write `{}`", script.display()))?;
+    let to = |path: &str| PathBuf::from(path);
+    let mut guest = Guest::new(["/bin/bash", "/opt/bench/auditd.sh"].map(str::to_owned).into());
+    guest.has_disk = true;
+    guest.copies.push(Copy::new(workspace.clawbox(false), to(vm::CLAWBOX))?);
+    guest.copies.push(Copy::new(script, to("/opt/bench/auditd.sh"))?);
+    let programs = packages::unpacked(workspace, "auditd", "auditd")?;
+    for program in ["auditd", "auditctl"] {
+        guest.copies.push(Copy::new(programs.join(program), to("/usr/sbin").join(program))?);
+    }
+    let config = workspace.tools().join("auditd/etc/audit/auditd.conf");
+    guest.copies.push(Copy::new(config, to("/etc/audit/auditd.conf"))?);
+    let limits = Limits {
+        memory_mib: GUEST_MEMORY_MIB,
+        time: GUEST_TIME * 2,
+        silence: None,
+        label: None,
+        yields: false,
+        counts_instructions: true,
+    };
+    // One kernel's figures are enough unless another is asked for.
+    let kernels = if args.kernel.0.len() > 1 { &args.kernel.0[..1] } else { &args.kernel.0[..] };
+    for &kernel in kernels {
         let outcome = vm::boot(workspace, kernel, &guest, limits)?;
         if outcome.status != 0 {
             return Ok(ExitCode::from(outcome.status));

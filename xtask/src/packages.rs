@@ -101,7 +101,7 @@ pub fn unpacked(workspace: &Workspace, name: &str, program: &str) -> Result<Path
     }
     let directory = workspace.tools().join(name);
     let found = || {
-        let mut places = ["usr/bin", "usr/sbin"].iter().map(|below| directory.join(below));
+        let mut places = ["usr/bin", "usr/sbin", "sbin"].iter().map(|below| directory.join(below));
         places.find(|place| place.join(program).exists())
     };
     if found().is_none() {

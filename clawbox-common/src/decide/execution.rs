@@ -1,11 +1,11 @@
 //! Programs: where a policy lists those that may be started, no other file is. Each file that exec
 //! opens is asked about by itself, a script and its interpreter.
 
-use super::{Decision, Lookup, allow, deny};
+use super::{Decision, Lookup, allow, deny, under_none};
 use crate::limits::MASK_WORDS;
 use crate::rule::{ANYBODY, LISTED_PROGRAMS, RuleKey};
 use crate::subject::Mask;
-use crate::verdict::{Reason, Verdict};
+use crate::verdict::Reason;
 
 /// May this file be started in this sandbox? `slots` are those that it stands for, none for a file
 /// that the policy does not name. Who starts it does not matter, not even whether it is known.
@@ -14,7 +14,7 @@ use crate::verdict::{Reason, Verdict};
 pub fn start<L: Lookup>(lookup: &L, sandbox: u32, slots: Option<&Mask>) -> Decision {
     let state = match lookup.sandbox(sandbox) {
         Some(state) if state.policy != 0 => state,
-        _ => return Decision::without_policy(Verdict::Deny, Reason::NoPolicy),
+        state => return under_none(state),
     };
     if state.flags & LISTED_PROGRAMS == 0 {
         return allow(Reason::Rule, state);
@@ -35,6 +35,7 @@ pub fn start<L: Lookup>(lookup: &L, sandbox: u32, slots: Option<&Mask>) -> Decis
 mod tests {
     use super::*;
     use crate::rule::{AddressKey, HostIds, RuleValue, SandboxState, SyntheticKey, SyntheticValue};
+    use crate::verdict::Verdict;
 
     /// Sandbox 1 and a rule.
     struct OneRule {
@@ -92,6 +93,10 @@ mod tests {
         let other = OneRule { state: listed, key: RuleKey::programs(8), rule: some };
         assert_eq!(start(&other, 1, Some(&set(&[1]))).verdict, Verdict::Deny);
         assert_eq!(start(&other, 2, Some(&set(&[1]))).reason, Reason::NoPolicy);
+        let paused = OneRule { state: SandboxState { audit_only: 1, ..listed }.paused(), ..other };
+        let decision = start(&paused, 1, Some(&set(&[1])));
+        assert!(!decision.goes_on() && decision.reason == Reason::Unrecorded);
+        assert_eq!((paused.state.waiting_policy(), listed.waiting_policy()), (Some(7), None));
         let recorded = OneRule { state: SandboxState { audit_only: 1, ..listed }, ..other };
         assert!(start(&recorded, 1, None).goes_on());
     }

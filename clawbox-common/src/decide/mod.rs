@@ -13,8 +13,8 @@ use crate::file::{FileKey, FileRule, NameKey};
 use crate::limits::{MASK_WORDS, PATTERNS_PER_HOST};
 use crate::rule::{
     ADDRESS_KEY_BITS, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, Granted, HOST_LOOPBACK,
-    HostIds, ICMP, PING, PING_PROBE, RuleKey, RuleValue, SandboxState, SocketState, SyntheticKey,
-    SyntheticValue, TCP, UDP, VERIFY_NAME,
+    HostIds, ICMP, PAUSED, PING, PING_PROBE, RuleKey, RuleValue, SandboxState, SocketState,
+    SyntheticKey, SyntheticValue, TCP, UDP, VERIFY_NAME,
 };
 use crate::subject::{Standing, Subject};
 use crate::verdict::{Reason, Verdict};
@@ -203,9 +203,17 @@ fn placed<'a, L: Lookup>(
         Standing::Unidentified => Err(Decision::without_policy(Verdict::Deny, Reason::NoIdentity)),
         Standing::Subject(subject) => match lookup.sandbox(subject.sandbox) {
             Some(state) if state.policy != 0 => Ok((subject, state)),
-            _ => Err(Decision::without_policy(Verdict::Deny, Reason::NoPolicy)),
+            state => Err(under_none(state)),
         },
     }
+}
+
+/// The denial where no policy is in force.
+#[inline(always)]
+fn under_none(state: Option<&SandboxState>) -> Decision {
+    let is_paused = state.is_some_and(|state| state.flags & PAUSED != 0);
+    let reason = if is_paused { Reason::Unrecorded } else { Reason::NoPolicy };
+    Decision::without_policy(Verdict::Deny, reason)
 }
 
 /// May this subject connect or send to this destination?

@@ -10,6 +10,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::proto::agent_client::AgentClient;
+use super::proto::audit_client::AuditClient;
 use super::proto::sandboxes_client::SandboxesClient;
 use super::{LARGEST, SOCKET, convert, proto};
 use crate::sandbox::control::{Answer, Request};
@@ -104,6 +105,12 @@ impl Client {
         SandboxesClient::new(self.channel.clone())
             .max_decoding_message_size(LARGEST)
             .max_encoding_message_size(LARGEST)
+    }
+
+    /// What the host's audit store has.
+    #[must_use]
+    pub fn audit(&self) -> AuditClient<Channel> {
+        AuditClient::new(self.channel.clone())
     }
 
     /// What is about the daemon itself.

@@ -12,9 +12,10 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 use super::peer::{Peer, PeerStream};
-use super::proto::{self, agent_server, sandboxes_server};
+use super::proto::{self, agent_server, audit_server, sandboxes_server};
 use super::{LARGEST, convert};
 use crate::daemon::logs::Source;
+use crate::daemon::reading::Reading;
 use crate::sandbox::control;
 
 /// Requests that wait for the daemon's loop.
@@ -51,6 +52,8 @@ pub enum Asked {
     Exec(proto::ExecRequest, Events),
     /// Whose trail is it, and where?
     Logs(proto::LogsRequest, Reply<Source>),
+    /// What of the audit store may they have, and is there room for one more who reads it?
+    ReadAudit(Reply<Reading>),
     /// Tell of the end of a sandbox.
     Wait(String, Events),
     /// Make a cgroup a sandbox.
@@ -108,6 +111,7 @@ pub fn serve(
     let server = tonic::transport::Server::builder()
         .add_service(reflection)
         .add_service(limited(service.clone()))
+        .add_service(audit_server::AuditServer::new(service.clone()))
         .add_service(agent_server::AgentServer::new(service))
         .serve_with_incoming(ReceiverStream::new(connections).map(Ok::<_, io::Error>));
     tokio::spawn(async move {
@@ -368,5 +372,23 @@ impl agent_server::Agent for Service {
         request: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusReply>, Status> {
         self.ask(request, |_, reply| Asked::Status(reply)).await
+    }
+}
+
+#[tonic::async_trait]
+impl audit_server::Audit for Service {
+    type ReadStream = ReceiverStream<Result<proto::AuditText, Status>>;
+
+    async fn read(
+        &self,
+        request: Request<proto::ReadAuditRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let peer = peer(&request)?;
+        let (reply, answer) = oneshot::channel();
+        self.calls.send((peer, Asked::ReadAudit(reply))).await.map_err(|_| gone())?;
+        let reading = answer.await.map_err(|_| gone())??;
+        let (told, stream) = mpsc::channel(EVENTS);
+        tokio::task::spawn_blocking(move || reading.tell(request.into_inner(), told));
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

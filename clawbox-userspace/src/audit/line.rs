@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::record::{Class, Object, Record, VerdictName};
+use super::record::{Alarm, Class, Object, Record, VerdictName};
 
 /// The line, without its end.
 #[must_use]
@@ -57,6 +57,9 @@ fn object(object: &Object) -> String {
             format!("{family}type {} protocol {}", socket.socket_type, socket.protocol)
         }
         Object::File(file) => format!("{} {}", file.access.join("+"), file.path),
+        Object::Alarm(Alarm { part, events: Some(events), .. }) => {
+            format!("{part} with {events} events is there no longer")
+        }
         Object::Alarm(alarm) => {
             let so_far = if alarm.repaired { "put right" } else { "not put right" };
             format!("{} {}, {so_far}", alarm.severity, alarm.part)

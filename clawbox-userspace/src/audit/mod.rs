@@ -1,6 +1,7 @@
 //! The audit trail: every decision, start, stop and loss, as a numbered line of the sandbox's own trail and
 //! as a row of the host's store.
 
+pub mod ask;
 pub mod clock;
 pub mod counted;
 pub mod kernel_event;
@@ -11,6 +12,7 @@ pub mod record;
 mod refused_call;
 pub mod store;
 pub mod trail;
+pub mod veil;
 
 use clawbox_common::rule::{REPORT_ALLOWS, TALLY_ALLOWS};
 

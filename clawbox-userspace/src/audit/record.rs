@@ -189,7 +189,7 @@ pub struct Privilege {
     pub system_call: Option<String>,
 }
 
-/// What the watchdog has found.
+/// What the watchdog or the store has found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Alarm {
     /// `critical` where something may have been allowed that was not to be, `warning` otherwise.
@@ -201,6 +201,9 @@ pub struct Alarm {
     /// Why it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// Events that are there no longer, of a segment that was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<u64>,
 }
 
 /// A network endpoint.

@@ -216,6 +216,7 @@ impl Trail {
         }
         self.counted.record(&draft);
         if let Some(store) = &self.store {
+            store.put_over(&mut draft);
             store.record(&self.id, self.policy, &draft);
         }
         self.add_line(draft);
@@ -224,6 +225,10 @@ impl Trail {
     /// Adds a record that says what one before has said. Where the host's store has it and there are many,
     /// it is no line of its own.
     pub fn add_known(&mut self, known: &Known, time: SystemTime) {
+        if self.store.as_ref().is_some_and(Intake::hashes_programs) {
+            // It is in the clear where it is known.
+            return self.add(Draft { time: Some(time), ..known.draft.clone() });
+        }
         self.denied += u64::from(known.draft.verdict == VerdictName::Deny);
         self.counted.record(&known.draft);
         if let Some(store) = &self.store {

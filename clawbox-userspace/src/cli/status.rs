@@ -21,7 +21,7 @@ const NEARLY: u64 = 80;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit status: 0 all is well; 1 something that enforces is not as it has to be and could not be
-put right; 2 the daemon does not answer.
+put right, or the audit store cannot be written; 2 the daemon does not answer.
 
 Examples:
   clawbox status
@@ -50,6 +50,16 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     global_policy: Option<u32>,
     watchdog: Watchdog,
+    audit_store: AuditStore,
+}
+
+#[derive(Serialize)]
+struct AuditStore {
+    failing: String,
+    allows_stopped: bool,
+    stops: u64,
+    removed_segments: u64,
+    removed_events: u64,
 }
 
 #[derive(Serialize)]
@@ -82,12 +92,16 @@ struct Lost {
 
 impl From<proto::StatusReply> for Shown {
     fn from(reply: proto::StatusReply) -> Self {
-        let proto::Watchdog { rounds, last, alarms, failing } = reply.watchdog.unwrap_or_default();
+        let watch = reply.watchdog.unwrap_or_default();
         let tables = reply.fills.into_iter().map(|fill| {
             let proto::Fill { table, entries, room } = fill;
             Table { table, entries, room }
         });
         let proto::Ring { size_bytes, pending_bytes, peak_bytes } = reply.ring.unwrap_or_default();
+        let proto::AuditStore { failing, allows_stopped, stops, removed_segments, removed_events } =
+            reply.audit.unwrap_or_default();
+        let audit_store =
+            AuditStore { failing, allows_stopped, stops, removed_segments, removed_events };
         let lost = reply.lost.into_iter().map(|proto::Count { kind, count }| Lost { kind, count });
         Self {
             version: reply.version,
@@ -102,7 +116,13 @@ impl From<proto::StatusReply> for Shown {
             lost: lost.collect(),
             metrics: reply.metrics,
             global_policy: (reply.global_revision != 0).then_some(reply.global_revision),
-            watchdog: Watchdog { rounds, last: time(last), alarms, failing },
+            watchdog: Watchdog {
+                rounds: watch.rounds,
+                last: time(watch.last),
+                alarms: watch.alarms,
+                failing: watch.failing,
+            },
+            audit_store,
         }
     }
 }
@@ -127,7 +147,8 @@ impl Status {
                 shown.print(&mut out, style, up)?;
             }
         }
-        Ok(if shown.watchdog.failing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let is_well = shown.watchdog.failing.is_empty() && shown.audit_store.failing.is_empty();
+        Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
@@ -167,6 +188,7 @@ impl Shown {
             false => style.bad(lost.join(", ")),
         };
         writeln!(out, "  lost      {lost}")?;
+        writeln!(out, "  store     {}", self.audit_store.line(style))?;
         writeln!(out, "  tables")?;
         for Table { table, entries, room } in &self.tables {
             let filled = format!("{entries} of {room}");
@@ -175,6 +197,22 @@ impl Shown {
             writeln!(out, "    {table:12} {filled}")?;
         }
         Ok(())
+    }
+}
+
+impl AuditStore {
+    fn line(&self, style: Style) -> String {
+        let Self { failing, allows_stopped, removed_segments, removed_events, .. } = self;
+        if *allows_stopped {
+            return style.bad(format!("nothing is allowed until it is written again: {failing}"));
+        }
+        if !failing.is_empty() {
+            return style.bad(format!("cannot be written: {failing}"));
+        }
+        match removed_segments {
+            0 => style.good("is written"),
+            many => format!("is written; {many} segments with {removed_events} events removed"),
+        }
     }
 }
 

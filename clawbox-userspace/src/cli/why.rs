@@ -224,13 +224,13 @@ impl Why {
             return Ok(Happened::of(told));
         }
         match (self.place.directory(), id) {
-            (Ok(directory), Some(id)) => match shown(&directory, id)? {
+            (Ok(directory), Some(id)) => match shown(&directory, id, None)? {
                 Some(row) => Ok(Some(Happened::of_row(&row))),
                 None => bail!("there is no event {id} in the store"),
             },
             (Ok(directory), None) => {
                 let Some(id) = last_denial(&directory)? else { return Ok(None) };
-                Ok(shown(&directory, id)?.as_ref().map(Happened::of_row))
+                Ok(shown(&directory, id, None)?.as_ref().map(Happened::of_row))
             }
             (Err(error), Some(_)) => Err(error),
             // No daemon has run here: the trail that was written last.

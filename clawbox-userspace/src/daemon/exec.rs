@@ -67,6 +67,7 @@ impl Daemon {
         if let Some(why) = descriptors::too_few() {
             return Err(refuse(Status::resource_exhausted(why)));
         }
+        self.may_allow().map_err(|why| refuse(Status::unavailable(why)))?;
         if self.host.sandbox(number).is_some_and(|found| found.runs_as_root()) && peer.uid != 0 {
             return Err(refuse(Status::permission_denied(
                 "the sandbox runs as root, and only root runs commands as somebody else",

@@ -9,6 +9,7 @@ use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricT
 use prometheus::{Histogram, HistogramOpts};
 
 use super::Daemon;
+use super::recording::Recording;
 use super::usage;
 use super::watchdog::REASONS;
 use crate::audit::counted::Counted;
@@ -141,6 +142,7 @@ impl Daemon {
         tables(&mut all, &figures);
         self.about_changes(&mut all);
         self.about_watchdog(&mut all);
+        self.about_recording(&mut all);
         process(&mut all);
         all.0
     }
@@ -194,6 +196,19 @@ impl Daemon {
                 (vec![("reason", reason)], float(count))
             }),
         );
+    }
+
+    fn about_recording(&self, all: &mut Families) {
+        let Recording { condition, stops, .. } = &self.recording;
+        let flag = |is: bool| float(u64::from(is));
+        let help = "Whether the audit store cannot be written, for want of room or otherwise.";
+        all.gauge("clawbox_audit_store_failing", help, flag(condition.failing.is_some()));
+        let help = "Whether every sandbox is denied everything because nothing can be recorded.";
+        all.gauge("clawbox_audit_allows_stopped", help, flag(self.host.is_paused()));
+        let help = "Times that this began since the daemon's start.";
+        all.counter("clawbox_audit_allows_stops_total", help, *stops);
+        let help = "Events of segments that were removed from the audit store, of age or for room.";
+        all.counter("clawbox_audit_removed_events_total", help, condition.removed_events);
     }
 
     fn about_changes(&self, all: &mut Families) {

@@ -28,6 +28,8 @@ pub struct Member {
     pub revision: u32,
     /// Who has set its policy, where the disk has not taken that yet.
     pub unwritten: Option<u32>,
+    /// The number of the policy whose text was stored last, and when.
+    pub told: Option<(u32, Instant)>,
     /// Who waits for its end.
     pub events: Vec<Events>,
     /// Whether it is to end with the last of them.
@@ -48,6 +50,7 @@ impl Member {
             id,
             revision,
             unwritten: None,
+            told: None,
             events: Vec::new(),
             is_watched: false,
             deadline: None,

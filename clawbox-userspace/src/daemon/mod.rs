@@ -14,6 +14,8 @@ pub mod logs;
 mod member;
 pub mod metrics;
 mod notify;
+pub mod reading;
+mod recording;
 mod reload;
 mod request;
 pub mod standing;
@@ -65,6 +67,7 @@ use global::Global;
 use listen_at::ListenAt;
 use member::{Ended, Member};
 use metrics::Metrics;
+use recording::Recording;
 use store::{Kept, Store, StoreError};
 use watchdog::Watchdog;
 
@@ -129,12 +132,14 @@ struct Daemon {
     global: Global,
     watchdog: Watchdog,
     descriptors: Descriptors,
+    recording: Recording,
+    readers: reading::Readers,
     /// Where its configuration is, if not where it is by default.
     file: Option<PathBuf>,
     /// Before the store, which tells it what there is.
     _ship: Shipping,
     /// Written to the end, so after all else.
-    _audit: audit::Store,
+    audit: audit::Store,
 }
 
 /// Runs until it is told to stop; what it enforces stays. The file is where the configuration was read, the
@@ -280,10 +285,13 @@ impl Daemon {
             global,
             watchdog,
             descriptors: Descriptors::default(),
+            readers: reading::Readers::default(),
+            recording: Recording::of(audit.intake().condition()),
             file,
             _ship: ship,
-            _audit: audit,
+            audit,
         };
+        daemon.host.find_paused()?;
         daemon.take_over()?;
         daemon.host.tell_left();
         daemon.resume_global();
@@ -389,6 +397,7 @@ impl Daemon {
             revision: member.revision,
             state: sandbox.lasting(),
         };
+        self.tell_policy(number);
         self.store.put(&kept, author)
     }
 
@@ -453,6 +462,7 @@ impl Daemon {
                     rest.disturbed();
                 }
                 Some(said) = self.standing.told() => self.engine_said(said),
+                Some(()) = self.recording.changes() => self.look_after_recording(),
                 Some(ask) = metrics.asked() => drop(ask.send(self.families())),
                 _ = stop.recv() => break,
                 _ = interrupt.recv() => break,
@@ -476,6 +486,8 @@ impl Daemon {
                 self.look_after_members();
                 self.look_after_store();
                 self.look_after_global();
+                self.look_after_recording();
+                self.tell_policies();
                 self.descriptors.look();
                 rest.look();
             }

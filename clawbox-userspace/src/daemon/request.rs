@@ -74,6 +74,7 @@ impl Daemon {
             Asked::Run(request, events) => self.run(peer, *request, events),
             Asked::Exec(request, events) => self.exec(peer, request, events),
             Asked::Logs(request, reply) => give(reply, self.logs(peer, &request)),
+            Asked::ReadAudit(reply) => give(reply, self.read_audit(peer)),
             Asked::Wait(name, events) => self.wait(peer, &name, events),
             Asked::Attach(request, reply) => give(reply, self.attach(peer, *request)),
             Asked::List(request, reply) => give(reply, Ok(self.list(peer, &request))),
@@ -201,6 +202,7 @@ impl Daemon {
         if let Some(why) = descriptors::too_few() {
             return Err(refuse(Status::resource_exhausted(why)));
         }
+        self.may_allow().map_err(|why| refuse(Status::unavailable(why)))?;
         self.store.check().map_err(|error| refuse(Status::unavailable(error.to_string())))
     }
 
@@ -344,6 +346,12 @@ impl Daemon {
     fn ask(&mut self, peer: &Peer, name: &str, request: Request) -> Result<proto::Answer, Refusal> {
         let number = self.find(peer, name)?;
         let gone = || refuse(Status::not_found(format!("sandbox `{name}` has just ended")));
+        // What was held goes on by way of the agent, which the kernel does not ask about.
+        let may =
+            if matches!(request, Request::Approve { .. }) { self.may_allow() } else { Ok(()) };
+        if let Err(why) = may {
+            return Ok(refused(why.to_owned()).into());
+        }
         let before = match &request {
             Request::SetPolicy(_)
             | Request::Approve { lasting: true, .. }

@@ -43,6 +43,7 @@ impl Daemon {
             }),
             global_revision: self.global.revision(),
             metrics: self.config.metrics.to_string(),
+            audit: Some(self.described_recording()),
         }
     }
 }

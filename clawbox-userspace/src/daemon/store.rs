@@ -2,6 +2,7 @@
 //! survives a kill and a loss of power at any moment.
 
 mod global;
+mod owned;
 
 use std::fs;
 use std::io;

@@ -136,6 +136,7 @@ impl Daemon {
             part: part.clone(),
             repaired: unrepaired.is_none(),
             why: unrepaired.clone(),
+            events: None,
         };
         self.host.tell(Draft {
             time: None,

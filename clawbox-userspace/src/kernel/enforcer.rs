@@ -3,6 +3,7 @@
 
 pub mod cgroups;
 mod losses;
+mod states;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,8 +15,8 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, SkStorage};
 use clawbox_common::attach::STARTERS;
 use clawbox_common::file::{FileKey, FileRule, NameKey};
 use clawbox_common::rule::{
-    AddressKey, BinaryKey, HostIds, Redirected, RuleKey, RuleValue, STATE_SLOTS, SandboxState,
-    SandboxStates, ScriptKey, SocketState,
+    AddressKey, BinaryKey, HostIds, Redirected, RuleKey, RuleValue, SandboxState, ScriptKey,
+    SocketState,
 };
 use clawbox_common::subject::Mask;
 
@@ -53,6 +54,7 @@ pub struct Enforcer {
     judges_open_files: bool,
     /// What is watched, of a load whose tables stay.
     attached: Option<Attached>,
+    waiting: states::Waiting,
 }
 
 /// The keys of one policy's entries in the maps.
@@ -94,7 +96,7 @@ impl Enforcer {
             let _ = pin::remove(pins.directory());
             return Err(error);
         }
-        Ok(Self { ebpf, pins, lsm, judges_open_files: false, attached: None })
+        Ok(Self { ebpf, pins, lsm, judges_open_files: false, attached: None, waiting: None })
     }
 
     /// Loads with tables that stay pinned; those of a load before are taken over, and its programs
@@ -124,7 +126,7 @@ impl Enforcer {
             }
         })?;
         let attached = Some(attached);
-        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false, attached };
+        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false, attached, waiting: None };
         if !is_first {
             // What was open before was judged by who knows which policy.
             taken.judge_open_files()?;
@@ -342,37 +344,6 @@ impl Enforcer {
                 .map_err(|source| LoadError::Map { name: "ADDRESSES", source })?;
         }
         Ok(())
-    }
-
-    /// The state of a sandbox; all zero if it has none.
-    ///
-    /// # Errors
-    /// The map has no room for a sandbox of this number.
-    pub fn state(&self, sandbox: u32) -> Result<SandboxState, LoadError> {
-        let name = "SANDBOX_STATES";
-        let failed = |source| LoadError::Map { name, source };
-        let map = self.ebpf.map(name).ok_or(LoadError::Absent { kind: "map", name })?;
-        let map = Array::<_, SandboxStates>::try_from(map).map_err(failed)?;
-        let states = map.get(&sandbox, 0).map_err(failed)?;
-        Ok(states.states[states.current as usize % STATE_SLOTS])
-    }
-
-    /// Puts a sandbox under a policy: when it returns, that is in force.
-    ///
-    /// # Errors
-    /// The map has no room for a sandbox of this number.
-    pub fn set_state(&mut self, sandbox: u32, state: &SandboxState) -> Result<(), LoadError> {
-        let name = "SANDBOX_STATES";
-        let failed = |source| LoadError::Map { name, source };
-        let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
-        let mut map = Array::<_, SandboxStates>::try_from(map).map_err(failed)?;
-        let mut states = map.get(&sandbox, 0).map_err(failed)?;
-        let next = states.next();
-        states.states[next] = *state;
-        map.set(sandbox, states, 0).map_err(failed)?;
-        // The kernel copies a value without a lock: only now is the whole state there.
-        states.current = next as u64;
-        map.set(sandbox, states, 0).map_err(failed)
     }
 
     /// Makes a cgroup a sandbox's: from now on its tasks without an identity are denied

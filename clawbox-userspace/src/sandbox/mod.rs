@@ -33,6 +33,7 @@ mod named;
 pub mod objects;
 pub mod oom;
 pub mod order;
+mod paused;
 pub mod probe;
 pub mod ready;
 pub mod recorder;

@@ -1,10 +1,13 @@
 //! What of the host's store goes elsewhere, from the store and never from the kernel's rings: who cannot take it
 //! holds up nobody but themselves. `mark` is how far each receiver has come, `nats` the stream that a fleet shares,
-//! `otlp` a collector of this host.
+//! `otlp` a collector of this host, `syslog` and `journald` its logs (`local`).
 
+pub mod journald;
+mod local;
 mod mark;
 pub mod nats;
 pub mod otlp;
+pub mod syslog;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -19,9 +22,11 @@ use tokio::sync::watch;
 
 use crate::audit::store::intake::directory_of;
 use crate::audit::store::read::{Cursor, Everything, Loaded, Reader};
+use journald::{Entries, Journald};
 use mark::Marks;
 use nats::Nats;
 use otlp::Otlp;
+use syslog::{Messages, Syslog};
 
 /// How long after a failure it is tried again, at first and at most.
 const AGAIN: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(15)];
@@ -34,6 +39,10 @@ pub struct Ship {
     pub nats: Option<Nats>,
     /// A collector of OpenTelemetry's on this host.
     pub otlp: Option<Otlp>,
+    /// A syslog of this host.
+    pub syslog: Option<Syslog>,
+    /// systemd's journal.
+    pub journald: Option<Journald>,
 }
 
 impl Ship {
@@ -43,7 +52,9 @@ impl Ship {
     /// What cannot.
     pub fn check(&self) -> Result<(), String> {
         self.nats.as_ref().map_or(Ok(()), Nats::check)?;
-        self.otlp.as_ref().map_or(Ok(()), Otlp::check)
+        self.otlp.as_ref().map_or(Ok(()), Otlp::check)?;
+        self.syslog.as_ref().map_or(Ok(()), Syslog::check)?;
+        self.journald.as_ref().map_or(Ok(()), Journald::check)
     }
 }
 
@@ -106,6 +117,16 @@ impl Shipping {
         if let Some(otlp) = ship.otlp.clone() {
             let marks = marks("ship.otlp.json");
             shipping.to(otlp::Sender { otlp, store: store(), marks, stored: stored() })?;
+        }
+        if let Some(syslog) = &ship.syslog {
+            let place = syslog.place().map_err(io::Error::other)?;
+            let (form, marks) = (Messages::of(syslog, &place), marks("ship.syslog.json"));
+            shipping.to(local::Sender { place, form, store: store(), marks, stored: stored() })?;
+        }
+        if let Some(journald) = &ship.journald {
+            let (place, marks) = (journald.place(), marks("ship.journald.json"));
+            let form = Entries;
+            shipping.to(local::Sender { place, form, store: store(), marks, stored: stored() })?;
         }
         Ok(shipping)
     }

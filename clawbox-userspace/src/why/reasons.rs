@@ -86,6 +86,7 @@ pub const ALL: &[Reason] = &[
     told("name-budget", RESOLVER, "names below a wildcard carry data: this one is too long, or one too many", "name the host exactly"),
     told("source-route", HOOKS, "a packet by way of another host than the one that was judged", NEVER),
     told("datagram-in-parts", LSM, "a datagram that was to be sent in parts", "have the program send whole datagrams"),
+    told("unrecorded", HOOKS, "`audit.on_full: stop-allows`, and the audit store has no room: nothing is allowed", "give its disk room, or it more `audit.quota`; `clawbox status` says what is wrong"),
 ];
 
 /// What is told of a reason; of one that a later version has, as little as its name.

@@ -22,14 +22,14 @@ fn audit(daemon: &Daemon, words: &[&str]) -> Command {
     command
 }
 
-fn verified(daemon: &Daemon) -> Value {
+pub(crate) fn verified(daemon: &Daemon) -> Value {
     let (status, stdout, stderr) = output(audit(daemon, &["verify", "--format", "json"]));
     assert_eq!(status, 0, "{stdout}{stderr}");
     serde_json::from_str(&stdout).unwrap()
 }
 
 /// Rows that a query gives.
-fn query(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
+pub(crate) fn query(daemon: &Daemon, words: &[&str]) -> Vec<Value> {
     let mut command = audit(daemon, &["query"]);
     let (status, stdout, stderr) = output({
         command.args(words).args(["--format", "json"]);
@@ -78,7 +78,11 @@ fn a_denial_is_in_the_host_s_store_soon_and_the_store_is_whole_after_kills() {
     daemon.end_by(Signal::SIGTERM);
     // The store has what the sandbox's own trail has, record by record.
     let own = daemon.trail("one-1");
-    let rows = query(&daemon, &["--sandbox", "one-1"]);
+    let mut rows = query(&daemon, &["--sandbox", "one-1"]);
+    // And the policy's text, from each daemon.
+    let all = rows.len();
+    rows.retain(|row| row["action"] != "policy-text");
+    assert_eq!(all - rows.len(), 4);
     let of = |record: &Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
     let words = |record: &Value| ["action", "verdict", "reason", "time"].map(|key| of(record, key));
     assert_eq!(
@@ -92,7 +96,7 @@ fn a_denial_is_in_the_host_s_store_soon_and_the_store_is_whole_after_kills() {
     let counted = query(&daemon, &["--sandbox", "one", "--count-by", "verdict,action"]);
     let of_denied = |row: &&Value| row["verdict"] == "deny" && row["action"] == "connect";
     assert_eq!(counted.iter().find(of_denied).unwrap()["rows"], 3, "{counted:#?}");
-    // Nobody else reads it.
+    // Nobody else reads it by themselves.
     let config = daemon.place("agent.yaml").display().to_string();
     let (status, stdout, _) = output(daemon.as_nobody(&["audit", "query", "--config", &config]));
     assert_eq!((status, stdout.as_str()), (2, ""));
@@ -134,6 +138,11 @@ fn an_event_is_shown_with_who_started_whom_and_no_secret() {
     assert_eq!(python[4..], ["--token", "***"]);
     assert_eq!((shell[0].as_str(), shell[4].as_str()), ("/bin/sh", "https://***@a.test/"));
     assert!(shown["policy"].as_u64().is_some(), "{shown:#}");
+    let text = shown["policy_in_force"]["texts"][0]["text"].as_str().unwrap();
+    assert_eq!(
+        (text, &shown["policy_in_force"]["revision"]),
+        (to_site(&scene).as_str(), &1.into())
+    );
     let (_, text, _) = output(audit(&daemon, &["show", &id]));
     assert!(text.contains("started by") && !text.contains("hunter2"), "{text}");
     let own = serde_json::to_string(&daemon.trail("one-1")).unwrap();
@@ -141,7 +150,7 @@ fn an_event_is_shown_with_who_started_whom_and_no_secret() {
 }
 
 /// What the store says of connects: how many were allowed and denied, and of both what was lost.
-fn connects(daemon: &Daemon) -> [u64; 4] {
+pub(crate) fn connects(daemon: &Daemon) -> [u64; 4] {
     connects_of(daemon, "*")
 }
 
@@ -240,7 +249,13 @@ struct Flooder {
 
 impl Flooder {
     /// Each connect is to be told by itself.
-    fn start(scene: &Scene, daemon: &Daemon, name: &str, rounds: u32, counts: [u64; 2]) -> Self {
+    pub(crate) fn start(
+        scene: &Scene,
+        daemon: &Daemon,
+        name: &str,
+        rounds: u32,
+        counts: [u64; 2],
+    ) -> Self {
         Self::start_at("all", scene, daemon, name, rounds, counts)
     }
 

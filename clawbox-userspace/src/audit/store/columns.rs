@@ -21,6 +21,10 @@ const NONE: i32 = -1;
 /// A batch may have so many bytes of texts: their places are numbers of 32 bits.
 const POOL: usize = 64 << 20;
 
+/// From so many rows on, and where so many are like each that is like none, those that are alike are put
+/// together. Few rows stay as they came.
+pub(super) const GROUPED: (usize, usize) = (4_096, 4);
+
 /// A text in the pool of the batch that is being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(i32);
@@ -245,15 +249,39 @@ impl Columns {
         std::mem::replace(self, next)
     }
 
+    /// Puts rows that are alike together, each kind in the order in which they came: of all columns but the
+    /// times nearly nothing is left to be stored then.
+    fn group(&mut self) {
+        let rows = self.time.len();
+        if rows < GROUPED.0 || rows < GROUPED.1 * self.own {
+            return;
+        }
+        let mut places = vec![0; self.own + 1];
+        for like in &self.like {
+            places[*like as usize + 1] += 1;
+        }
+        for own in 0..self.own {
+            places[own + 1] += places[own];
+        }
+        let (mut time, mut grouped) = (vec![0; rows], vec![0; rows]);
+        for (like, micros) in self.like.iter().zip(&self.time) {
+            let place = &mut places[*like as usize];
+            (time[*place], grouped[*place]) = (*micros, *like);
+            *place += 1;
+        }
+        (self.time, self.like) = (time, grouped);
+    }
+
     /// The rows as a batch, `None` where there are none.
     ///
     /// # Errors
     /// Columns of different lengths, which is a mistake of this program's.
-    pub fn into_batch(self) -> Result<Option<Batch>, ArrowError> {
+    pub fn into_batch(mut self) -> Result<Option<Batch>, ArrowError> {
         let (Some(from), Some(to)) = (self.time.iter().min(), self.time.iter().max()) else {
             return Ok(None);
         };
         let (from, to) = (*from, *to);
+        self.group();
         let rows = Rows { own: self.own, like: &self.like };
         let time: PrimitiveArray<TimestampMicrosecondType> = self.time.into();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(time.with_timezone("UTC"))];

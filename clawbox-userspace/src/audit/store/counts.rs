@@ -39,7 +39,7 @@ impl Counts {
     /// Counts the rows of a batch that are wanted.
     pub fn add(&mut self, batch: &Loaded, filter: &Filter) {
         let mut here: HashMap<Key, (usize, Count)> = HashMap::new();
-        for row in filter.rows(batch) {
+        for row in filter.stored(batch) {
             let mut key = [0; MOST];
             for (place, field) in key.iter_mut().zip(&self.by) {
                 *place = number(row, *field);
@@ -55,6 +55,18 @@ impl Counts {
             count.rows += found.rows;
             count.events += found.events;
         }
+    }
+
+    /// How many different ones there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// The counts, the largest first.

@@ -1,6 +1,7 @@
 //! Which rows are wanted. What a row must have is looked for in the batch's pool first: a batch whose texts
 //! cannot match is not read.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::time::SystemTime;
 
@@ -11,12 +12,15 @@ use super::frame::Label;
 use super::read::{Loaded, Row, Wanted};
 use super::row::micros;
 use super::schema::{COUNT_AT, NUMBERS, Number, TEXT_NAMES, Text};
+use crate::audit::veil::Veil;
 
 /// What a text must be.
 #[derive(Clone, Debug)]
 pub enum Pattern {
     /// This.
     Is(String),
+    /// One of these.
+    OneOf(Vec<String>),
     /// A sandbox of this name or NAME-NUMBER.
     Sandbox(String),
     /// A program of this path or name.
@@ -38,9 +42,19 @@ impl Pattern {
         Ok(Self::Glob(glob.map_err(|error| error.to_string())?.compile_matcher()))
     }
 
+    /// The same also where it is told by its hash alone. What is no whole text cannot be found so.
+    #[must_use]
+    pub fn or_hashed(self, veil: Option<&Veil>) -> Self {
+        match (self, veil) {
+            (Self::Is(text), Some(veil)) => Self::OneOf(vec![veil.text(&text), text]),
+            (other, _) => other,
+        }
+    }
+
     fn matches(&self, text: &str) -> bool {
         match self {
             Self::Is(this) => text == this,
+            Self::OneOf(all) => all.iter().any(|this| text == this),
             Self::Sandbox(name) => {
                 let rest = text.strip_prefix(name.as_str());
                 rest.is_some_and(|rest| rest.is_empty() || is_number(rest))
@@ -73,6 +87,10 @@ pub struct Filter {
     conditions: Vec<Condition>,
     numbers: Vec<(Number, u32)>,
     is_denial: bool,
+    /// Sandboxes of which alone anything is wanted, each from a time on; all where it is `None`.
+    only: Option<HashMap<String, i64>>,
+    /// The times of those that the batch's pool names; `i64::MAX` of what is no such sandbox.
+    only_found: Vec<i64>,
     /// Columns that are needed beside these; all where it is `None`.
     shown: Option<Vec<usize>>,
 }
@@ -97,6 +115,23 @@ impl Filter {
         (self.since, self.until) = (since, until);
     }
 
+    /// Wants rows of these sandboxes alone, by NAME-NUMBER, each from a time on.
+    pub fn only(&mut self, sandboxes: HashMap<String, i64>) {
+        self.only = Some(sandboxes);
+    }
+
+    fn is_among(&self, row: Row<'_>) -> bool {
+        if self.only.is_none() {
+            return true;
+        }
+        let Some(places) = row.batch.places(Text::Sandbox) else { return false };
+        if places.is_null(row.at) {
+            return false;
+        }
+        let place = usize::try_from(places.value(row.at)).unwrap_or(usize::MAX);
+        self.only_found.get(place).is_some_and(|since| row.micros() >= *since)
+    }
+
     /// Needs these columns alone, by their places.
     pub fn show(&mut self, columns: Vec<usize>) {
         self.shown = Some(columns);
@@ -109,12 +144,24 @@ impl Filter {
         self.since.is_none_or(|since| micros >= since)
             && self.until.is_none_or(|until| micros < until)
             && self.numbers.iter().all(|(column, value)| row.number(*column) == Some(*value))
+            && self.is_among(row)
             && self.conditions.iter().all(|condition| condition.matches(row))
     }
 
-    /// Rows of a batch that have all of it.
-    pub fn rows<'a>(&'a self, batch: &'a Loaded) -> impl DoubleEndedIterator<Item = Row<'a>> {
+    /// Rows of a batch that have all of it, in the order of their numbers.
+    pub fn stored<'a>(&'a self, batch: &'a Loaded) -> impl DoubleEndedIterator<Item = Row<'a>> {
         batch.rows().filter(|row| self.matches(*row))
+    }
+
+    /// The same in the order of their times.
+    pub fn rows<'a>(&'a self, batch: &'a Loaded) -> impl DoubleEndedIterator<Item = Row<'a>> {
+        let is_in_order = batch.is_in_order();
+        let mut sorted: Vec<Row<'a>> = Vec::new();
+        if !is_in_order {
+            sorted.extend(self.stored(batch));
+            sorted.sort_by_key(|row| row.micros());
+        }
+        sorted.into_iter().chain(is_in_order.then(|| self.stored(batch)).into_iter().flatten())
     }
 }
 
@@ -137,6 +184,13 @@ impl Wanted for Filter {
     }
 
     fn may_have_of(&mut self, pool: &StringArray) -> bool {
+        if let Some(only) = &self.only {
+            let since = |text: Option<&str>| text.and_then(|text| only.get(text)).copied();
+            self.only_found = pool.iter().map(|text| since(text).unwrap_or(i64::MAX)).collect();
+            if self.only_found.iter().all(|since| *since == i64::MAX) {
+                return false;
+            }
+        }
         self.conditions.iter_mut().all(|condition| {
             let texts = pool.iter().map(Option::unwrap_or_default);
             condition.found = texts.map(|text| condition.pattern.matches(text)).collect();
@@ -150,6 +204,7 @@ impl Wanted for Filter {
         all.extend(self.numbers.iter().map(|(column, _)| column.at()));
         let texts = self.conditions.iter().flat_map(|condition| &condition.columns);
         all.extend(texts.map(|column| column.at()));
+        all.extend(self.only.as_ref().map(|_| Text::Sandbox.at()));
         all.sort_unstable();
         all.dedup();
         Some(all)

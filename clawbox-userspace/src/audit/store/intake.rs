@@ -15,11 +15,14 @@ use tokio::sync::watch;
 
 use super::columns::{Batch, Columns, Like};
 use super::in_flight::{Counts, InFlight};
+use super::ledger::{Line, What};
 use super::limits::Limits;
-use super::row;
+use super::policies::InForce;
 use super::writer::{Finding, Writer};
+use super::{row, segment_name};
 use crate::audit::record::{Alarm, Class, Gap, Object, VerdictName};
 use crate::audit::trail::{Draft, gap_of};
+use crate::audit::veil::{self, Veil};
 use crate::sandbox::memory;
 
 /// How long a denial, an answer or a lifecycle record waits for others; it is durable within 200 ms.
@@ -76,6 +79,19 @@ struct Waiting {
     is_wanted: bool,
 }
 
+/// How the store is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// Whether what was to be written last is on the disk; not so before anything was.
+    pub is_written: bool,
+    /// Why it is not.
+    pub failing: Option<String>,
+    /// Segments that were removed, of old age or for room, since the store was opened.
+    pub removed_segments: u64,
+    /// Their events.
+    pub removed_events: u64,
+}
+
 #[derive(Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
@@ -84,7 +100,9 @@ struct Shared {
     taken: Condvar,
     /// A batch is on the disk.
     stored: watch::Sender<()>,
+    condition: watch::Sender<Condition>,
     flight: Mutex<Option<InFlight>>,
+    veil: Option<Veil>,
 }
 
 impl Shared {
@@ -105,6 +123,19 @@ impl Shared {
 pub struct Intake(Arc<Shared>);
 
 impl Intake {
+    /// Puts hashes in the place of what is to be told by its hash alone.
+    pub fn put_over(&self, draft: &mut Draft) {
+        if let Some(veil) = &self.0.veil {
+            veil.put_over(draft);
+        }
+    }
+
+    /// Whether programs are told by their hash alone.
+    #[must_use]
+    pub fn hashes_programs(&self) -> bool {
+        self.0.veil.as_ref().is_some_and(Veil::covers_programs)
+    }
+
     /// Takes a record of a sandbox under a policy of this number.
     pub fn record(&self, sandbox: &str, policy: Option<u32>, draft: &Draft) {
         self.put(sandbox, draft, |columns| row::put(columns, sandbox, policy, draft));
@@ -125,10 +156,30 @@ impl Intake {
         });
     }
 
+    /// Takes the text of a policy that a sandbox is under.
+    pub fn policy(&self, sandbox: &str, number: u32, policy: &InForce) {
+        let Ok(detail) = serde_json::to_string(policy) else { return };
+        let mut waiting = self.0.lock();
+        if !waiting.has_room(true) {
+            return waiting.lose(sandbox, 1);
+        }
+        row::put_policy(&mut waiting.columns, sandbox, number, &detail);
+        if waiting.came(true) {
+            drop(waiting);
+            self.0.came.notify_one();
+        }
+    }
+
     /// Told when more is on the disk.
     #[must_use]
     pub fn stored(&self) -> watch::Receiver<()> {
         self.0.stored.subscribe()
+    }
+
+    /// How the store is, from now on.
+    #[must_use]
+    pub fn condition(&self) -> watch::Receiver<Condition> {
+        self.0.condition.subscribe()
     }
 
     /// What comes until [`Intake::release`] belongs together: all of it is in one batch.
@@ -265,10 +316,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Begins to write to the store of a directory, with the key of a file.
+    /// Begins to write to the store of a directory, with the key of a file and beside that the one for hashes.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// No thread can be started, or what is to be hashed could not be.
     pub fn start(
         directory: PathBuf,
         key: PathBuf,
@@ -276,7 +327,9 @@ impl Store {
         limits: Limits,
         flight: Option<InFlight>,
     ) -> io::Result<Self> {
-        let shared = Arc::new(Shared { flight: Mutex::new(flight), ..Shared::default() });
+        let hash_key = veil::key_of(key.parent().unwrap_or(&directory));
+        let veil = Veil::open(&hash_key, limits.hash)?;
+        let shared = Arc::new(Shared { flight: Mutex::new(flight), veil, ..Shared::default() });
         let (of_thread, name) = (Arc::clone(&shared), name.to_owned());
         let thread = std::thread::Builder::new().name("audit".to_owned()).stack_size(512 << 10);
         let thread = thread.spawn(move || {
@@ -338,11 +391,12 @@ impl Keeper {
                     if std::mem::take(&mut is_failing) {
                         tracing::info!("the audit store is written again");
                     }
-                    stuck = None;
+                    self.is_now(None, stuck.take().is_some());
                 }
                 Err(error) if !std::mem::replace(&mut is_failing, true) => {
                     let path = self.directory.display();
                     tracing::error!("the audit store `{path}` cannot be written: {error}");
+                    self.is_now(Some(error.to_string()), false);
                 }
                 Err(_) => {}
             }
@@ -352,18 +406,58 @@ impl Keeper {
         }
     }
 
+    /// Tells how the store is, if that is news. A look that writes nothing proves nothing.
+    fn is_now(&self, failing: Option<String>, wrote: bool) {
+        self.shared.condition.send_if_modified(|condition| {
+            let is_written = failing.is_none() && (wrote || condition.is_written);
+            let is_news = condition.failing != failing || condition.is_written != is_written;
+            (condition.failing, condition.is_written) = (failing, is_written);
+            is_news
+        });
+    }
+
     /// Writes a batch, with a writer that is opened where there is none.
     fn write(&self, writer: &mut Option<Writer>, batch: Option<&Batch>) -> io::Result<()> {
         let writer = match writer {
             Some(writer) => writer,
             None => writer.insert(self.open()?),
         };
-        let Some(batch) = batch else { return writer.look() };
+        let Some(batch) = batch else {
+            let looked = writer.look();
+            self.tell_removed(writer.removed());
+            return looked;
+        };
         self.shared.in_flight(|flight| flight.writes(writer.next_event()));
-        writer.append(batch)?;
+        let appended = writer.append(batch);
+        self.tell_removed(writer.removed());
+        appended?;
         self.shared.in_flight(InFlight::is_durable);
         self.shared.stored.send_replace(());
         Ok(())
+    }
+
+    /// Records which segments are there no longer, and with how many events.
+    fn tell_removed(&self, removed: Vec<Line>) {
+        for line in removed {
+            let Line { what, segment, first, events, .. } = line;
+            let (reason, why) = match what {
+                What::Expired => ("expired", "they were as old as `audit.keep` lets them be"),
+                _ => ("made-room", "there was no room for more"),
+            };
+            let last = (first + events).saturating_sub(1);
+            let object = Object::Alarm(Alarm {
+                severity: "warning".into(),
+                part: segment_name(segment),
+                repaired: true,
+                why: Some(format!("events {first} to {last} were removed: {why}")),
+                events: Some(events),
+            });
+            Intake(Arc::clone(&self.shared)).record(&self.name, None, &told(reason, object));
+            self.shared.condition.send_modify(|condition| {
+                condition.removed_segments += 1;
+                condition.removed_events += events;
+            });
+        }
     }
 
     fn open(&self) -> io::Result<Writer> {
@@ -378,6 +472,7 @@ impl Keeper {
                 part: file,
                 repaired: !is_critical,
                 why: Some(why),
+                events: None,
             });
             intake.record(&self.name, None, &told(reason, object));
         }

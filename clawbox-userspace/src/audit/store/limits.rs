@@ -7,6 +7,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::veil::What;
+
 /// The audit store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -21,13 +23,30 @@ pub struct Limits {
     pub quota: Size,
     /// How much of the free room of an event ring one sandbox may fill while nobody reads it, in percent.
     pub share: u32,
+    /// What is done where the disk is full or the quota used up: drop-oldest, which removes the oldest
+    /// segments, or stop-allows, which removes none and has nothing allowed until there is room.
+    pub on_full: OnFull,
+    /// What of records is told as a keyed hash alone: paths, programs, arguments.
+    pub hash: What,
+}
+
+/// See [`Limits::on_full`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFull {
+    /// The oldest segments go.
+    #[default]
+    DropOldest,
+    /// Nothing is allowed.
+    StopAllows,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         let days = |days: u64| Span(Duration::from_secs(days * 86_400));
         let (segment, quota, share) = (Size(64 << 20), Size(2 << 30), 50);
-        Self { segment, rotate: days(1), keep: days(30), quota, share }
+        let (on_full, hash) = Default::default();
+        Self { segment, rotate: days(1), keep: days(30), quota, share, on_full, hash }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod intake;
 pub mod ledger;
 pub mod limits;
 pub mod ocsf;
+pub mod policies;
 pub mod read;
 #[cfg(test)]
 mod reading;
@@ -21,7 +22,7 @@ pub mod scan;
 pub mod schema;
 pub mod signed;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod verify;
 pub mod writer;
 

@@ -11,6 +11,7 @@ use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_ipc::{MessageHeader, root_as_message};
 use serde::{Deserialize, Serialize};
 
+use super::columns::GROUPED;
 use super::frame::{self, Label, Step};
 use super::schema::{self, COLUMNS, COUNT_AT, Number, Text};
 use super::{scan, segment_name, segments};
@@ -23,6 +24,8 @@ pub struct Loaded {
     pub pool: StringArray,
     /// Its columns; those that were not asked for are not there.
     columns: Vec<Option<ArrayRef>>,
+    /// Its rows are as they came.
+    is_in_order: bool,
 }
 
 /// A row of a batch.
@@ -77,10 +80,16 @@ pub struct Reader {
 }
 
 impl Loaded {
-    /// Its rows.
+    /// Its rows, in the order of their numbers.
     pub fn rows(&self) -> impl DoubleEndedIterator<Item = Row<'_>> {
         let count = usize::try_from(self.label.events).unwrap_or(0);
         (0..count).map(|at| Row { batch: self, at })
+    }
+
+    /// Whether its rows are as they came; in a large one those that are alike may stand together.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.is_in_order
     }
 
     /// The places of a column's texts in the pool, with the nulls.
@@ -280,8 +289,13 @@ impl Reader {
         for (place, column) in places.into_iter().zip(read.columns()) {
             columns[place] = Some(column.clone());
         }
+        let time = columns[0].as_deref();
+        let time = time.and_then(|time| time.as_primitive_opt::<TimestampMicrosecondType>());
+        // Where nothing was put together they are told as they came.
+        let is_in_order =
+            label.events < GROUPED.0 as u64 || time.is_none_or(|time| time.values().is_sorted());
         self.cursor.at += bytes;
-        Ok(Unit::Loaded(Box::new(Loaded { label, pool, columns })))
+        Ok(Unit::Loaded(Box::new(Loaded { label, pool, columns, is_in_order })))
     }
 
     /// A message without its body; `None` where no whole one is there.

@@ -266,3 +266,36 @@ fn wanted_deny(batch: &super::read::Loaded) -> Filter {
     assert!(filter.may_have(&batch.label) && filter.may_have_of(&batch.pool));
     filter
 }
+
+#[test]
+fn a_flood_is_stored_by_what_is_alike_in_little_room_and_read_in_the_order_of_time() {
+    const ROWS: i64 = 65_536;
+    const KINDS: i64 = 257;
+    // First each once, then in an order that is not theirs.
+    let kind = |micros: i64| if micros < KINDS { micros } else { micros * 7_919 % KINDS };
+    let mut store = begun();
+    let (mut columns, mut likes) = (Columns::default(), Vec::new());
+    for micros in 0..ROWS {
+        if micros < KINDS {
+            row::put_at(&mut columns, micros, "a-1", None, &denied(&format!("/{micros}")));
+            likes.push(columns.last().unwrap());
+        } else {
+            assert!(columns.again(likes[usize::try_from(kind(micros)).unwrap()], micros));
+        }
+    }
+    store.writer.append(&columns.take().into_batch().unwrap().unwrap()).unwrap();
+    let bytes = std::fs::metadata(store.directory.join(super::segment_name(1))).unwrap().len();
+    assert!(bytes < 6 * ROWS as u64, "{bytes}");
+    let (mut filter, mut reader) = (Filter::default(), store.reader());
+    let batch = reader.next(&mut filter).unwrap().unwrap();
+    assert!(!batch.is_in_order());
+    let times: Vec<i64> = filter.rows(&batch).map(|row| row.micros()).collect();
+    assert!(times.iter().copied().eq(0..ROWS));
+    let mut ids: Vec<u64> = filter.rows(&batch).map(|row| row.id()).collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(0..ROWS as u64));
+    // Each time is with what was done then.
+    for row in filter.rows(&batch) {
+        assert_eq!(row.text(Text::Path), Some(format!("/{}", kind(row.micros())).as_str()));
+    }
+}

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::columns::Columns;
+use super::policies;
 use super::schema::{Number, Text};
 use crate::audit::record::{Class, Endpoint, FileObject, Object, Rule, Subject, VerdictName};
 use crate::audit::trail::Draft;
@@ -78,6 +79,18 @@ pub fn put_at(
     put_object(columns, &draft.object);
 }
 
+/// Adds what a policy's text is.
+pub fn put_policy(columns: &mut Columns, sandbox: &str, number: u32, detail: &str) {
+    columns.begin(micros(SystemTime::now()));
+    columns.text(Text::Sandbox, sandbox);
+    columns.text(Text::Class, class_name(Class::Sandbox));
+    columns.text(Text::Action, policies::ACTION);
+    columns.text(Text::Verdict, verdict_name(VerdictName::None));
+    columns.text(Text::Reason, "in-force");
+    columns.number(Number::Policy, number);
+    columns.text(Text::Detail, detail);
+}
+
 fn optional(columns: &mut Columns, column: Text, text: Option<&str>) {
     if let Some(text) = text {
         columns.text(column, text);
@@ -127,7 +140,12 @@ fn put_object(columns: &mut Columns, object: &Object) {
             columns.text(Text::Access, &used.map(|(_, name)| *name).collect::<Vec<_>>().join("+"));
             columns.count(uses.iter().map(|(count, _)| count).sum());
         }
-        Object::Socket(_) | Object::Sandbox(_) | Object::Alarm(_) | Object::Privilege(_) => {}
+        Object::Alarm(alarm) => {
+            if let Some(events) = alarm.events {
+                columns.count(events);
+            }
+        }
+        Object::Socket(_) | Object::Sandbox(_) | Object::Privilege(_) => {}
     }
     if let Ok(detail) = serde_json::to_string(object) {
         columns.text(Text::Detail, &detail);

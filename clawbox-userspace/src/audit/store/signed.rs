@@ -48,10 +48,7 @@ impl HostKey {
     /// # Errors
     /// It cannot be read or made, or is no key.
     pub fn open(path: &Path) -> io::Result<Self> {
-        match read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path),
-            other => other.map(Self),
-        }
+        secret_at(path).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
 
     /// The one of a file that is there.
@@ -59,20 +56,7 @@ impl HostKey {
     /// # Errors
     /// It cannot be read, or is no key.
     pub fn read(path: &Path) -> io::Result<Self> {
-        read(path).map(Self)
-    }
-
-    fn make(path: &Path) -> io::Result<Self> {
-        let mut seed = [0; 32];
-        File::open("/dev/urandom")?.read_exact(&mut seed)?;
-        // Whole or not at all: half a key would be a new host after the next start.
-        let new = path.with_extension("key-new");
-        let mut file =
-            File::options().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(format!("{}\n", hex(&seed)).as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        Ok(Self(SigningKey::from_bytes(&seed)))
+        secret_of(path).map(|seed| Self(SigningKey::from_bytes(&seed)))
     }
 
     /// What everybody may know of it.
@@ -93,13 +77,40 @@ impl HostKey {
     }
 }
 
-fn read(path: &Path) -> io::Result<SigningKey> {
+/// A secret of a file, which is made where it is not there.
+///
+/// # Errors
+/// It cannot be read or made, or is none.
+pub fn secret_at(path: &Path) -> io::Result<[u8; 32]> {
+    match secret_of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make_secret(path),
+        other => other,
+    }
+}
+
+fn make_secret(path: &Path) -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    // Whole or not at all: half a key would be a new host after the next start.
+    let new = path.with_extension("key-new");
+    let mut file =
+        File::options().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(format!("{}\n", hex(&seed)).as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    Ok(seed)
+}
+
+/// A secret of a file that is there.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn secret_of(path: &Path) -> io::Result<[u8; 32]> {
     let mut text = String::new();
     let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
     file.take(4096).read_to_string(&mut text)?;
     let seed = text.strip_suffix('\n').and_then(from_hex);
-    let wrong = || io::Error::new(io::ErrorKind::InvalidData, "not a key of 64 digits");
-    Ok(SigningKey::from_bytes(&seed.ok_or_else(wrong)?))
+    seed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a key of 64 digits"))
 }
 
 impl PublicKey {

@@ -44,7 +44,7 @@ impl Place {
     }
 }
 
-pub(super) fn denied(path: &str) -> Draft {
+pub(crate) fn denied(path: &str) -> Draft {
     Draft {
         // An hour ago: old enough to be removed where a test says so.
         time: Some(SystemTime::now() - Duration::from_secs(3_600)),

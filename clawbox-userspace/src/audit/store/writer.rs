@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::columns::Batch;
 use super::frame::{self, Encoder, Label, Title};
 use super::ledger::{self, Ledger, Line, What, private};
-use super::limits::Limits;
+use super::limits::{Limits, OnFull};
 use super::scan::{Scan, scan};
 use super::signed::HostKey;
 use super::{Head, segment_name, segments};
@@ -44,6 +44,8 @@ pub struct Writer {
     closed: Vec<Line>,
     /// Lines that the disk has not taken yet, the oldest first.
     unsaid: Vec<Line>,
+    /// What was removed and nobody was told of yet.
+    removed: Vec<Line>,
 }
 
 /// Something that was not as it was left.
@@ -103,6 +105,7 @@ impl Writer {
             next_event,
             closed,
             unsaid: Vec::new(),
+            removed: Vec::new(),
         };
         writer.recover(tail, &mut findings)?;
         Ok((writer, findings))
@@ -213,11 +216,35 @@ impl Writer {
         loop {
             let due = self.open.as_ref().is_some_and(|open| self.is_due(open));
             let closed = if due { self.close() } else { Ok(()) };
-            match closed.and_then(|()| self.try_append(batch)) {
-                Err(error) if is_full(&error) && self.make_room()? => {}
+            let has_room = closed.and_then(|()| self.check_quota());
+            match has_room.and_then(|()| self.try_append(batch)) {
+                Err(error) if is_full(&error) && self.drops_oldest() && self.make_room()? => {}
                 other => return other,
             }
         }
+    }
+
+    fn drops_oldest(&self) -> bool {
+        self.limits.on_full == OnFull::DropOldest
+    }
+
+    /// Where nothing may be removed for it, more than the quota is not written.
+    fn check_quota(&mut self) -> io::Result<()> {
+        let is_over = |writer: &Self| writer.bytes() >= writer.limits.quota.bytes();
+        if self.drops_oldest() || !is_over(self) {
+            return Ok(());
+        }
+        self.expire()?;
+        if is_over(self) {
+            let why = format!("`audit.quota`, {}, is used up", self.limits.quota);
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, why));
+        }
+        Ok(())
+    }
+
+    /// Segments that were removed since this was asked last, by the lines that say so.
+    pub fn removed(&mut self) -> Vec<Line> {
+        std::mem::take(&mut self.removed)
     }
 
     fn try_append(&mut self, batch: &Batch) -> io::Result<()> {
@@ -357,7 +384,8 @@ impl Writer {
         while self.closed.first().is_some_and(|line| line.to < since) {
             self.remove_oldest(What::Expired)?;
         }
-        while self.bytes() > self.limits.quota.bytes() && self.remove_oldest(What::MadeRoom)? {}
+        let quota = self.limits.quota.bytes();
+        while self.drops_oldest() && self.bytes() > quota && self.remove_oldest(What::MadeRoom)? {}
         Ok(())
     }
 
@@ -373,7 +401,9 @@ impl Writer {
         remove(&self.directory, line.segment)?;
         tracing::warn!(segment = line.segment, "the disk is full: the oldest records were removed");
         self.closed.remove(0);
-        if let Err(error) = self.say(Some(Line { what: What::MadeRoom, ..line })) {
+        let line = Line { what: What::MadeRoom, ..line };
+        self.removed.push(line.clone());
+        if let Err(error) = self.say(Some(line)) {
             tracing::debug!("that is signed as soon as there is room: {error}");
         }
         Ok(true)
@@ -382,9 +412,11 @@ impl Writer {
     fn remove_oldest(&mut self, what: What) -> io::Result<bool> {
         let Some(line) = self.closed.first().cloned() else { return Ok(false) };
         // The line first: a segment that is gone without one looks stolen.
-        self.say(Some(Line { what, ..line.clone() }))?;
+        let line = Line { what, ..line };
+        self.say(Some(line.clone()))?;
         self.closed.remove(0);
         remove(&self.directory, line.segment)?;
+        self.removed.push(line);
         Ok(true)
     }
 

@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use super::Place;
-use super::query::record;
 use super::selection::Selection;
+use crate::audit::ask::query::record;
 use crate::audit::store::export::{Parquet, fields, headings};
 use crate::audit::store::filter::Filter;
 use crate::audit::store::read::{Cursor, Reader, Row};
@@ -56,8 +56,9 @@ pub(super) struct Export {
 
 impl Export {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let filter = self.selection.filter()?;
-        let reader = Reader::at(&self.place.directory()?, Cursor::default());
+        let directory = self.place.directory()?;
+        let filter = self.selection.filter(&directory)?;
+        let reader = Reader::at(&directory, Cursor::default());
         let to: Box<dyn Write + Send> = match &self.output {
             None => Box::new(io::stdout()),
             Some(path) => {

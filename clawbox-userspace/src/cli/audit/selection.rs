@@ -1,9 +1,12 @@
 //! Which events a verb of `clawbox audit` is about.
 
+use std::path::Path;
+
 use clap::Args;
 
-use crate::audit::store::filter::{Filter, Pattern, time};
-use crate::audit::store::schema::{Number, Text};
+use crate::api::proto::AuditSelection;
+use crate::audit::ask;
+use crate::audit::store::filter::{Filter, time};
 
 /// Filters; an event must pass all that are given. Those of text take `*`, `?` and `[` as a shell does.
 #[derive(Debug, Default, Args)]
@@ -46,37 +49,29 @@ pub(super) struct Selection {
     until: Option<i64>,
 }
 
+impl From<Selection> for AuditSelection {
+    fn from(given: Selection) -> Self {
+        let Selection { sandbox, binary, host, path, verdict, rule, reason, .. } = given;
+        let Selection { class, action, pid, since, until, .. } = given;
+        Self {
+            sandbox,
+            binary,
+            host,
+            path,
+            verdict,
+            rule,
+            reason,
+            class,
+            action,
+            pid,
+            since,
+            until,
+        }
+    }
+}
+
 impl Selection {
-    pub(super) fn filter(&self) -> anyhow::Result<Filter> {
-        let mut filter = Filter::default();
-        let like = |text: &String| Pattern::of(text).map_err(anyhow::Error::msg);
-        if let Some(name) = &self.sandbox {
-            let is_glob = name.contains(['*', '?', '[']);
-            let pattern = if is_glob { like(name)? } else { Pattern::Sandbox(name.clone()) };
-            filter.text(&[Text::Sandbox], pattern);
-        }
-        if let Some(name) = &self.binary {
-            let is_name = !name.contains(['/', '*', '?', '[']);
-            let pattern = if is_name { Pattern::Program(name.clone()) } else { like(name)? };
-            filter.text(&[Text::Exe, Text::Script], pattern);
-        }
-        for (given, columns) in [
-            (&self.host, &[Text::Host, Text::Named, Text::Ip, Text::Asked] as &[Text]),
-            (&self.path, &[Text::Path, Text::OtherPath]),
-            (&self.verdict, &[Text::Verdict]),
-            (&self.rule, &[Text::Rule]),
-            (&self.reason, &[Text::Reason]),
-            (&self.class, &[Text::Class]),
-            (&self.action, &[Text::Action]),
-        ] {
-            if let Some(text) = given {
-                filter.text(columns, like(text)?);
-            }
-        }
-        if let Some(pid) = self.pid {
-            filter.number(Number::Pid, pid);
-        }
-        filter.between(self.since, self.until);
-        Ok(filter)
+    pub(super) fn filter(self, directory: &Path) -> anyhow::Result<Filter> {
+        ask::filter(&self.into(), ask::veil_of(directory).as_ref())
     }
 }
