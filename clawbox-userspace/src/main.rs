@@ -78,7 +78,7 @@ struct Frequent {
 
 #[derive(Debug, Subcommand)]
 enum FrequentVerb {
-    Run(RunCommand),
+    Run(Box<RunCommand>),
     Exec(ExecCommand),
 }
 
@@ -88,7 +88,7 @@ fn parse() -> Result<Verb, clap::Error> {
         && let Ok(frequent) = Frequent::try_parse()
     {
         return Ok(match frequent.verb {
-            FrequentVerb::Run(command) => Verb::Run(command),
+            FrequentVerb::Run(command) => Verb::Run(*command),
             FrequentVerb::Exec(command) => Verb::Exec(command),
         });
     }
