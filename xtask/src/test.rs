@@ -39,11 +39,30 @@ const REAL_PROGRAMS: [(Kernel, &[&str]); 3] = [
 const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
     (
         Kernel::V6_1,
-        &["bad_input::", "clients::", "faults::", "operator::", "tutorial::", "watchdog::"],
+        &[
+            "audit_reading::",
+            "bad_input::",
+            "clients::",
+            "faults::",
+            "launcher::",
+            "operator::",
+            "term::",
+            "tutorial::",
+            "watchdog::",
+        ],
     ),
     (
         Kernel::V6_12,
-        &["audit::", "coarse::", "daemon::", "global::", "reliability::", "reload::", "soak::"],
+        &[
+            "audit::",
+            "coarse::",
+            "daemon::",
+            "full_store::",
+            "global::",
+            "reliability::",
+            "reload::",
+            "soak::",
+        ],
     ),
     (
         Kernel::Latest,
@@ -56,6 +75,7 @@ const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
             "metrics::",
             "namespaces::",
             "ship::",
+            "ship_logs::",
         ],
     ),
 ];

@@ -473,6 +473,20 @@ pub(super) const ALL: &[Mutant] = &[
         "a_flood_changes_no_verdict",
     ),
     here(
+        "while nothing can be recorded no policy is in force",
+        "clawbox-userspace/src/kernel/enforcer/states.rs",
+        "self.put_state(sandbox, &state.paused())",
+        "self.put_state(sandbox, state)",
+        "full_store",
+    ),
+    here(
+        "a policy that says the same has numbers of its own",
+        "clawbox-userspace/src/compile/generation.rs",
+        "        Self { compiled, ..self }\n",
+        "        Self { compiled, generation: 1 }\n",
+        "sandboxes_of_two_users_have_each_their_own_policy",
+    ),
+    here(
         "each of many connects that are alike counts",
         "clawbox-ebpf/src/flow.rs",
         "(&raw mut (*flow).again, 1);",
