@@ -477,7 +477,7 @@ pub(super) const ALL: &[Mutant] = &[
         "clawbox-userspace/src/kernel/enforcer/states.rs",
         "self.put_state(sandbox, &state.paused())",
         "self.put_state(sandbox, state)",
-        "full_store",
+        "nothing_is_allowed_while_nothing_can_be_recorded",
     ),
     here(
         "a policy that says the same has numbers of its own",
