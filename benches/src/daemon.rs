@@ -104,12 +104,23 @@ impl Daemon {
         Ok(field(11).unwrap_or(0) + field(12).unwrap_or(0))
     }
 
-    /// Mebibytes of it that are resident.
+    /// Mebibytes of it that are resident, and those that the process which starts sandboxes in its place has for
+    /// itself.
     pub fn resident(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-        Ok(kib.context("no VmRSS")? / 1024.0)
+        let own = kibibytes(&status, "VmRSS:").context("no VmRSS")?;
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let mut launcher = 0.0;
+        for child in children.split_ascii_whitespace() {
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            if name.trim() == "clawbox-launch" {
+                let rollup = fs::read_to_string(format!("/proc/{child}/smaps_rollup"))?;
+                let of = |field| kibibytes(&rollup, field).unwrap_or_default();
+                launcher += of("Private_Clean:") + of("Private_Dirty:");
+            }
+        }
+        Ok((own + launcher) / 1024.0)
     }
 
     /// Mebibytes of its maps, as the kernel accounts them.
@@ -136,4 +147,9 @@ impl Drop for Daemon {
         let mut uninstall = Command::new(&self.clawbox);
         let _ = uninstall.arg("uninstall").arg("--config").arg(&self.config).output();
     }
+}
+
+fn kibibytes(text: &str, field: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }

@@ -44,7 +44,7 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
         assert!(since.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::yield_now();
     }
 }
 
@@ -124,6 +124,6 @@ fn a_command_that_cannot_be_started_says_why_as_before() {
     }
     // It has ended each time, and was waited for.
     let launcher = launcher(&daemon).expect("a launcher");
-    until("no child is left", || children(daemon.process()) == [launcher]);
+    assert_eq!(children(daemon.process()), [launcher]);
     assert_eq!(daemon.list().len(), 0);
 }

@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::{Revision, Store, StoreError, digest, now, signed};
+use super::{Revision, Store, StoreError, digest, now, pruned, signed};
 use crate::sandbox::control::Text;
 
 /// Whose revisions those of the host's own policy are: no sandbox is called so, and it never starts.
@@ -49,6 +49,7 @@ impl Store {
                 params![id, signed(started), revision, author, now(), digest, files],
             )?;
             transaction.execute("INSERT OR REPLACE INTO global VALUES (0, ?1)", [revision])?;
+            pruned::of_one(&transaction, id, signed(started), revision)?;
             transaction.commit()?;
             Ok(revision)
         };
