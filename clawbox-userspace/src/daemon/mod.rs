@@ -297,6 +297,8 @@ impl Daemon {
         daemon.resume_global();
         daemon.host.admit_probe(&keeper).map_err(RunError::from)?;
         daemon.stand()?;
+        // Of those that were taken over: what is recorded next is by them.
+        daemon.tell_policies();
         Ok(daemon)
     }
 
