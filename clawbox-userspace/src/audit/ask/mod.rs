@@ -27,6 +27,9 @@ use crate::api::proto::{AuditForm, AuditSelection, AuditTail, ReadAuditRequest};
 /// How often who follows is looked after, whether they are still there.
 const LOOK: u16 = 1_000;
 
+/// Events or counts that are kept in memory at one time for whoever may have all: some 350 MB of events.
+const MOST: usize = 1_000_000;
+
 /// Where an answer goes.
 pub trait Out: Write {
     /// Whether anybody reads it.
@@ -48,7 +51,7 @@ impl Permit {
     /// All of a store.
     #[must_use]
     pub fn all(directory: PathBuf) -> Self {
-        Self { directory, only: None, most: usize::MAX }
+        Self { directory, only: None, most: MOST }
     }
 }
 
