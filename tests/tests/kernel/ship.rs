@@ -24,6 +24,7 @@ use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
+use crate::audit_store::query;
 use crate::daemon::{Dialler, output, to_site};
 use crate::real_programs::has;
 use crate::scene::Scene;
@@ -225,8 +226,14 @@ fn a_collector_has_every_event_when_it_and_the_agent_were_away_in_turn() {
     let mut daemon = Daemon::start_configured(&scene.world, "off", ship);
     let policy = daemon.policy("one", &to_site(&scene));
     let mut dialler = Dialler::start(daemon.as_nobody(&[]), "one", &policy);
-    for _ in 0..2 {
+    for round in 1..=2 {
         assert_eq!(dialler.dial(&ELSEWHERE.to_string()), "EPERM");
+        // What is not on the disk when the agent is killed is counted, and not shipped.
+        let denied = || query(&daemon, &["--sandbox", "one", "--verdict", "deny"]).len();
+        let began = Instant::now();
+        while denied() < round {
+            assert!(began.elapsed() < Duration::from_secs(60), "the denial is not stored");
+        }
         drop(collector);
         assert_eq!(dialler.dial(&ELSEWHERE.to_string()), "EPERM");
         daemon.kill();
