@@ -19,7 +19,9 @@ fn api() -> Result<(), Box<dyn std::error::Error>> {
     let into = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
     // For who asks the daemon what it understands.
     std::fs::write(into.join("clawbox.bin"), prost::Message::encode_to_vec(&description))?;
-    tonic_prost_build::configure().compile_fds(description)?;
+    // Of src/api/codec.rs.
+    let codec = "crate::api::codec::SmallCodec";
+    tonic_prost_build::configure().codec_path(codec).compile_fds(description)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The daemon's control socket: gRPC over a Unix socket, and who may ask what.
 
 pub mod client;
+pub mod codec;
 pub mod convert;
 pub mod peer;
 pub mod server;
