@@ -110,7 +110,7 @@ impl Veil {
 
     fn cover(&self, text: &mut String) {
         // Known ones come here again.
-        if !text.starts_with(BEFORE) {
+        if !is_hash(text) {
             *text = self.text(text);
         }
     }
@@ -157,6 +157,12 @@ impl Veil {
     }
 }
 
+/// Whether a text is one of these hashes: what only begins as they do may be anything.
+fn is_hash(text: &str) -> bool {
+    let hash = text.strip_prefix(BEFORE).unwrap_or_default().as_bytes();
+    hash.len() == 2 * TOLD && hash.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn keyed(key: &[u8; 32]) -> io::Result<Hmac<Sha256>> {
     Hmac::new_from_slice(key).map_err(|error| io::Error::other(error.to_string()))
 }
@@ -190,6 +196,19 @@ mod tests {
         std::fs::remove_file(&key).unwrap();
         let another = Veil::open(&key, vec![Hashed::Paths].into()).unwrap().unwrap();
         assert_ne!(another.text("/home/u/secret"), path);
+    }
+
+    #[test]
+    fn a_secret_that_begins_like_a_hash_is_hashed() {
+        let place = tempfile::tempdir().unwrap();
+        let what = vec![Hashed::Arguments].into();
+        let veil = Veil::open(&key_of(place.path()), what).unwrap().unwrap();
+        let mut texts = ["hmac:secret", "hmac:", "--key=x"].map(str::to_owned);
+        veil.cover_all(&mut texts);
+        assert!(texts.iter().all(|text| is_hash(text)), "{texts:?}");
+        let once = texts.clone();
+        veil.cover_all(&mut texts);
+        assert_eq!(texts, once);
     }
 
     #[test]

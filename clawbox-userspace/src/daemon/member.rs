@@ -79,9 +79,14 @@ impl Daemon {
     pub(super) fn look_after_ended(&mut self) {
         use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let mut last = None;
         while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) =
             waitid(Id::All, flags)
         {
+            if last.replace(pid) == Some(pid) {
+                // Whose it is has not waited for it: not to be asked for ever.
+                return self.look_after_members();
+            }
             let pid = pid.as_raw().cast_unsigned();
             let number = self.host.sandboxes().find(|sandbox| sandbox.is_child(pid));
             let Some(number) = number.map(Sandbox::number) else {

@@ -120,6 +120,11 @@ impl Launcher {
     /// See [`LauncherError`].
     pub fn start(&mut self, entrance: &Entrance) -> Result<Option<Born>, LauncherError> {
         let (text, descriptors) = entrance.write();
+        if text.len() > LONGEST {
+            // As the kernel says it of less. The launcher would not know how to go on.
+            let error = io::Error::from_raw_os_error(libc::E2BIG);
+            return Err(LauncherError::Refused(Failure::Child(error)));
+        }
         self.send(&text, &descriptors).map_err(LauncherError::Gone)?;
         let mut numbers = [[0; 4]; 3];
         let read = self.socket.read_exact(numbers.as_flattened_mut());
