@@ -44,6 +44,24 @@ pub struct Draft {
     pub object: Object,
 }
 
+impl Draft {
+    /// What the agent says of itself.
+    #[must_use]
+    pub fn of_agent(action: &'static str, reason: &'static str, object: Object) -> Self {
+        Self {
+            time: None,
+            class: Class::Agent,
+            action,
+            verdict: VerdictName::None,
+            reason,
+            let_through: false,
+            rule: None,
+            subject: None,
+            object,
+        }
+    }
+}
+
 /// Bytes of records that may wait for a disk that does not take them.
 const PENDING_BOUND: usize = 1 << 20;
 

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{Daemon, store};
 use crate::api::proto;
-use crate::audit::record::{Alarm, Class, Object, VerdictName};
+use crate::audit::record::{Alarm, Object};
 use crate::audit::store::intake::Condition;
 use crate::audit::store::limits::OnFull;
 use crate::audit::store::policies::{File, InForce};
@@ -90,17 +90,8 @@ impl Daemon {
 
     fn say_allows(&mut self, reason: &'static str, repaired: bool, why: Option<String>) {
         let (severity, part) = ("critical".into(), "the audit store".to_owned());
-        self.host.tell(Draft {
-            time: None,
-            class: Class::Agent,
-            action: "alarm",
-            verdict: VerdictName::None,
-            reason,
-            let_through: false,
-            rule: None,
-            subject: None,
-            object: Object::Alarm(Alarm { severity, part, repaired, why, events: None }),
-        });
+        let alarm = Alarm { severity, part, repaired, why, events: None };
+        self.host.tell(Draft::of_agent("alarm", reason, Object::Alarm(alarm)));
     }
 
     /// Stores the text of a sandbox's policy, if that has not been since it came into force, nor for a day:

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Daemon;
-use crate::audit::record::{Alarm, Class, Object, VerdictName};
+use crate::audit::record::{Alarm, Object};
 use crate::audit::trail::Draft;
 use crate::kernel::attached::Fault;
 use crate::sandbox::cgroup::Cgroup;
@@ -138,17 +138,7 @@ impl Daemon {
             why: unrepaired.clone(),
             events: None,
         };
-        self.host.tell(Draft {
-            time: None,
-            class: Class::Agent,
-            action: "alarm",
-            verdict: VerdictName::None,
-            reason,
-            let_through: false,
-            rule: None,
-            subject: None,
-            object: Object::Alarm(alarm),
-        });
+        self.host.tell(Draft::of_agent("alarm", reason, Object::Alarm(alarm)));
         match unrepaired {
             None => tracing::error!(part, reason, "watchdog: put right"),
             Some(why) => tracing::error!(part, reason, "watchdog: not put right: {why}"),

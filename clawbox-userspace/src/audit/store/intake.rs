@@ -20,7 +20,7 @@ use super::limits::Limits;
 use super::policies::InForce;
 use super::writer::{Finding, Writer};
 use super::{row, segment_name};
-use crate::audit::record::{Alarm, Class, Gap, Object, VerdictName};
+use crate::audit::record::{Alarm, Gap, Object};
 use crate::audit::trail::{Draft, gap_of};
 use crate::audit::veil::{self, Veil};
 use crate::sandbox::memory;
@@ -562,17 +562,7 @@ impl Keeper {
 
 /// What the store says of itself.
 fn told(reason: &'static str, object: Object) -> Draft {
-    Draft {
-        time: None,
-        class: Class::Agent,
-        action: "store",
-        verdict: VerdictName::None,
-        reason,
-        let_through: false,
-        rule: None,
-        subject: None,
-        object,
-    }
+    Draft::of_agent("store", reason, object)
 }
 
 /// Where a daemon's store is, of its state directory.
