@@ -235,6 +235,15 @@ impl Default for World {
     }
 }
 
+/// Does something in the network of a process.
+///
+/// # Panics
+/// It has ended.
+pub fn in_network_of<T: Send>(process: u32, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(format!("/proc/{process}/ns/net")).expect("a process");
+    within(&namespace.into(), work)
+}
+
 /// Runs in a thread of its own: the calling one stays where it is.
 fn within<T: Send>(namespace: &OwnedFd, work: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {

@@ -11,7 +11,7 @@ use clawbox_common::limits::PATTERNS_PER_HOST;
 use clawbox_common::rule::{
     ADDRESS_KEY_HEAD, ANYBODY, ASK_UNKNOWN, AddressKey, AddressUse, EXECUTE_WRITABLE,
     FILES_BY_BINARY, HOST_LOOPBACK, HostId, HostIds, ICMP, LISTED_PROGRAMS, NAMES_ANYWHERE, PING,
-    PING_PROBE, PROGRAMS, RuleKey, RuleValue, TCP, UDP, VERIFY_NAME,
+    PING_PROBE, PROGRAMS, RuleKey, RuleValue, TCP, UDP,
 };
 use clawbox_common::subject::Mask;
 use ipnet::IpNet;
@@ -261,12 +261,6 @@ impl Compiled {
             | (if self.lists_programs() { LISTED_PROGRAMS } else { 0 })
             | (if self.has_files_by_binary() { FILES_BY_BINARY } else { 0 })
             | (if with_lsm { self.pinging() } else { 0 })
-    }
-
-    /// Whether connections go by way of the agent: to be verified, or to wait for an answer.
-    #[must_use]
-    pub fn needs_agent(&self) -> bool {
-        self.asks_for_unknown() || self.rules.values().any(|rule| rule.flags & VERIFY_NAME != 0)
     }
 
     /// Whether a rule opens echo requests.

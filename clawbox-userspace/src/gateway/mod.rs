@@ -3,6 +3,7 @@
 
 mod first_flight;
 mod hidden;
+mod network;
 mod redirects;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod waiting_room;
 
 pub use first_flight::{FirstFlight, LONGEST, Protocol, Unreadable, read};
 pub use hidden::{HiddenConnections, MadeFor};
+pub use network::Network;
 pub use redirects::{Redirects, Table, number_of};
 pub use verifier::{AdmitsHidden, Observer, Outcome, Verifier, bind};
-pub use waiting_room::{WaitingRoom, take_on, turn_away};
+pub use waiting_room::{Meeting, WaitingRoom};

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 
 use super::first_flight::{self, FirstFlight, LONGEST, Protocol};
 use super::hidden::{HiddenConnections, Hiding, MadeFor};
+use super::network::Network;
 use super::redirects::{Redirects, number_of};
 use crate::dns::NameTable;
 use crate::policy::address::readable;
@@ -80,6 +81,8 @@ pub struct Verifier {
     pub admits_hidden: Arc<AdmitsHidden>,
     /// Where one is.
     pub hidden: Arc<HiddenConnections>,
+    /// Where the connections go on from.
+    pub network: Network,
 }
 
 /// A socket on 127.0.0.1 that nobody serves yet, and its port.
@@ -145,9 +148,43 @@ impl Verifier {
         if verdict == Verdict::Deny && !(self.audit_only)() {
             return refuse(client, first.map(|first| first.protocol)).await;
         }
-        if let Err(error) = go_on(client, &said, &event, hiding).await {
+        if let Err(error) = self.go_on(client, &said, &event, hiding).await {
             tracing::debug!("a verified connection ended: {error}");
         }
+    }
+
+    /// Connects to the real address, says what was said, and moves bytes until both sides are done.
+    async fn go_on(
+        &self,
+        client: TcpStream,
+        said: &[u8],
+        event: &NetworkEvent,
+        hiding: Option<Hiding>,
+    ) -> io::Result<()> {
+        let to = SocketAddr::new(readable(event.real), event.port);
+        let connecting = timeout(CONNECT, self.network.connect(to)).await;
+        let mut server = match connecting.map_err(io::Error::from).flatten() {
+            Ok(server) => server,
+            Err(error) => {
+                abort(&client);
+                return Err(error);
+            }
+        };
+        // A policy that was narrowed meanwhile has reset it: what it has said goes nowhere.
+        client.peer_addr()?;
+        if hiding.as_ref().is_some_and(Hiding::has_ended) {
+            abort(&client);
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        server.set_nodelay(true)?;
+        server.write_all(said).await?;
+        let ended = async {
+            match &hiding {
+                Some(hiding) => hiding.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        join(client, server, ended).await
     }
 }
 
@@ -184,39 +221,6 @@ fn judged(
         _ => false,
     };
     if is_meant { (Verdict::Allow, Reason::Rule) } else { (Verdict::Deny, Reason::OtherHost) }
-}
-
-/// Connects to the real address, says what was said, and moves bytes until both sides are done.
-async fn go_on(
-    client: TcpStream,
-    said: &[u8],
-    event: &NetworkEvent,
-    hiding: Option<Hiding>,
-) -> io::Result<()> {
-    let to = SocketAddr::new(readable(event.real), event.port);
-    let connecting = timeout(CONNECT, TcpStream::connect(to)).await;
-    let mut server = match connecting.map_err(io::Error::from).flatten() {
-        Ok(server) => server,
-        Err(error) => {
-            abort(&client);
-            return Err(error);
-        }
-    };
-    // A policy that was narrowed meanwhile has reset it: what it has said goes nowhere.
-    client.peer_addr()?;
-    if hiding.as_ref().is_some_and(Hiding::has_ended) {
-        abort(&client);
-        return Err(io::ErrorKind::ConnectionReset.into());
-    }
-    server.set_nodelay(true)?;
-    server.write_all(said).await?;
-    let ended = async {
-        match &hiding {
-            Some(hiding) => hiding.ended().await,
-            None => std::future::pending().await,
-        }
-    };
-    join(client, server, ended).await
 }
 
 /// Moves bytes between two connections until both sides are done, or `ended` is.

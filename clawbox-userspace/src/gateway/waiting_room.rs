@@ -17,6 +17,7 @@ use socket2::{Domain, SockFilter, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
+use super::network::Network;
 use super::verifier::{CONNECT, join};
 
 /// How long who waits may take to be met: it answers at once, if it is still there.
@@ -29,27 +30,43 @@ const ANSWER: i64 = 1;
 pub struct WaitingRoom {
     /// Kept so that the kernel answers nobody's first packet with a refusal.
     _deaf: Socket,
+    meeting: Meeting,
+}
+
+/// Meets who waits in a room, or sends them away.
+#[derive(Clone, Debug)]
+pub struct Meeting {
     port: u16,
+    network: Network,
 }
 
 impl WaitingRoom {
-    /// Opens one on 127.0.0.1.
+    /// Opens one on 127.0.0.1 of a network.
     ///
     /// # Errors
     /// The loopback interface is down, or no port is free.
-    pub fn open() -> io::Result<Self> {
-        let deaf = socket_at(0)?;
-        // `BPF_RET | BPF_K`, 0 bytes: every packet is dropped before TCP looks at it.
-        deaf.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
-        deaf.listen(1)?;
+    pub fn open(network: Network) -> io::Result<Self> {
+        let deaf = network.within(|| {
+            let deaf = socket_at(0)?;
+            // `BPF_RET | BPF_K`, 0 bytes: every packet is dropped before TCP looks at it.
+            deaf.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
+            deaf.listen(1)?;
+            Ok(deaf)
+        })?;
         let port = deaf.local_addr()?.as_socket().map_or(0, |at| at.port());
-        Ok(Self { _deaf: deaf, port })
+        Ok(Self { _deaf: deaf, meeting: Meeting { port, network } })
     }
 
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.meeting.port
+    }
+
+    /// Who answers those that wait in it.
+    #[must_use]
+    pub fn meeting(&self) -> &Meeting {
+        &self.meeting
     }
 }
 
@@ -68,41 +85,46 @@ fn source_of(number: u32) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::from_bits(redirect_address(number)), HELD_PORT))
 }
 
-/// Takes a connection on: connects to the first of these addresses that answers, meets who waits, and
-/// moves bytes until both sides are done.
-///
-/// # Errors
-/// Nobody answers, or who waited has gone.
-pub async fn take_on(port: u16, number: u32, to: &[IpAddr], to_port: u16) -> io::Result<()> {
-    let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
-    for address in to {
-        match timeout(CONNECT, TcpStream::connect((*address, to_port))).await {
-            Ok(Ok(server)) => {
-                let met = meet(port, number).await;
-                // Should it still be there, it does not go on trying.
-                let client = met.inspect_err(|_| drop(turn_away(port, number)))?;
-                return join(client, server, std::future::pending()).await;
+impl Meeting {
+    /// Takes a connection on: connects to the first of these addresses that answers, meets who waits, and
+    /// moves bytes until both sides are done.
+    ///
+    /// # Errors
+    /// Nobody answers, or who waited has gone.
+    pub async fn take_on(&self, number: u32, to: &[IpAddr], to_port: u16) -> io::Result<()> {
+        let mut last = io::Error::from(io::ErrorKind::HostUnreachable);
+        for address in to {
+            let connecting = self.network.connect(SocketAddr::new(*address, to_port));
+            match timeout(CONNECT, connecting).await {
+                Ok(Ok(server)) => {
+                    let met = self.meet(number).await;
+                    // Should it still be there, it does not go on trying.
+                    let client = met.inspect_err(|_| drop(self.turn_away(number)))?;
+                    return join(client, server, std::future::pending()).await;
+                }
+                Ok(Err(error)) => last = error,
+                Err(late) => last = late.into(),
             }
-            Ok(Err(error)) => last = error,
-            Err(late) => last = late.into(),
         }
+        self.turn_away(number)?;
+        Err(last)
     }
-    turn_away(port, number)?;
-    Err(last)
-}
 
-async fn meet(port: u16, number: u32) -> io::Result<TcpStream> {
-    let socket = TcpSocket::from_std_stream(socket_at(port)?.into());
-    timeout(MEET, socket.connect(source_of(number))).await?
-}
+    async fn meet(&self, number: u32) -> io::Result<TcpStream> {
+        let socket = self.network.within(|| socket_at(self.port))?;
+        let socket = TcpSocket::from_std_stream(socket.into());
+        timeout(MEET, socket.connect(source_of(number))).await?
+    }
 
-/// Ends a connection that waits: its `connect` fails at once. On a kernel that does not end other
-/// processes' connections (`CONFIG_INET_DIAG_DESTROY`) it is met and reset, so that what follows fails.
-///
-/// # Errors
-/// Nobody waits any more.
-pub fn turn_away(port: u16, number: u32) -> io::Result<()> {
-    end(port, number).or_else(|_| meet_and_reset(port, number))
+    /// Ends a connection that waits: its `connect` fails at once. On a kernel that does not end other
+    /// processes' connections (`CONFIG_INET_DIAG_DESTROY`) it is met and reset, so that what follows fails.
+    ///
+    /// # Errors
+    /// Nobody waits any more.
+    pub fn turn_away(&self, number: u32) -> io::Result<()> {
+        self.network
+            .within(|| end(self.port, number).or_else(|_| meet_and_reset(self.port, number)))
+    }
 }
 
 fn meet_and_reset(port: u16, number: u32) -> io::Result<()> {
@@ -194,15 +216,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_is_met_and_speaks_with_the_other_side() {
-        let room = WaitingRoom::open().unwrap();
+        let room = WaitingRoom::open(Network::default()).unwrap();
         let far = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let client = waiting(&room, number(1));
         until_there(number(1));
         assert!(!client.is_finished());
         let to = far.local_addr().unwrap();
         let on = tokio::spawn({
-            let port = room.port();
-            async move { take_on(port, number(1), &[to.ip()], to.port()).await }
+            let meeting = room.meeting().clone();
+            async move { meeting.take_on(number(1), &[to.ip()], to.port()).await }
         });
         let (server, client) = tokio::task::spawn_blocking(move || {
             let (server, _) = far.accept().unwrap();
@@ -225,7 +247,7 @@ mod tests {
 
     #[test]
     fn where_the_kernel_does_not_end_connections_who_is_turned_away_is_reset() {
-        let room = WaitingRoom::open().unwrap();
+        let room = WaitingRoom::open(Network::default()).unwrap();
         let client = waiting(&room, number(3));
         until_there(number(3));
         meet_and_reset(room.port(), number(3)).unwrap();
@@ -242,12 +264,12 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return;
         }
-        let room = WaitingRoom::open().unwrap();
+        let room = WaitingRoom::open(Network::default()).unwrap();
         let client = waiting(&room, number(2));
         until_there(number(2));
-        turn_away(room.port(), number(2)).unwrap();
+        room.meeting().turn_away(number(2)).unwrap();
         let error = client.join().unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
-        assert!(turn_away(room.port(), number(2)).is_err(), "nobody waits any more");
+        assert!(room.meeting().turn_away(number(2)).is_err(), "nobody waits any more");
     }
 }

@@ -194,6 +194,7 @@ impl Sandbox {
 
         let sockets = Sockets::open_in(&view, lasting.ports)?;
         let (ports, upstream) = (sockets.ports(), upstream(&lasting.dns)?);
+        let served = (sockets.resolver, sockets.verified.0, sockets.network);
         let trail = Trail::go_on(&trail, &lasting.name).stored_in(host.recorders.store());
         let told = Told::of_lasting(&lasting, image.audit_only());
         let paths = identities.paths.clone();
@@ -202,7 +203,7 @@ impl Sandbox {
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
         recorder.resumed(first, told.resume_record());
         let Served { resolver, hidden, servers } =
-            serve(host, number, &in_force, decisions, upstream, sockets.resolver, sockets.verified);
+            serve(host, number, &in_force, decisions, upstream, served);
         remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);
 
         let image = in_force.image();

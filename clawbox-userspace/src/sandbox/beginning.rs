@@ -75,10 +75,10 @@ impl Beginning {
         ready: Ready,
     ) -> Result<Sandbox, RunError> {
         let lsm = host.lsm().clone();
-        accept(&run, &lsm, ready.sockets.has_own_network)?;
+        accept(&run, &lsm)?;
         let ports = ready.sockets.ports();
         let Ready { trail, upstream, sockets, mounts, start, identities, objects, .. } = ready;
-        let Sockets { resolver: sockets, verified, room, .. } = sockets;
+        let Sockets { resolver: sockets, verified, room, network } = sockets;
         let state = run.image.state(ports, run.audit_level.flags(), lsm.is_active());
         let paths = identities.paths.clone();
         self.named.hold(&identities, &objects);
@@ -103,8 +103,14 @@ impl Beginning {
             recorder.trail.add(Draft { time: Some(started), ..record });
             recorder.reset(&begun.resets);
         }
-        let Served { resolver, hidden, servers } =
-            serve(host, self.number, &in_force, decisions, upstream, sockets, verified);
+        let Served { resolver, hidden, servers } = serve(
+            host,
+            self.number,
+            &in_force,
+            decisions,
+            upstream,
+            (sockets, verified.0, network),
+        );
         run.names.into_iter().for_each(|names| resolver.names().keep_at(names));
         let policy = LivePolicy {
             sandbox: self.number,
@@ -205,10 +211,7 @@ struct Begun {
 }
 
 /// Says what this kernel does not do, and refuses where the run cannot be without.
-fn accept(run: &Run, lsm: &LsmState, has_own_network: bool) -> Result<(), RunError> {
-    if has_own_network && run.image.needs_agent() {
-        return Err(RunError::NeedsAgent);
-    }
+fn accept(run: &Run, lsm: &LsmState) -> Result<(), RunError> {
     if lsm.is_active() {
         return Ok(());
     }

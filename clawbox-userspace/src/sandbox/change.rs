@@ -17,7 +17,7 @@ use super::identities::Identities;
 use super::in_force::PolicyInForce;
 use super::named::{Named, Slots};
 use super::objects::Objects;
-use super::run::{NEEDS_AGENT, Run};
+use super::run::Run;
 use super::view::View;
 use crate::audit::AuditLevel;
 use crate::compile::{AgentPorts, MapImage, compile_after};
@@ -306,9 +306,6 @@ impl LivePolicy {
             let why = "a part of the policy takes effect only when the sandbox is started again; \
                        nothing was changed";
             return Err(Answer::Refused { why: why.to_owned(), parts });
-        }
-        if self.ports.verifier == 0 && image.needs_agent() {
-            return Err(refused(NEEDS_AGENT.to_owned()));
         }
         let (identities, objects) = self.find(&image, &writable)?;
         if !objects.unclosed.is_empty() {

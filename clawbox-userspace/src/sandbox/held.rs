@@ -12,7 +12,7 @@ use super::change::{KernelSide, LivePolicy};
 use super::control::{Answer, Connection};
 use super::recorder::Recorder;
 use crate::dns::Resolver;
-use crate::gateway::{Outcome, WaitingRoom, take_on, turn_away};
+use crate::gateway::{Outcome, WaitingRoom};
 use crate::policy::address::readable;
 use crate::policy::binary_pattern::BinaryPattern;
 
@@ -120,7 +120,7 @@ impl HeldConnections {
         let Some(held) = self.waiting.remove(&id) else { return self.unknown(id) };
         recorder.settled(held.outcome(Verdict::Allow, Reason::Approval));
         let connection = held.told(id, self.patience);
-        let (port, names) = (self.room.port(), Arc::clone(names));
+        let (meeting, names) = (self.room.meeting().clone(), Arc::clone(names));
         // Inside the runtime: everything that answers is.
         tokio::spawn(async move {
             let number = held.event.protocol;
@@ -128,7 +128,7 @@ impl HeldConnections {
                 Some(name) => names.addresses(name).await,
                 None => vec![readable(held.event.real)],
             };
-            if let Err(error) = take_on(port, number, &to, held.event.port).await {
+            if let Err(error) = meeting.take_on(number, &to, held.event.port).await {
                 tracing::debug!("an approved connection ended: {error}");
             }
         });
@@ -175,7 +175,7 @@ impl HeldConnections {
 
     fn refuse(&self, held: &Held, reason: Reason, recorder: &mut Recorder) {
         // Who waited may have given up.
-        if let Err(error) = turn_away(self.room.port(), held.event.protocol) {
+        if let Err(error) = self.room.meeting().turn_away(held.event.protocol) {
             tracing::debug!("a refused connection was not ended: {error}");
         }
         recorder.settled(held.outcome(Verdict::Deny, reason));

@@ -30,7 +30,7 @@ use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
 use crate::compile::AgentPorts;
 use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
-use crate::gateway::{AdmitsHidden, HiddenConnections, Verifier};
+use crate::gateway::{AdmitsHidden, HiddenConnections, Network, Verifier};
 use crate::kernel::file_id::Mounts;
 
 /// A sandbox that runs.
@@ -110,8 +110,7 @@ pub(super) fn serve(
     in_force: &Arc<PolicyInForce>,
     decisions: Arc<Decisions>,
     upstream: Upstream,
-    sockets: ResolverSockets,
-    verified: (TcpListener, u16),
+    (resolver_at, verified, network): (ResolverSockets, TcpListener, Network),
 ) -> Served {
     let Tables { synthetics, redirects } = host.tables.clone();
     let resolver =
@@ -125,14 +124,15 @@ pub(super) fn serve(
         audit_only: audit_only(in_force),
         admits_hidden: admits_hidden(in_force),
         hidden: Arc::clone(&hidden),
+        network,
     });
     let servers = vec![
         Server::new(
-            tokio::spawn(Arc::clone(&resolver).serve(sockets)),
+            tokio::spawn(Arc::clone(&resolver).serve(resolver_at)),
             "its resolver has stopped; names no longer resolve in it",
         ),
         Server::new(
-            tokio::spawn(verifier.serve(verified.0)),
+            tokio::spawn(verifier.serve(verified)),
             "connections whose host is to be verified fail from now on",
         ),
     ];

@@ -13,7 +13,7 @@ use super::view::View;
 use crate::audit::trail::Trail;
 use crate::compile::AgentPorts;
 use crate::dns::{ResolverSockets, Upstream, UpstreamError};
-use crate::gateway::{self, WaitingRoom};
+use crate::gateway::{self, Network, WaitingRoom};
 use crate::kernel::enforcer::cgroups::Whom;
 use crate::kernel::file_id::Mounts;
 use crate::kernel::load::Sizes;
@@ -52,40 +52,46 @@ pub(super) fn upstream(servers: &[SocketAddr]) -> Result<Upstream, UpstreamError
     if servers.is_empty() { Upstream::system() } else { Upstream::servers(servers) }
 }
 
-/// Where the agent serves one sandbox; nobody does yet.
+/// Where the agent serves one sandbox; nobody does yet. All of it is in the sandbox's network.
 pub(super) struct Sockets {
     pub(super) resolver: ResolverSockets,
     pub(super) verified: (TcpListener, u16),
     pub(super) room: WaitingRoom,
-    /// Whether the sandbox has a network of its own, where the resolver alone is.
-    pub(super) has_own_network: bool,
+    /// Where connections that come there go on from.
+    pub(super) network: Network,
 }
 
 impl Sockets {
-    /// Those of the resolver, and all others.
-    pub(super) fn open(resolver: std::io::Result<ResolverSockets>) -> Result<Self, RunError> {
-        Ok(Self {
-            resolver: resolver.map_err(system("open the resolver's sockets"))?,
-            verified: gateway::bind().map_err(system("open the verifier's socket"))?,
-            room: WaitingRoom::open().map_err(system("open the socket for what waits"))?,
-            has_own_network: false,
-        })
+    /// For a sandbox in the agent's own network.
+    pub(super) fn open() -> Result<Self, RunError> {
+        Self::bind(Network::default(), ResolverSockets::bind)
     }
 
-    /// The same for a sandbox whose processes see the network so; ports as an earlier clawbox had them,
+    /// For a sandbox whose processes see the network so; the resolver's ports as an earlier clawbox had them,
     /// zero for any.
     pub(super) fn open_in(view: &View, ports: [u16; 2]) -> Result<Self, RunError> {
-        let resolver = view.within(|| ResolverSockets::bind_at(ports));
-        let sockets = Self::open(resolver.map_err(system("enter the sandbox's network"))?)?;
-        Ok(Self { has_own_network: view.has_own_network(), ..sockets })
+        let network = view.network().map_err(system("enter the sandbox's network"))?;
+        Self::bind(network, || ResolverSockets::bind_at(ports))
+    }
+
+    fn bind(
+        network: Network,
+        resolver: impl FnOnce() -> std::io::Result<ResolverSockets> + Send,
+    ) -> Result<Self, RunError> {
+        let resolver = network.within(resolver);
+        let verified = network.within(gateway::bind);
+        let room = WaitingRoom::open(network.clone());
+        Ok(Self {
+            resolver: resolver.map_err(system("open the resolver's sockets"))?,
+            verified: verified.map_err(system("open the verifier's socket"))?,
+            room: room.map_err(system("open the socket for what waits"))?,
+            network,
+        })
     }
 
     pub(super) fn ports(&self) -> AgentPorts {
         let (resolver_v4, v6) = self.resolver.ports();
-        // From another network nobody comes to the agent's.
-        let reached =
-            if self.has_own_network { (0, 0) } else { (self.verified.1, self.room.port()) };
-        let (verifier, waiting) = reached;
+        let (verifier, waiting) = (self.verified.1, self.room.port());
         AgentPorts { resolver_v4, resolver_v6: v6.unwrap_or(0), verifier, waiting }
     }
 }
@@ -98,7 +104,7 @@ impl Ready {
     pub fn of(run: &mut Run, number: u32) -> Result<Self, RunError> {
         let trail = Trail::open(&run.audit, &run.name)?;
         let upstream = upstream(&run.dns)?;
-        let sockets = Sockets::open(ResolverSockets::bind())?;
+        let sockets = Sockets::open()?;
         let program = child::find_program(&run.invocation)?;
         run.backstops.needed.push(program.clone());
         let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;

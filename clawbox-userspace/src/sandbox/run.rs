@@ -147,9 +147,6 @@ pub enum RunError {
     /// A sandbox of an earlier clawbox cannot be served.
     #[error("{0}")]
     Unknown(String),
-    /// A policy needs the agent where it cannot be reached.
-    #[error("{}", NEEDS_AGENT)]
-    NeedsAgent,
     /// Something of a sandbox cannot be ended.
     #[error("a process of a sandbox is still there; enforcement stays on for it")]
     Left,
@@ -162,10 +159,6 @@ pub enum RunError {
         source: std::io::Error,
     },
 }
-
-/// Why some policies cannot be had by a sandbox with a network of its own.
-pub(super) const NEEDS_AGENT: &str = "`sni: verify` and `unknown_endpoints: ask` need the agent, which is \
-    in the host's network, and this sandbox has a network of its own; leave them out for it";
 
 impl RunError {
     /// The exit status of `clawbox run`.

@@ -11,6 +11,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{chroot, fchdir};
 
+use crate::gateway::Network;
 use crate::kernel::file_id::{self, Mounts};
 
 /// See the module. Nothing where that is what the agent sees itself.
@@ -46,6 +47,15 @@ impl View {
     #[must_use]
     pub fn has_own_network(&self) -> bool {
         self.network.is_some()
+    }
+
+    /// Its network.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn network(&self) -> io::Result<Network> {
+        let own = self.network.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(own.map(Network::of).unwrap_or_default())
     }
 
     /// Its mounts, by their numbers.
