@@ -487,6 +487,7 @@ impl Daemon {
                 self.look_after_further();
                 self.look_after_members();
                 self.look_after_store();
+                self.store.rest();
                 self.look_after_global();
                 self.look_after_recording();
                 self.tell_policies();

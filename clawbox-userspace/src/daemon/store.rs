@@ -109,7 +109,12 @@ pub struct Store {
     /// The last write was not taken.
     is_failing: bool,
     waits: Option<bool>,
+    /// Writes that are in the log alone.
+    logged: u32,
 }
+
+/// Writes from which on they are moved out of the log while nobody waits.
+const MOVED: u32 = 64;
 
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| signed(since.as_secs()))
@@ -196,7 +201,7 @@ impl Store {
                  changed until it can; look at its disk"
             );
         }
-        Ok(Self { connection, path, is_copy, is_failing: is_copy, waits: None })
+        Ok(Self { connection, path, is_copy, is_failing: is_copy, waits: None, logged: 0 })
     }
 
     fn failed(&self, source: rusqlite::Error) -> StoreError {
@@ -240,6 +245,19 @@ impl Store {
         Ok(())
     }
 
+    /// Moves what was written out of the log, which takes the disk some milliseconds: where SQLite did so by
+    /// itself, whoever made the write that was one too many would wait for it.
+    pub fn rest(&mut self) {
+        if self.logged < MOVED || self.is_copy {
+            return;
+        }
+        self.logged = 0;
+        let moved = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        if let Err(error) = moved {
+            tracing::debug!("the state's log stays as long as it is: {error}");
+        }
+    }
+
     /// Says of a write that it was not taken.
     fn taken<T>(&mut self, written: rusqlite::Result<T>) -> Result<T, StoreError> {
         written.map_err(|source| {
@@ -261,6 +279,7 @@ impl Store {
             put(&transaction, kept, author)?;
             transaction.commit()
         });
+        self.logged += 1;
         self.taken(written)
     }
 
@@ -395,6 +414,22 @@ pub(super) mod tests {
             backstops: None,
         };
         Kept { id: id.to_owned(), number: 1, owner: 1000, trail: "/t".to_owned(), revision, state }
+    }
+
+    #[test]
+    fn what_is_in_the_log_is_moved_while_nobody_waits_and_the_log_does_not_grow() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::open(directory.path(), false).unwrap();
+        let log = directory.path().join(format!("{FILE}-wal"));
+        let mut write = |from: u32| {
+            for revision in from..from + 2 * MOVED {
+                store.put(&kept("a-1", revision, &revision.to_string()), 0).unwrap();
+            }
+            store.rest();
+            fs::metadata(&log).unwrap().len()
+        };
+        let first = write(1);
+        assert_eq!(write(1 + 2 * MOVED), first);
     }
 
     #[test]

@@ -54,6 +54,9 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
 }
 
+/// Pages of 4 KiB.
+const PAGES_OF_LOG: u32 = 8_192;
+
 /// A connection to a file, which is made where it is not there, or to a copy, where nothing can be written.
 pub(super) fn connect(path: &Path) -> Result<(Connection, bool), StoreError> {
     let failed = |source| StoreError::File { path: path.to_owned(), source };
@@ -85,6 +88,8 @@ fn writing(path: &Path) -> rusqlite::Result<Connection> {
     // What was answered as done is on the disk.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // The daemon moves what is in the log while nobody waits; this bounds it where it has no time for that.
+    connection.pragma_update(None, "wal_autocheckpoint", PAGES_OF_LOG)?;
     connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))?;
     Ok(connection)
 }
