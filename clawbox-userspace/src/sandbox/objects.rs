@@ -1,7 +1,7 @@
 //! Finds the objects behind a policy's paths and makes the kernel's rules of them: at the object,
 //! at its name, and a hold on the directories above it. What matches nothing is a problem, said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +35,8 @@ pub struct Objects {
     pub unclosed: Vec<String>,
     /// While these are open no other object can get one of the inode numbers.
     held: Vec<Arc<OwnedFd>>,
+    /// Objects that were looked at while the others are: most paths of a policy are in the same few directories.
+    seen: HashMap<PathBuf, FileId>,
     generation: u32,
 }
 
@@ -59,6 +61,7 @@ impl Objects {
                 None => found.unclosed.push(too_long(name)),
             }
         }
+        found.seen = HashMap::new();
         found
     }
 
@@ -145,8 +148,12 @@ impl Objects {
     }
 
     fn object(&mut self, mounts: &Mounts, path: &Path) -> Result<FileId, FileIdError> {
+        if let Some(seen) = self.seen.get(path) {
+            return Ok(*seen);
+        }
         let held = mounts.hold(path)?;
         self.held.push(held.handle);
+        self.seen.insert(path.to_owned(), held.id);
         Ok(held.id)
     }
 

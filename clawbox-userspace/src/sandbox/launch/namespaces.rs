@@ -171,24 +171,19 @@ pub(super) fn host_tmp(request: &Request) -> Option<String> {
         return Some("there is no /tmp on this host".to_owned());
     };
     // By its own name and by what it leads to: either may be what a program uses.
-    let spellings = |path: &Path| {
+    let spelled = |path: &Path| -> Vec<PathBuf> {
         [Some(path.to_owned()), fs::canonicalize(path).ok()].into_iter().flatten().collect()
     };
-    let below = |path: &PathBuf| {
-        let spellings: Vec<PathBuf> = spellings(path);
-        spellings.iter().any(|path| path.starts_with(&tmp) || path.starts_with(TMP))
-    };
-    let above = |path: &PathBuf| {
-        let spellings: Vec<PathBuf> = spellings(path);
-        spellings.iter().any(|path| tmp.starts_with(path))
-    };
+    let below = |path: &PathBuf| path.starts_with(&tmp) || path.starts_with(TMP);
     let listed = request.read_only.iter().chain(&request.read_write);
-    let mut listed = listed.filter(|path| below(path) || above(path));
-    let mut needed = [&request.workdir].into_iter().chain(&request.needed);
-    if let Some(path) = listed.next() {
-        return Some(format!("the policy lists `{}`", path.display()));
+    for path in listed {
+        if spelled(path).iter().any(|path| below(path) || tmp.starts_with(path)) {
+            return Some(format!("the policy lists `{}`", path.display()));
+        }
     }
-    needed.find(|path| below(path)).map(|path| format!("the run needs `{}`", path.display()))
+    let mut needed = [&request.workdir].into_iter().chain(&request.needed);
+    let needed = needed.find(|path| spelled(path).iter().any(below));
+    needed.map(|path| format!("the run needs `{}`", path.display()))
 }
 
 /// A quarter of the memory: what is in a tmpfs leaves memory only for swap, and with the kernel's
