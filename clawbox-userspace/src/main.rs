@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::CompleteEnv;
-use clawbox::api::client::ClientError;
 use clawbox::cli::approvals::ApprovalsCommand;
 use clawbox::cli::attach::Attach;
 use clawbox::cli::audit::AuditCommand;
@@ -15,6 +14,7 @@ use clawbox::cli::doctor::Doctor;
 use clawbox::cli::exec::ExecCommand;
 use clawbox::cli::failure::{self, Failure};
 use clawbox::cli::fleet::FleetCommand;
+use clawbox::cli::frequent::Asked;
 use clawbox::cli::learn::Learn;
 use clawbox::cli::logs::Logs;
 use clawbox::cli::manual::{COMPLETE, ManualCommand};
@@ -67,44 +67,19 @@ enum Verb {
     Manual(ManualCommand),
 }
 
-/// The verbs that are on the way of every command that is run. To build the arguments of all verbs, their
-/// help and their checks, takes as long as all else that this process does before it asks the daemon.
-#[derive(Debug, Parser)]
-#[command(name = "clawbox")]
-struct Frequent {
-    #[command(subcommand)]
-    verb: FrequentVerb,
-}
-
-#[derive(Debug, Subcommand)]
-enum FrequentVerb {
-    Run(Box<RunCommand>),
-    Exec(ExecCommand),
-}
-
-/// What is asked. Whatever is not plain is for the parser of all verbs to say.
-fn parse() -> Result<Verb, clap::Error> {
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == "run" || verb == "exec")
-        && let Ok(frequent) = Frequent::try_parse()
-    {
-        return Ok(match frequent.verb {
-            FrequentVerb::Run(command) => Verb::Run(*command),
-            FrequentVerb::Exec(command) => Verb::Exec(command),
-        });
-    }
-    Cli::try_parse().map(|cli| cli.verb)
-}
-
 fn main() -> ExitCode {
     // A shell asks what it may offer; then nothing else is done.
     CompleteEnv::with_factory(Cli::command).var(COMPLETE).complete();
     log_to_stderr();
-    let verb = match parse() {
-        Ok(verb) => verb,
+    if let Some(asked) = Asked::of_arguments() {
+        return asked.run().status();
+    }
+    let verb = match Cli::try_parse() {
+        Ok(cli) => cli.verb,
         Err(error) => return usage(&error),
     };
     let (result, failed) = match verb {
-        Verb::Run(command) => (command.run(), run::failed()),
+        Verb::Run(command) => (Box::new(command).run(), run::failed()),
         Verb::Attach(command) => (command.run(), ExitCode::from(2)),
         Verb::Exec(command) => (command.run(), run::failed()),
         Verb::Learn(command) => (command.run(), ExitCode::from(2)),
@@ -127,34 +102,7 @@ fn main() -> ExitCode {
         Verb::Fleet(command) => (command.run(), ExitCode::from(2)),
         Verb::Doctor(command) => (command.run(), ExitCode::from(2)),
     };
-    result.unwrap_or_else(|error| {
-        // `clawbox policy check … | head` has what it wanted; as a shell counts SIGPIPE.
-        if is_closed_pipe(&error) {
-            return ExitCode::from(141);
-        }
-        match failure::is_json() {
-            true => {
-                let place = failure::place(&Cli::command());
-                failure::print(&[Failure::of(&error, place)]);
-            }
-            false => eprintln!("clawbox: {error:#}"),
-        }
-        failed
-    })
-}
-
-/// Whether whoever reads this process's output has gone.
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    if error.is::<ClientError>() {
-        // That is the daemon's end.
-        return false;
-    }
-    error.chain().any(|cause| {
-        let by_json =
-            cause.downcast_ref::<serde_json::Error>().and_then(|json| json.io_error_kind());
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind).or(by_json);
-        kind == Some(std::io::ErrorKind::BrokenPipe)
-    })
+    result.unwrap_or_else(|error| failure::tell(&error, || failure::place(&Cli::command()), failed))
 }
 
 /// Prints help or what is wrong with the arguments. `run` has statuses of its own, so that its

@@ -259,7 +259,13 @@ impl<'w> Daemon<'w> {
     /// A command line of `clawbox`, as root.
     #[must_use]
     pub fn clawbox(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        self.by(&program(), arguments)
+    }
+
+    /// The same by another program.
+    #[must_use]
+    pub fn by(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).env("CLAWBOX_SOCKET", self.socket());
         for foreign in ["CLAWBOX_POLICY", "CLAWBOX_LOG", "LD_LIBRARY_PATH"] {
             command.env_remove(foreign);

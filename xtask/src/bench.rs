@@ -18,6 +18,8 @@ use crate::workspace::Workspace;
 /// What is measured in guests that count instructions, on several kernels.
 const IN_GUESTS: &str = "lsm";
 const GUEST_PROGRAM: &str = "/opt/bench/clawbox-benches";
+/// What asks a daemon as a package's user does.
+const BY_CLIENTS: [&str; 3] = ["all", "scale", "neighbour"];
 /// What is measured beside auditd, which slows a machine until its rules are gone.
 const BESIDE_AUDITD: &str = "auditd";
 const SCRIPT: &str = include_str!("auditd.sh");
@@ -60,6 +62,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     let toolchain = setup::ensure(workspace, Purpose::Bench)?;
     build::both(workspace, &toolchain, build::Args { release: true, debug_log: false })?;
+    if args.name.as_deref().is_none_or(|name| BY_CLIENTS.contains(&name)) {
+        build::front(workspace)?;
+    }
     let mut cargo = workspace.cargo();
     cargo
         .args(["run", "--quiet", "--release", "--package", "clawbox-benches", "--"])

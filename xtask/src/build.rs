@@ -2,7 +2,7 @@
 //! The object is replaced only where its bytes changed, so that the agent is not rebuilt for nothing.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +14,7 @@ use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
 
 const TARGET: &str = "bpfel-unknown-none";
+const FRONT: &str = "clawbox-front";
 
 #[derive(clap::Args, Clone, Copy, Default)]
 pub struct Args {
@@ -38,12 +39,29 @@ pub fn both(workspace: &Workspace, toolchain: &Toolchain, args: Args) -> Result<
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package", "clawbox-userspace"]);
     if args.release {
-        cargo.arg("--release");
+        // Without the one in front of it, which takes as long again: see `front`.
+        cargo.args(["--release", "--bin", "clawbox"]);
     }
     if args.debug_log {
         cargo.args(["--features", "debug-log"]);
     }
     process::run(&mut cargo)
+}
+
+/// Builds what a package puts in front of the agent, with its libraries inside: to find and map those takes
+/// longer than to ask the daemon. Lies beside the agent.
+pub fn front(workspace: &Workspace) -> Result<PathBuf> {
+    let version = process::output(workspace.cargo().arg("-vV"))?;
+    let target = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let target = target.context("cargo does not say what it builds for")?;
+    let mut cargo = workspace.cargo();
+    cargo.args(["build", "--release", "--package", "clawbox-userspace", "--bin", FRONT]);
+    cargo.args(["--target", target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    process::run(&mut cargo)?;
+    let built = workspace.target().join(target).join("release").join(FRONT);
+    let beside = workspace.clawbox(true).with_file_name(FRONT);
+    fs::copy(&built, &beside).with_context(|| format!("cannot copy `{}`", built.display()))?;
+    Ok(beside)
 }
 
 fn object(workspace: &Workspace, toolchain: &Toolchain, debug_log: bool) -> Result<()> {

@@ -2,11 +2,13 @@
 //! for. For people it is said as it always was.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
+use std::io::{self, Write};
+use std::process::ExitCode;
 
 use clap::Command;
 use serde::Serialize;
 
+use crate::api::client::ClientError;
 use crate::policy::Diagnostic;
 
 /// One thing that went wrong.
@@ -69,6 +71,34 @@ impl Failure {
         let why = (!rest.is_empty()).then(|| rest.join(" "));
         Self { what, place, why, fix: Some(fix) }
     }
+}
+
+/// Says what went wrong, and gives the status for it: `failed`, but where nobody reads any more. `place` is
+/// asked for where a program reads it.
+pub fn tell(error: &anyhow::Error, place: impl FnOnce() -> String, failed: ExitCode) -> ExitCode {
+    // `clawbox policy check … | head` has what it wanted; as a shell counts SIGPIPE.
+    if is_closed_pipe(error) {
+        return ExitCode::from(141);
+    }
+    match is_json() {
+        true => print(&[Failure::of(error, place())]),
+        false => eprintln!("clawbox: {error:#}"),
+    }
+    failed
+}
+
+/// Whether whoever reads this process's output has gone.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    if error.is::<ClientError>() {
+        // That is the daemon's end.
+        return false;
+    }
+    error.chain().any(|cause| {
+        let by_json =
+            cause.downcast_ref::<serde_json::Error>().and_then(|json| json.io_error_kind());
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind).or(by_json);
+        kind == Some(io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// Says it on standard error.

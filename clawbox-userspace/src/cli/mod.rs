@@ -15,6 +15,7 @@ mod edited;
 pub mod exec;
 pub mod failure;
 pub mod fleet;
+pub mod frequent;
 pub mod learn;
 mod listing;
 pub mod logs;

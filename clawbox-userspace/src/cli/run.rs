@@ -136,11 +136,28 @@ impl RunCommand {
     ///
     /// # Errors
     /// It could not be started under its policy; the status for that is [`status::FAILED`].
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        if let Some(socket) = self.daemon()? {
-            let quiet = self.quiet;
-            return remote::run(&socket, self.order()?, quiet);
-        }
+    pub fn run(self: Box<Self>) -> anyhow::Result<ExitCode> {
+        self.by_daemon().unwrap_or_else(|command| command.alone())
+    }
+
+    /// Has the daemon run the command, and gives what came of it.
+    ///
+    /// # Errors
+    /// The command itself, where no daemon runs that is to run it.
+    pub fn by_daemon(self: Box<Self>) -> Result<anyhow::Result<ExitCode>, Box<Self>> {
+        let asked = match self.daemon() {
+            Ok(Some(socket)) => {
+                let quiet = self.quiet;
+                self.order().and_then(|order| remote::run(&socket, order, quiet))
+            }
+            Ok(None) => return Err(self),
+            Err(error) => Err(error),
+        };
+        Ok(asked)
+    }
+
+    /// Runs the command with kernel programs for it alone.
+    fn alone(self) -> anyhow::Result<ExitCode> {
         if !nix::unistd::geteuid().is_root() {
             bail!(
                 "clawbox run loads programs into the kernel and needs root; run it with sudo, and \

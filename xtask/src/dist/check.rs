@@ -10,6 +10,7 @@ use anyhow::{Result, bail, ensure};
 use super::listing::Listing;
 use super::machine::{Kind, Machine};
 use super::read;
+use super::tree::AGENT;
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -95,7 +96,9 @@ fn is_removed(machine: &Machine) -> Result<()> {
     }
     machine.put(CONFIGURATION, b"refusals: true\n")?;
     machine.run(&["dpkg", "--remove", "clawbox"])?;
-    ensure!(!machine.has("usr/bin/clawbox"), "the program is still there");
+    for program in ["usr/bin/clawbox", AGENT] {
+        ensure!(!machine.has(program), "{program} is still there");
+    }
     for file in KEPT.into_iter().chain([CONFIGURATION]) {
         ensure!(machine.has(file), "{file} went with the package, before a purge");
     }

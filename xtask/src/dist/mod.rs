@@ -70,10 +70,10 @@ fn pack(workspace: &Workspace) -> Result<PathBuf> {
     let manual = directory.join("manual");
     let _ = fs::remove_dir_all(&manual);
     process::run(Command::new(&clawbox).arg("manual").arg(&manual))?;
-    tree::lay(workspace, &clawbox, &manual, &root)?;
+    tree::lay(workspace, &clawbox, &build::front(workspace)?, &manual, &root)?;
 
     let architecture = output("dpkg", &["--print-architecture"])?;
-    let depends = control::depends(&directory.join("shlibdeps"), &root.join("usr/bin/clawbox"))?;
+    let depends = control::depends(&directory.join("shlibdeps"), &root.join(tree::AGENT))?;
     let size = tree::kibibytes(&root)?;
     control::lay(workspace, &root, &control::text(&architecture, &depends, size))?;
 

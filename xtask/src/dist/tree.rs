@@ -16,11 +16,21 @@ const DOCUMENTS: &str = "usr/share/doc/clawbox";
 /// Of the repository's `docs/`, for who runs clawbox.
 const FOR_OPERATORS: [&str; 4] = ["operations.md", "policy.md", "presets.md", "threat-model.md"];
 
+/// Where the agent is; `usr/bin/clawbox` is what stands in front of it.
+pub const AGENT: &str = "usr/lib/clawbox/clawbox";
+
 /// Writes the package's files below `root`.
-pub fn lay(workspace: &Workspace, clawbox: &Path, manual: &Path, root: &Path) -> Result<()> {
+pub fn lay(
+    workspace: &Workspace,
+    agent: &Path,
+    front: &Path,
+    manual: &Path,
+    root: &Path,
+) -> Result<()> {
     let own = sources(workspace);
     let put = |from: PathBuf, to: &str, mode| file(root, to, &read(&from)?, mode);
-    put(clawbox.to_path_buf(), "usr/bin/clawbox", 0o755)?;
+    put(agent.to_path_buf(), AGENT, 0o755)?;
+    put(front.to_path_buf(), "usr/bin/clawbox", 0o755)?;
     put(own.join("clawbox.service"), "usr/lib/systemd/system/clawbox.service", 0o644)?;
     put(own.join("agent.yaml"), "etc/clawbox/agent.yaml", 0o644)?;
     put(own.join("debian/copyright"), &format!("{DOCUMENTS}/copyright"), 0o644)?;

@@ -23,6 +23,8 @@ use super::failure::{self, Failure};
 use super::style::Style;
 use crate::policy::{Diagnostic, Severity};
 
+pub use set::Set;
+
 /// Check, explain and edit policies
 #[derive(Debug, Args)]
 pub struct PolicyCommand {
@@ -39,7 +41,7 @@ enum Verb {
     Test(test::Test),
     Replay(replay::ReplayCommand),
     Allow(allow::Allow),
-    Set(set::Set),
+    Set(Set),
     Get(revisions::Get),
     List(revisions::List),
     Diff(revisions::Diff),

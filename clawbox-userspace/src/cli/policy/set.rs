@@ -36,7 +36,7 @@ Examples:
   clawbox policy set agent policy.yaml
   clawbox policy set agent-1234 policy.yaml --preset slack --format json
   clawbox policy set --global lockdown.yaml")]
-pub(super) struct Set {
+pub struct Set {
     /// The sandbox, by the name of `run --name`, or by NAME-PID where several have it
     #[arg(required_unless_present = "global", add = complete::sandboxes())]
     sandbox: Option<String>,
@@ -61,7 +61,11 @@ pub(super) struct Set {
 }
 
 impl Set {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    /// Sets it.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or output cannot be written.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
         let Some(file) = self.global.as_ref().or(self.policy.as_ref()) else {
             bail!("name a policy");
         };
