@@ -86,13 +86,12 @@ impl Daemon {
 
     /// The same with more options.
     pub fn run_with(&self, policy: &Path, options: &[&str]) -> Command {
-        let mut command = Command::new(&self.clawbox);
+        // As a package has it, where that is built.
+        let front = self.clawbox.with_file_name("clawbox-front");
+        let program = if front.exists() { &front } else { &self.clawbox };
+        let mut command = Command::new(program);
         command.args(["run", "--user", "nobody", "--workdir", "/", "--policy"]).arg(policy);
-        command
-            .args(options)
-            .arg("--")
-            .env("CLAWBOX_SOCKET", &self.socket)
-            .env("CLAWBOX_LOG", "error");
+        command.args(options).arg("--").env("CLAWBOX_SOCKET", &self.socket);
         command
     }
 
@@ -104,8 +103,8 @@ impl Daemon {
         Ok(field(11).unwrap_or(0) + field(12).unwrap_or(0))
     }
 
-    /// Mebibytes of it that are resident, and those that the process which starts sandboxes in its place has for
-    /// itself.
+    /// Mebibytes of it that are resident and no map's, and those that the process which starts sandboxes in its
+    /// place has for itself.
     pub fn resident(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let own = kibibytes(&status, "VmRSS:").context("no VmRSS")?;
@@ -120,7 +119,22 @@ impl Daemon {
                 launcher += of("Private_Clean:") + of("Private_Dirty:");
             }
         }
-        Ok((own + launcher) / 1024.0)
+        Ok((own + launcher) / 1024.0 - self.rings()?)
+    }
+
+    /// Mebibytes of maps that it has mapped: those of ring buffers, with their data twice.
+    pub fn rings(&self) -> Result<f64> {
+        let smaps = fs::read_to_string(format!("/proc/{}/smaps", self.pid()))?;
+        let (mut is_map, mut sum) = (false, 0.0);
+        for line in smaps.lines() {
+            // A mapping's first line begins with its place, the others with a field's name.
+            if line.split(' ').next().is_some_and(|first| first.contains('-')) {
+                is_map = line.ends_with("anon_inode:bpf-map");
+            } else if is_map {
+                sum += kibibytes(line, "Rss:").unwrap_or_default();
+            }
+        }
+        Ok(sum / 1024.0)
     }
 
     /// Mebibytes of its maps, as the kernel accounts them.

@@ -11,6 +11,7 @@ mod hooks;
 mod instructions;
 mod lsm;
 mod memory;
+mod neighbour;
 mod network;
 mod operation;
 mod proxy;
@@ -74,6 +75,8 @@ enum What {
     Dns,
     /// One daemon with 1, 10, 100 and 1,000 sandboxes: starts, connects, changes of policy, memory
     Scale,
+    /// A sandbox beside one that floods its trail and its resolver, against the same flood from outside
+    Neighbour,
     /// Events from the kernel to the host's store, against a reader that does nothing; queries and checks of it
     Audit,
     /// Everything above
@@ -160,6 +163,9 @@ fn measure(cli: &Cli) -> Result<()> {
     }
     if all || cli.what == What::Scale {
         scale::measure(&room, &mut report)?;
+    }
+    if all || cli.what == What::Neighbour {
+        neighbour::measure(&room, rounds(12), &mut report)?;
     }
     if all || cli.what == What::Audit {
         audit::measure(&room, cli.quick, &mut report)?;

@@ -18,6 +18,8 @@ const IN_FLIGHT: u32 = 100;
 pub enum Operation {
     /// socket, connect, accept, close of both ends.
     TcpConnect,
+    /// connect of a TCP socket to where nobody listens and no rule leads.
+    TcpRefused,
     /// connect of a UDP socket.
     UdpConnect,
     /// connects of a UDP socket to [`MIXED`] addresses of loopback in turn, and one in a hundred elsewhere.
@@ -52,6 +54,9 @@ pub enum Operation {
 pub const MIXED: u8 = 64;
 pub const MIXED_PORT: u16 = 443;
 
+/// Of [`Operation::TcpRefused`].
+const NOBODY_S_PORT: u16 = 9;
+
 /// The name server that is asked: `ADDRESS`.
 pub const NAME_SERVER: &str = "CLAWBOX_BENCH_NAME_SERVER";
 /// Names by what their answers allow.
@@ -76,6 +81,7 @@ impl Operation {
     /// Every operation.
     pub const ALL: &'static [Self] = &[
         Self::TcpConnect,
+        Self::TcpRefused,
         Self::UdpConnect,
         Self::UdpConnectMixed,
         Self::UdpSend,
@@ -96,6 +102,7 @@ impl Operation {
     pub fn name(self) -> &'static str {
         match self {
             Self::TcpConnect => "tcp-connect",
+            Self::TcpRefused => "tcp-refused",
             Self::UdpConnect => "udp-connect",
             Self::UdpConnectMixed => "udp-connect-mixed",
             Self::UdpSend => "udp-send",
@@ -117,6 +124,7 @@ impl Operation {
     pub fn title(self) -> &'static str {
         match self {
             Self::TcpConnect => "TCP connect+accept+close",
+            Self::TcpRefused => "TCP connect that is refused",
             Self::UdpConnect => "UDP connect",
             Self::UdpConnectMixed => "UDP connects, to many places in turn",
             Self::UdpSend => "UDP send, unconnected",
@@ -212,6 +220,16 @@ impl Performer {
                 drop(server);
                 drop(client);
                 Ok(())
+            }),
+            Operation::TcpRefused => timed(count, || {
+                use ErrorKind::{ConnectionRefused, PermissionDenied};
+                match TcpStream::connect((Ipv4Addr::new(127, 0, 2, 1), NOBODY_S_PORT)) {
+                    Err(error) if matches!(error.kind(), ConnectionRefused | PermissionDenied) => {
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                    Ok(_) => Err(std::io::Error::other("somebody listens")),
+                }
             }),
             Operation::UdpConnect => timed(count, || self.connected.connect(to)),
             Operation::UdpConnectMixed => {

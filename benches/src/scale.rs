@@ -26,12 +26,12 @@ pub const SANDBOXES: [usize; 4] = [1, 10, 100, 1000];
 const RULES: usize = 100;
 const RULES_SET: usize = 1_000;
 
-const STARTS: usize = 15;
+const STARTS: usize = 25;
 const BATCHES: usize = 15;
 const CONNECTIONS: u32 = 200;
 const CHANGES: usize = 200;
 /// How long the daemon is left alone to see what it takes for itself.
-const IDLE: Duration = Duration::from_secs(4);
+const IDLE: Duration = Duration::from_secs(10);
 
 /// Sandboxes that only wait.
 struct Idle<'d> {
@@ -98,6 +98,7 @@ struct Seen {
     connect: Spread,
     changes: Vec<f64>,
     resident: f64,
+    rings: f64,
     maps: f64,
     idle: f64,
 }
@@ -144,17 +145,18 @@ fn look(
     inside.stop()?;
     outside.stop()?;
     let changes = (0..CHANGES).map(|_| idle.change(many)).collect::<Result<Vec<_>>>()?;
-    let before = daemon.ticks()?;
+    let before = daemon.processor()?;
     std::thread::sleep(IDLE);
-    let ticks = daemon.ticks()?.saturating_sub(before);
+    let spent = daemon.processor()?.saturating_sub(before);
     Ok(Seen {
         sandboxes,
         start,
         connect: Spread::of(ratios).context("no connect")?,
         changes,
         resident: daemon.resident()?,
+        rings: daemon.rings()?,
         maps: daemon.maps()?,
-        idle: ticks as f64 * 0.01 / IDLE.as_secs_f64() * 100.0,
+        idle: spent.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
     })
 }
 
@@ -206,8 +208,10 @@ fn rows(seen: &[Seen], report: &mut Report) {
             1000 => Some(40.0),
             _ => None,
         };
-        let note =
-            format!("and {:.1} MiB of maps; {:.2} % of a core at rest", seen.maps, seen.idle);
+        let Seen { maps, rings, idle, .. } = seen;
+        let note = format!(
+            "and {maps:.1} MiB of maps, of which it has rings mapped: {rings:.1}; {idle:.2} % of a core at rest"
+        );
         let resident = Some(Spread::one(seen.resident));
         add(format!("resident with {with}"), Unit::Mebibytes, resident, target, note);
     }
