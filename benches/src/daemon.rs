@@ -95,14 +95,6 @@ impl Daemon {
         command
     }
 
-    /// Processor time that it has taken so far, in clock ticks of 10 ms.
-    pub fn ticks(&self) -> Result<u64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
-        let (_, fields) = stat.rsplit_once(") ").context("/proc/PID/stat has a name")?;
-        let field = |at: usize| fields.split(' ').nth(at).and_then(|word| word.parse::<u64>().ok());
-        Ok(field(11).unwrap_or(0) + field(12).unwrap_or(0))
-    }
-
     /// Mebibytes of it that are resident and no map's, and those that the process which starts sandboxes in its
     /// place has for itself.
     pub fn resident(&self) -> Result<f64> {

@@ -37,6 +37,8 @@ pub struct Daemon<'w> {
     said: Option<mpsc::Receiver<String>>,
     /// Descriptors that it may have.
     most_descriptors: Option<u64>,
+    /// Daemons that were started.
+    starts: AtomicU32,
     /// What is `/etc/group` to it.
     groups: Option<PathBuf>,
 }
@@ -72,8 +74,8 @@ impl<'w> Daemon<'w> {
         let directory = world.private().join(&name);
         let more = more.to_owned();
         fs::create_dir_all(&directory).expect("the directory of a world can be written");
-        let (child, said, most_descriptors, groups) = Default::default();
-        Self { world, child, name, directory, lsm, more, said, most_descriptors, groups }
+        let (child, said, most_descriptors, groups, starts) = Default::default();
+        Self { world, child, name, directory, lsm, more, said, most_descriptors, groups, starts }
     }
 
     /// Starts one that has a standing rule.
@@ -150,6 +152,13 @@ impl<'w> Daemon<'w> {
         let _ = self.says(" ready ");
     }
 
+    /// Where there is another build to take over from this one, and back, each in its turn.
+    fn next_program(&self) -> PathBuf {
+        let number = self.starts.fetch_add(1, Ordering::Relaxed);
+        let other = std::env::var_os("CLAWBOX_TESTS_OTHER").filter(|_| number % 2 == 1);
+        other.map_or_else(program, PathBuf::from)
+    }
+
     /// With its configuration as it is now.
     fn starting(&self) -> Command {
         let directory = self.directory.display();
@@ -163,7 +172,7 @@ impl<'w> Daemon<'w> {
         );
         let file = self.directory.join("agent.yaml");
         fs::write(&file, config).expect("the directory of a world can be written");
-        let mut command = Command::new(program());
+        let mut command = Command::new(self.next_program());
         command.arg("daemon").arg("--config").arg(&file).env("CLAWBOX_LOG", "info");
         command.env_remove("LD_LIBRARY_PATH").stdin(Stdio::null()).stderr(Stdio::piped());
         self.world.enter(&mut command);
@@ -345,7 +354,7 @@ impl<'w> Daemon<'w> {
         let other = file.with_file_name("other.yaml");
         fs::write(&other, text.replace(&format!("lsm: {}", self.lsm), &format!("lsm: {lsm}")))
             .expect("the directory of a world can be written");
-        let mut command = Command::new(program());
+        let mut command = Command::new(self.next_program());
         command.arg("daemon").arg("--config").arg(&other).stdin(Stdio::null());
         self.world.enter(&mut command);
         command.status().expect("clawbox can be executed").success()

@@ -33,6 +33,10 @@ pub struct Args {
     /// List the mutants and run none.
     #[arg(long)]
     list: bool,
+    /// Take out nothing: build another clawbox whose programs do the same in other words, and have daemons of
+    /// both take over from each other under load.
+    #[arg(long, conflicts_with_all = ["list", "filter"])]
+    upgrade: bool,
     /// Only mutants whose name contains this.
     filter: Option<String>,
 }
@@ -52,8 +56,35 @@ struct Mutant {
     needs_lsm: bool,
 }
 
+/// A program that is another one for the kernel and decides the same.
+const ANOTHER: Mutant = Mutant {
+    name: "nothing, in other words",
+    file: "clawbox-ebpf/src/hooks/address.rs",
+    from: "pub fn connect4(ctx: SockAddrContext) -> i32 {\n",
+    to: "pub fn connect4(ctx: SockAddrContext) -> i32 {\n    \
+         unsafe { aya_ebpf::helpers::generated::bpf_ktime_get_ns() };\n",
+    test: "",
+    needs_lsm: false,
+};
+
+/// Those in which one daemon takes over from another.
+const UPGRADED: [&str; 2] = ["reliability::", "daemon::"];
+
+/// Runs the tests of take-overs with two builds in turn.
+fn upgrade(workspace: &Workspace, toolchain: &Toolchain) -> Result<ExitCode> {
+    let other = build_mutant(workspace, toolchain, &ANOTHER)?;
+    let own = workspace.clawbox(false);
+    let judged = test::on_host_with(workspace, &own, Some(&other), Which::AnyOf(&UPGRADED))?;
+    Ok(if fails(&judged)? { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
 /// Runs the mutants; fails if one survives.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    if args.upgrade {
+        let toolchain = setup::ensure(workspace, Purpose::Test)?;
+        build::both(workspace, &toolchain, build::Args::default())?;
+        return upgrade(workspace, &toolchain);
+    }
     let wanted = |mutant: &&Mutant| {
         args.filter.as_ref().is_none_or(|filter| mutant.name.contains(filter.as_str()))
     };

@@ -274,8 +274,19 @@ fn tidy_stage(workspace: &Workspace) -> Result<Judged> {
 
 /// The enforcement tests of a clawbox on this kernel.
 pub fn on_host(workspace: &Workspace, clawbox: &Path, which: Which<'_>) -> Result<Judged> {
+    on_host_with(workspace, clawbox, None, which)
+}
+
+/// The same where each daemon that takes over is of the other one of two builds.
+pub fn on_host_with(
+    workspace: &Workspace,
+    clawbox: &Path,
+    other: Option<&Path>,
+    which: Which<'_>,
+) -> Result<Judged> {
     require_tests(workspace)?;
     let mut cargo = workspace.cargo();
+    cargo.envs(other.map(|other| ("CLAWBOX_TESTS_OTHER", other)));
     cargo
         .arg("test")
         .args(ENFORCEMENT)

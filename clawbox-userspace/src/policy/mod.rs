@@ -209,9 +209,14 @@ fn contribute(
     }
 }
 
-/// Tells the kind by the top-level keys, then parses as that kind, so that a mistake in a preset
+/// What is no policy is told by its top-level keys and parsed as that kind, so that a mistake in a preset
 /// is not reported as a missing `version`.
 fn parse(file: &Arc<str>, text: &str) -> Result<Document, Diagnostic> {
+    // Most are policies, and no key of the other kinds is one of theirs.
+    let as_policy = yaml::parse(file, text).map(|document| Document::Policy(Box::new(document)));
+    if as_policy.is_ok() {
+        return as_policy;
+    }
     let top: Entries<IgnoredAny> = yaml::parse(file, text)?;
     let has = |key: &str| top.0.iter().any(|(at, _)| at.value == key);
     if has("preset") {
@@ -220,5 +225,5 @@ fn parse(file: &Arc<str>, text: &str) -> Result<Document, Diagnostic> {
     if has("components") || has("profiles") {
         return yaml::parse(file, text).map(|document| Document::Blueprint(Box::new(document)));
     }
-    yaml::parse(file, text).map(|document| Document::Policy(Box::new(document)))
+    as_policy
 }

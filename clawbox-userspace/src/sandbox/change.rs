@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use clawbox_common::rule::SandboxState;
@@ -287,12 +288,17 @@ impl LivePolicy {
         beyond: Beyond,
     ) -> Result<Made, Answer> {
         let since = Instant::now();
-        let policy = self.load(texts)?;
         let before = self.in_force.image();
         let generation = kernel.generation + 1;
-        let mut image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
-        image.open_hosts(lines_of(&hosts_file()));
-        let image = image.shared();
+        // Before the new one is written, for the room.
+        let outgoing = self.outgoing.take();
+        let (policy, image) = while_removing(outgoing, &mut kernel.enforcer, || {
+            let policy = self.load(texts)?;
+            let mut image =
+                compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+            image.open_hosts(lines_of(&hosts_file()));
+            Ok((policy, image.shared()))
+        })?;
         let bound = self.settled.too_many_rules(&image).filter(|_| self.global.is_none());
         if let Some(why) = bound {
             return Err(refused(why));
@@ -388,9 +394,6 @@ impl LivePolicy {
         identities: &Identities,
         objects: &Objects,
     ) -> Result<(), crate::kernel::load::LoadError> {
-        if let Some(outgoing) = self.outgoing.take() {
-            kernel.enforcer.remove_generation(&outgoing);
-        }
         kernel.generation = image.generation();
         let state = self.state(kernel, &image);
         let written = kernel.enforcer.write_generation(&image, &objects.files, &objects.names)?;
@@ -424,6 +427,25 @@ impl LivePolicy {
         self.outgoing = Some(std::mem::replace(&mut self.written, written));
         Ok(())
     }
+}
+
+/// Does some work, and takes out meanwhile what no program reads any more: a thousand rules take as long as it
+/// takes to read the text of a thousand.
+fn while_removing<T>(
+    outgoing: Option<Generation>,
+    enforcer: &mut Enforcer,
+    work: impl FnOnce() -> T,
+) -> T {
+    let Some(outgoing) = outgoing else { return work() };
+    let (is_begun, done) = thread::scope(|scope| {
+        let removing = || enforcer.remove_generation(&outgoing);
+        let begun = thread::Builder::new().spawn_scoped(scope, removing);
+        (begun.is_ok(), work())
+    });
+    if !is_begun {
+        enforcer.remove_generation(&outgoing);
+    }
+    done
 }
 
 fn refused(why: String) -> Answer {
