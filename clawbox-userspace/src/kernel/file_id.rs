@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use clawbox_common::subject::FileId;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Why a file has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ fn shared(id: FileId, handle: OwnedFd) -> Arc<OwnedFd> {
 }
 
 /// The devices behind this process's mounts, read once and used for many files.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Mounts {
     devices: HashMap<u64, u32>,
 }
@@ -78,6 +79,27 @@ impl Mounts {
     /// It cannot be read.
     pub fn read() -> io::Result<Self> {
         Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
+    }
+
+    /// Those of the agent itself, read again only where something was mounted or unmounted since: it is all that a
+    /// start would read them for.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn of_agent() -> io::Result<Self> {
+        let mut known = OF_AGENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((file, mounts)) = known.as_ref()
+            && !has_changed(file)?
+        {
+            return Ok(mounts.clone());
+        }
+        // Opened before it is read: what changes in between is seen the next time.
+        let mut file = File::open("/proc/self/mountinfo")?;
+        let mut text = String::with_capacity(LISTED);
+        file.read_to_string(&mut text)?;
+        let mounts = Self::parse(&text);
+        *known = Some((file, mounts.clone()));
+        Ok(mounts)
     }
 
     /// Adds the mounts of another process, which may have a mount namespace of its own: their
@@ -124,6 +146,19 @@ impl Mounts {
         let id = FileId { inode, device, zero: 0 };
         Ok(HeldFile { id, handle: shared(id, file.into()) })
     }
+}
+
+/// Bytes of a list of mounts that is read in one piece.
+const LISTED: usize = 16 << 10;
+
+/// The list of mounts that was read last.
+static OF_AGENT: Mutex<Option<(File, Mounts)>> = Mutex::new(None);
+
+/// Whether mounts have changed since the list was opened, or since this was asked the last time:
+/// proc_pid_mountinfo(5), `mounts_poll` in fs/proc_namespace.c.
+fn has_changed(list: &File) -> io::Result<bool> {
+    let mut asked = [PollFd::new(list, PollFlags::PRI)];
+    Ok(poll(&mut asked, Some(&Timespec::default()))? > 0)
 }
 
 /// This host's `/proc`, for threads that see another one.
@@ -199,6 +234,30 @@ mod tests {
     fn a_missing_file_is_named_in_the_error() {
         let error = Mounts::read().unwrap().hold(Path::new("/no/such/file")).unwrap_err();
         assert!(error.to_string().contains("/no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn a_list_of_mounts_says_by_itself_that_it_has_changed() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        // In a namespace of a thread of its own, so that nobody else mounts anything meanwhile.
+        std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let private = nix::mount::MsFlags::MS_PRIVATE | nix::mount::MsFlags::MS_REC;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            let list = File::open("/proc/thread-self/mountinfo").unwrap();
+            assert!(!has_changed(&list).unwrap());
+            let place = tempfile::tempdir().unwrap();
+            let flags = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("none"), place.path(), Some("tmpfs"), flags, None::<&str>)
+                .unwrap();
+            assert!(has_changed(&list).unwrap() && !has_changed(&list).unwrap());
+            nix::mount::umount(place.path()).unwrap();
+            assert!(has_changed(&list).unwrap());
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

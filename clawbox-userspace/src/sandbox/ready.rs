@@ -107,7 +107,7 @@ impl Ready {
         let sockets = Sockets::open()?;
         let program = child::find_program(&run.invocation)?;
         run.backstops.needed.push(program.clone());
-        let mounts = Mounts::read().map_err(system("read /proc/self/mountinfo"))?;
+        let mounts = Mounts::of_agent().map_err(system("read /proc/self/mountinfo"))?;
         let patterns = run.image.binaries.iter().map(|entry| &entry.pattern);
         let own_tmp = run.backstops.own_tmp();
         let writable: Vec<PathBuf> =

@@ -70,8 +70,11 @@ pub(super) fn lock_securebits() -> Result<(), Errno> {
     prctl(libc::PR_SET_SECUREBITS, SECUREBITS).map(drop)
 }
 
-/// Empties the bounding set. Needs CAP_SETPCAP.
-pub(super) fn empty_bounding_set() -> Result<(), Errno> {
+/// Empties the bounding set. Needs CAP_SETPCAP, unless it is empty.
+///
+/// # Errors
+/// The kernel refuses it.
+pub fn empty_bounding_set() -> Result<(), Errno> {
     for capability in 0.. {
         match prctl(libc::PR_CAPBSET_READ, capability) {
             Ok(0) => {}

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use nix::unistd::Uid;
 
+pub use capabilities::empty_bounding_set;
 use enter::{Credentials, Filters, Plan, Step};
 pub use identity::{Identity, IdentityError};
 use namespaces::Part;
