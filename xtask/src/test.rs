@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
+use crate::agents;
 use crate::attacks::{self, Observed};
 use crate::build;
 use crate::packages;
@@ -79,6 +80,8 @@ const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
         ],
     ),
 ];
+/// Tests whose programs no guest has.
+const HERE_ALONE: &[&str] = &["agents::"];
 /// Where the tests are in a guest.
 const GUEST_TESTS: &str = "/opt/clawbox/tests";
 /// The test binary: enforcement as seen from inside sandboxes.
@@ -286,7 +289,8 @@ pub fn on_host(workspace: &Workspace, clawbox: &Path, which: Which<'_>) -> Resul
         // Too large for a guest, and no other there than here.
         .env("CLAWBOX_TESTS_PROMETHEUS", packages::unpacked(workspace, "prometheus", "prometheus")?)
         .env("CLAWBOX_TESTS_NATS", packages::unpacked(workspace, "nats-server", "nats-server")?)
-        .env("CLAWBOX_TESTS_READERS", packages::readers(workspace)?);
+        .env("CLAWBOX_TESTS_READERS", packages::readers(workspace)?)
+        .envs(agents::variables(workspace, which));
     let (status, output) = process::tee(&mut cargo)?;
     judged(&output, status.success(), which)
 }
@@ -340,7 +344,7 @@ fn memory_available() -> Option<u64> {
 fn left_to_others(kernel: Kernel) -> Vec<&'static str> {
     let all = REAL_PROGRAMS.iter().chain(&OF_THE_AGENT);
     let others = all.filter(|(runs, _)| *runs != kernel);
-    others.flat_map(|(_, names)| names.iter().copied()).collect()
+    others.flat_map(|(_, names)| *names).chain(HERE_ALONE).copied().collect()
 }
 
 /// The tests, their programs and clawbox, for any kernel.
