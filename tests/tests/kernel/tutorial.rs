@@ -1,9 +1,10 @@
 //! The tutorial: every command of `docs/tutorial.md` is run, and prints what stands below it.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clawbox_tests::clawbox::program;
 use clawbox_tests::names::Names;
@@ -11,10 +12,12 @@ use clawbox_tests::network::{NAMESERVER, SITE, World};
 use clawbox_tests::services::Service;
 use nix::mount::{MsFlags, mount};
 
+use crate::agents::{Model, accounts, installed};
 use crate::real_programs::has;
 
-/// The text, and not a file of this machine: a guest has no sources.
+/// The texts, and not files of this machine: a guest has no sources.
 const TEXT: &str = include_str!("../../../docs/tutorial.md");
+const AGENTS: &str = include_str!("../../../docs/agents.md");
 
 /// Where trails go if nothing else is said.
 const TRAILS: &str = "/var/log/clawbox";
@@ -117,22 +120,17 @@ fn fits(expected: &str, found: &str) -> bool {
     left.is_empty()
 }
 
-#[test]
-fn every_command_of_the_tutorial_prints_what_stands_below_it() {
-    if !has(&["/usr/bin/curl", "/bin/bash"]) {
-        return;
-    }
-    let world = World::new();
-    let names = Names::serve(&world);
-    names.host("example.com", &[SITE.into()]);
-    let _site = world.outside(|| Service::http(80));
-    let steps = steps(TEXT);
-    assert!(steps.len() > 10, "{steps:?}");
-    let directory = world.bin().join("tutorial");
+/// Runs a text's commands in one shell and compares what they print. `prepare` may set up the shell.
+fn goes_as_written(
+    text: &str,
+    world: &World,
+    directory: &Path,
+    prepare: impl FnOnce(&mut Command),
+) {
+    let steps = steps(text);
+    assert!(steps.len() > 5, "{steps:?}");
     let (trails, resolv) = (world.private().join("trails"), world.private().join("resolv.conf"));
-    for path in [&directory, &trails] {
-        fs::create_dir(path).unwrap();
-    }
+    fs::create_dir(&trails).unwrap();
     fs::create_dir_all(TRAILS).unwrap();
     fs::write(&resolv, format!("nameserver {NAMESERVER}\n")).unwrap();
     let script: String = steps
@@ -143,23 +141,58 @@ fn every_command_of_the_tutorial_prints_what_stands_below_it() {
     fs::create_dir(&bin).unwrap();
     std::os::unix::fs::symlink(program(), bin.join("clawbox")).unwrap();
     let mut shell = Command::new("/bin/bash");
-    shell.args(["-c", &script]).current_dir(&directory).env_remove("LD_LIBRARY_PATH");
-    shell.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
-    shell.env_remove("CLAWBOX_LOG").env_remove("CLAWBOX_POLICY");
+    shell.args(["-c", &script]).current_dir(directory).env_remove("LD_LIBRARY_PATH");
+    let path = format!("{}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+    shell.env("PATH", path).env_remove("CLAWBOX_LOG").env_remove("CLAWBOX_POLICY");
     world.enter(&mut shell);
     instead(&mut shell, trails, TRAILS);
     instead(&mut shell, resolv, "/etc/resolv.conf");
-    let output = shell.output().unwrap();
+    prepare(&mut shell);
+    let output = shell.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let printed: Vec<&str> = text.split('\u{1}').skip(1).collect();
     assert_eq!(printed.len(), steps.len(), "{text} {}", String::from_utf8_lossy(&output.stderr));
     for (step, printed) in steps.iter().zip(printed) {
-        // What this host lacks is said in a warning, which the tutorial does not repeat.
+        // What this host lacks is said in a warning, which the text does not repeat.
         let lines: Vec<&str> = printed.lines().filter(|line| !line.contains(" WARN ")).collect();
         if let Err(what) = is_there(&step.expected, &lines.join("\n")) {
             panic!("{what}\n# {}\n{printed}", step.command);
         }
     }
+}
+
+#[test]
+fn every_command_of_the_tutorial_prints_what_stands_below_it() {
+    if !has(&["/usr/bin/curl", "/bin/bash"]) {
+        return;
+    }
+    let world = World::new();
+    let names = Names::serve(&world);
+    names.host("example.com", &[SITE.into()]);
+    let _site = world.outside(|| Service::http(80));
+    let directory = world.bin().join("tutorial");
+    fs::create_dir(&directory).unwrap();
+    goes_as_written(TEXT, &world, &directory, |_| {});
+}
+
+#[test]
+fn a_real_agent_is_learned_linted_tested_and_enforced_as_its_manual_says() {
+    let Some(agent) = installed("codex") else { return };
+    let world = World::new();
+    let names = Names::serve(&world);
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let _model = Model::serve(&world, &names, place.path());
+    let accounts_file = place.path().join("passwd");
+    fs::write(&accounts_file, accounts("agent", &place.path().join("home"))).unwrap();
+    let authority = place.path().join("ca.pem");
+    goes_as_written(AGENTS, &world, place.path(), |shell| {
+        // Who signed the model's certificate is this host's alone; so is a key that it takes.
+        shell.env("SSL_CERT_FILE", authority).env("CODEX_API_KEY", "sk-test");
+        instead(shell, accounts_file, "/etc/passwd");
+        fs::create_dir_all("/usr/local").unwrap();
+        instead(shell, agent, "/usr/local");
+    });
 }
 
 #[test]
