@@ -11,15 +11,27 @@ use crate::build;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::test::{self, Which};
+use crate::vm::{Copy, Guest, Kernel};
 use crate::workspace::Workspace;
 
 /// The module of their tests; each test is named by its agent.
 const MODULE: &str = "agents::";
+/// The test that goes through the manual.
+const MANUAL: &str = "agents::codex_is_learned";
+/// Codex's native programs, below the directory in which it is installed.
+const CODEX_PROGRAMS: &str = "lib/node_modules/@openai/codex/node_modules/@openai/codex-linux-x64/\
+                              vendor/x86_64-unknown-linux-musl/bin";
+/// What stands for `/usr/local` in a guest.
+const IN_GUEST: &str = "/opt/codex";
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this one, by the name of its profile.
+    #[arg(conflicts_with = "vm")]
     name: Option<String>,
+    /// In place of that go through docs/agents.md in a fresh VM, with the native program of Codex.
+    #[arg(long, value_name = "KERNEL")]
+    vm: Option<Kernel>,
 }
 
 /// An agent as its makers ship it.
@@ -71,7 +83,26 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     };
     let toolchain = setup::ensure(workspace, Purpose::Test)?;
     build::both(workspace, &toolchain, build::Args::default())?;
-    Ok(test::summary(&[test::enforcement_here(workspace, Which::Named(&filter))]))
+    let stage = match args.vm {
+        Some(kernel) => test::in_a_vm(workspace, kernel, Which::Named(MANUAL), |guest| {
+            native_codex(workspace, guest)
+        }),
+        None => test::enforcement_here(workspace, Which::Named(&filter)),
+    };
+    Ok(test::summary(&[stage]))
+}
+
+/// Puts the program of Codex that needs nothing else of a system into a guest.
+fn native_codex(workspace: &Workspace, guest: &mut Guest) -> Result<()> {
+    let codex = AGENTS.iter().find(|agent| agent.name == "codex").context("no Codex")?;
+    let programs = codex.installed(workspace)?.join(CODEX_PROGRAMS);
+    for name in ["codex", "codex-code-mode-host"] {
+        guest
+            .copies
+            .push(Copy::new(programs.join(name), Path::new(IN_GUEST).join("bin").join(name))?);
+    }
+    guest.variables.push((codex.variable(), IN_GUEST.to_owned()));
+    Ok(())
 }
 
 /// The variables by which tests find the agents that they start. One that cannot be had is said, and then

@@ -333,6 +333,20 @@ pub fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], which: Which<
     stages
 }
 
+/// One VM, with more in it.
+pub fn in_a_vm(
+    workspace: &Workspace,
+    kernel: Kernel,
+    which: Which<'_>,
+    add: impl FnOnce(&mut Guest) -> Result<()>,
+) -> Stage {
+    stage(&format!("enforcement, kernel {}", kernel.name()), || {
+        let mut guest = guest(workspace, which)?;
+        add(&mut guest)?;
+        in_vm(workspace, kernel, &guest, which, false)
+    })
+}
+
 /// In MiB; `None` where this machine does not say.
 fn memory_available() -> Option<u64> {
     let told = fs::read_to_string("/proc/meminfo").ok()?;

@@ -16,6 +16,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::attacks::attempt::PYTHON;
+use crate::tutorial::{goes_as_written, instead};
+
+/// How to come to a policy of an agent's own.
+const MANUAL: &str = include_str!("../../../docs/agents.md");
 
 /// The model of all of them.
 const MODEL: &str = include_str!("model.py");
@@ -174,11 +178,6 @@ impl<'w> House<'w> {
         self.clawbox().run(&self.command(words))
     }
 
-    /// What was denied, as `ACTION OBJECT`.
-    fn denied(&self, run: &Finished) -> Vec<String> {
-        run.denials().into_iter().map(told).collect()
-    }
-
     /// Nothing left the host but questions for allowed names, and what the model was asked.
     fn nothing_else_arrived(&self) {
         let arrived = self.world.arrived();
@@ -189,6 +188,11 @@ impl<'w> House<'w> {
         let others: Vec<_> = others.filter(|to| !is_expected(to)).collect();
         assert!(others.is_empty(), "{others:?}");
     }
+}
+
+/// What was denied, as `ACTION OBJECT`.
+fn denied(run: &Finished) -> Vec<String> {
+    run.denials().into_iter().map(told).collect()
 }
 
 fn told(record: &Value) -> String {
@@ -219,7 +223,7 @@ fn takes_a_turn(agent: &Agent, prepare: impl Fn(&House<'_>)) {
     }
     assert!(!heard.contains("secret"), "{heard}");
     let key = format!("open {}", house.home().join(".ssh/id_ed25519").display());
-    let denied = house.denied(&run);
+    let denied = denied(&run);
     assert!(
         denied.contains(&key) && denied.contains(&"question example.org".to_owned()),
         "{denied:?}"
@@ -255,7 +259,7 @@ fn key_by_interpreter(agent: &Agent, words: &[&str]) {
     assert!(run.status != 0 && !run.stdout.contains("secret"), "{run:#?}");
     assert!(run.stderr.contains("ermission denied"), "{}", run.stderr);
     let key = format!("open {}", house.home().join(".ssh/id_ed25519").display());
-    assert!(house.denied(&run).contains(&key), "{:?}", run.denials());
+    assert!(denied(&run).contains(&key), "{:?}", run.denials());
 }
 
 /// Starts what serves and asks it for a page once it says that it listens.
@@ -282,7 +286,7 @@ fn serves(agent: &Agent, words: &[&str], listens: &str, (port, page): (u16, &str
         bound.iter().any(|record| record["verdict"] == "allow" && record["object"]["port"] == port),
         "{bound:#?}"
     );
-    let denied = house.denied(&run);
+    let denied = denied(&run);
     let is_known = |what: &&String| agent.goes_without.iter().any(|known| what.starts_with(known));
     let more: Vec<_> = denied.iter().filter(|what| !is_known(what)).collect();
     assert!(more.is_empty(), "{more:?}");
@@ -392,6 +396,26 @@ fn claude_code_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
 #[test]
 fn codex_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
     takes_a_turn(&CODEX, |_| {});
+}
+
+#[test]
+fn codex_is_learned_linted_tested_and_enforced_as_its_manual_says() {
+    let Some(agent) = installed("codex") else { return };
+    let world = World::new();
+    let names = Names::serve(&world);
+    let place = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let _model = Model::serve(&world, &names, place.path());
+    let accounts_file = place.path().join("passwd");
+    fs::write(&accounts_file, accounts("agent", &place.path().join("home"))).unwrap();
+    let authority = place.path().join("ca.pem");
+    goes_as_written(MANUAL, &world, place.path(), |shell| {
+        // Who signed the model's certificate is this host's alone; so is a key that it takes.
+        shell.env("SSL_CERT_FILE", authority).env("CODEX_API_KEY", "sk-test");
+        instead(shell, accounts_file, "/etc/passwd");
+        fs::create_dir_all("/usr/local").unwrap();
+        instead(shell, agent, "/usr/local");
+    });
 }
 
 #[test]

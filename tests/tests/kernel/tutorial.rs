@@ -1,7 +1,6 @@
-//! The tutorial: every command of `docs/tutorial.md` is run, and prints what stands below it.
+//! The tutorial: every command of `docs/tutorial.md`, as of any text, is run and prints what stands below it.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,12 +11,10 @@ use clawbox_tests::network::{NAMESERVER, SITE, World};
 use clawbox_tests::services::Service;
 use nix::mount::{MsFlags, mount};
 
-use crate::agents::{Model, accounts, installed};
 use crate::real_programs::has;
 
-/// The texts, and not files of this machine: a guest has no sources.
+/// The text, and not a file of this machine: a guest has no sources.
 const TEXT: &str = include_str!("../../../docs/tutorial.md");
-const AGENTS: &str = include_str!("../../../docs/agents.md");
 
 /// Where trails go if nothing else is said.
 const TRAILS: &str = "/var/log/clawbox";
@@ -66,7 +63,7 @@ fn is_command(before: &[Step], line: &str) -> bool {
 }
 
 /// A directory of a world in the place of one of the host's.
-fn instead(command: &mut Command, ours: PathBuf, theirs: &'static str) {
+pub fn instead(command: &mut Command, ours: PathBuf, theirs: &'static str) {
     // SAFETY: the closure makes one system call on values that it owns.
     unsafe {
         command.pre_exec(move || {
@@ -121,7 +118,7 @@ fn fits(expected: &str, found: &str) -> bool {
 }
 
 /// Runs a text's commands in one shell and compares what they print. `prepare` may set up the shell.
-fn goes_as_written(
+pub fn goes_as_written(
     text: &str,
     world: &World,
     directory: &Path,
@@ -173,26 +170,6 @@ fn every_command_of_the_tutorial_prints_what_stands_below_it() {
     let directory = world.bin().join("tutorial");
     fs::create_dir(&directory).unwrap();
     goes_as_written(TEXT, &world, &directory, |_| {});
-}
-
-#[test]
-fn a_real_agent_is_learned_linted_tested_and_enforced_as_its_manual_says() {
-    let Some(agent) = installed("codex") else { return };
-    let world = World::new();
-    let names = Names::serve(&world);
-    let place = tempfile::tempdir_in("/var/tmp").unwrap();
-    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
-    let _model = Model::serve(&world, &names, place.path());
-    let accounts_file = place.path().join("passwd");
-    fs::write(&accounts_file, accounts("agent", &place.path().join("home"))).unwrap();
-    let authority = place.path().join("ca.pem");
-    goes_as_written(AGENTS, &world, place.path(), |shell| {
-        // Who signed the model's certificate is this host's alone; so is a key that it takes.
-        shell.env("SSL_CERT_FILE", authority).env("CODEX_API_KEY", "sk-test");
-        instead(shell, accounts_file, "/etc/passwd");
-        fs::create_dir_all("/usr/local").unwrap();
-        instead(shell, agent, "/usr/local");
-    });
 }
 
 #[test]
