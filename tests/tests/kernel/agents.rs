@@ -25,7 +25,8 @@ const MANUAL: &str = include_str!("../../../docs/agents.md");
 const MODEL: &str = include_str!("model.py");
 
 /// What it has them run. No agent's own rules know the key by this name.
-const COMMAND: &str = "echo its beginning; sh -c 'K=ssh; cat $HOME/.$K/id_ed25519'; curl -sS http://example.org/; echo its end";
+const COMMAND: &str = "echo its beginning | tee notes; sh -c 'K=ssh; cat $HOME/.$K/id_ed25519'; \
+                       curl -sS http://example.org/; echo its end";
 
 /// The names by which it is asked.
 const MODELS: [&str; 3] =
@@ -278,7 +279,7 @@ fn serves(agent: &Agent, words: &[&str], listens: &str, (port, page): (u16, &str
         stream.read_exact(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     });
-    assert!(answer.ends_with(" 200 O"), "{answer}");
+    assert!(answer.ends_with(" 200 OK"), "{answer}");
     running.signal(Signal::SIGTERM);
     let run = running.wait();
     let bound = run.records("bind");
