@@ -232,13 +232,14 @@ mod tests {
         std::fs::create_dir(place.join("made")).unwrap();
         std::fs::rename(place.join("made"), place.join("moved")).unwrap();
         std::fs::remove_dir(place.join("moved")).unwrap();
-        let seen: Vec<PathBuf> = entries
+        // The kernel may tell of one entry once for all that was done with it.
+        let seen: std::collections::BTreeSet<PathBuf> = entries
             .read()
             .unwrap()
             .into_iter()
             .filter(|changed| changed.pid == std::process::id() && changed.is_made)
             .filter_map(|changed| changed.path.filter(|path| path.starts_with(&place)))
             .collect();
-        assert_eq!(seen, ["made", "made", "moved", "moved"].map(|name| place.join(name)));
+        assert_eq!(seen, ["made", "moved"].map(|name| place.join(name)).into());
     }
 }
