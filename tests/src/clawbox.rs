@@ -50,7 +50,8 @@ fn beside(name: &str) -> PathBuf {
 /// A run that is being set up.
 pub struct Clawbox<'w> {
     world: &'w World,
-    policy: PathBuf,
+    /// The option that says which, and its value.
+    policy: [OsString; 2],
     user: Option<String>,
     name: Option<String>,
     arguments: Vec<OsString>,
@@ -78,6 +79,16 @@ impl<'w> Clawbox<'w> {
     /// A run under the policy in a file, which need not be one.
     #[must_use]
     pub fn with_policy_file(world: &'w World, policy: PathBuf) -> Self {
+        Self::under(world, ["--policy".into(), policy.into()])
+    }
+
+    /// A run under the built-in policy of an agent.
+    #[must_use]
+    pub fn with_profile(world: &'w World, name: &str) -> Self {
+        Self::under(world, ["--profile".into(), name.into()])
+    }
+
+    fn under(world: &'w World, policy: [OsString; 2]) -> Self {
         Self {
             world,
             policy,
@@ -117,6 +128,13 @@ impl<'w> Clawbox<'w> {
         let cover = unused(&self.world.private(), "cover");
         fs::write(&cover, text).expect("the directory of a world can be written");
         self.covered.push((cover, path.into()));
+        self
+    }
+
+    /// On a host where a directory is another one.
+    #[must_use]
+    pub fn bound(mut self, directory: &Path, path: &str) -> Self {
+        self.covered.push((directory.to_owned(), path.into()));
         self
     }
 
@@ -211,7 +229,7 @@ impl<'w> Clawbox<'w> {
     /// The command line, ready to be started.
     pub fn command<S: AsRef<OsStr>>(&self, command: &[S]) -> Command {
         let mut clawbox = Command::new(program());
-        clawbox.arg("run").arg("--policy").arg(&self.policy);
+        clawbox.arg("run").args(&self.policy);
         clawbox.arg("--workdir").arg(&self.workdir);
         if self.names_server {
             clawbox.arg("--dns").arg(format!("{NAMESERVER}:{PORT}"));

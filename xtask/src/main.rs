@@ -1,6 +1,7 @@
 //! clawbox's own tasks: `cargo xtask --help`.
 //! One file per command; each says what it runs, and every error names what to do about it.
 
+mod agents;
 mod apt;
 mod attacks;
 mod bench;
@@ -42,6 +43,8 @@ enum Command {
     Dist(dist::Args),
     /// Run the tests: here, and in VMs on other kernels.
     Test(test::Args),
+    /// Install real agents and start them under their profiles, on this machine.
+    Agents(agents::Args),
     /// Run one command on another kernel, in a VM.
     Vm(vm::Args),
     /// Check what review forgets: documentation, sizes, names, dependencies, formatting, lints.
@@ -73,6 +76,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Build(args) => build::run(&workspace, &args),
         Command::Dist(args) => dist::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
+        Command::Agents(args) => agents::run(&workspace, &args),
         Command::Tidy => tidy::run(&workspace),
         Command::Vm(args) => vm::run(&workspace, &args),
         Command::Demo(args) => demo::run(&workspace, &args),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
+use crate::agents;
 use crate::attacks::{self, Observed};
 use crate::build;
 use crate::packages;
@@ -79,6 +80,8 @@ const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
         ],
     ),
 ];
+/// Tests whose programs no guest has.
+const HERE_ALONE: &[&str] = &["agents::"];
 /// Where the tests are in a guest.
 const GUEST_TESTS: &str = "/opt/clawbox/tests";
 /// The test binary: enforcement as seen from inside sandboxes.
@@ -297,7 +300,8 @@ pub fn on_host_with(
         // Too large for a guest, and no other there than here.
         .env("CLAWBOX_TESTS_PROMETHEUS", packages::unpacked(workspace, "prometheus", "prometheus")?)
         .env("CLAWBOX_TESTS_NATS", packages::unpacked(workspace, "nats-server", "nats-server")?)
-        .env("CLAWBOX_TESTS_READERS", packages::readers(workspace)?);
+        .env("CLAWBOX_TESTS_READERS", packages::readers(workspace)?)
+        .envs(agents::variables(workspace, which));
     let (status, output) = process::tee(&mut cargo)?;
     judged(&output, status.success(), which)
 }
@@ -340,6 +344,20 @@ pub fn on_other_kernels(workspace: &Workspace, kernels: &[Kernel], which: Which<
     stages
 }
 
+/// One VM, with more in it.
+pub fn in_a_vm(
+    workspace: &Workspace,
+    kernel: Kernel,
+    which: Which<'_>,
+    add: impl FnOnce(&mut Guest) -> Result<()>,
+) -> Stage {
+    stage(&format!("enforcement, kernel {}", kernel.name()), || {
+        let mut guest = guest(workspace, which)?;
+        add(&mut guest)?;
+        in_vm(workspace, kernel, &guest, which, false)
+    })
+}
+
 /// In MiB; `None` where this machine does not say.
 fn memory_available() -> Option<u64> {
     let told = fs::read_to_string("/proc/meminfo").ok()?;
@@ -351,7 +369,7 @@ fn memory_available() -> Option<u64> {
 fn left_to_others(kernel: Kernel) -> Vec<&'static str> {
     let all = REAL_PROGRAMS.iter().chain(&OF_THE_AGENT);
     let others = all.filter(|(runs, _)| *runs != kernel);
-    others.flat_map(|(_, names)| names.iter().copied()).collect()
+    others.flat_map(|(_, names)| *names).chain(HERE_ALONE).copied().collect()
 }
 
 /// The tests, their programs and clawbox, for any kernel.

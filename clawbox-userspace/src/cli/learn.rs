@@ -143,7 +143,12 @@ impl Learn {
             },
         };
         let home = account.ok().flatten().map(|account| account.dir);
-        Ok(Place { workdir, home: home.filter(|home| home.is_dir() && home.parent().is_some()) })
+        let program = self.command.first().and_then(|program| Path::new(program).file_name());
+        Ok(Place {
+            workdir,
+            home: home.filter(|home| home.is_dir() && home.parent().is_some()),
+            program: program.map(|name| name.to_string_lossy().into_owned()),
+        })
     }
 
     /// The policy that holds back as little as one can.

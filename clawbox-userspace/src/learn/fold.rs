@@ -78,6 +78,20 @@ impl Protected {
         }
     }
 
+    /// Takes out what is the program's own by its name, `~/.NAME` or `~/.config/NAME`, and no secret of
+    /// others: agents keep their state where other agents must not write. Gives what was taken out.
+    pub(super) fn release_own(&mut self, place: &Place) -> Vec<PathBuf> {
+        let (Some(home), Some(name)) = (&place.home, &place.program) else { return Vec::new() };
+        let own = [format!(".{name}"), format!(".{name}.json"), format!(".config/{name}")];
+        let own = own.map(|own| home.join(own));
+        let is_own =
+            |(_, path, is_secret): &(String, PathBuf, bool)| !is_secret && own.contains(path);
+        let released: Vec<PathBuf> =
+            self.paths.iter().filter(|entry| is_own(entry)).map(|entry| entry.1.clone()).collect();
+        self.paths.retain(|entry| !is_own(entry));
+        released
+    }
+
     /// The group of a path that is protected, and whether it is a secret.
     fn group(&self, path: &Path) -> Option<(&str, bool)> {
         let by_path = self

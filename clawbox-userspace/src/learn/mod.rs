@@ -1,6 +1,7 @@
 //! From what a command did to the smallest policy under which it does the same again: hosts by name, programs
 //! by path, paths folded to sensible directories, and what is dangerous left out and said.
 
+mod entries;
 mod fold;
 pub mod observed;
 #[cfg(test)]
@@ -56,6 +57,8 @@ pub struct Place {
     pub workdir: PathBuf,
     /// The home of whom it ran as.
     pub home: Option<PathBuf>,
+    /// What it is called: what other programs' policies close as this one's settings is its own.
+    pub program: Option<String>,
 }
 
 /// Learns from what was observed.
@@ -139,6 +142,13 @@ fn key_of(file: &str) -> String {
 
 fn files(observed: &Observed, place: &Place, learned: &mut Learned) {
     let mut protected = Protected::of(&groups().unwrap_or_default(), place);
+    let own = protected.release_own(place);
+    for path in own.iter().filter(|own| observed.files.keys().any(|path| path.starts_with(own))) {
+        learned.remarks.push(format!(
+            "{} has what other programs are kept from: it is this one's own by its name",
+            path.display()
+        ));
+    }
     // A directory in which a secret was seen is not opened as a whole.
     protected.keep_apart(observed.files.keys());
     let fold = Fold::new(place, protected);

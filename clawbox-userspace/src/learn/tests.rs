@@ -5,7 +5,7 @@ use super::*;
 use crate::policy::parse_str;
 
 fn place() -> Place {
-    Place { workdir: "/srv/agent".into(), home: Some("/home/dev".into()) }
+    Place { workdir: "/srv/agent".into(), home: Some("/home/dev".into()), program: None }
 }
 
 fn observed(files: &[(&str, bool, bool)]) -> Observed {
@@ -86,7 +86,7 @@ fn a_directory_in_which_a_secret_was_seen_is_not_taken_whole() {
 
 #[test]
 fn a_home_that_is_the_working_directory_is_never_taken_whole() {
-    let place = Place { workdir: "/home/dev".into(), home: Some("/home/dev".into()) };
+    let place = Place { workdir: "/home/dev".into(), ..place() };
     let learned =
         learn(&observed(&[("/home/dev/a/b", true, true), ("/home/dev/c", true, true)]), &place);
     assert_eq!(
@@ -94,6 +94,27 @@ fn a_home_that_is_the_working_directory_is_never_taken_whole() {
         ["/dev/null", "/home/dev/a", "/home/dev/c"]
     );
     assert!(learned.remarks[0].contains("made anew"), "{:?}", learned.remarks);
+}
+
+#[test]
+fn what_is_closed_as_an_agents_settings_is_open_to_that_agent_alone() {
+    let files = [
+        ("/home/dev/.codex/sessions/1", true, true),
+        ("/home/dev/.codex/config.toml", false, false),
+        ("/home/dev/.claude/settings.json", true, false),
+        ("/home/dev/.config/gh/hosts.yml", false, false),
+    ];
+    let place = |program: &str| Place { program: Some(program.to_owned()), ..place() };
+    let codex = learn(&observed(&files), &place("codex"));
+    assert_eq!(learned_paths(&codex, FileList::ReadWrite), ["/dev/null", "/home/dev/.codex"]);
+    assert_eq!(codex.left_out.len(), 2, "{:?}", codex.left_out);
+    assert!(codex.remarks[0].contains("/home/dev/.codex has"), "{:?}", codex.remarks);
+    // A secret stays one, whatever the program is called.
+    for other in ["agent", "gh", "ssh"] {
+        let learned = learn(&observed(&files), &place(other));
+        assert_eq!(learned_paths(&learned, FileList::ReadWrite), ["/dev/null"], "{other}");
+        assert!(learned.left_out.iter().any(|left| left.what.contains("gh/hosts.yml")));
+    }
 }
 
 fn spoken(program: &str, host: &str, port: u16) -> (Spoken, u64) {

@@ -1,5 +1,5 @@
-//! Sees which files are opened, by fanotify, on every filesystem of the host; who is in the sandbox is told
-//! from its cgroup while the process is there, else afterwards from the trail.
+//! Sees which files are opened and which entries are changed, by fanotify, on every filesystem of the host; who
+//! is in the sandbox is told from its cgroup while the process is there, else afterwards from the trail.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::fanotify::{EventFFlags, Fanotify, FanotifyEvent, InitFlags, MarkFlags, MaskFlags};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::entries::Entries;
 use super::observed::Uses;
 
 /// Different uses that are remembered; what comes then is lost, and said.
@@ -82,12 +83,16 @@ impl Watch {
             | MaskFlags::FAN_CLOSE_WRITE
             | MaskFlags::FAN_ONDIR;
         let add = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-        let mut marked = 0;
+        let (mut marked, mut entries) = (0, Vec::new());
         for mount in filesystems()? {
             // Not every filesystem can be watched, and some are behind permissions.
             match group.mark(add, mask, rustix::fs::CWD, Some(&mount)) {
                 Ok(()) => marked += 1,
                 Err(error) => tracing::debug!("{} is not watched: {error}", mount.display()),
+            }
+            match Entries::begin(&mount) {
+                Ok(of_mount) => entries.push(of_mount),
+                Err(error) => tracing::debug!("entries of {}: {error}", mount.display()),
             }
         }
         if marked == 0 {
@@ -97,7 +102,7 @@ impl Watch {
         let stop = Arc::clone(&end);
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || Watcher::new(group, cgroup).until(&stop))?;
+            .spawn(move || Watcher::new(group, entries, cgroup).until(&stop))?;
         Ok(Self { end, thread })
     }
 
@@ -113,6 +118,7 @@ impl Watch {
 
 struct Watcher {
     group: Fanotify,
+    entries: Vec<Entries>,
     cgroup: String,
     own: u32,
     began: SystemTime,
@@ -122,9 +128,10 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(group: Fanotify, cgroup: String) -> Self {
+    fn new(group: Fanotify, entries: Vec<Entries>, cgroup: String) -> Self {
         Self {
             group,
+            entries,
             cgroup,
             own: std::process::id(),
             began: SystemTime::now(),
@@ -136,17 +143,17 @@ impl Watcher {
 
     fn until(mut self, stop: &OwnedFd) -> io::Result<Watched> {
         loop {
-            let mut wanted = [
-                PollFd::new(self.group.as_fd(), PollFlags::POLLIN),
-                PollFd::new(stop.as_fd(), PollFlags::POLLIN),
-            ];
+            let groups = self.entries.iter().map(Entries::as_fd);
+            let all = [stop.as_fd(), self.group.as_fd()].into_iter().chain(groups);
+            let mut wanted: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             match poll(&mut wanted, PollTimeout::NONE) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            let is_end = wanted[1].revents().is_some_and(|found| !found.is_empty());
+            let is_end = wanted[0].revents().is_some_and(|found| !found.is_empty());
             // What was queued before the end is read all the same.
             self.read()?;
+            self.read_entries()?;
             if is_end {
                 break;
             }
@@ -171,17 +178,51 @@ impl Watcher {
         }
     }
 
+    fn read_entries(&mut self) -> io::Result<()> {
+        let entries = std::mem::take(&mut self.entries);
+        for of_mount in &entries {
+            for changed in of_mount.read()? {
+                self.lost |= changed.is_loss;
+                let uses = Uses { is_written: true, is_made: changed.is_made, ..Uses::default() };
+                if let Some(path) = changed.path.filter(|_| self.is_watched(changed.pid)) {
+                    self.used(changed.pid, path, &uses);
+                }
+            }
+        }
+        self.entries = entries;
+        Ok(())
+    }
+
+    /// Whether a process may be one of the sandbox's; which are, is known at the end.
+    fn is_watched(&mut self, pid: u32) -> bool {
+        if pid == self.own {
+            return false;
+        }
+        if !self.ours.contains(&pid) && is_in(pid, &self.cgroup) {
+            self.ours.insert(pid);
+        }
+        true
+    }
+
+    fn used(&mut self, pid: u32, path: PathBuf, now: &Uses) {
+        if self.seen.len() >= MOST && !self.seen.contains_key(&(pid, path.clone())) {
+            self.lost = true;
+            return;
+        }
+        let uses = self.seen.entry((pid, path)).or_default();
+        uses.is_written |= now.is_written;
+        uses.is_made |= now.is_made;
+        uses.is_directory |= now.is_directory;
+    }
+
     fn event(&mut self, event: &FanotifyEvent) {
         let Some(file) = event.fd() else {
             self.lost |= event.mask().contains(MaskFlags::FAN_Q_OVERFLOW);
             return;
         };
         let pid = u32::try_from(event.pid()).unwrap_or(0);
-        if pid == self.own {
+        if !self.is_watched(pid) {
             return;
-        }
-        if !self.ours.contains(&pid) && is_in(pid, &self.cgroup) {
-            self.ours.insert(pid);
         }
         let Ok(path) = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())) else {
             return;
@@ -195,15 +236,13 @@ impl Watcher {
         }
         let written = MaskFlags::FAN_MODIFY | MaskFlags::FAN_CLOSE_WRITE;
         let is_written = event.mask().intersects(written);
-        if self.seen.len() >= MOST && !self.seen.contains_key(&(pid, path.clone())) {
-            self.lost = true;
-            return;
-        }
-        let is_made = is_gone || is_written && is_younger(file, self.began);
-        let uses = self.seen.entry((pid, path)).or_default();
-        uses.is_written |= is_written;
-        uses.is_made |= is_made;
-        uses.is_directory |= event.mask().contains(MaskFlags::FAN_ONDIR);
+        let uses = Uses {
+            is_written,
+            is_made: is_gone || is_written && is_younger(file, self.began),
+            is_directory: event.mask().contains(MaskFlags::FAN_ONDIR),
+            ..Uses::default()
+        };
+        self.used(pid, path, &uses);
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Objects {
     pub problems: Vec<String>,
     /// What the policy closes and no rule could be made for: it would stay open.
     pub unclosed: Vec<String>,
+    /// Paths whose rules stand at a directory above them, by that directory: neither exists.
+    waiting: BTreeMap<PathBuf, Vec<PathBuf>>,
     /// While these are open no other object can get one of the inode numbers.
     held: Vec<Arc<OwnedFd>>,
     /// Objects that were looked at while the others are: most paths of a policy are in the same few directories.
@@ -62,6 +64,7 @@ impl Objects {
             }
         }
         found.seen = HashMap::new();
+        found.problems.extend(told(&found.waiting));
         found
     }
 
@@ -130,12 +133,7 @@ impl Objects {
                     first.display()
                 ));
             }
-            self.problems.push(format!(
-                "`{}` does not exist yet, and neither does `{}`, which the rule stands at until \
-                 the sandbox is started again",
-                path.display(),
-                first.display()
-            ));
+            self.waiting.entry(first.clone()).or_default().push(path.to_owned());
         }
         if let Err(error) = self.at_name(mounts, &first, rule, give) {
             self.fail(give, format!("`{}` has no rule: {error}", path.display()));
@@ -212,6 +210,27 @@ impl Files for Objects {
     fn name(&self, key: &NameKey) -> Option<&FileRule> {
         self.names.get(key)
     }
+}
+
+/// What waits for its directories, in one line: a group of protected paths has dozens of them.
+fn told(waiting: &BTreeMap<PathBuf, Vec<PathBuf>>) -> Option<String> {
+    let (first, paths) = waiting.first_key_value()?;
+    if let ([path], 1) = (paths.as_slice(), waiting.len()) {
+        return Some(format!(
+            "`{}` does not exist yet, and neither does `{}`, which the rule stands at until the \
+             sandbox is started again",
+            path.display(),
+            first.display()
+        ));
+    }
+    let count: usize = waiting.values().map(Vec::len).sum();
+    let places =
+        waiting.iter().map(|(first, paths)| format!("`{}` ({})", first.display(), paths.len()));
+    Some(format!(
+        "{count} paths do not exist yet, and neither do directories above them, which their rules \
+         stand at until the sandbox is started again: {}",
+        places.collect::<Vec<_>>().join(", ")
+    ))
 }
 
 /// A name as a key has it. `None` where it does not fit.
@@ -317,5 +336,25 @@ mod tests {
         let found = objects("version: 1\nfilesystem_policy: { read_write: [/no/such/place] }\n");
         assert!(found.problems[0].contains("opens nothing"), "{:?}", found.problems);
         assert!(found.files.is_empty() && found.names.is_empty());
+    }
+
+    #[test]
+    fn what_waits_for_its_directories_is_said_in_one_line() {
+        let world = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(world.path()).unwrap().display().to_string();
+        let closing = |paths: &str| {
+            objects(&format!(
+                "version: 1\nfilesystem_policy: {{ read_write: [{root}], deny: [{paths}] }}\n"
+            ))
+            .problems
+        };
+        let one = closing(&format!("{root}/a/b"));
+        assert_eq!(one.len(), 1);
+        assert!(one[0].contains("neither does") && one[0].contains("/a/b`"), "{one:?}");
+        let more = closing(&format!("{root}/a/b, {root}/a/c/d, {root}/e/f, {root}/g"));
+        assert_eq!(more.len(), 1, "{more:?}");
+        let says = "3 paths do not exist yet, and neither do directories above them";
+        assert!(more[0].starts_with(says), "{more:?}");
+        assert!(more[0].ends_with(&format!("`{root}/a` (2), `{root}/e` (1)")), "{more:?}");
     }
 }

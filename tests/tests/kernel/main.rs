@@ -7,6 +7,7 @@
     reason = "a test says what is wrong by panicking"
 )]
 
+mod agents;
 mod ask;
 mod attached;
 #[path = "../attacks/mod.rs"]

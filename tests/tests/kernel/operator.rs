@@ -1,12 +1,13 @@
 //! The operator's day: a denial is told, explained, and allowed by the command that is offered.
 
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::Command;
 
 use clawbox_tests::clawbox::{Clawbox, program};
 use clawbox_tests::daemon::Daemon;
-use clawbox_tests::network::{ELSEWHERE, World};
+use clawbox_tests::network::{ELSEWHERE, NOBODY, World};
 use serde_json::Value;
 
 use crate::daemon::{Dialler, output, to_site};
@@ -67,15 +68,20 @@ fn a_denial_is_told_at_the_end_explained_and_allowed_by_the_command_that_is_offe
     assert_eq!(now["explained"]["verdict"], "allow", "{now}");
 }
 
-/// A command that speaks to a host, writes what it hears beside it, and looks at a key.
+/// A command that speaks to a host, writes what it hears beside it, makes and removes a directory in
+/// another one without opening anything there, and looks at a key.
 fn agent(scene: &Scene) -> (String, String) {
-    let vault = scene.world.bin().join("vault");
-    fs::create_dir(&vault).unwrap();
+    let [vault, spare] = ["vault", "spare"].map(|name| scene.world.bin().join(name));
+    for path in [&vault, &spare] {
+        fs::create_dir(path).unwrap();
+    }
+    chown(&spare, Some(NOBODY), Some(NOBODY)).unwrap();
+    let spare = spare.display();
     let key = vault.join("id_rsa").display().to_string();
     fs::write(&key, "secret\n").unwrap();
     let script = format!(
         "exec 3<>/dev/tcp/v4.test/7 && echo word >&3 && head -n1 <&3 > heard && cat heard /etc/passwd \
-         && cat {key} 2>/dev/null || true"
+         && mkdir {spare}/made && rmdir {spare}/made && echo emptied && cat {key} 2>/dev/null || true"
     );
     (script, key)
 }
@@ -106,7 +112,10 @@ fn what_was_learned_from_a_command_lints_and_lets_the_same_command_run_and_not_s
     assert_eq!(status, 0, "{out}{err}");
     let run = Clawbox::with_policy_file(world, policy.clone().into());
     let run = run.run(&["/bin/bash", "-c", &script]);
-    assert!(run.stdout.starts_with("word\n") && !run.stdout.contains("secret"), "{run:?} {text}");
+    assert!(
+        run.stdout.starts_with("word\n") && run.stdout.ends_with("emptied\n"),
+        "{run:?} {text}"
+    );
     // There is no terminal either way, and so nothing to learn of it.
     let left_out = [key.as_str(), "/dev/tty"];
     let is_left_out =

@@ -1,9 +1,9 @@
-//! The tutorial: every command of `docs/tutorial.md` is run, and prints what stands below it.
+//! The tutorial: every command of `docs/tutorial.md`, as of any text, is run and prints what stands below it.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use clawbox_tests::clawbox::program;
 use clawbox_tests::names::Names;
@@ -63,7 +63,7 @@ fn is_command(before: &[Step], line: &str) -> bool {
 }
 
 /// A directory of a world in the place of one of the host's.
-fn instead(command: &mut Command, ours: PathBuf, theirs: &'static str) {
+pub fn instead(command: &mut Command, ours: PathBuf, theirs: &'static str) {
     // SAFETY: the closure makes one system call on values that it owns.
     unsafe {
         command.pre_exec(move || {
@@ -117,22 +117,17 @@ fn fits(expected: &str, found: &str) -> bool {
     left.is_empty()
 }
 
-#[test]
-fn every_command_of_the_tutorial_prints_what_stands_below_it() {
-    if !has(&["/usr/bin/curl", "/bin/bash"]) {
-        return;
-    }
-    let world = World::new();
-    let names = Names::serve(&world);
-    names.host("example.com", &[SITE.into()]);
-    let _site = world.outside(|| Service::http(80));
-    let steps = steps(TEXT);
-    assert!(steps.len() > 10, "{steps:?}");
-    let directory = world.bin().join("tutorial");
+/// Runs a text's commands in one shell and compares what they print. `prepare` may set up the shell.
+pub fn goes_as_written(
+    text: &str,
+    world: &World,
+    directory: &Path,
+    prepare: impl FnOnce(&mut Command),
+) {
+    let steps = steps(text);
+    assert!(steps.len() > 5, "{steps:?}");
     let (trails, resolv) = (world.private().join("trails"), world.private().join("resolv.conf"));
-    for path in [&directory, &trails] {
-        fs::create_dir(path).unwrap();
-    }
+    fs::create_dir(&trails).unwrap();
     fs::create_dir_all(TRAILS).unwrap();
     fs::write(&resolv, format!("nameserver {NAMESERVER}\n")).unwrap();
     let script: String = steps
@@ -143,23 +138,38 @@ fn every_command_of_the_tutorial_prints_what_stands_below_it() {
     fs::create_dir(&bin).unwrap();
     std::os::unix::fs::symlink(program(), bin.join("clawbox")).unwrap();
     let mut shell = Command::new("/bin/bash");
-    shell.args(["-c", &script]).current_dir(&directory).env_remove("LD_LIBRARY_PATH");
-    shell.env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
-    shell.env_remove("CLAWBOX_LOG").env_remove("CLAWBOX_POLICY");
+    shell.args(["-c", &script]).current_dir(directory).env_remove("LD_LIBRARY_PATH");
+    let path = format!("{}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+    shell.env("PATH", path).env_remove("CLAWBOX_LOG").env_remove("CLAWBOX_POLICY");
     world.enter(&mut shell);
     instead(&mut shell, trails, TRAILS);
     instead(&mut shell, resolv, "/etc/resolv.conf");
-    let output = shell.output().unwrap();
+    prepare(&mut shell);
+    let output = shell.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let printed: Vec<&str> = text.split('\u{1}').skip(1).collect();
     assert_eq!(printed.len(), steps.len(), "{text} {}", String::from_utf8_lossy(&output.stderr));
     for (step, printed) in steps.iter().zip(printed) {
-        // What this host lacks is said in a warning, which the tutorial does not repeat.
+        // What this host lacks is said in a warning, which the text does not repeat.
         let lines: Vec<&str> = printed.lines().filter(|line| !line.contains(" WARN ")).collect();
         if let Err(what) = is_there(&step.expected, &lines.join("\n")) {
             panic!("{what}\n# {}\n{printed}", step.command);
         }
     }
+}
+
+#[test]
+fn every_command_of_the_tutorial_prints_what_stands_below_it() {
+    if !has(&["/usr/bin/curl", "/bin/bash"]) {
+        return;
+    }
+    let world = World::new();
+    let names = Names::serve(&world);
+    names.host("example.com", &[SITE.into()]);
+    let _site = world.outside(|| Service::http(80));
+    let directory = world.bin().join("tutorial");
+    fs::create_dir(&directory).unwrap();
+    goes_as_written(TEXT, &world, &directory, |_| {});
 }
 
 #[test]
