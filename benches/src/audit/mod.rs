@@ -123,6 +123,7 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
         seen.round(&mut daemon, &run, &mut worker, &mut account)?;
     }
     progress.done();
+    account.settle_elsewhere()?;
     seen.rows(report);
     // How it has ended no restarted daemon can tell: it is another one's child.
     let _ = worker.stop();
@@ -133,8 +134,9 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
     let what = "on the disk for an event of a flood".to_owned();
     report.add(Row { bench: "audit", what, unit: Unit::Bytes, value, target: Some(16.0), note });
     report.note(format!(
-        "audit: {} events made, {} stored, {} counted as lost, {} read elsewhere: none unaccounted",
-        account.generated, account.rows, account.lost, account.elsewhere
+        "audit: {} events made, {} stored, {} counted as lost, {} read elsewhere: none unaccounted; by the \
+         kernel's numbers the agent misses {}",
+        account.generated, account.rows, account.lost, account.elsewhere, account.unexplained
     ));
     counted(room, &Daemon::start(room)?, &policy, report)?;
     archive::measure(room, quick, report)

@@ -15,6 +15,7 @@ pub mod losses;
 pub mod lsm;
 pub mod memory;
 mod patch;
+pub mod numbers;
 pub mod pin;
 pub mod pinned;
 pub mod probe;

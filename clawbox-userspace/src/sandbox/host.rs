@@ -135,8 +135,8 @@ impl Host {
         // Before anything is taken that they look at too.
         let (fills, ring) = (enforcer.fills()?, enforcer.ring_fill()?);
         let (losses, tallies) = (enforcer.take_losses()?, enforcer.take_tallies()?);
-        let flows = enforcer.take_flows()?;
-        let counts = Counts { losses, tallies, flows, fills, ring };
+        let (flows, numbers) = (enforcer.take_flows()?, enforcer.take_numbers()?);
+        let counts = Counts { losses, numbers, tallies, flows, fills, ring };
         let feed =
             Feed::new(enforcer.take_events()?, counts).map_err(system("poll the event ring"))?;
         let remnants = Remnants::of(name, enforcer.skipped_exits()?)?;

@@ -23,24 +23,24 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// A record that is to be written down.
 pub(super) enum Waits {
-    /// It is like no other.
-    One(Box<Draft>),
-    /// One that is remembered, at a time.
-    Again(SystemTime, u32),
+    /// It is like no other. What the kernel has told has a number.
+    One(Box<Draft>, Option<u64>),
+    /// One that is remembered, at a time, and the number of this.
+    Again(SystemTime, u32, u64),
 }
 
 impl Waits {
     pub(super) fn time(&self) -> Option<SystemTime> {
         match self {
-            Self::One(draft) => draft.time,
-            Self::Again(time, _) => Some(*time),
+            Self::One(draft, _) => draft.time,
+            Self::Again(time, ..) => Some(*time),
         }
     }
 }
 
 impl From<Draft> for Waits {
     fn from(draft: Draft) -> Self {
-        Self::One(Box::new(draft))
+        Self::One(Box::new(draft), None)
     }
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Repeats {
 
 /// An event without what is another thing each time and in no record.
 fn said(event: &NetworkEvent) -> NetworkEvent {
-    let header = Header { time: 0, tid: 0, ..event.header };
+    let header = Header { time: 0, number: 0, tid: 0, ..event.header };
     NetworkEvent { header, cookie: 0, ..*event }
 }
 
@@ -93,32 +93,34 @@ impl Repeats {
         let number = (*self.places.get(place(event))?)?;
         let (before, _) = self.known.get(number as usize)?;
         (*before == said(event)).then_some(())?;
-        Some(Waits::Again(clock.at(event.header.time)?, number))
+        Some(Waits::Again(clock.at(event.header.time)?, number, event.header.number))
     }
 
     /// The record of an event, which is remembered if it may come again.
     pub(super) fn first(&mut self, event: &Event, draft: Draft) -> Waits {
+        let given = event.header().number;
+        let one = |draft| Waits::One(Box::new(draft), Some(given));
         let (Event::Network(decoded, event), Some(time)) = (event, draft.time) else {
-            return draft.into();
+            return one(draft);
         };
         if self.is_stale || !is_plain(*decoded, event) {
-            return draft.into();
+            return one(draft);
         }
-        let Ok(number) = u32::try_from(self.known.len()) else { return draft.into() };
+        let Ok(number) = u32::try_from(self.known.len()) else { return one(draft) };
         self.places.resize(PLACES, None);
         self.places[place(event)] = Some(number);
         self.known.push((said(event), draft.into()));
         self.since.get_or_insert_with(Instant::now);
-        Waits::Again(time, number)
+        Waits::Again(time, number, given)
     }
 
     /// Writes a record down.
     pub(super) fn add(&self, waits: Waits, trail: &mut Trail) {
         match waits {
-            Waits::One(draft) => trail.add(*draft),
-            Waits::Again(time, number) => {
+            Waits::One(draft, given) => trail.add_event(*draft, given),
+            Waits::Again(time, number, given) => {
                 if let Some((_, known)) = self.known.get(number as usize) {
-                    trail.add_known(known, time);
+                    trail.add_known(known, time, given);
                 }
             }
         }
