@@ -47,7 +47,16 @@ impl Account {
     /// Of a store.
     pub fn of(directory: &Path) -> Self {
         let (cursor, directory) = (Cursor::default(), directory.to_owned());
-        Self { directory, cursor, generated: 0, elsewhere: 0, rows: 0, lost: 0, unexplained: 0, all_rows: 0 }
+        Self {
+            directory,
+            cursor,
+            generated: 0,
+            elsewhere: 0,
+            rows: 0,
+            lost: 0,
+            unexplained: 0,
+            all_rows: 0,
+        }
     }
 
     /// Reads what came since.

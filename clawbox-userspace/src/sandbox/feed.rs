@@ -252,8 +252,7 @@ impl Feed {
     /// The ring cannot be polled.
     pub fn new(rings: [Ring; 2], counts: Counts) -> std::io::Result<Self> {
         let [denied, allowed] = rings;
-        let rings = 
-            [Source::new(number::EVENTS, denied)?, Source::new(number::ALLOWS, allowed)?];
+        let rings = [Source::new(number::EVENTS, denied)?, Source::new(number::ALLOWS, allowed)?];
         let (undecodable, drained) = (0, Instant::now());
         // Before this process there may have been another.
         let (is_told, has_more, pause) = (true, false, TICK);

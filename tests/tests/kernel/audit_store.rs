@@ -28,7 +28,10 @@ pub(crate) fn verified(daemon: &Daemon) -> Value {
     let found: Value = serde_json::from_str(&stdout).unwrap();
     // Every number that the kernel has given to a record is a row's, or counted as lost: the agent has not
     // missed any, nor has the store.
-    assert_eq!((&found["numbers"]["unexplained"], &found["numbers"]["twice"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&found["numbers"]["unexplained"], &found["numbers"]["twice"]),
+        (&0.into(), &0.into())
+    );
     let gaps = query(daemon, &["--class", "gap"]);
     assert!(gaps.iter().all(|gap| gap["detail"]["kind"] != "unexplained"), "{gaps:#?}");
     let alarms = query(daemon, &["--action", "alarm", "--reason", "numbers"]);
@@ -375,6 +378,36 @@ fn whatever_is_read_when_the_agent_is_killed_is_stored_or_counted_exactly_by_the
     assert!(!killed.is_empty(), "it was never killed with anything in its hands");
     daemon.end_by(Signal::SIGTERM);
     numbers_are_exact(&daemon);
+}
+
+#[test]
+fn what_a_start_tries_itself_is_no_event_and_no_loss_whenever_the_agent_is_killed() {
+    let scene = Scene::new();
+    let mut daemon = Daemon::start(&scene.world);
+    let policy = daemon.policy("one", &to_site(&scene));
+    let mut diallers = Vec::new();
+    for round in 0..4 {
+        let name = format!("one{round}");
+        diallers.push(Dialler::start(daemon.as_nobody(&[]), &name, &policy));
+        // Before it has read what the start has tried; of every other round by the next one too.
+        daemon.kill();
+        daemon.start_again();
+        if round % 2 == 1 {
+            daemon.kill();
+            daemon.start_again();
+        }
+    }
+    for dialler in diallers {
+        let _ = dialler.end();
+    }
+    until(&daemon, 4, &["--action", "stop"]);
+    daemon.end_by(Signal::SIGTERM);
+    let refused = query(&daemon, &["--sandbox", "one*", "--verdict", "deny"]);
+    assert!(refused.is_empty(), "{refused:#?}");
+    let denied = |gap: &Value| gap["detail"]["verdict"] == "deny";
+    let gaps = query(&daemon, &["--class", "gap"]);
+    assert!(!gaps.iter().any(denied), "{gaps:#?}");
+    verified(&daemon);
 }
 
 #[test]

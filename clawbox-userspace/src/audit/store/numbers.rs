@@ -12,13 +12,8 @@ const RUNS: usize = 16_384;
 
 /// Keys of the label: whose numbers they are, the rows', those of what is lost, of what no row is made, and
 /// below which each is one of these.
-const KEYS: [&str; 5] = [
-    "clawbox.load",
-    "clawbox.numbers",
-    "clawbox.lost",
-    "clawbox.passed",
-    "clawbox.settled",
-];
+const KEYS: [&str; 5] =
+    ["clawbox.load", "clawbox.numbers", "clawbox.lost", "clawbox.passed", "clawbox.settled"];
 
 /// Numbers from one on, and below another.
 pub type Run = (u64, u64);
@@ -170,9 +165,9 @@ impl Labelled {
         let number = |key: &str| value(key).map_or(Some(0), |text| text.parse().ok());
         let [load, runs, lost, passed, settled] = KEYS;
         let settled = understood(value(settled).unwrap_or_default())?;
-        let settled = settled.into_iter().flat_map(|(lane, marks)| {
-            marks.into_iter().map(move |(_, below)| (lane, below))
-        });
+        let settled = settled
+            .into_iter()
+            .flat_map(|(lane, marks)| marks.into_iter().map(move |(_, below)| (lane, below)));
         Some(Self {
             load: value(load)?.parse().ok()?,
             runs: understood(value(runs).unwrap_or_default())?,
@@ -293,8 +288,7 @@ impl Total {
             // Who is interrupted between its number and its loss is told by the next mark.
             let [last, before] = load.open;
             let least = last.unwrap_or(0).min(before.or(last).unwrap_or(0));
-            sum.unexplained =
-                sum.unexplained.saturating_add(u64::try_from(least).unwrap_or(0));
+            sum.unexplained = sum.unexplained.saturating_add(u64::try_from(least).unwrap_or(0));
             sum.surplus += u64::try_from(last.unwrap_or(0).saturating_neg()).unwrap_or(0);
         }
         sum
@@ -396,7 +390,8 @@ mod tests {
     #[test]
     fn a_batch_without_records_of_the_kernels_says_nothing_of_numbers() {
         assert_eq!(Numbers::default().pairs(7), []);
-        for text in ["x0=1+1", "d=1+1", "d0=1", "d0=18446744073709551615+1", "d70000=1+1", "é=1+1"] {
+        for text in ["x0=1+1", "d=1+1", "d0=1", "d0=18446744073709551615+1", "d70000=1+1", "é=1+1"]
+        {
             assert_eq!(understood(text), None, "{text}");
         }
     }

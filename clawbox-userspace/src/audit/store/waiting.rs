@@ -85,4 +85,3 @@ impl Waiting {
         Some(due.saturating_duration_since(Instant::now()))
     }
 }
-
