@@ -20,12 +20,12 @@ use super::policies::InForce;
 use super::waiting::Waiting;
 use super::writer::{Finding, Writer};
 use super::{row, segment_name};
-use crate::audit::record::{Alarm, Gap, Object};
-use crate::audit::trail::{Draft, gap_of};
+use crate::audit::record::{Alarm, Object};
+use crate::audit::trail::Draft;
 use crate::audit::veil::{self, Veil};
 use crate::sandbox::memory;
 
-/// How long one waits for the other at most, who holds what belongs together and who takes it.
+/// How long the writer waits at most before it looks again whether what is held is whole.
 const HELD: Duration = Duration::from_millis(20);
 
 /// How often it is looked whether a segment is to be closed or removed.
@@ -36,9 +36,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long nothing has come before memory is given back.
 const REST: Duration = Duration::from_secs(5);
-
-/// The kind of the gap that records leave which found no room.
-const UNSTORED: &str = "unstored";
 
 /// How the store is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,8 +54,6 @@ pub struct Condition {
 struct Shared {
     waiting: Mutex<Waiting>,
     came: Condvar,
-    /// The writer has taken what waited.
-    taken: Condvar,
     /// A batch is on the disk.
     stored: watch::Sender<()>,
     condition: watch::Sender<Condition>,
@@ -69,6 +64,18 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts off all that waits, to be written.
+    fn cut(&self, waiting: &mut Waiting) -> Columns {
+        let columns = waiting.cut();
+        if columns.rows() > 0 {
+            // Before anything more can come.
+            self.in_flight(|flight| {
+                flight.taken();
+            });
+        }
+        columns
     }
 
     fn in_flight(&self, what: impl FnOnce(&mut InFlight)) {
@@ -151,20 +158,16 @@ impl Intake {
 
     /// What comes until [`Intake::release`] belongs together: all of it is in one batch.
     pub fn hold(&self) {
-        let mut waiting = self.0.lock();
-        if waiting.is_wanted {
-            let wanted = |waiting: &mut Waiting| waiting.is_wanted;
-            let waited = self.0.taken.wait_timeout_while(waiting, HELD, wanted);
-            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        waiting.is_held = true;
+        self.0.lock().is_held = true;
     }
 
-    /// See [`Intake::hold`].
+    /// See [`Intake::hold`]. If the writer has come meanwhile, it has its batch now: neither waits until the
+    /// other one runs.
     pub fn release(&self) {
         let mut waiting = self.0.lock();
         waiting.is_held = false;
-        if waiting.is_wanted {
+        if std::mem::take(&mut waiting.is_wanted) {
+            waiting.cut = Some(self.0.cut(&mut waiting));
             drop(waiting);
             self.0.came.notify_one();
         }
@@ -459,37 +462,23 @@ impl Keeper {
     }
 
     fn take(&self, mut waiting: MutexGuard<'_, Waiting>) -> Taken {
-        while waiting.is_held {
+        while waiting.is_held && waiting.cut.is_none() {
             waiting.is_wanted = true;
             let waited = self.shared.came.wait_timeout(waiting, HELD);
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if std::mem::take(&mut waiting.is_wanted) {
-            self.shared.taken.notify_one();
-        }
-        for (sandbox, count) in std::mem::take(&mut waiting.lost) {
-            let gap = gap_of(Gap { count, kind: UNSTORED.to_owned(), verdict: None });
-            row::put(&mut waiting.columns, &sandbox, None, &gap);
-        }
-        let lost = std::mem::take(&mut waiting.lost_numbers);
-        waiting.columns.of_rings.other.lost += lost;
-        (waiting.since, waiting.urgent) = (None, None);
-        let is_closed = waiting.is_closed;
-        // What is said of numbers waits for rows.
-        let has_any = waiting.columns.rows() > 0;
-        let columns = if has_any { waiting.columns.take() } else { Columns::default() };
-        if has_any {
-            // Before anything more can come.
-            self.shared.in_flight(|flight| {
-                flight.taken();
-            });
-        }
+        waiting.is_wanted = false;
+        let columns = match waiting.cut.take() {
+            Some(columns) => columns,
+            None => self.shared.cut(&mut waiting),
+        };
+        let (is_closed, is_all) = (waiting.is_closed, waiting.columns.rows() == 0);
         drop(waiting);
         let batch = columns.into_batch().unwrap_or_else(|error| {
             tracing::error!("records are not stored: {error}");
             None
         });
-        Taken { batch, is_all: true, is_closed }
+        Taken { batch, is_all, is_closed }
     }
 
     fn end(&self, writer: Option<Writer>) {

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::columns::Columns;
+use super::row;
+use crate::audit::record::Gap;
+use crate::audit::trail::gap_of;
 
 /// How long a denial, an answer or a lifecycle record waits for others; it is durable within 200 ms.
 const SOON: Duration = Duration::from_millis(100);
@@ -23,6 +26,9 @@ const URGENT_BOUND: usize = 17 * FULL;
 /// The same of rows that say what no other one says, which take more memory.
 const OWN_BOUND: usize = 2 * FULL;
 const URGENT_OWN_BOUND: usize = 5 * FULL / 2;
+
+/// The kind of the gap that records leave which found no room.
+const UNSTORED: &str = "unstored";
 
 /// Bytes of texts that may wait.
 const TEXT_BOUND: usize = 32 << 20;
@@ -44,6 +50,8 @@ pub(super) struct Waiting {
     pub(super) is_held: bool,
     /// The writer waits for its end.
     pub(super) is_wanted: bool,
+    /// What was cut off for it when that came.
+    pub(super) cut: Option<Columns>,
 }
 
 impl Waiting {
@@ -57,6 +65,20 @@ impl Waiting {
         match self.lost.get_mut(sandbox) {
             Some(lost) => *lost += count,
             None => drop(self.lost.insert(sandbox.to_owned(), count)),
+        }
+    }
+
+    /// All that waits, to be a batch. What is said of numbers and has no rows yet waits on.
+    pub(super) fn cut(&mut self) -> Columns {
+        for (sandbox, count) in std::mem::take(&mut self.lost) {
+            let gap = gap_of(Gap { count, kind: UNSTORED.to_owned(), verdict: None });
+            row::put(&mut self.columns, &sandbox, None, &gap);
+        }
+        self.columns.of_rings.other.lost += std::mem::take(&mut self.lost_numbers);
+        (self.since, self.urgent) = (None, None);
+        match self.columns.rows() {
+            0 => Columns::default(),
+            _ => self.columns.take(),
         }
     }
 
