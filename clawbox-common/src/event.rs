@@ -87,6 +87,8 @@ pub struct Header {
     pub sandbox: u32,
     /// Nanoseconds of `CLOCK_BOOTTIME`.
     pub time: u64,
+    /// Which record it is, as [`crate::number`] has it.
+    pub number: u64,
     /// Thread group (what userspace calls the process), initial pid namespace.
     pub tgid: u32,
     /// Thread, initial pid namespace.

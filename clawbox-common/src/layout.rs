@@ -9,6 +9,7 @@ use crate::event::{CallEvent, CallShape, FileEvent, Header, NetworkEvent, TaskEv
 use crate::file::{FileKey, FileRule, NameKey, Tally, TallyKey, TallyPlace};
 use crate::flow::{Flow, FlowKey};
 use crate::limits;
+use crate::number::Account;
 use crate::rule::{
     ADDRESS_KEY_BITS, ADDRESS_KEY_HEAD, AddressKey, BinaryKey, Granted, HostIds, LossKey,
     Redirected, RuleKey, RuleValue, SandboxState, SandboxStates, ScriptKey, SocketState,
@@ -19,7 +20,7 @@ use crate::subject::{FileId, Incarnation, Kind, Mask, Seat, Subject};
 /// What two builds have to have in common for one to take over the other's tables: sizes of records and of
 /// tables, and a number that is raised where the same bytes come to mean something else.
 pub const LAYOUT: u64 = {
-    const MEANING: usize = 2;
+    const MEANING: usize = 3;
     let parts = [
         MEANING,
         size_of::<Subject>(),
@@ -103,14 +104,15 @@ packed! {
     ScriptKey = 264,
     Granted = 40,
     SocketState = 152,
-    Redirected = 128,
+    Redirected = 136,
     LossKey = 8,
-    Header = 48,
-    NetworkEvent = 120,
-    TaskEvent = 1080,
-    FileEvent = 1104,
+    Account = 16,
+    Header = 56,
+    NetworkEvent = 128,
+    TaskEvent = 1088,
+    FileEvent = 1112,
     Told = 1028,
-    CallEvent = 2168,
+    CallEvent = 2176,
     CallShape = 8,
     Selector = 128,
     Walk = 24,
@@ -146,5 +148,5 @@ pod! {
     Flow, FlowKey, Tally, TallyKey, TallyPlace,
     Address, FileId, Mask, Seat, Subject, RuleKey, RuleValue, HostIds, SyntheticKey, SyntheticValue,
     AddressKey, SandboxState, SandboxStates, BinaryKey, ScriptKey, SocketState, Redirected, LossKey,
-    FileKey, NameKey, FileRule, CallShape, Selector, Walk,
+    FileKey, NameKey, FileRule, CallShape, Selector, Walk, Account,
 }

@@ -11,6 +11,7 @@ pub mod file;
 pub mod flow;
 pub mod layout;
 pub mod limits;
+pub mod number;
 pub mod patch;
 pub mod rule;
 pub mod subject;

@@ -18,21 +18,24 @@ use clawbox_common::{
         TaskEvent, Told,
     },
     limits::{EVENT_WAKE, TOLD_NAMES},
+    number,
     rule::{LOST_ALLOW, LossKey},
     subject::{FileId, Standing, Subject},
     verdict::{Reason, Verdict},
 };
 
 use core::{
+    arch::asm,
     ffi::c_void,
     hint::black_box,
+    intrinsics::{AtomicOrdering, atomic_xadd},
     ptr::{self, null},
 };
 
 use crate::{
     attached::is_pending,
     kernel_read::{self, Dentry as _, Kernel, Reached, Untyped},
-    maps::{ALLOWS, EVENTS, LOSSES, LOSSES_UNATTRIBUTED},
+    maps::{ALLOWS, EVENTS, LOSSES, LOSSES_UNATTRIBUTED, NUMBERS},
     share,
     subject::{Executed, sandbox_here},
 };
@@ -111,15 +114,48 @@ fn lost_by(sandbox: u32, kind: u32, verdict: u8) {
     lost_of(sandbox, if is_allowed { kind | LOST_ALLOW } else { kind });
 }
 
+/// The number of a record that has its room. It is taken then, so that who is interrupted before has not yet
+/// begun; the record of whoever interrupts in between stands behind this one and has the smaller number.
+#[inline(never)]
+fn number(verdict: u8) -> u64 {
+    let ring = if verdict == Verdict::Allow as u8 { number::ALLOWS } else { number::EVENTS };
+    let Some(account) = NUMBERS.get_ptr_mut(ring) else { return 0 };
+    let mut number = 1_u64;
+    // Written out: for the instruction set that all else is made in, the compiler knows no addition that gives
+    // back what was there. Every kernel from 5.12 on has it. It is atomic for programs that interrupt this one.
+    // SAFETY: an aligned word of a map value.
+    unsafe {
+        asm!(
+            "{number} = atomic_fetch_add((u64 *)({next} + 0), {number})",
+            number = inout(reg) number,
+            next = in(reg) &raw mut (*account).next,
+            options(nostack, preserves_flags),
+        );
+    }
+    number
+}
+
+/// Takes the number of a record that has found no room: nobody will read it.
+#[inline(never)]
+fn number_lost(kind: u32) {
+    let ring = if kind & LOST_ALLOW != 0 { number::ALLOWS } else { number::EVENTS };
+    if let Some(account) = NUMBERS.get_ptr_mut(ring) {
+        // SAFETY: as above. First the number: whoever reads the loss before it sees no loss too many.
+        unsafe {
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*account).next, 1);
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(&raw mut (*account).lost, 1);
+        }
+    }
+}
+
 #[inline(always)]
 fn lost_of(sandbox: u32, kind: u32) {
+    number_lost(kind);
     let key = LossKey { sandbox, kind };
     if let Some(count) = LOSSES.get_ptr_mut(key) {
         // SAFETY: an aligned u64 of a map value; the addition is atomic.
         unsafe {
-            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
-                count, 1,
-            );
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(count, 1);
         }
         if let Some(all) = LOSSES_UNATTRIBUTED.get_ptr_mut(1) {
             // SAFETY: this CPU's own value. Whatever comes in between, it changes.
@@ -215,6 +251,7 @@ fn header_of(kind: u8, subject: Option<&Subject>, judged: Judged) -> Header {
         sandbox,
         // SAFETY: a helper without arguments.
         time: unsafe { bpf_ktime_get_boot_ns() },
+        number: 0,
         tgid: (pid_tgid >> 32) as u32,
         tid: pid_tgid as u32,
         uid: kernel_read::user(kernel_read::current()),
@@ -245,6 +282,7 @@ pub fn network(
     // need.
     unsafe {
         (*event).header = header(kind, standing, Judged::by(decision));
+        (*event).header.number = number(decision.verdict as u8);
         (*event).policy = decision.policy;
         (*event).host = decision.host;
         (*event).matched = decision.matched;
@@ -336,6 +374,7 @@ pub extern "C" fn report_use(
     unsafe {
         // Here and not before: it does not fit the stack of all callers.
         (*event).header = header_of(deed.kind as u8, subject, judged);
+        (*event).header.number = number(judged.verdict());
         (*event).object = deed.object;
         (*event).operation = deed.operation;
         (*event).access = deed.access;
@@ -463,6 +502,7 @@ pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
     // their lengths.
     unsafe {
         (*event).header = head;
+        (*event).header.number = number(Verdict::Deny as u8);
         (*event).arguments = refused.arguments;
         (*event).number = refused.number;
         (*event).errno = refused.errno;
@@ -519,6 +559,7 @@ pub fn exec(task: Kernel, bprm: Kernel, executed: &Executed) {
             audit_only: 0,
             sandbox: executed.sandbox,
             time: bpf_ktime_get_boot_ns(),
+            number: number(Verdict::Deny as u8),
             tgid: (pid_tgid >> 32) as u32,
             tid: pid_tgid as u32,
             uid: kernel_read::user(task),

@@ -16,6 +16,7 @@ use clawbox_common::{
     event::CallShape,
     file::{FileKey, FileRule, NameKey},
     limits,
+    number::Account,
     rule::{
         AddressKey, BinaryKey, HostIds, LossKey, Redirected, RuleKey, RuleValue, STATE_SLOTS,
         SandboxState, SandboxStates, ScriptKey, SocketState, SyntheticKey, SyntheticValue,
@@ -162,6 +163,10 @@ pub static LOSSES: HashMap<LossKey, u64> =
 /// that there are none; and cgroups that could not be asked about.
 #[map]
 pub static LOSSES_UNATTRIBUTED: PerCpuArray<u64> = PerCpuArray::with_max_entries(3, 0);
+
+/// Each processor's numbers of the records of both rings.
+#[map]
+pub static NUMBERS: PerCpuArray<Account> = PerCpuArray::with_max_entries(2, 0);
 
 /// A script path does not fit the 512-byte stack.
 #[map]

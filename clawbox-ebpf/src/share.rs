@@ -2,12 +2,12 @@
 //! whoever floods leaves room to all others. Looked at only where a ring has begun to fill.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_CONS_POS},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_CONS_POS, BPF_RB_RING_SIZE},
     macros::map,
     maps::Array,
 };
 use clawbox_common::{
-    limits::{self, EVENT_RING, EVENT_WAKE},
+    limits::{self, EVENT_WAKE},
     verdict::Verdict,
 };
 use core::ptr::read_volatile;
@@ -57,7 +57,7 @@ pub fn is_over(sandbox: u32, verdict: u8, record: u32) -> bool {
         }
         // The ring puts 8 bytes in front of each record.
         let bytes = (&raw const (*share).bytes).read_volatile() + u64::from(record) + 8;
-        let free = u64::from(EVENT_RING).saturating_sub(filled);
+        let free = ring.query(u64::from(BPF_RB_RING_SIZE)).saturating_sub(filled);
         if bytes * 100_u64.saturating_sub(hundredths) > free * hundredths {
             return true;
         }

@@ -207,7 +207,7 @@ mod tests {
         bytes[0] = Kind::Connect as u8;
         assert!(Event::decode(&bytes).is_ok());
         bytes.pop();
-        assert_eq!(Event::decode(&bytes).unwrap_err(), DecodeError::Size(119));
+        assert_eq!(Event::decode(&bytes).unwrap_err(), DecodeError::Size(127));
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn beside_auditd(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     guest.has_disk = true;
     guest.copies.push(Copy::new(workspace.clawbox(false), to(vm::CLAWBOX))?);
     guest.copies.push(Copy::new(script, to("/opt/bench/auditd.sh"))?);
-    let programs = packages::unpacked(workspace, "auditd", "auditd")?;
+    let programs = packages::unpacked(workspace, &["auditd"], "auditd")?;
     for program in ["auditd", "auditctl"] {
         guest.copies.push(Copy::new(programs.join(program), to("/usr/sbin").join(program))?);
     }

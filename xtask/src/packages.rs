@@ -61,6 +61,8 @@ pub const CLIENTS: &[Package] = &[
     program("tmux", "tmux"),
     program("ngtcp2-client", "gtlsclient"),
     program("ngtcp2-server", "gtlsserver"),
+    // Its journal; it is no service of a machine that something else has started.
+    file("systemd", "/lib/systemd/systemd-journald"),
 ];
 
 /// What booting other kernels takes beyond that.
@@ -91,9 +93,10 @@ pub const DIST_CHECK: &[Package] = &[
     file("debian-archive-keyring", KEYRING),
 ];
 
-/// The directory of the programs that a package of this machine's release brings. Where they are not there
-/// they are unpacked among the build's tools: installing it would start a service.
-pub fn unpacked(workspace: &Workspace, name: &str, program: &str) -> Result<PathBuf> {
+/// The directory of a program that a package of this machine's release brings. Where it is not there it is
+/// unpacked among the build's tools, with the other packages that it needs: installing it would start a service.
+pub fn unpacked(workspace: &Workspace, names: &[&str], program: &str) -> Result<PathBuf> {
+    let name = names.first().context("a package is needed")?;
     if let Some(found) = process::find_program(program)
         && let Some(directory) = found.parent()
     {
@@ -111,12 +114,11 @@ pub fn unpacked(workspace: &Workspace, name: &str, program: &str) -> Result<Path
             .with_context(|| format!("cannot create `{}`", downloads.display()))?;
         let mut download = Command::new("apt-get");
         // apt's own unprivileged user cannot write below a checkout in root's home.
-        download.args(["-qq", "-o", "APT::Sandbox::User=root", "download", name]);
+        download.args(["-qq", "-o", "APT::Sandbox::User=root", "download"]).args(names);
         process::output(download.current_dir(&downloads))?;
-        let file = fs::read_dir(&downloads)?.flatten().map(|entry| entry.path());
-        let file = file.into_iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
-        let file = file.with_context(|| format!("`apt-get download {name}` left no file"))?;
-        process::output(Command::new("dpkg").arg("-x").arg(file).arg(&directory))?;
+        for file in fs::read_dir(&downloads)?.flatten().map(|entry| entry.path()) {
+            process::output(Command::new("dpkg").arg("-x").arg(file).arg(&directory))?;
+        }
         fs::remove_dir_all(&downloads)?;
     }
     found().with_context(|| format!("{name} has no program `{program}`"))

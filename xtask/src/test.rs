@@ -275,6 +275,9 @@ fn tidy_stage(workspace: &Workspace) -> Result<Judged> {
     Ok(Judged::default())
 }
 
+/// The package of `rsyslogd`, and the libraries that only it needs.
+const RSYSLOG: &[&str] = &["rsyslog", "libestr0", "libfastjson4"];
+
 /// The enforcement tests of a clawbox on this kernel.
 pub fn on_host(workspace: &Workspace, clawbox: &Path, which: Which<'_>) -> Result<Judged> {
     on_host_with(workspace, clawbox, None, which)
@@ -298,8 +301,12 @@ pub fn on_host_with(
         .env("CLAWBOX", clawbox)
         .env("CLAWBOX_TESTS", workspace.target().join("debug"))
         // Too large for a guest, and no other there than here.
-        .env("CLAWBOX_TESTS_PROMETHEUS", packages::unpacked(workspace, "prometheus", "prometheus")?)
-        .env("CLAWBOX_TESTS_NATS", packages::unpacked(workspace, "nats-server", "nats-server")?)
+        .env(
+            "CLAWBOX_TESTS_PROMETHEUS",
+            packages::unpacked(workspace, &["prometheus"], "prometheus")?,
+        )
+        .env("CLAWBOX_TESTS_NATS", packages::unpacked(workspace, &["nats-server"], "nats-server")?)
+        .env("CLAWBOX_TESTS_RSYSLOG", packages::unpacked(workspace, RSYSLOG, "rsyslogd")?)
         .env("CLAWBOX_TESTS_READERS", packages::readers(workspace)?)
         .envs(agents::variables(workspace, which));
     let (status, output) = process::tee(&mut cargo)?;

@@ -37,6 +37,8 @@ pub struct Account {
     pub rows: u64,
     /// Those that it counts as lost.
     pub lost: u64,
+    /// Those that it misses by the kernel's numbers.
+    pub unexplained: u64,
     /// Rows of whatever kind.
     pub all_rows: u64,
 }
@@ -45,7 +47,16 @@ impl Account {
     /// Of a store.
     pub fn of(directory: &Path) -> Self {
         let (cursor, directory) = (Cursor::default(), directory.to_owned());
-        Self { directory, cursor, generated: 0, elsewhere: 0, rows: 0, lost: 0, all_rows: 0 }
+        Self {
+            directory,
+            cursor,
+            generated: 0,
+            elsewhere: 0,
+            rows: 0,
+            lost: 0,
+            unexplained: 0,
+            all_rows: 0,
+        }
     }
 
     /// Reads what came since.
@@ -68,6 +79,8 @@ impl Account {
                     let is_ours = [r#""connect""#, r#""unstored""#];
                     if is_ours.iter().any(|kind| detail.contains(kind)) {
                         self.lost += row.count();
+                    } else if detail.contains(r#""unexplained""#) {
+                        self.unexplained += row.count();
                     }
                 }
                 _ => {}
@@ -96,6 +109,14 @@ impl Account {
                 "{} made, {} stored, {} lost, {} read elsewhere",
                 self.generated, self.rows, self.lost, self.elsewhere
             ))
+        })
+    }
+
+    /// Waits until the store misses what another reader has read, by the kernel's numbers.
+    pub fn settle_elsewhere(&mut self) -> Result<()> {
+        super::until("what was read elsewhere is not missed", || {
+            self.read()?;
+            Ok(self.unexplained >= self.elsewhere)
         })
     }
 

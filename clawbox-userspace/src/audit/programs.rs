@@ -201,6 +201,7 @@ mod tests {
             text
         };
         let header = Header {
+            number: 0,
             kind: Kind::Exec as u8,
             verdict: Verdict::Allow as u8,
             reason: Reason::Exec as u8,

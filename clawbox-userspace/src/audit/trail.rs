@@ -226,7 +226,12 @@ impl Trail {
     }
 
     /// Adds a record. It is on its way to the disk after the next [`Trail::flush`].
-    pub fn add(&mut self, mut draft: Draft) {
+    pub fn add(&mut self, draft: Draft) {
+        self.add_event(draft, None);
+    }
+
+    /// The same of what the kernel has told, with the number that it has there.
+    pub fn add_event(&mut self, mut draft: Draft, number: Option<u64>) {
         // One time for both copies.
         draft.time.get_or_insert_with(SystemTime::now);
         if draft.verdict == VerdictName::Deny {
@@ -235,22 +240,23 @@ impl Trail {
         self.counted.record(&draft);
         if let Some(store) = &self.store {
             store.put_over(&mut draft);
-            store.record(&self.id, self.policy, &draft);
+            store.record(&self.id, self.policy, &draft, number);
         }
         self.add_line(draft);
     }
 
     /// Adds a record that says what one before has said. Where the host's store has it and there are many,
     /// it is no line of its own.
-    pub fn add_known(&mut self, known: &Known, time: SystemTime) {
+    pub fn add_known(&mut self, known: &Known, time: SystemTime, number: u64) {
         if self.store.as_ref().is_some_and(Intake::hashes_programs) {
             // It is in the clear where it is known.
-            return self.add(Draft { time: Some(time), ..known.draft.clone() });
+            let draft = Draft { time: Some(time), ..known.draft.clone() };
+            return self.add_event(draft, Some(number));
         }
         self.denied += u64::from(known.draft.verdict == VerdictName::Deny);
         self.counted.record(&known.draft);
         if let Some(store) = &self.store {
-            store.known(&self.id, self.policy, known, time);
+            store.known(&self.id, self.policy, known, (time, number));
             if !self.repeats.take() {
                 return;
             }
@@ -285,7 +291,7 @@ impl Trail {
     pub fn unstored(&mut self, kind: &'static str, count: u64, verdict: Option<VerdictName>) {
         if let Some(store) = &self.store {
             let gap = gap_of(Gap { count, kind: kind.to_owned(), verdict });
-            store.record(&self.id, self.policy, &Draft { reason: "killed", ..gap });
+            store.record(&self.id, self.policy, &Draft { reason: "killed", ..gap }, None);
         }
     }
 

@@ -27,6 +27,7 @@ use super::flows::Flows;
 use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{EXEC_HOOK, Losses, Skips};
 use super::lsm::{self, LsmState};
+use super::numbers::{self, Numbers};
 use super::pin::{self, PinLinksError, PinnedLinks};
 use super::pinned::{SUBJECTS, check_layout};
 use super::ring::Ring;
@@ -490,6 +491,15 @@ impl Enforcer {
             skips.push(("system-call-hook", Skips::of(&self.ebpf, calls::PROGRAM)?));
         }
         Ok(Losses::new(self.again("LOSSES")?, self.map("LOSSES_UNATTRIBUTED")?, skips))
+    }
+
+    /// The numbers of records, to be compared with what is read from now on. Can be taken once.
+    ///
+    /// # Errors
+    /// They were taken before, or cannot be read.
+    pub fn take_numbers(&mut self) -> Result<Numbers, LoadError> {
+        let table = self.map(numbers::TABLE)?;
+        Numbers::of(table).map_err(|source| LoadError::Map { name: numbers::TABLE, source })
     }
 
     /// The counts of what was allowed. Can be taken once.

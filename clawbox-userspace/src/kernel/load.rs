@@ -22,6 +22,7 @@ use super::btf::{BtfError, KernelTypes, VMLINUX};
 use super::calls;
 use super::link;
 use super::lsm::{self, LsmState};
+use super::numbers;
 use super::patch::{PatchError, Patched};
 use super::pin::PinLinksError;
 use super::probe::{self, Kernel};
@@ -264,6 +265,7 @@ pub(super) const KEPT: &[&str] = &[
     "ALLOWS",
     "LOSSES",
     "LOSSES_UNATTRIBUTED",
+    "NUMBERS",
     "FLOWS",
     "FLOW_SPAN",
     "TALLY_PLACES",
@@ -340,6 +342,7 @@ impl Programs {
         let object = Patched::new(OBJECT, &offsets, globals.function)?;
         let mut ebpf = loader.load(object.bytes()).map_err(LoadError::Object)?;
         drop(object);
+        numbers::begin(&mut ebpf)?;
         #[cfg(feature = "debug-log")]
         log_to_standard_error(&mut ebpf);
         let root = File::open(cgroup_root)

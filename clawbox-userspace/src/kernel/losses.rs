@@ -52,6 +52,17 @@ pub struct Loss {
     pub key: Option<LossKey>,
 }
 
+impl Loss {
+    /// Whether each of them had a number among the records of a ring.
+    #[must_use]
+    pub fn has_numbers(&self) -> bool {
+        self.key.is_some() || self.kind == UNATTRIBUTED
+    }
+}
+
+/// Events of which it is not known whose they were.
+const UNATTRIBUTED: &str = "unattributed";
+
 /// What events that a counter is of are called, and whether they were allowed or denied.
 #[must_use]
 pub fn named(key: LossKey) -> (&'static str, Option<Verdict>) {
@@ -62,7 +73,7 @@ pub fn named(key: LossKey) -> (&'static str, Option<Verdict>) {
         Some(Kind::Exec) | None => None,
         Some(_) => Some(Verdict::Deny),
     };
-    (kind.map_or("unattributed", Kind::name), verdict)
+    (kind.map_or(UNATTRIBUTED, Kind::name), verdict)
 }
 
 /// Why losses cannot be counted.
@@ -125,7 +136,7 @@ impl Losses {
         let total: u64 = self.unattributed.get(&0, 0)?.iter().sum();
         if total > self.seen_unattributed {
             let count = total - self.seen_unattributed;
-            losses.push(Loss { kind: "unattributed", sandbox: 0, count, verdict: None, key: None });
+            losses.push(Loss { kind: UNATTRIBUTED, sandbox: 0, count, verdict: None, key: None });
             self.seen_unattributed = total;
         }
         let total: u64 = self.unattributed.get(&UNASKED, 0)?.iter().sum();

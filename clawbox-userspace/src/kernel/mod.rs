@@ -14,6 +14,7 @@ pub mod load;
 pub mod losses;
 pub mod lsm;
 pub mod memory;
+pub mod numbers;
 mod patch;
 pub mod pin;
 pub mod pinned;

@@ -70,8 +70,11 @@ pub struct Ring {
     fd: OwnedFd,
     /// How far it is read, which the kernel is told.
     consumer: Pages,
-    /// How far it is written, and behind that page the records, twice, so that none has a break in it.
+    /// How far it is written, and behind that page the records. Once: pages that are there a second time, so
+    /// that no record has a break in it, count as memory of this process too.
     producer: Pages,
+    /// The record that has a break in it.
+    whole: Vec<u8>,
     page: usize,
     size: u64,
     /// How far this has looked.
@@ -90,12 +93,13 @@ impl Ring {
         let size = map.info().map_err(io::Error::other)?.max_entries();
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?;
         let page = usize::try_from(page.unwrap_or(4096)).map_err(io::Error::other)?;
-        let double = usize::try_from(size).map_err(io::Error::other)? * 2;
+        let length = usize::try_from(size).map_err(io::Error::other)?;
         let (read, write) = (libc::PROT_READ, libc::PROT_WRITE);
         let consumer = Pages::map(&fd, 0, page, read | write)?;
-        let producer = Pages::map(&fd, page, page + double, read)?;
+        let producer = Pages::map(&fd, page, page + length, read)?;
         let at = consumer.first().load(Ordering::Acquire);
-        Ok(Self { fd, consumer, producer, page, size: size.into(), at, written: at })
+        let whole = Vec::new();
+        Ok(Self { fd, consumer, producer, whole, page, size: size.into(), at, written: at })
     }
 
     /// Of a ring that a load whose agent does not run has pinned.
@@ -117,7 +121,7 @@ impl Ring {
                     return None;
                 }
             }
-            // In bounds: an offset below the size, of records that are mapped twice.
+            // In bounds: an offset below the size, and a head has no break in it.
             let offset = self.page + usize::try_from(self.at % self.size).ok()?;
             // SAFETY: a record's head lies within the mapping, aligned to 8.
             let head = unsafe { self.producer.at.add(offset).cast::<AtomicU32>().as_ref() };
@@ -128,21 +132,31 @@ impl Ring {
             let length = head & !(BUSY | DISCARDED);
             self.at += (u64::from(length) + HEAD).next_multiple_of(HEAD);
             if head & DISCARDED == 0 {
-                let length = usize::try_from(length).ok()?;
-                let end = offset + HEAD as usize + length;
-                if end > self.producer.length {
-                    return None;
-                }
-                // SAFETY: in the mapping, which outlives the borrow; the kernel does not write it before it
-                // is released, which takes this ring mutably.
-                return Some(unsafe {
-                    std::slice::from_raw_parts(
-                        self.producer.at.as_ptr().add(offset + HEAD as usize),
-                        length,
-                    )
-                });
+                return self.record(offset + HEAD as usize, usize::try_from(length).ok()?);
             }
         }
+    }
+
+    /// A record's bytes. Nobody writes them before they are released, which takes this ring mutably.
+    fn record(&mut self, from: usize, length: usize) -> Option<&[u8]> {
+        let left = self.producer.length.checked_sub(from)?;
+        let (first, rest) = (length.min(left), length.saturating_sub(left));
+        if rest > self.producer.length - self.page {
+            return None;
+        }
+        // SAFETY: both are in the mapping, which outlives the borrow.
+        let parts = unsafe {
+            let part =
+                |at, length| std::slice::from_raw_parts(self.producer.at.add(at).as_ptr(), length);
+            [part(from, first), part(self.page, rest)]
+        };
+        if rest == 0 {
+            return Some(parts[0]);
+        }
+        // It goes on where the records begin.
+        self.whole.clear();
+        parts.iter().for_each(|part| self.whole.extend_from_slice(part));
+        Some(&self.whole)
     }
 
     /// Goes to where an agent that was killed had begun to say that it has read to.

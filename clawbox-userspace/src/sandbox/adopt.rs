@@ -201,7 +201,8 @@ impl Sandbox {
         let in_force = PolicyInForce::new(image);
         let decisions = Decisions::of(number, host.feed.stirred());
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
-        recorder.resumed(first, told.resume_record());
+        let born = attached.is_none().then_some(lasting.born);
+        recorder.resumed(first, born, told.resume_record());
         let Served { resolver, hidden, servers } =
             serve(host, number, &in_force, decisions, upstream, served);
         remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);

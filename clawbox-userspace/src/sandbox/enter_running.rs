@@ -45,7 +45,7 @@ impl Host {
         let prepared = sandbox.prepare_further(further);
         let record = sandbox.told.further_record(further);
         let cgroup = sandbox.cgroup.clone();
-        let begun = |recorders: &mut super::feed::Recorders, step: fn(&mut Recorder)| {
+        let begun = |recorders: &mut super::recorders::Recorders, step: fn(&mut Recorder)| {
             if let Some(recorder) = recorders.of(number) {
                 step(recorder);
             }

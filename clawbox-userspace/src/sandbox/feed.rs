@@ -2,30 +2,33 @@
 //! which it happened. Woken where it has read all before and something is denied, but not more often than it
 //! pays, and by a fill level; never per event. Nobody is woken for what is allowed: it is looked for.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clawbox_common::event::Kind;
+use clawbox_common::event::{Header, Kind};
+use clawbox_common::number;
 use clawbox_common::rule::LOST_ALLOW;
 use clawbox_common::verdict::Verdict;
 use tokio::io::unix::AsyncFd;
 
 use super::probe::PROBE;
-use super::recorder::{Recorder, Stirred};
+use super::recorder::Stirred;
+use super::recorders::Recorders;
 use crate::audit::clock::Clock;
-use crate::audit::counted::Counted;
-use crate::audit::record::VerdictName;
-use crate::audit::store::in_flight::{self, InFlight};
+use crate::audit::record::{Alarm, Object, VerdictName};
+use crate::audit::store::in_flight::{self, Change, InFlight, PASSED, UNNUMBERED};
 use crate::audit::store::intake::Intake;
+use crate::audit::store::numbers::Other;
 use crate::audit::store::scan;
+use crate::audit::trail::Draft;
 use crate::events::Event;
 use crate::kernel::fill::{Fills, RingFill};
 use crate::kernel::flows::Flows;
 use crate::kernel::losses::{self, EXEC_HOOK, Losses};
 use crate::kernel::memory::Memory;
+use crate::kernel::numbers::{Found, Numbers};
 use crate::kernel::pin::directory_of;
 use crate::kernel::ring::Ring;
 use crate::kernel::tallies::Tallies;
@@ -52,6 +55,8 @@ const IN_FLIGHT: &str = "IN_FLIGHT";
 pub struct Counts {
     /// What it could not deliver.
     pub losses: Losses,
+    /// How it has numbered what it told.
+    pub numbers: Numbers,
     /// What it allowed.
     pub tallies: Tallies,
     /// What else it allowed that is like what it told.
@@ -82,6 +87,8 @@ pub struct Feed {
 
 /// A ring, and the event that was taken from it before another ring's earlier one.
 struct Source {
+    /// Which, as its numbers say it.
+    which: u32,
     /// Pollable.
     ring: AsyncFd<Ring>,
     next: Option<Event>,
@@ -90,23 +97,29 @@ struct Source {
 }
 
 impl Source {
-    fn new(ring: Ring) -> std::io::Result<Self> {
+    fn new(which: u32, ring: Ring) -> std::io::Result<Self> {
         // SAFETY: the ring owns its descriptor, does not change it, and closes it only when it is
         // dropped, which `AsyncFd` does after taking it out of the poller.
         let ring = unsafe { AsyncFd::register(ring) }?;
         let before = ring.get_ref().position();
-        Ok(Self { ring, next: None, before })
+        Ok(Self { which, ring, next: None, before })
     }
 
     /// Looks at the next event, and gives how many stood before it that were none.
-    fn look(&mut self) -> u64 {
+    fn look(&mut self, numbers: &mut Numbers) -> u64 {
         let mut undecodable = 0;
         while self.next.is_none() {
             self.before = self.ring.get_ref().position();
             let Some(bytes) = self.ring.get_mut().read() else { break };
             match Event::decode(bytes) {
                 Ok(event) => self.next = Some(event),
-                Err(_) => undecodable += 1,
+                Err(_) => {
+                    undecodable += 1;
+                    let number = bytes.get(NUMBER_AT..).and_then(|bytes| bytes.first_chunk());
+                    if let Some(number) = number {
+                        numbers.read(self.which, u64::from_ne_bytes(*number));
+                    }
+                }
             }
         }
         undecodable
@@ -130,6 +143,9 @@ impl Source {
     }
 }
 
+/// Where the number of an event stands.
+const NUMBER_AT: usize = std::mem::offset_of!(Header, number);
+
 /// Of which kind a count of an event's loss would be.
 fn kind_of(event: &Event) -> u32 {
     let decoded = event.decoded();
@@ -152,82 +168,6 @@ async fn woken([one, other]: &mut [Source; 2]) {
     }
 }
 
-/// Who writes down what, by sandbox.
-#[derive(Default)]
-pub struct Recorders {
-    by_sandbox: BTreeMap<u32, Recorder>,
-    /// What is no running sandbox's.
-    rest: Option<Recorder>,
-    /// What was told of sandboxes that run no more.
-    ended: Counted,
-    /// Where the host keeps a copy of everything.
-    store: Option<Intake>,
-}
-
-impl Recorders {
-    /// A copy of everything goes there from now on.
-    pub fn store_in(&mut self, store: Intake) {
-        self.store = Some(store);
-    }
-
-    /// Where that is.
-    #[must_use]
-    pub fn store(&self) -> Option<Intake> {
-        self.store.clone()
-    }
-
-    /// What is told of no sandbox that runs goes there from now on, and not to the first of them.
-    pub fn keep_rest(&mut self, mut recorder: Recorder) {
-        recorder.trail.store_in(self.store.clone());
-        self.rest = Some(recorder);
-    }
-
-    /// A sandbox's, from now on.
-    pub fn add(&mut self, sandbox: u32, mut recorder: Recorder) {
-        recorder.trail.store_in(self.store.clone());
-        self.by_sandbox.insert(sandbox, recorder);
-    }
-
-    /// A sandbox's, which is not told anything any more.
-    pub fn remove(&mut self, sandbox: u32) -> Option<Recorder> {
-        let removed = self.by_sandbox.remove(&sandbox)?;
-        self.ended.add(&removed.trail.counted);
-        Some(removed)
-    }
-
-    /// What was told of all sandboxes, of those that run no more too.
-    #[must_use]
-    pub fn counted(&self) -> Counted {
-        let mut all = self.ended.clone();
-        let told = self.by_sandbox.values().chain(&self.rest);
-        told.for_each(|recorder| all.add(&recorder.trail.counted));
-        all
-    }
-
-    /// A sandbox's.
-    pub fn of(&mut self, sandbox: u32) -> Option<&mut Recorder> {
-        self.by_sandbox.get_mut(&sandbox)
-    }
-
-    /// A sandbox's; for what is told of none that runs, the rest's, or where nobody keeps that, the first
-    /// one's: of an embedded run's only sandbox everything is told.
-    fn for_event(&mut self, sandbox: u32) -> Option<&mut Recorder> {
-        if self.by_sandbox.contains_key(&sandbox) {
-            return self.by_sandbox.get_mut(&sandbox);
-        }
-        self.rest.as_mut().or_else(|| self.by_sandbox.values_mut().next())
-    }
-
-    /// Of what is no sandbox's.
-    pub fn rest(&mut self) -> Option<&mut Recorder> {
-        self.rest.as_mut()
-    }
-
-    fn all(&mut self) -> impl Iterator<Item = &mut Recorder> {
-        self.by_sandbox.values_mut().chain(self.rest.as_mut())
-    }
-}
-
 impl Feed {
     /// Takes up a load's event sources. Call it inside the runtime.
     ///
@@ -235,7 +175,7 @@ impl Feed {
     /// The ring cannot be polled.
     pub fn new(rings: [Ring; 2], counts: Counts) -> std::io::Result<Self> {
         let [denied, allowed] = rings;
-        let rings = [Source::new(denied)?, Source::new(allowed)?];
+        let rings = [Source::new(number::EVENTS, denied)?, Source::new(number::ALLOWS, allowed)?];
         let (undecodable, drained) = (0, Instant::now());
         // Before this process there may have been another.
         let (is_told, has_more, pause) = (true, false, TICK);
@@ -279,7 +219,7 @@ impl Feed {
 
     /// Whether something is there. Where nothing is, the next look is later.
     fn look(&mut self) -> bool {
-        self.undecodable += self.rings.iter_mut().map(Source::look).sum::<u64>();
+        self.look_ahead();
         let is_there = self.rings.iter().any(|source| source.next.is_some());
         self.pause = if is_there { TICK } else { (self.pause * 2).min(REST) };
         is_there
@@ -307,25 +247,33 @@ impl Feed {
             if read < BATCH || !is_behind || self.has_more {
                 // The kernel wakes nobody for what came before it was told that all is read.
                 self.is_told = is_behind && read > 0;
+                if read < BATCH && !is_behind {
+                    self.counts.numbers.are_read();
+                }
                 break;
             }
         }
         told.sort_unstable();
         told.dedup();
-        if self.undecodable > 0
-            && let Some(recorder) = recorders.for_event(0)
-        {
-            recorder.trail.gap("undecodable", std::mem::take(&mut self.undecodable));
-            recorder.trail.flush();
-        }
+        let undecodable = std::mem::take(&mut self.undecodable);
+        self.tell_missing(recorders, "undecodable", undecodable);
         told
     }
 
     /// The earlier of what both rings have next.
     fn next(&mut self) -> Option<Event> {
-        self.undecodable += self.rings.iter_mut().map(Source::look).sum::<u64>();
+        self.look_ahead();
         let first = self.rings.iter_mut().min_by_key(|source| source.time())?;
-        first.next.take()
+        let event = first.next.take()?;
+        self.counts.numbers.read(first.which, event.header().number);
+        Some(event)
+    }
+
+    fn look_ahead(&mut self) {
+        let numbers = &mut self.counts.numbers;
+        for source in &mut self.rings {
+            self.undecodable += source.look(numbers);
+        }
     }
 
     /// Reads one batch, and gives its room back when it is known to wait for the store. How many kernel events
@@ -342,8 +290,14 @@ impl Feed {
             let released = self.rings.iter_mut().zip(positions);
             released.fold(false, |more, (source, to)| source.ring.get_mut().release(to) || more)
         };
+        let reached = self.counts.numbers.take_reached();
+        let passed = counts.get(&PASSED).copied().unwrap_or_default();
+        let change =
+            Change { counts: &counts, positions: Some(positions), reached: &reached, told: &[] };
         let is_behind = match &store {
-            Some(store) if read > 0 => store.commit(&counts, Some(positions), &[], release),
+            Some(store) if read > 0 => {
+                store.commit(change, Other { passed, ..Other::default() }, release)
+            }
             _ => release(),
         };
         if let Some(store) = &store {
@@ -361,7 +315,7 @@ impl Feed {
         counts: &mut in_flight::Counts,
     ) -> usize {
         let (mut read, clock) = (0, Clock::now());
-        let mut run = (0, 0);
+        let (mut run, mut passed) = ((0, 0), 0);
         let first = told.len();
         while read < BATCH
             && let Some(event) = self.next()
@@ -370,21 +324,24 @@ impl Feed {
             let sandbox = event.header().sandbox;
             if sandbox == PROBE {
                 // What the watchdog tries is no sandbox's doing.
+                passed += 1;
                 continue;
             }
+            let mut is_told = false;
+            let kind = kind_of(&event);
             if let Some(recorder) = recorders.for_event(sandbox) {
                 told.push(recorder.sandbox());
-                let kind = kind_of(&event);
-                if recorder.event(event, &clock) {
-                    let key = in_flight::key(sandbox, kind);
-                    if key != run.0 {
-                        add(counts, std::mem::replace(&mut run, (key, 0)));
-                    }
-                    run.1 += 1;
-                }
+                is_told = recorder.event(event, &clock);
             }
+            let key = if is_told { in_flight::key(sandbox, kind) } else { PASSED };
+            passed += u64::from(!is_told);
+            if is_told && key != run.0 {
+                add(counts, std::mem::replace(&mut run, (key, 0)));
+            }
+            run.1 += u64::from(is_told);
         }
         add(counts, run);
+        add(counts, (PASSED, passed));
         told.extend(self.stirred.take());
         if let Some(batch) = told.get_mut(first..) {
             batch.sort_unstable();
@@ -417,6 +374,11 @@ impl Feed {
             }
         }
         self.counts.losses.told_before(unfinished.told).map_err(io::Error::other)?;
+        for lane in (0..self.counts.numbers.lanes()).filter_map(|lane| u16::try_from(lane).ok()) {
+            if let Some(reached) = flight.reached(lane) {
+                self.counts.numbers.resume(reached);
+            }
+        }
         flight.finished();
         Ok(flight)
     }
@@ -430,7 +392,7 @@ impl Feed {
     pub fn tell_left(&mut self, recorders: &mut Recorders) {
         let Some(store) = &self.store else { return };
         store.tell_left(|left| {
-            for (key, count) in left {
+            for (key, count) in left.iter().filter(|(key, _)| **key != PASSED) {
                 let of = in_flight::loss_key(*key);
                 let (kind, verdict) = losses::named(of);
                 if let Some(recorder) = recorders.for_event(of.sandbox) {
@@ -477,13 +439,16 @@ impl Feed {
                 && let Some(recorder) = recorders.for_event(flow.sandbox)
             {
                 recorder.counted(key, flow);
-                let kind = u32::from(key.kind) | LOST_ALLOW;
+                let kind = u32::from(key.kind) | LOST_ALLOW | UNNUMBERED;
                 add(&mut counts, (in_flight::key(flow.sandbox, kind), flow.again));
             }
         }
         let mut taken = || self.counts.flows.taken(&counted);
         match &store {
-            Some(store) if !counts.is_empty() => store.commit(&counts, None, &[], taken),
+            Some(store) if !counts.is_empty() => {
+                let change = Change { counts: &counts, positions: None, reached: &[], told: &[] };
+                store.commit(change, Other::default(), taken)
+            }
             _ => taken(),
         }
         if let Some(store) = &store {
@@ -495,45 +460,97 @@ impl Feed {
     /// Records what the kernel could not deliver. Gives whether it has left out the program that gives
     /// identities at a start.
     pub fn count_losses(&mut self, recorders: &mut Recorders) -> bool {
-        match self.counts.losses.since_last() {
-            Ok(losses) => {
-                let has_skipped = losses.iter().any(|loss| loss.kind == EXEC_HOOK);
-                let store = self.store.clone();
-                if let Some(store) = &store {
-                    store.hold();
-                }
-                let mut counts = in_flight::Counts::new();
-                for loss in losses.into_iter().filter(|loss| loss.sandbox != PROBE) {
-                    if let Some(recorder) = recorders.for_event(loss.sandbox) {
-                        if let Some(key) = loss.key {
-                            let key = in_flight::key(key.sandbox, key.kind);
-                            add(&mut counts, (key, loss.count));
-                        }
-                        let verdict = loss.verdict.map(VerdictName::from);
-                        recorder.trail.lost(loss.kind, loss.count, verdict);
-                        recorder.trail.flush();
-                    }
-                }
-                let telling = self.counts.losses.telling().to_vec();
-                let mut tell = || self.counts.losses.told();
-                let told = match &store {
-                    Some(store) if !telling.is_empty() => {
-                        store.commit(&counts, None, &telling, tell)
-                    }
-                    _ => tell(),
-                };
-                if let Some(store) = &store {
-                    store.release();
-                }
-                if let Err(error) = told {
-                    tracing::warn!("what was lost will be told once more: {error}");
-                }
-                has_skipped
-            }
+        // Before the losses are read: those of all that is settled by then are among them.
+        let found = self.counts.numbers.look().unwrap_or_else(|error| {
+            tracing::warn!("the kernel's numbers cannot be read: {error}");
+            Found::default()
+        });
+        self.tell_found(recorders, &found);
+        let losses = match self.counts.losses.since_last() {
+            Ok(losses) => losses,
             Err(error) => {
                 tracing::warn!("the kernel's loss counters cannot be read: {error}");
-                false
+                return false;
             }
+        };
+        let has_skipped = losses.iter().any(|loss| loss.kind == EXEC_HOOK);
+        let store = self.store.clone();
+        if let Some(store) = &store {
+            store.hold();
+        }
+        let mut counts = in_flight::Counts::new();
+        let mut other = Other { settled: found.settled, ..Other::default() };
+        for loss in losses {
+            if loss.sandbox == PROBE {
+                other.passed += loss.count;
+                continue;
+            }
+            if let Some(recorder) = recorders.for_event(loss.sandbox) {
+                if let Some(key) = loss.key {
+                    add(&mut counts, (in_flight::key(key.sandbox, key.kind), loss.count));
+                }
+                other.lost += if loss.has_numbers() { loss.count } else { 0 };
+                let verdict = loss.verdict.map(VerdictName::from);
+                recorder.trail.lost(loss.kind, loss.count, verdict);
+                recorder.trail.flush();
+            }
+        }
+        add(&mut counts, (PASSED, other.passed));
+        let told = self.counts.losses.telling().to_vec();
+        let change = Change { counts: &counts, positions: None, reached: &[], told: &told };
+        let mut tell = || self.counts.losses.told();
+        let told = match &store {
+            Some(store) if !counts.is_empty() || !other.settled.is_empty() || !told.is_empty() => {
+                store.commit(change, other, tell)
+            }
+            _ => tell(),
+        };
+        if let Some(store) = &store {
+            store.release();
+        }
+        if let Err(error) = told {
+            tracing::warn!("what was lost will be told once more: {error}");
+        }
+        has_skipped
+    }
+
+    /// Records what the numbers of records say that nothing else does.
+    fn tell_found(&mut self, recorders: &mut Recorders, found: &Found) {
+        if found.unexplained > 0 {
+            let count = found.unexplained;
+            tracing::error!("{count} events are neither read nor counted as lost by the kernel");
+            self.tell_missing(recorders, "unexplained", count);
+        }
+        if found.impossible > 0
+            && let Some(recorder) = recorders.for_event(0)
+        {
+            let object = Object::Alarm(Alarm {
+                severity: "critical".into(),
+                part: "rings".into(),
+                repaired: false,
+                why: Some("records were read twice, or losses counted of none".into()),
+                events: Some(found.impossible),
+            });
+            recorder.trail.add(Draft::of_agent("alarm", "numbers", object));
+            recorder.trail.flush();
+        }
+    }
+
+    /// Records events that are missing for another cause than want of room.
+    fn tell_missing(&mut self, recorders: &mut Recorders, kind: &'static str, count: u64) {
+        let Some(recorder) = recorders.for_event(0).filter(|_| count > 0) else { return };
+        let store = self.store.clone();
+        if let Some(store) = &store {
+            store.hold();
+        }
+        recorder.trail.gap(kind, count);
+        recorder.trail.flush();
+        let reached = self.counts.numbers.take_reached();
+        if let Some(store) = &store {
+            let counts = &in_flight::Counts::from([(in_flight::key(0, 0), count)]);
+            let change = Change { counts, positions: None, reached: &reached, told: &[] };
+            store.commit(change, Other { lost: count, ..Other::default() }, || ());
+            store.release();
         }
     }
 }

@@ -14,13 +14,14 @@ use super::cgroup::Cgroup;
 use super::change::KernelSide;
 use super::connections::Connections;
 use super::control::{Answer, Request, Text};
-use super::feed::{Counts, Feed, Recorders, TICK};
+use super::feed::{Counts, Feed, TICK};
 use super::launcher::Launcher;
 use super::life::{Sandbox, Written};
 use super::memory::give_back;
 use super::probe::PROBE;
 use super::ready::Ready;
 use super::recorder::{Decisions, Recorder};
+use super::recorders::Recorders;
 use super::run::{Run, RunError, system};
 use super::strays::{self, Remnants};
 use clawbox_common::attach::{PENDING, Selector};
@@ -135,8 +136,8 @@ impl Host {
         // Before anything is taken that they look at too.
         let (fills, ring) = (enforcer.fills()?, enforcer.ring_fill()?);
         let (losses, tallies) = (enforcer.take_losses()?, enforcer.take_tallies()?);
-        let flows = enforcer.take_flows()?;
-        let counts = Counts { losses, tallies, flows, fills, ring };
+        let (flows, numbers) = (enforcer.take_flows()?, enforcer.take_numbers()?);
+        let counts = Counts { losses, numbers, tallies, flows, fills, ring };
         let feed =
             Feed::new(enforcer.take_events()?, counts).map_err(system("poll the event ring"))?;
         let remnants = Remnants::of(name, enforcer.skipped_exits()?)?;

@@ -37,6 +37,7 @@ mod paused;
 pub mod probe;
 pub mod ready;
 pub mod recorder;
+mod recorders;
 mod repeats;
 pub mod run;
 pub mod run_lock;

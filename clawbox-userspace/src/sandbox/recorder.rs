@@ -129,6 +129,9 @@ impl gateway::Observer for Decisions {
     }
 }
 
+/// How long after its birth a sandbox's first process may still be doing the self-test, in nanoseconds.
+const TEST_TIME: u64 = 10_000_000_000;
+
 /// How far a sandbox's start is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
@@ -136,6 +139,9 @@ enum Start {
     Begun,
     /// Before the first exec, the first process is clawbox itself doing the self-test.
     Tested(u32),
+    /// It ran when this agent began. An agent before may have left what the first process, this one, has tried
+    /// before this moment (nanoseconds since boot).
+    Left(u32, u64),
     /// It runs.
     Done,
 }
@@ -235,10 +241,12 @@ impl Recorder {
         self.decisions.sandbox
     }
 
-    /// Another clawbox has told of it so far; this is said of that.
-    pub fn resumed(&mut self, first_process: u32, told: Draft) {
+    /// Another clawbox has told of it so far; this is said of that. Where clawbox has started it, its first
+    /// process was born at this moment, in hundredths of a second since boot.
+    pub fn resumed(&mut self, first_process: u32, born: Option<u64>, told: Draft) {
         self.started(first_process);
-        self.start = Start::Done;
+        let tested = born.map(|born| born.saturating_mul(10_000_000).saturating_add(TEST_TIME));
+        self.start = tested.map_or(Start::Done, |until| Start::Left(first_process, until));
         self.trail.add(told);
         self.trail.flush();
     }
@@ -322,6 +330,12 @@ impl Recorder {
                 let is_refusal =
                     matches!(event, Event::File(..)) && decoded.verdict == Verdict::Deny;
                 is_test || !is_refusal
+            }
+            Start::Left(pid, until) => {
+                if decoded.kind == Kind::Exec || header.time > until {
+                    self.start = Start::Done;
+                }
+                header.tgid == pid && is_test && header.time <= until
             }
             Start::Tested(pid) => {
                 // With a pid namespace the first process never executes anything: its child does.

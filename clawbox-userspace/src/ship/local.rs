@@ -12,17 +12,12 @@ use nix::libc;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixDatagram};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::mark::{Mark, Marks};
-use super::{Failure, Receiver, next_batch};
+use super::{Failure, Receiver, Taker, Way};
 use crate::audit::store::event;
-use crate::audit::store::read::{Reader, Row};
+use crate::audit::store::read::Row;
 use crate::audit::store::schema::Text;
-
-/// Messages after which is asked how far they have come.
-const TOGETHER: usize = 512;
 
 /// A receiver that has taken nothing for so long is connected to anew.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -95,9 +90,7 @@ pub(super) fn fields(row: Row<'_>) -> impl Iterator<Item = (String, String)> {
 pub(super) struct Sender<F> {
     pub place: Place,
     pub form: F,
-    pub store: PathBuf,
-    pub marks: Marks,
-    pub stored: watch::Receiver<()>,
+    pub way: Way,
 }
 
 enum Socket {
@@ -151,40 +144,35 @@ impl Socket {
     }
 }
 
-impl<F: Form> Sender<F> {
-    async fn say(&self, socket: &mut Socket, rows: &[Row<'_>]) -> io::Result<()> {
+/// A log that listens.
+struct Log<'f, F> {
+    socket: Socket,
+    form: &'f F,
+}
+
+impl<F: Form> Log<'_, F> {
+    async fn say(&mut self, rows: &[Row<'_>]) -> io::Result<()> {
         for row in rows {
-            socket.send(&self.form.message(*row)).await?;
+            self.socket.send(&self.form.message(*row)).await?;
         }
-        socket.confirmed().await
+        self.socket.confirmed().await
+    }
+}
+
+impl<F: Form> Taker for Log<'_, F> {
+    async fn take(&mut self, rows: &[Row<'_>]) -> Result<(), Failure> {
+        Ok(timeout(PATIENCE, self.say(rows)).await??)
     }
 }
 
 impl<F: Form> Receiver for Sender<F> {
     fn shipped(&self) -> u64 {
-        self.marks.shipped()
+        self.way.marks.shipped()
     }
 
     async fn ship(&mut self) -> Result<Infallible, Failure> {
-        let mut socket = timeout(PATIENCE, Socket::connect(&self.place)).await??;
-        let mut reader = Reader::at(&self.store, self.marks.mark().cursor);
-        loop {
-            let (cursor, batch) = next_batch(&mut reader, &mut self.stored).await?;
-            let next = self.marks.shipped();
-            let rows: Vec<Row<'_>> = batch.rows().filter(|row| row.id() >= next).collect();
-            for some in rows.chunks(TOGETHER) {
-                let said = timeout(PATIENCE, self.say(&mut socket, some)).await;
-                if let Err(failure) = said.map_err(Failure::from).and_then(|said| Ok(said?)) {
-                    self.marks.keep();
-                    return Err(failure);
-                }
-                if let Some(last) = some.last() {
-                    self.marks.reached(Mark { cursor, next: last.id() + 1 });
-                }
-            }
-            let next = batch.label.first + batch.label.events;
-            self.marks.set(Mark { cursor: reader.cursor(), next });
-        }
+        let socket = timeout(PATIENCE, Socket::connect(&self.place)).await??;
+        self.way.ship(&mut Log { socket, form: &self.form }).await
     }
 }
 
@@ -193,7 +181,7 @@ pub(super) mod tests {
     use super::*;
     use crate::audit::store::columns::Columns;
     use crate::audit::store::limits::Limits;
-    use crate::audit::store::read::{Cursor, Everything};
+    use crate::audit::store::read::{Cursor, Everything, Reader};
     use crate::audit::store::row;
     use crate::audit::store::tests::denied;
     use crate::audit::store::writer::Writer;

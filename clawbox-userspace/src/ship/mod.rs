@@ -12,7 +12,7 @@ pub mod syslog;
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::audit::store::intake::directory_of;
-use crate::audit::store::read::{Cursor, Everything, Loaded, Reader};
+use crate::audit::store::read::{Cursor, Everything, Loaded, Reader, Row};
 use journald::{Entries, Journald};
-use mark::Marks;
+use mark::{Mark, Marks};
 use nats::Nats;
 use otlp::Otlp;
 use syslog::{Messages, Syslog};
@@ -89,6 +89,44 @@ async fn next_batch(
     }
 }
 
+/// Who takes several events at one time and says then whether all of them are taken.
+trait Taker {
+    async fn take(&mut self, rows: &[Row<'_>]) -> Result<(), Failure>;
+}
+
+/// The way to a [`Taker`], from where it has come before.
+struct Way {
+    store: PathBuf,
+    marks: Marks,
+    stored: watch::Receiver<()>,
+}
+
+/// Events that a [`Taker`] is given at one time.
+const TOGETHER: usize = 512;
+
+impl Way {
+    /// Ships until something fails.
+    async fn ship(&mut self, to: &mut impl Taker) -> Result<Infallible, Failure> {
+        let mut reader = Reader::at(&self.store, self.marks.mark().cursor);
+        loop {
+            let (cursor, batch) = next_batch(&mut reader, &mut self.stored).await?;
+            let next = self.marks.shipped();
+            let rows: Vec<Row<'_>> = batch.rows().filter(|row| row.id() >= next).collect();
+            for some in rows.chunks(TOGETHER) {
+                if let Err(failure) = to.take(some).await {
+                    self.marks.keep();
+                    return Err(failure);
+                }
+                if let Some(last) = some.last() {
+                    self.marks.reached(Mark { cursor, next: last.id() + 1 });
+                }
+            }
+            let next = batch.label.first + batch.label.events;
+            self.marks.set(Mark { cursor: reader.cursor(), next });
+        }
+    }
+}
+
 /// What this host is called where nothing else is said.
 fn host_name() -> String {
     let name = nix::unistd::gethostname();
@@ -116,17 +154,19 @@ impl Shipping {
         }
         if let Some(otlp) = ship.otlp.clone() {
             let marks = marks("ship.otlp.json");
-            shipping.to(otlp::Sender { otlp, store: store(), marks, stored: stored() })?;
+            let way = Way { store: store(), marks, stored: stored() };
+            shipping.to(otlp::Sender { otlp, way })?;
         }
         if let Some(syslog) = &ship.syslog {
             let place = syslog.place().map_err(io::Error::other)?;
             let (form, marks) = (Messages::of(syslog, &place), marks("ship.syslog.json"));
-            shipping.to(local::Sender { place, form, store: store(), marks, stored: stored() })?;
+            let way = Way { store: store(), marks, stored: stored() };
+            shipping.to(local::Sender { place, form, way })?;
         }
         if let Some(journald) = &ship.journald {
             let (place, marks) = (journald.place(), marks("ship.journald.json"));
-            let form = Entries;
-            shipping.to(local::Sender { place, form, store: store(), marks, stored: stored() })?;
+            let way = Way { store: store(), marks, stored: stored() };
+            shipping.to(local::Sender { place, form: Entries, way })?;
         }
         Ok(shipping)
     }

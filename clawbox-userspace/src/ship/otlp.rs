@@ -1,7 +1,6 @@
 //! OpenTelemetry: each event a log record, sent to a collector of this host by OTLP over gRPC.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
@@ -13,17 +12,12 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
-use super::mark::{Mark, Marks};
-use super::{Failure, Receiver, host_name, next_batch};
+use super::{Failure, Receiver, Taker, Way, host_name};
 use crate::audit::store::event;
-use crate::audit::store::read::{Reader, Row};
+use crate::audit::store::read::Row;
 use crate::audit::store::schema::Text;
-
-/// Records of one request.
-const TOGETHER: usize = 512;
 
 /// How long a collector may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -58,39 +52,33 @@ impl Otlp {
 /// Events on their way to the collector.
 pub(super) struct Sender {
     pub otlp: Otlp,
-    pub store: PathBuf,
-    pub marks: Marks,
-    pub stored: watch::Receiver<()>,
+    pub way: Way,
+}
+
+/// A collector that answers.
+struct Collector {
+    client: LogsServiceClient<Channel>,
+    host: String,
+}
+
+impl Taker for Collector {
+    async fn take(&mut self, rows: &[Row<'_>]) -> Result<(), Failure> {
+        let records = rows.iter().map(|row| record(*row)).collect();
+        export(&mut self.client, &self.host, records).await
+    }
 }
 
 impl Receiver for Sender {
     fn shipped(&self) -> u64 {
-        self.marks.shipped()
+        self.way.marks.shipped()
     }
 
     async fn ship(&mut self) -> Result<Infallible, Failure> {
         let endpoint = Endpoint::from_shared(self.otlp.endpoint.clone())?;
         let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
-        let mut collector = LogsServiceClient::new(endpoint.connect().await?);
+        let client = LogsServiceClient::new(endpoint.connect().await?);
         let host = self.otlp.host.clone().unwrap_or_else(host_name);
-        let mut reader = Reader::at(&self.store, self.marks.mark().cursor);
-        loop {
-            let (cursor, batch) = next_batch(&mut reader, &mut self.stored).await?;
-            let next = self.marks.shipped();
-            let rows: Vec<Row<'_>> = batch.rows().filter(|row| row.id() >= next).collect();
-            for some in rows.chunks(TOGETHER) {
-                let records = some.iter().map(|row| record(*row)).collect();
-                if let Err(failure) = export(&mut collector, &host, records).await {
-                    self.marks.keep();
-                    return Err(failure);
-                }
-                if let Some(last) = some.last() {
-                    self.marks.reached(Mark { cursor, next: last.id() + 1 });
-                }
-            }
-            let next = batch.label.first + batch.label.events;
-            self.marks.set(Mark { cursor: reader.cursor(), next });
-        }
+        self.way.ship(&mut Collector { client, host }).await
     }
 }
 

@@ -120,6 +120,73 @@ fn nothing_is_allowed_while_nothing_can_be_recorded_and_all_of_it_again_when_the
     let _ = one.dialler.end();
 }
 
+/// Does with files what it is told, a word and a path a line, and says what came of it. One is open from
+/// the beginning.
+const USER: &str = r#"
+import errno, os, sys
+held = os.open(sys.argv[1], os.O_RDONLY)
+def kept(path): return os.pread(held, 1, 0)
+def read(path): return os.close(os.open(path, os.O_RDONLY))
+def write(path): return os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+def make(path): os.mkdir(path); os.rmdir(path)
+def move(path): os.rename(path, path + ".moved"); os.rename(path + ".moved", path)
+def start(path): return os.waitpid(os.posix_spawn(path, [path], {}), 0)
+print("ready", flush=True)
+for line in sys.stdin:
+    what, path = line.split()
+    try:
+        globals()[what](path)
+        print("ok", flush=True)
+    except OSError as error:
+        print(errno.errorcode[error.errno], flush=True)
+"#;
+
+#[test]
+fn no_file_is_used_in_any_way_while_nothing_can_be_recorded() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        // Landlock alone holds files, and cannot be told anything later.
+        return;
+    }
+    let audit = "audit: { on_full: stop-allows }\n";
+    let mut daemon = Daemon::at_rest(&scene.world, "require", audit);
+    let disk = Disk::mount(daemon.place("state/audit"), 2 << 20);
+    daemon.start_again();
+    let policy = daemon.policy("one", &scene.policy(""));
+    let own = scene.world.work().display().to_string();
+    let mut command = daemon.as_nobody(&["run", "--name", "one", "--policy", &policy]);
+    command.args(["--workdir", &own, "--", PYTHON, "-c", USER, "/etc/passwd"]);
+    let mut one = Dialler::of(command);
+    let uses = |one: &mut Dialler| -> Vec<String> {
+        let words = ["kept /etc/passwd", "read /etc/passwd", "write own", "make made", "move own"];
+        let words = words.into_iter().chain(["start /bin/true"]);
+        words.map(|word| one.dial(word)).collect()
+    };
+    let all = |answer: &str| vec![answer.to_owned(); 6];
+    assert_eq!(uses(&mut one), all("ok"));
+    disk.fill();
+    // A denial that cannot be stored is told as well as any.
+    assert_ne!(one.dial("read /root/none"), "ok");
+    until("a full disk stops what is allowed", || status(&daemon).1["allows_stopped"] == true);
+    let refused = uses(&mut one);
+    assert!(
+        refused.iter().all(|answer| ["EPERM", "EACCES"].contains(&answer.as_str())),
+        "{refused:?}"
+    );
+    // Nor does who comes after a daemon that was killed meanwhile let anything through.
+    daemon.end_by(Signal::SIGKILL);
+    assert_eq!(uses(&mut one), refused);
+    daemon.start_again();
+    assert_eq!(uses(&mut one), refused);
+    disk.empty();
+    until("room lets go on what is allowed", || uses(&mut one) == all("ok"));
+    let why = query(&daemon, &["--verdict", "deny", "--reason", "unrecorded", "--class", "file"]);
+    assert!(why.iter().any(|row| row["path"] == "/etc/passwd"), "{why:#?}");
+    verified(&daemon);
+    // How it has ended no restarted daemon can tell.
+    let _ = one.end();
+}
+
 /// Connects to so many places that no rule names, no two alike.
 const SCATTERS: &str = r#"
 import random, socket, sys

@@ -205,7 +205,7 @@ fn the_text_is_what_promtool_and_people_expect_and_is_made_once_a_second() {
         ),
         ("clawbox_policy_changes_total{outcome=\"changed\"}", "1"),
         ("clawbox_policy_change_seconds_count", "1"),
-        ("clawbox_ring_size_bytes", "2097152"),
+        ("clawbox_ring_size_bytes", "3145728"),
         ("clawbox_table_entries{table=\"SUBJECTS\"}", "1"),
         ("clawbox_table_entries_max{table=\"SUBJECTS\"}", "65536"),
     ] {

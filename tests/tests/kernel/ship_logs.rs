@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -12,10 +13,13 @@ use std::time::{Duration, Instant};
 
 use clawbox_tests::daemon::Daemon;
 use clawbox_tests::network::{ELSEWHERE, World};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::audit_store::query;
 use crate::daemon::{Dialler, to_site};
+use crate::real_programs::has;
 use crate::scene::Scene;
 
 type Messages = Arc<Mutex<Vec<String>>>;
@@ -96,6 +100,26 @@ fn whole(bytes: &mut Vec<u8>) -> Vec<String> {
         found.push(String::from_utf8(message).unwrap());
     }
     found
+}
+
+impl Log {
+    /// A program of the distribution's that keeps what it is sent; `kept` says all that it has.
+    fn program(
+        mut child: Child,
+        messages: &Messages,
+        kept: impl Fn() -> Vec<String> + Send + 'static,
+    ) -> Self {
+        let messages = Arc::clone(messages);
+        Self::run(move |ends| {
+            while !ends.load(Ordering::Relaxed) {
+                *messages.lock().unwrap() = kept();
+                std::thread::yield_now();
+            }
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+            child.wait().unwrap();
+            *messages.lock().unwrap() = kept();
+        })
+    }
 }
 
 impl Drop for Log {
@@ -199,4 +223,115 @@ fn the_journal_has_every_event_when_it_and_the_agent_were_away_in_turn() {
         is_resumed(&scene, &ship, "\nCLAWBOX_ID=", |messages| Log::datagrams(&path, messages));
     let denied = messages.iter().find(|text| text.contains("\nCLAWBOX_VERDICT=deny\n")).unwrap();
     assert!(denied.contains("\nPRIORITY=4\nSYSLOG_IDENTIFIER=clawbox\n"), "{denied}");
+}
+
+/// Debian's `rsyslogd`, with what it needs, as its packages have them; in a guest there is none.
+fn rsyslog() -> Option<PathBuf> {
+    let unpacked = std::env::var_os("CLAWBOX_TESTS_RSYSLOG");
+    let directory = unpacked.map_or("/usr/sbin".into(), PathBuf::from);
+    let root = directory.ancestors().nth(2)?.to_owned();
+    has(&[&directory.join("rsyslogd").to_string_lossy()]).then_some(root)
+}
+
+/// Starts it with an input, and has it keep how it has understood each message.
+fn start_rsyslog(scene: &Scene, root: &Path, input: &str, messages: &Messages) -> Log {
+    let place = scene.world.private();
+    let (kept, config) = (place.join("kept"), place.join("rsyslog.conf"));
+    let text = format!(
+        "global(workDirectory=\"{}\")\nmodule(load=\"imuxsock\" SysSock.Use=\"off\")\n\
+         module(load=\"imptcp\")\n{input}\n\
+         template(name=\"kept\" type=\"string\" string=\"%syslogfacility-text%.%syslogseverity-text% \
+         %hostname% %app-name% %msgid% %structured-data% | %msg%\\n\")\n\
+         action(type=\"omfile\" file=\"{}\" template=\"kept\")\n",
+        place.display(),
+        kept.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let libraries = root.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    let mut command = Command::new(root.join("usr/sbin/rsyslogd"));
+    command.arg("-n").arg("-f").arg(&config).arg("-i").arg(place.join("rsyslog.pid"));
+    command.arg("-M").arg(libraries.join("rsyslog")).env("LD_LIBRARY_PATH", &libraries);
+    scene.world.enter(&mut command);
+    let child = command.stdin(Stdio::null()).spawn().unwrap();
+    Log::program(child, messages, move || {
+        let text = std::fs::read_to_string(&kept).unwrap_or_default();
+        // The last one may not be whole yet.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(str::to_owned).collect()
+    })
+}
+
+/// What rsyslog has made of a denial.
+fn is_understood(messages: &[String]) {
+    let denied = messages.iter().find(|text| text.contains("verdict=\"deny\"")).unwrap();
+    assert!(denied.starts_with("audit.warning h1 clawbox connect [clawbox@32473 "), "{denied}");
+    assert!(denied.contains(&format!("ip=\"{ELSEWHERE}\"")), "{denied}");
+    let (_, line) = denied.split_once(" | ").unwrap();
+    assert!(line.contains("deny") && line.contains("unknown-endpoint"), "{denied}");
+}
+
+#[test]
+fn the_real_rsyslog_keeps_and_understands_every_event_by_datagrams() {
+    let Some(root) = rsyslog() else { return };
+    let scene = Scene::new();
+    let path = socket(&scene);
+    let ship = format!("ship: {{ syslog: {{ to: \"unix:{}\", host: h1 }} }}\n", path.display());
+    let input = format!(
+        "input(type=\"imuxsock\" Socket=\"{}\" UseSpecialParser=\"off\" ParseHostname=\"on\")",
+        path.display()
+    );
+    let start = |messages: &Messages| start_rsyslog(&scene, &root, &input, messages);
+    is_understood(&is_resumed(&scene, &ship, " id=\"", start));
+}
+
+#[test]
+fn the_real_rsyslog_keeps_and_understands_every_event_by_tcp() {
+    let Some(root) = rsyslog() else { return };
+    let scene = Scene::new();
+    let ship = "ship: { syslog: { to: \"tcp:127.0.0.1:601\", host: h1 } }\n";
+    let input = "input(type=\"imptcp\" port=\"601\" address=\"127.0.0.1\")";
+    let start = |messages: &Messages| start_rsyslog(&scene, &root, input, messages);
+    is_understood(&is_resumed(&scene, ship, " id=\"", start));
+}
+
+const JOURNALD: &str = "/lib/systemd/systemd-journald";
+
+/// Starts systemd's journal with a directory as its `/run`.
+fn start_journal(run: &Path, messages: &Messages) -> Log {
+    std::fs::create_dir_all(run.join("systemd")).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "/bin/sh", "-c"]);
+    command.arg(format!("mount --bind \"$0\" /run && exec {JOURNALD}")).arg(run);
+    let child = command.stdin(Stdio::null()).spawn().unwrap();
+    let journal = run.join("log/journal");
+    Log::program(child, messages, move || {
+        let Some(Ok(machine)) = std::fs::read_dir(&journal).ok().and_then(|mut all| all.next())
+        else {
+            return Vec::new();
+        };
+        let mut command = Command::new("journalctl");
+        command.args(["--output", "json", "--quiet", "SYSLOG_IDENTIFIER=clawbox", "--directory"]);
+        let said = command.arg(machine.path()).output().unwrap();
+        String::from_utf8(said.stdout).unwrap().lines().map(str::to_owned).collect()
+    })
+}
+
+#[test]
+fn the_real_journal_keeps_every_event_with_its_fields() {
+    // In a guest there is none.
+    if !has(&[JOURNALD, "/usr/bin/journalctl", "/etc/machine-id", "/usr/bin/unshare"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let run = scene.world.private().join("run");
+    let socket = run.join("systemd/journal/socket");
+    let ship = format!("ship: {{ journald: {{ socket: {} }} }}\n", socket.display());
+    let start = |messages: &Messages| start_journal(&run, messages);
+    let messages = is_resumed(&scene, &ship, "\"CLAWBOX_ID\":\"", start);
+    let entries: Vec<Value> =
+        messages.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let denied = entries.iter().find(|entry| entry["CLAWBOX_VERDICT"] == "deny").unwrap();
+    assert_eq!(denied["PRIORITY"], "4", "{denied}");
+    assert_eq!(denied["CLAWBOX_IP"], ELSEWHERE.to_string(), "{denied}");
+    assert!(denied["MESSAGE"].as_str().unwrap().contains("unknown-endpoint"), "{denied}");
 }

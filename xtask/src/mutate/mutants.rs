@@ -473,6 +473,20 @@ pub(super) const ALL: &[Mutant] = &[
         "a_flood_changes_no_verdict",
     ),
     here(
+        "a record's number is the next one",
+        "clawbox-ebpf/src/emit.rs",
+        "let mut number = 1_u64;",
+        "let mut number = 2_u64;",
+        "all_of_it_is_stored_or_counted",
+    ),
+    here(
+        "what finds no room takes a number too",
+        "clawbox-ebpf/src/emit.rs",
+        "    number_lost(kind);\n",
+        "",
+        "all_of_it_is_stored_or_counted",
+    ),
+    here(
         "while nothing can be recorded no policy is in force",
         "clawbox-userspace/src/kernel/enforcer/states.rs",
         "self.put_state(sandbox, &state.paused())",

@@ -13,6 +13,7 @@ use arrow_array::{
 use arrow_buffer::{BooleanBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::ArrowError;
 
+use super::numbers::Numbers as RingNumbers;
 use super::schema::{self, NUMBERS, Number, TEXTS, Text};
 
 /// No text.
@@ -105,6 +106,10 @@ pub struct Columns {
     is_denied: Vec<bool>,
     /// Rows of a denial.
     denied: u64,
+    /// Of which ring records its rows are.
+    pub of_rings: RingNumbers,
+    /// Of which load of the programs those are.
+    pub load: u64,
 }
 
 /// A batch, and what is said of it beside its columns.
@@ -119,6 +124,8 @@ pub struct Batch {
     pub to: i64,
     /// Denials among them.
     pub denied: u64,
+    /// What its label says of the numbers of its rows.
+    pub numbers: Vec<(&'static str, String)>,
 }
 
 impl Default for Columns {
@@ -136,6 +143,8 @@ impl Default for Columns {
             let_through: Vec::new(),
             is_denied: Vec::new(),
             denied: 0,
+            of_rings: RingNumbers::default(),
+            load: 0,
         }
     }
 }
@@ -245,7 +254,7 @@ impl Columns {
     /// What is there, to be made a batch where nobody waits; the next one begins.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        let next = Self { batch: self.batch + 1, ..Self::default() };
+        let next = Self { batch: self.batch + 1, load: self.load, ..Self::default() };
         std::mem::replace(self, next)
     }
 
@@ -300,7 +309,9 @@ impl Columns {
         let let_through = rows.bits(&|own| self.let_through[own]);
         columns.push(Arc::new(BooleanArray::new(let_through, None)));
         let columns = RecordBatch::try_new(schema::stored(), columns)?;
-        Ok(Some(Batch { columns, pool: self.pool.take(), from, to, denied: self.denied }))
+        let (pool, denied, numbers) =
+            (self.pool.take(), self.denied, self.of_rings.pairs(self.load));
+        Ok(Some(Batch { columns, pool, from, to, denied, numbers }))
     }
 }
 

@@ -43,8 +43,8 @@ pub struct Label {
 }
 
 impl Label {
-    fn pairs(&self) -> [(&'static str, String); 7] {
-        [
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        vec![
             ("clawbox.batch", self.number.to_string()),
             ("clawbox.before", self.before.to_string()),
             ("clawbox.first", self.first.to_string()),
@@ -227,7 +227,7 @@ impl Encoder {
     pub fn batch(&mut self, batch: &Batch, label: &Label) -> Result<Vec<u8>, ArrowError> {
         let mut out = Vec::new();
         let (pool, body) = self.encode(&one_column(&batch.pool)?)?;
-        frame(&pool_message(&pool, body.len(), label)?, &body, &mut out);
+        frame(&pool_message(&pool, body.len(), label, &batch.numbers)?, &body, &mut out);
         let (columns, body) = self.encode(&batch.columns)?;
         frame(&columns, &body, &mut out);
         Ok(out)
@@ -251,8 +251,13 @@ fn one_column(pool: &StringArray) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(schema::pool(), vec![std::sync::Arc::new(pool.clone())])
 }
 
-/// The message of a record batch as that of a dictionary, with the label.
-fn pool_message(encoded: &[u8], body: usize, label: &Label) -> Result<Vec<u8>, ArrowError> {
+/// The message of a record batch as that of a dictionary, with the label and what is said of numbers.
+fn pool_message(
+    encoded: &[u8],
+    body: usize,
+    label: &Label,
+    numbers: &[(&'static str, String)],
+) -> Result<Vec<u8>, ArrowError> {
     let wrong = || ArrowError::IpcError("an encoded batch that is none".to_owned());
     let message = ipc::root_as_message(encoded).map_err(|_| wrong())?;
     let batch = message.header_as_record_batch().ok_or_else(wrong)?;
@@ -275,8 +280,16 @@ fn pool_message(encoded: &[u8], body: usize, label: &Label) -> Result<Vec<u8>, A
     let data = ipc::RecordBatch::create(&mut fbb, &data);
     let pool = ipc::DictionaryBatchArgs { id: POOL, data: Some(data), isDelta: false };
     let pool = ipc::DictionaryBatch::create(&mut fbb, &pool).as_union_value();
-    let label = pairs(&mut fbb, &label.pairs());
+    let label = pairs(&mut fbb, &[label.pairs(), numbers.to_vec()].concat());
     Ok(finished(fbb, MessageHeader::DictionaryBatch, pool, body, Some(label)))
+}
+
+/// The first message of a batch's bytes, which has its label.
+#[must_use]
+pub fn first_message(bytes: &[u8]) -> Option<ipc::Message<'_>> {
+    let length = u32::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
+    let end = usize::try_from(length).ok()?.checked_add(8)?;
+    ipc::root_as_message(bytes.get(8..end)?).ok()
 }
 
 /// What stands at a place of a stream.

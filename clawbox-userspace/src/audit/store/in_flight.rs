@@ -3,10 +3,12 @@
 //! them, exactly: what changes together is first written down as a whole, and whoever comes after finishes it.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clawbox_common::rule::LossKey;
 
 use crate::kernel::memory::Words;
+use crate::kernel::numbers::Reached;
 
 /// What the memory begins with.
 const MAGIC: u64 = 0x636c_6177_626f_7801;
@@ -17,8 +19,11 @@ const COUNTS: usize = 2_048;
 /// Of these, room for what is nobody's: each kind of event, allowed and denied.
 const NOBODYS: usize = 64;
 
-/// Words that change together, at most: each count is two, and one is the state.
-const CHANGES: usize = 2 * COUNTS + 2;
+/// Rings and processors whose numbers are kept, how far they are read.
+const LANES: usize = 512;
+
+/// Words that change together, at most: each count is two, and one is the state; and two for each lane.
+const CHANGES: usize = 2 * COUNTS + 2 + 2 * LANES;
 
 /// Losses that are told together, at most.
 const TOLD: usize = 512;
@@ -27,14 +32,23 @@ const TOLD: usize = 512;
 const STATE: usize = 1;
 const PENDING: usize = 2;
 const POSITIONS: usize = 3;
+const LOAD: usize = 5;
 const CHANGE: usize = 8;
 const TELLING: usize = CHANGE + 2 * CHANGES;
 const PART: usize = TELLING + 2 * TOLD;
 const PARTS: u64 = 5;
 const PART_WORDS: usize = 1 + 2 * COUNTS;
 
+const REACHED: usize = PART + PARTS as usize * PART_WORDS;
+
 /// Words of the memory.
-pub const WORDS: usize = PART + PARTS as usize * PART_WORDS;
+pub const WORDS: usize = REACHED + 2 * LANES;
+
+/// In a kind: these were counted in the kernel, and no record had a number for them.
+pub const UNNUMBERED: u32 = 1 << 16;
+
+/// Numbers of what is told to nobody.
+pub const PASSED: u64 = key(u32::MAX, 0);
 
 /// No place in a ring.
 const NOWHERE: u64 = u64::MAX;
@@ -89,6 +103,7 @@ pub struct InFlight {
     state: State,
     /// Where a kind is counted in the part for what waits.
     places: BTreeMap<u64, usize>,
+    is_new: bool,
 }
 
 /// Of which events a count is, as the memory has it.
@@ -100,7 +115,27 @@ pub const fn key(sandbox: u32, kind: u32) -> u64 {
 /// Whose, and of which kind.
 #[must_use]
 pub const fn loss_key(key: u64) -> LossKey {
-    LossKey { sandbox: (key >> 32) as u32, kind: key as u32 }
+    LossKey { sandbox: (key >> 32) as u32, kind: key as u32 & !UNNUMBERED }
+}
+
+/// How many of these had a number.
+#[must_use]
+pub fn numbered(counts: &Counts) -> u64 {
+    let with = counts.iter().filter(|(key, _)| **key as u32 & UNNUMBERED == 0 && **key != PASSED);
+    with.map(|(_, count)| count).sum()
+}
+
+/// What changes together.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// What waits to be stored from now on.
+    pub counts: &'a Counts,
+    /// Up to where the rings are read.
+    pub positions: Option<[u64; 2]>,
+    /// How far the numbers of which records are read by that.
+    pub reached: &'a [Reached],
+    /// Losses that are told, with how many of each.
+    pub told: &'a [(LossKey, u64)],
 }
 
 const fn part_at(part: u64) -> usize {
@@ -111,11 +146,15 @@ impl InFlight {
     /// Takes up the memory. `next_event` is the number of the store's next event: what it has is not lost.
     /// What is unfinished is to be finished before anything is read; then [`InFlight::finished`].
     pub fn open(words: Box<dyn Words>, next_event: impl FnOnce() -> u64) -> (Self, Unfinished) {
-        let mut flight = Self { words, state: State::read(0), places: BTreeMap::new() };
+        let (state, places) = (State::read(0), BTreeMap::new());
+        let mut flight = Self { words, state, places, is_new: false };
         if flight.words.get(0) != MAGIC {
             flight.words.set(PENDING, 0);
             flight.set_len(0, 0);
             flight.set_state(State { now: 0, writing: None, old: None, batch: 0 });
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            flight.words.set(LOAD, u64::try_from(since.as_micros()).unwrap_or(1));
+            flight.is_new = true;
             flight.words.set(0, MAGIC);
         }
         let unfinished = flight.unfinished();
@@ -206,13 +245,8 @@ impl InFlight {
 
     /// These wait to be stored from now on, and the rings are read up to these places. The caller gives their
     /// room back, says that the losses are told, and then [`InFlight::finished`].
-    pub fn begin(
-        &mut self,
-        counts: &Counts,
-        positions: Option<[u64; 2]>,
-        told: &[(LossKey, u64)],
-        is_left: bool,
-    ) {
+    pub fn begin(&mut self, change: Change<'_>, is_left: bool) {
+        let Change { counts, positions, reached, told } = change;
         let part = part_at(self.state.now);
         let mut changes = Vec::with_capacity(2 * counts.len() + 2);
         let mut sums = BTreeMap::<usize, u64>::new();
@@ -230,6 +264,10 @@ impl InFlight {
         }
         changes.extend(sums.into_iter().map(|(place, sum)| (part + 2 + 2 * place, sum)));
         changes.push((part, self.places.len() as u64));
+        for reached in reached.iter().filter(|reached| usize::from(reached.lane) < LANES) {
+            let at = REACHED + 2 * usize::from(reached.lane);
+            changes.extend([(at, reached.next), (at + 1, reached.missing.cast_unsigned())]);
+        }
         if is_left {
             self.state.old = None;
             changes.push((STATE, self.state.word()));
@@ -258,6 +296,21 @@ impl InFlight {
     fn shared(&self, of: u64) -> u64 {
         let has_room = self.places.len() < COUNTS - NOBODYS || self.places.contains_key(&of);
         if has_room { of } else { key(0, of as u32) }
+    }
+
+    /// Which load of the programs the numbers are of: the moment when this memory was made.
+    #[must_use]
+    pub fn load(&self) -> u64 {
+        self.words.get(LOAD)
+    }
+
+    /// How far an agent before has read the numbers; `None` where there was none.
+    #[must_use]
+    pub fn reached(&self, lane: u16) -> Option<Reached> {
+        let at = REACHED + 2 * usize::from(lane);
+        let is_kept = !self.is_new && usize::from(lane) < LANES;
+        let missing = || self.words.get(at + 1).cast_signed();
+        is_kept.then(|| Reached { lane, next: self.words.get(at), missing: missing() })
     }
 
     /// What was begun is done.
@@ -397,8 +450,10 @@ mod tests {
                 }
             };
             waiting += counts.values().sum::<u64>();
-            flight.begin(&counts, positions, &told, is_left);
-            memory.clone().finish(&positions, &told);
+            let reached = positions.map(|[next, _]| Reached { lane: 3, next, missing: -1 });
+            let (reached, counts, told) = (reached.as_slice(), &counts, told.as_slice());
+            flight.begin(Change { counts, positions, reached, told }, is_left);
+            memory.clone().finish(&positions, told);
             flight.finished();
         }
     }
@@ -415,7 +470,11 @@ mod tests {
                 live(&memory, &steps);
                 // The next one lives long enough to look.
                 memory.lives(usize::MAX);
-                let left: u64 = memory.open().left().values().sum();
+                let flight = memory.open();
+                let left: u64 = flight.left().values().sum();
+                // The numbers are read as far as the ring is.
+                let reached = flight.reached(3).unwrap_or_default();
+                prop_assert_eq!((reached.next, flight.reached(4).is_none()), (memory.get(READ), flight.is_new));
                 let taken = memory.get(READ) + memory.get(LOST);
                 prop_assert_eq!(memory.get(STORED) + left, taken);
             }
@@ -428,7 +487,8 @@ mod tests {
         let mut flight = memory.open();
         for first in [0, 1_500, 3_000] {
             let counts = (first..first + 1_500).map(|sandbox| (key(sandbox + 1, 2), 1)).collect();
-            flight.begin(&counts, None, &[], false);
+            let change = Change { counts: &counts, positions: None, reached: &[], told: &[] };
+            flight.begin(change, false);
             flight.finished();
         }
         let left = memory.open().left();

@@ -3,51 +3,29 @@
 //! is counted, and the count is a record.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use clawbox_common::rule::LossKey;
 use tokio::sync::watch;
 
 use super::columns::{Batch, Columns, Like};
-use super::in_flight::{Counts, InFlight};
+use super::in_flight::{self, Change, Counts, InFlight};
 use super::ledger::{Line, What};
 use super::limits::Limits;
+use super::numbers::Other;
 use super::policies::InForce;
+use super::waiting::Waiting;
 use super::writer::{Finding, Writer};
 use super::{row, segment_name};
-use crate::audit::record::{Alarm, Gap, Object};
-use crate::audit::trail::{Draft, gap_of};
+use crate::audit::record::{Alarm, Object};
+use crate::audit::trail::Draft;
 use crate::audit::veil::{self, Veil};
 use crate::sandbox::memory;
 
-/// How long a denial, an answer or a lifecycle record waits for others; it is durable within 200 ms.
-const SOON: Duration = Duration::from_millis(100);
-
-/// How long all else does; it is durable within a second.
-const LATER: Duration = Duration::from_millis(700);
-
-/// So many rows are written without waiting.
-pub const FULL: usize = 65_536;
-
-/// Rows of allows that may wait for a disk.
-const BOUND: usize = 16 * FULL;
-
-/// Rows in all: this much is left to denials.
-const URGENT_BOUND: usize = 17 * FULL;
-
-/// The same of rows that say what no other one says, which take more memory.
-const OWN_BOUND: usize = 2 * FULL;
-const URGENT_OWN_BOUND: usize = 5 * FULL / 2;
-
-/// Bytes of texts that may wait.
-const TEXT_BOUND: usize = 32 << 20;
-
-/// How long one waits for the other at most, who holds what belongs together and who takes it.
+/// How long the writer waits at most before it looks again whether what is held is whole.
 const HELD: Duration = Duration::from_millis(20);
 
 /// How often it is looked whether a segment is to be closed or removed.
@@ -58,26 +36,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// How long nothing has come before memory is given back.
 const REST: Duration = Duration::from_secs(5);
-
-/// The kind of the gap that records leave which found no room.
-const UNSTORED: &str = "unstored";
-
-/// What waits to be written.
-#[derive(Default)]
-struct Waiting {
-    columns: Columns,
-    /// When the oldest row came.
-    since: Option<Instant>,
-    /// When the oldest urgent one did.
-    urgent: Option<Instant>,
-    /// What found no room, by sandbox.
-    lost: BTreeMap<String, u64>,
-    is_closed: bool,
-    /// What comes now belongs together: no batch ends in it.
-    is_held: bool,
-    /// The writer waits for its end.
-    is_wanted: bool,
-}
 
 /// How the store is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,8 +54,6 @@ pub struct Condition {
 struct Shared {
     waiting: Mutex<Waiting>,
     came: Condvar,
-    /// The writer has taken what waited.
-    taken: Condvar,
     /// A batch is on the disk.
     stored: watch::Sender<()>,
     condition: watch::Sender<Condition>,
@@ -108,6 +64,18 @@ struct Shared {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts off all that waits, to be written.
+    fn cut(&self, waiting: &mut Waiting) -> Columns {
+        let columns = waiting.cut();
+        if columns.rows() > 0 {
+            // Before anything more can come.
+            self.in_flight(|flight| {
+                flight.taken();
+            });
+        }
+        columns
     }
 
     fn in_flight(&self, what: impl FnOnce(&mut InFlight)) {
@@ -136,14 +104,20 @@ impl Intake {
         self.0.veil.as_ref().is_some_and(Veil::covers_programs)
     }
 
-    /// Takes a record of a sandbox under a policy of this number.
-    pub fn record(&self, sandbox: &str, policy: Option<u32>, draft: &Draft) {
-        self.put(sandbox, draft, |columns| row::put(columns, sandbox, policy, draft));
+    /// Takes a record of a sandbox under a policy of this number. What the kernel has told has a number.
+    pub fn record(&self, sandbox: &str, policy: Option<u32>, draft: &Draft, number: Option<u64>) {
+        self.put(sandbox, draft, number, |columns| row::put(columns, sandbox, policy, draft));
     }
 
     /// Takes a record that may say again, at another time, what one of the same batch has said.
-    pub fn known(&self, sandbox: &str, policy: Option<u32>, known: &Known, time: SystemTime) {
-        self.put(sandbox, &known.draft, |columns| {
+    pub fn known(
+        &self,
+        sandbox: &str,
+        policy: Option<u32>,
+        known: &Known,
+        (time, number): (SystemTime, u64),
+    ) {
+        self.put(sandbox, &known.draft, Some(number), |columns| {
             let micros = row::micros(time);
             if let Some((like, under)) = known.like.get()
                 && under == policy
@@ -184,38 +158,29 @@ impl Intake {
 
     /// What comes until [`Intake::release`] belongs together: all of it is in one batch.
     pub fn hold(&self) {
-        let mut waiting = self.0.lock();
-        if waiting.is_wanted {
-            let wanted = |waiting: &mut Waiting| waiting.is_wanted;
-            let waited = self.0.taken.wait_timeout_while(waiting, HELD, wanted);
-            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        waiting.is_held = true;
+        self.0.lock().is_held = true;
     }
 
-    /// See [`Intake::hold`].
+    /// See [`Intake::hold`]. If the writer has come meanwhile, it has its batch now: neither waits until the
+    /// other one runs.
     pub fn release(&self) {
         let mut waiting = self.0.lock();
         waiting.is_held = false;
-        if waiting.is_wanted {
+        if std::mem::take(&mut waiting.is_wanted) {
+            waiting.cut = Some(self.0.cut(&mut waiting));
             drop(waiting);
             self.0.came.notify_one();
         }
     }
 
-    /// Says that what was put in since [`Intake::hold`] is so many events of each kind, read from the rings
-    /// up to these places, and losses that are told with it. `finish` gives the rings' room back and says
-    /// that they are told.
-    pub fn commit<T>(
-        &self,
-        counts: &Counts,
-        positions: Option<[u64; 2]>,
-        told: &[(LossKey, u64)],
-        finish: impl FnOnce() -> T,
-    ) -> T {
+    /// Says what was put in since [`Intake::hold`]: so many events of each kind, read from the rings up to
+    /// these places, and losses that are told with it; and what has become of numbers of which no row is.
+    /// `finish` gives the rings' room back and says that losses are told.
+    pub fn commit<T>(&self, change: Change<'_>, other: Other, finish: impl FnOnce() -> T) -> T {
+        self.0.lock().columns.of_rings.other.add(other);
         let mut flight = self.0.flight.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = &mut *flight {
-            flight.begin(counts, positions, told, false);
+            flight.begin(change, false);
         }
         let finished = finish();
         if let Some(flight) = &mut *flight {
@@ -233,20 +198,34 @@ impl Intake {
         }
         self.hold();
         put(&left);
+        let lost = in_flight::numbered(&left);
+        let passed = left.get(&in_flight::PASSED).copied().unwrap_or_default();
+        self.0.lock().columns.of_rings.other.add(Other { lost, passed, settled: Vec::new() });
         self.0.in_flight(|flight| {
-            flight.begin(&left, None, &[], true);
+            let change = Change { counts: &left, positions: None, reached: &[], told: &[] };
+            flight.begin(change, true);
             flight.finished();
         });
         self.release();
     }
 
-    fn put(&self, sandbox: &str, draft: &Draft, put: impl FnOnce(&mut Columns)) {
+    fn put(
+        &self,
+        sandbox: &str,
+        draft: &Draft,
+        number: Option<u64>,
+        put: impl FnOnce(&mut Columns),
+    ) {
         let is_urgent = row::is_urgent(draft);
         let mut waiting = self.0.lock();
         if !waiting.has_room(is_urgent) {
+            waiting.lost_numbers += u64::from(number.is_some());
             return waiting.lose(sandbox, 1);
         }
         put(&mut waiting.columns);
+        if let Some(number) = number {
+            waiting.columns.of_rings.has(number);
+        }
         if waiting.came(is_urgent) {
             drop(waiting);
             self.0.came.notify_one();
@@ -266,46 +245,6 @@ pub struct Known {
 impl From<Draft> for Known {
     fn from(draft: Draft) -> Self {
         Self { draft, like: Cell::new(None) }
-    }
-}
-
-impl Waiting {
-    fn has_room(&self, is_urgent: bool) -> bool {
-        let (rows, own) =
-            if is_urgent { (URGENT_BOUND, URGENT_OWN_BOUND) } else { (BOUND, OWN_BOUND) };
-        self.columns.rows() < rows && self.columns.own() < own && self.columns.pooled() < TEXT_BOUND
-    }
-
-    fn lose(&mut self, sandbox: &str, count: u64) {
-        match self.lost.get_mut(sandbox) {
-            Some(lost) => *lost += count,
-            None => drop(self.lost.insert(sandbox.to_owned(), count)),
-        }
-    }
-
-    /// Rows have come. Whether the writer has to be told of it.
-    fn came(&mut self, is_urgent: bool) -> bool {
-        let now = || Some(Instant::now());
-        let is_first = self.since.is_none();
-        if is_first {
-            self.since = now();
-        }
-        let is_first_urgent = is_urgent && self.urgent.is_none();
-        if is_first_urgent {
-            self.urgent = now();
-        }
-        is_first || is_first_urgent || self.columns.rows() == FULL
-    }
-
-    /// How long the writer may wait; `None` until something comes.
-    fn due(&self) -> Option<Duration> {
-        if self.is_closed || self.columns.rows() >= FULL {
-            return Some(Duration::ZERO);
-        }
-        let soon = self.urgent.map(|since| since + SOON);
-        let later = self.since.map(|since| since + LATER);
-        let due = soon.into_iter().chain(later).min()?;
-        Some(due.saturating_duration_since(Instant::now()))
     }
 }
 
@@ -329,7 +268,9 @@ impl Store {
     ) -> io::Result<Self> {
         let hash_key = veil::key_of(key.parent().unwrap_or(&directory));
         let veil = Veil::open(&hash_key, limits.hash)?;
+        let load = flight.as_ref().map_or(0, InFlight::load);
         let shared = Arc::new(Shared { flight: Mutex::new(flight), veil, ..Shared::default() });
+        shared.lock().columns.load = load;
         let (of_thread, name) = (Arc::clone(&shared), name.to_owned());
         let thread = std::thread::Builder::new().name("audit".to_owned()).stack_size(512 << 10);
         let thread = thread.spawn(move || {
@@ -452,7 +393,7 @@ impl Keeper {
                 why: Some(format!("events {first} to {last} were removed: {why}")),
                 events: Some(events),
             });
-            Intake(Arc::clone(&self.shared)).record(&self.name, None, &told(reason, object));
+            Intake(Arc::clone(&self.shared)).record(&self.name, None, &told(reason, object), None);
             self.shared.condition.send_modify(|condition| {
                 condition.removed_segments += 1;
                 condition.removed_events += events;
@@ -474,7 +415,7 @@ impl Keeper {
                 why: Some(why),
                 events: None,
             });
-            intake.record(&self.name, None, &told(reason, object));
+            intake.record(&self.name, None, &told(reason, object), None);
         }
         Ok(writer)
     }
@@ -521,34 +462,23 @@ impl Keeper {
     }
 
     fn take(&self, mut waiting: MutexGuard<'_, Waiting>) -> Taken {
-        while waiting.is_held {
+        while waiting.is_held && waiting.cut.is_none() {
             waiting.is_wanted = true;
             let waited = self.shared.came.wait_timeout(waiting, HELD);
             waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if std::mem::take(&mut waiting.is_wanted) {
-            self.shared.taken.notify_one();
-        }
-        for (sandbox, count) in std::mem::take(&mut waiting.lost) {
-            let gap = gap_of(Gap { count, kind: UNSTORED.to_owned(), verdict: None });
-            row::put(&mut waiting.columns, &sandbox, None, &gap);
-        }
-        let columns = waiting.columns.take();
-        (waiting.since, waiting.urgent) = (None, None);
-        let is_closed = waiting.is_closed;
-        let has_any = columns.rows() > 0;
-        if has_any {
-            // Before anything more can come.
-            self.shared.in_flight(|flight| {
-                flight.taken();
-            });
-        }
+        waiting.is_wanted = false;
+        let columns = match waiting.cut.take() {
+            Some(columns) => columns,
+            None => self.shared.cut(&mut waiting),
+        };
+        let (is_closed, is_all) = (waiting.is_closed, waiting.columns.rows() == 0);
         drop(waiting);
         let batch = columns.into_batch().unwrap_or_else(|error| {
             tracing::error!("records are not stored: {error}");
             None
         });
-        Taken { batch, is_all: true, is_closed }
+        Taken { batch, is_all, is_closed }
     }
 
     fn end(&self, writer: Option<Writer>) {

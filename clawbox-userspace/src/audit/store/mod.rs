@@ -12,6 +12,7 @@ pub mod in_flight;
 pub mod intake;
 pub mod ledger;
 pub mod limits;
+pub mod numbers;
 pub mod ocsf;
 pub mod policies;
 pub mod read;
@@ -24,6 +25,7 @@ pub mod signed;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod verify;
+mod waiting;
 pub mod writer;
 
 use std::fmt::Write as _;

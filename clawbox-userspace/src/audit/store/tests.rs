@@ -166,7 +166,7 @@ fn records_are_on_the_disk_soon_and_all_of_them_when_the_store_is_closed() {
     let place = Place::new();
     let store = Store::start(place.store(), place.key(), "agent", Limits::default(), None).unwrap();
     let intake = store.intake();
-    (0..1_000).for_each(|row| intake.record("one-1", None, &denied(&format!("/x/{row}"))));
+    (0..1_000).for_each(|row| intake.record("one-1", None, &denied(&format!("/x/{row}")), None));
     drop(store);
     let found = place.verified();
     assert_eq!((found.problems, found.events), (vec![], 1_000));

@@ -6,7 +6,9 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use super::frame;
 use super::ledger::{self, Line, Tail};
+use super::numbers::{self, Labelled, Total};
 use super::scan::{Scan, scan};
 use super::signed::PublicKey;
 use super::{Head, segment_name, segments};
@@ -47,6 +49,8 @@ pub struct Verified {
     pub bytes: u64,
     /// Batches at the end that no signature covers yet: of these it is only said that they follow each other.
     pub unsigned: u64,
+    /// What the numbers of the kernel's records come to.
+    pub numbers: numbers::Sum,
     /// What is wrong; nothing where all is as it was written.
     pub problems: Vec<Problem>,
 }
@@ -80,13 +84,18 @@ pub fn verify(directory: &Path, key: PublicKey) -> io::Result<Verified> {
     }
     check.found.removed = check.gone.len() as u64;
     check.missing(&on_disk);
-    let mut before = None;
+    let (mut before, mut total) = (None, Total::default());
     for segment in on_disk {
         if check.gone.contains_key(&segment) {
             // The next daemon removes it.
             continue;
         }
-        match scan(&directory.join(segment_name(segment)), |_, _| {}) {
+        let add = |_: &_, bytes: &[u8]| {
+            if let Some(said) = frame::first_message(bytes).and_then(|m| Labelled::of(&m)) {
+                total.add(said);
+            }
+        };
+        match scan(&directory.join(segment_name(segment)), add) {
             Ok(found) => before = Some(check.segment(segment, &found, before)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 check.vanished(directory, key, segment)?;
@@ -94,6 +103,7 @@ pub fn verify(directory: &Path, key: PublicKey) -> io::Result<Verified> {
             Err(error) => return Err(error),
         }
     }
+    check.numbers(total.sum());
     Ok(check.found)
 }
 
@@ -101,6 +111,22 @@ impl Check {
     fn problem(&mut self, file: impl Into<String>, batch: Option<u64>, what: impl Into<String>) {
         let (file, what) = (file.into(), what.into());
         self.found.problems.push(Problem { file, batch, what });
+    }
+
+    /// Whether every number of the kernel's is a row's, or one that is told.
+    fn numbers(&mut self, sum: numbers::Sum) {
+        self.found.numbers = sum;
+        if sum.unexplained > 0 {
+            let what = format!(
+                "{} events that the kernel has numbered are neither here nor counted as lost",
+                sum.unexplained
+            );
+            self.problem("the store", None, what);
+        }
+        if sum.twice > 0 {
+            let what = format!("{} of the kernel's numbers stand here twice", sum.twice);
+            self.problem("the store", None, what);
+        }
     }
 
     /// What the signed files say of each other.

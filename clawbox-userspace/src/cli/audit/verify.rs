@@ -55,6 +55,13 @@ impl Verify {
                         "the last {batches} batches follow each other and are not signed yet"
                     )?;
                 }
+                let numbers = &found.numbers;
+                writeln!(
+                    out,
+                    "of the kernel's numbers {} are rows, {} are counted as lost, {} are of what the \
+                     agent tried itself, {} are none of these",
+                    numbers.stored, numbers.lost, numbers.passed, numbers.unexplained
+                )?;
                 match found.problems.len() {
                     0 if is_known => writeln!(out, "all as this host has written it")?,
                     0 => writeln!(

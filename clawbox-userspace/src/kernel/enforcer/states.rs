@@ -95,7 +95,8 @@ impl Enforcer {
             let state = self.state(*sandbox)?;
             self.set_state(*sandbox, &state)?;
         }
-        Ok(())
+        // What is open was allowed, and is used on.
+        self.judge_open_files()
     }
 
     /// Each is under its policy again.
