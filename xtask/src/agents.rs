@@ -18,9 +18,9 @@ use crate::workspace::Workspace;
 const MODULE: &str = "agents::";
 /// The test that goes through the manual.
 const MANUAL: &str = "agents::codex_is_learned";
-/// Codex's native programs, below the directory in which it is installed.
-const CODEX_PROGRAMS: &str = "lib/node_modules/@openai/codex/node_modules/@openai/codex-linux-x64/\
-                              vendor/x86_64-unknown-linux-musl/bin";
+/// Codex's native program, below the directory in which it is installed.
+const CODEX_PROGRAM: &str = "lib/node_modules/@openai/codex/node_modules/@openai/codex-linux-x64/\
+                              vendor/x86_64-unknown-linux-musl/bin/codex";
 /// What stands for `/usr/local` in a guest.
 const IN_GUEST: &str = "/opt/codex";
 
@@ -95,12 +95,8 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 /// Puts the program of Codex that needs nothing else of a system into a guest.
 fn native_codex(workspace: &Workspace, guest: &mut Guest) -> Result<()> {
     let codex = AGENTS.iter().find(|agent| agent.name == "codex").context("no Codex")?;
-    let programs = codex.installed(workspace)?.join(CODEX_PROGRAMS);
-    for name in ["codex", "codex-code-mode-host"] {
-        guest
-            .copies
-            .push(Copy::new(programs.join(name), Path::new(IN_GUEST).join("bin").join(name))?);
-    }
+    let program = codex.installed(workspace)?.join(CODEX_PROGRAM);
+    guest.copies.push(Copy::new(program, Path::new(IN_GUEST).join("bin/codex"))?);
     guest.variables.push((codex.variable(), IN_GUEST.to_owned()));
     Ok(())
 }

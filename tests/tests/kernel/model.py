@@ -70,8 +70,11 @@ def openai(asked):
         program = "return await exec({command: %s})" % json.dumps(COMMAND)
         item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "exec",
                 "status": "completed", "arguments": json.dumps({"code": program})}
+    elif "exec_command" in [tool.get("name") for tool in asked.get("tools") or []]:
+        item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "exec_command",
+                "status": "completed", "arguments": json.dumps({"cmd": COMMAND})}
     else:
-        # So does Codex's, which is told among what was said.
+        # So does Codex's with its newest models, which is told among what was said.
         program = "const ran = await tools.exec_command({cmd: %s}); text(ran.output)" % json.dumps(COMMAND)
         item = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "call_1", "name": "exec",
                 "namespace": "functions", "input": program}
