@@ -16,11 +16,13 @@ use crate::workspace::Workspace;
 
 /// The module of their tests; each test is named by its agent.
 const MODULE: &str = "agents::";
-/// The test that goes through the manual.
-const MANUAL: &str = "agents::codex_is_learned";
+/// What a guest runs: a turn under the profile, and all of the manual.
+const IN_VM: &str = "agents::codex";
 /// Codex's native program, below the directory in which it is installed.
 const CODEX_PROGRAM: &str = "lib/node_modules/@openai/codex/node_modules/@openai/codex-linux-x64/\
                               vendor/x86_64-unknown-linux-musl/bin/codex";
+/// Says what is installed in a directory.
+const STAMP: &str = "installed";
 /// What stands for `/usr/local` in a guest.
 const IN_GUEST: &str = "/opt/codex";
 
@@ -29,7 +31,7 @@ pub struct Args {
     /// Only this one, by the name of its profile.
     #[arg(conflicts_with = "vm")]
     name: Option<String>,
-    /// In place of that go through docs/agents.md in a fresh VM, with the native program of Codex.
+    /// In place of that only Codex, and all of docs/agents.md with it, in a fresh VM.
     #[arg(long, value_name = "KERNEL")]
     vm: Option<Kernel>,
 }
@@ -84,7 +86,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let toolchain = setup::ensure(workspace, Purpose::Test)?;
     build::both(workspace, &toolchain, build::Args::default())?;
     let stage = match args.vm {
-        Some(kernel) => test::in_a_vm(workspace, kernel, Which::Named(MANUAL), |guest| {
+        Some(kernel) => test::in_a_vm(workspace, kernel, Which::Named(IN_VM), |guest| {
             native_codex(workspace, guest)
         }),
         None => test::enforcement_here(workspace, Which::Named(&filter)),
@@ -95,8 +97,10 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 /// Puts the program of Codex that needs nothing else of a system into a guest.
 fn native_codex(workspace: &Workspace, guest: &mut Guest) -> Result<()> {
     let codex = AGENTS.iter().find(|agent| agent.name == "codex").context("no Codex")?;
-    let program = codex.installed(workspace)?.join(CODEX_PROGRAM);
-    guest.copies.push(Copy::new(program, Path::new(IN_GUEST).join("bin/codex"))?);
+    let directory = codex.installed(workspace)?;
+    for (from, to) in [(CODEX_PROGRAM, "bin/codex"), (STAMP, STAMP)] {
+        guest.copies.push(Copy::new(directory.join(from), Path::new(IN_GUEST).join(to))?);
+    }
     guest.variables.push((codex.variable(), IN_GUEST.to_owned()));
     Ok(())
 }
@@ -147,7 +151,7 @@ impl Agent {
     fn installed(&self, workspace: &Workspace) -> Result<PathBuf> {
         let whole = workspace.root().join("target/agents").join(self.name);
         let directory = whole.join("usr/local");
-        let (stamp, wanted) = (directory.join("installed"), self.packages.join("\n"));
+        let (stamp, wanted) = (directory.join(STAMP), self.packages.join("\n"));
         if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
             return Ok(directory);
         }
