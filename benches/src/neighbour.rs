@@ -117,7 +117,7 @@ impl Stage<'_> {
             waits.extend(taken.waits.iter().map(|wait| wait.as_secs_f64() * 1e6));
         }
         let starts = (0..STARTS).map(|_| self.start()).collect::<Result<Vec<_>>>()?;
-        let figures = [median(connects), part_of(waits.into_iter(), 0.5), median(starts)];
+        let figures = [median(connects), part_of(waits, 0.5), median(starts)];
         let [Some(connect), Some(wait), Some(start)] = figures else { bail!("nothing was done") };
         Ok([connect, wait, start])
     }

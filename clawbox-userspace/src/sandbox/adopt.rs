@@ -190,21 +190,19 @@ impl Sandbox {
         let generation = generation_of(host, number)?;
         let (image, mounts, identities, objects) =
             found_again(host, number, &lasting, generation, &view)?;
-        let first = first_process(&lasting, &cgroup);
 
         let sockets = Sockets::open_in(&view, lasting.ports)?;
         let (ports, upstream) = (sockets.ports(), upstream(&lasting.dns)?);
-        let served = (sockets.resolver, sockets.verified.0, sockets.network);
         let trail = Trail::go_on(&trail, &lasting.name).stored_in(host.recorders.store());
         let told = Told::of_lasting(&lasting, image.audit_only());
-        let paths = identities.paths.clone();
         let in_force = PolicyInForce::new(image);
         let decisions = Decisions::of(number, host.feed.stirred());
+        let paths = identities.paths.clone();
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
         let born = attached.is_none().then_some(lasting.born);
-        recorder.resumed(first, born, told.resume_record());
-        let Served { resolver, hidden, servers } =
-            serve(host, number, &in_force, decisions, upstream, served);
+        recorder.resumed(first_process(&lasting, &cgroup), born, told.resume_record());
+        let Served { resolver, hidden, servers, room } =
+            serve(host, number, &in_force, decisions, upstream, sockets);
         remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);
 
         let image = in_force.image();
@@ -246,7 +244,7 @@ impl Sandbox {
             told,
             kept: lasting.backstops.map(Kept::from),
             policy,
-            held: HeldConnections::new(sockets.room, Duration::from_millis(lasting.patience_ms)),
+            held: HeldConnections::new(room, Duration::from_millis(lasting.patience_ms)),
             servers,
         };
         if generation != lasting.generation {

@@ -19,7 +19,7 @@ use super::launch::again::Kept;
 use super::launch::{self, BackstopReport};
 use super::named::Named;
 use super::objects::Objects;
-use super::ready::{Launch, Ready, Sockets, Start};
+use super::ready::{Launch, Ready, Start};
 use super::recorder::Decisions;
 use super::run::{LsmUse, Run, RunError, system};
 use crate::audit::trail::Draft;
@@ -78,7 +78,6 @@ impl Beginning {
         accept(&run, &lsm)?;
         let ports = ready.sockets.ports();
         let Ready { trail, upstream, sockets, mounts, start, identities, objects, .. } = ready;
-        let Sockets { resolver: sockets, verified, room, network } = sockets;
         let state = run.image.state(ports, run.audit_level.flags(), lsm.is_active());
         let paths = identities.paths.clone();
         self.named.hold(&identities, &objects);
@@ -103,14 +102,8 @@ impl Beginning {
             recorder.trail.add(Draft { time: Some(started), ..record });
             recorder.reset(&begun.resets);
         }
-        let Served { resolver, hidden, servers } = serve(
-            host,
-            self.number,
-            &in_force,
-            decisions,
-            upstream,
-            (sockets, verified.0, network),
-        );
+        let Served { resolver, hidden, servers, room } =
+            serve(host, self.number, &in_force, decisions, upstream, sockets);
         run.names.into_iter().for_each(|names| resolver.names().keep_at(names));
         let policy = LivePolicy {
             sandbox: self.number,

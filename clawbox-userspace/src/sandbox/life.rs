@@ -1,7 +1,7 @@
 //! One sandbox from its start to its end: what was put into the system for it, who serves it, and the
 //! records of both ends.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,6 +22,7 @@ use super::host::{Host, Tables};
 use super::in_force::{EventMeaning, PolicyInForce};
 use super::lasting::Lasting;
 use super::launch::again::Kept;
+use super::ready::Sockets;
 use super::recorder::{Decisions, Recorder};
 use super::run::Run;
 use crate::audit::mask;
@@ -29,8 +30,8 @@ use crate::audit::programs::Programs;
 use crate::audit::record::{Class, Object, SandboxObject, VerdictName};
 use crate::audit::trail::{Draft, Trail};
 use crate::compile::AgentPorts;
-use crate::dns::{NamePolicy as _, Resolver, ResolverSockets, Upstream};
-use crate::gateway::{AdmitsHidden, HiddenConnections, Network, Verifier};
+use crate::dns::{NamePolicy as _, Resolver, Upstream};
+use crate::gateway::{AdmitsHidden, HiddenConnections, Verifier, WaitingRoom};
 use crate::kernel::file_id::Mounts;
 
 /// A sandbox that runs.
@@ -101,6 +102,8 @@ pub(super) struct Served {
     pub(super) resolver: Arc<Resolver>,
     pub(super) hidden: Arc<HiddenConnections>,
     pub(super) servers: Vec<Server>,
+    /// Where connections wait.
+    pub(super) room: WaitingRoom,
 }
 
 /// Has a sandbox's names and verified connections served from now on.
@@ -110,9 +113,10 @@ pub(super) fn serve(
     in_force: &Arc<PolicyInForce>,
     decisions: Arc<Decisions>,
     upstream: Upstream,
-    (resolver_at, verified, network): (ResolverSockets, TcpListener, Network),
+    sockets: Sockets,
 ) -> Served {
     let Tables { synthetics, redirects } = host.tables.clone();
+    let Sockets { resolver: resolver_at, verified, room, network } = sockets;
     let resolver =
         Arc::new(Resolver::new(number, in_force.clone(), synthetics, decisions.clone(), upstream));
     in_force.know_names(resolver.names());
@@ -132,11 +136,11 @@ pub(super) fn serve(
             "its resolver has stopped; names no longer resolve in it",
         ),
         Server::new(
-            tokio::spawn(verifier.serve(verified)),
+            tokio::spawn(verifier.serve(verified.0)),
             "connections whose host is to be verified fail from now on",
         ),
     ];
-    Served { resolver, hidden, servers }
+    Served { resolver, hidden, servers, room }
 }
 
 impl Server {
