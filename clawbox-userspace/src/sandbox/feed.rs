@@ -322,7 +322,7 @@ impl Feed {
         {
             read += 1;
             let sandbox = event.header().sandbox;
-            if sandbox == PROBE {
+            if sandbox == PROBE || recorders.is_try(&event) {
                 // What the watchdog tries is no sandbox's doing.
                 passed += 1;
                 continue;

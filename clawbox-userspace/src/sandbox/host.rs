@@ -221,6 +221,9 @@ impl Host {
         cgroup: Cgroup,
         is_own: bool,
     ) -> Result<(), RunError> {
+        if is_own {
+            self.recorders.unfinished(number);
+        }
         self.take_back(Beginning { is_begun: true, ..Beginning::new(number, cgroup, is_own) })
     }
 

@@ -1,11 +1,14 @@
 //! Who writes down what is told of which sandbox, and what has been counted of all of them; and where the host
 //! keeps a copy of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use clawbox_common::verdict::Reason;
 
 use super::recorder::Recorder;
 use crate::audit::counted::Counted;
 use crate::audit::store::intake::Intake;
+use crate::events::Event;
 
 /// Who writes down what, by sandbox.
 #[derive(Default)]
@@ -13,6 +16,8 @@ pub struct Recorders {
     by_sandbox: BTreeMap<u32, Recorder>,
     /// What is no running sandbox's.
     rest: Option<Recorder>,
+    /// Sandboxes that another agent was killed in the start of.
+    unfinished: BTreeSet<u32>,
     /// What was told of sandboxes that run no more.
     ended: Counted,
     /// Where the host keeps a copy of everything.
@@ -40,7 +45,21 @@ impl Recorders {
     /// A sandbox's, from now on.
     pub fn add(&mut self, sandbox: u32, mut recorder: Recorder) {
         recorder.trail.store_in(self.store.clone());
+        self.unfinished.remove(&sandbox);
         self.by_sandbox.insert(sandbox, recorder);
+    }
+
+    /// An agent before this one was killed while it started that sandbox, which has ended.
+    pub(super) fn unfinished(&mut self, sandbox: u32) {
+        self.unfinished.insert(sandbox);
+    }
+
+    /// Whether it is what clawbox itself has tried in a sandbox whose start was not finished: of another one its
+    /// own recorder knows.
+    pub(super) fn is_try(&self, event: &Event) -> bool {
+        !self.unfinished.is_empty()
+            && event.decoded().reason == Reason::NoIdentity
+            && self.unfinished.contains(&event.header().sandbox)
     }
 
     /// A sandbox's, which is not told anything any more.
