@@ -17,10 +17,11 @@ const AGENTS: [&str; 2] = ["../lib/clawbox/clawbox", "clawbox"];
 
 fn main() -> ExitCode {
     // A shell that asks what it may offer, and filters for the log, are the agent's.
-    let is_plain = ["CLAWBOX_LOG", COMPLETE].iter().all(|name| std::env::var_os(name).is_none());
-    if is_plain {
+    let is_usual = ["CLAWBOX_LOG", COMPLETE].iter().all(|name| std::env::var_os(name).is_none());
+    if is_usual {
         log_to_stderr();
-        if let Some(ended) = Asked::of_arguments().and_then(Asked::by_daemon) {
+        let asked = Asked::of_arguments().filter(Asked::is_plain);
+        if let Some(ended) = asked.and_then(Asked::by_daemon) {
             return ended.status();
         }
     }

@@ -70,6 +70,17 @@ impl Asked {
         (is(0, "policy") && is(1, "set")).then(|| parsed(2).map(Self::Set)).flatten()
     }
 
+    /// Whether nothing of it takes the host's accounts. The C library looks them up by modules that it loads, which
+    /// a program with its libraries inside should not do.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        match self {
+            Self::Run(command) => command.is_plain(),
+            Self::Exec(_) => true,
+            Self::Set(command) => command.is_plain(),
+        }
+    }
+
     /// Does it.
     #[must_use]
     pub fn run(self) -> Ended {

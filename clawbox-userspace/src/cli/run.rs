@@ -15,7 +15,7 @@ use crate::audit::AuditLevel;
 use crate::dns::Upstream;
 use crate::policy::model::Mode;
 use crate::policy::{Diagnostic, Severity};
-use crate::presets::{First, read_texts};
+use crate::presets::{First, are_whole, read_texts};
 use crate::sandbox::child::status;
 use crate::sandbox::control::Text;
 use crate::sandbox::launch::namespaces::Part;
@@ -154,6 +154,12 @@ impl RunCommand {
             Err(error) => Err(error),
         };
         Ok(asked)
+    }
+
+    /// Whether its policy is as it stands, and no account has to be looked up for it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.first().is_ok_and(|first| are_whole(&first, &self.preset))
     }
 
     /// Runs the command with kernel programs for it alone.

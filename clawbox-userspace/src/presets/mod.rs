@@ -105,6 +105,14 @@ pub fn read_texts(
     filled(texts, user).map(|filled| filled.texts)
 }
 
+/// Whether a policy and its presets can be read and leave nothing to be filled in, so that no account of this host
+/// has to be looked up for them.
+#[must_use]
+pub fn are_whole(first: &First, presets: &[String]) -> bool {
+    let texts = gather(first, presets);
+    texts.is_ok_and(|texts| !texts.iter().any(|(_, text)| may_leave_blanks(text)))
+}
+
 /// Texts with every blank filled in.
 #[derive(Clone, Debug)]
 pub struct Filled {

@@ -34,6 +34,9 @@ fn what_stands_in_front_of_the_agent_answers_as_the_agent_does() {
     let directory = tempfile::tempdir().unwrap();
     let front = installed(directory.path());
     let policy = daemon.policy("site", &to_site(&scene));
+    // For whose `~` an account is looked up, which is the agent's to do.
+    let own = to_site(&scene).replace("read_write: [", "read_write: [~/nowhere, ");
+    let own = daemon.policy("own", &own);
     let wrong = daemon.policy("wrong", "version: 1\nno_such_part: 1\n");
     let mut running = Dialler::start(daemon.by(&front, &[]), "one", &policy);
     assert_eq!(running.dial(&SITE.to_string()), "ok");
@@ -42,6 +45,7 @@ fn what_stands_in_front_of_the_agent_answers_as_the_agent_does() {
     };
     let asked: Vec<Vec<String>> = vec![
         run(&policy, "import sys; print(1 + 1); sys.exit(7)"),
+        run(&own, "print(2)"),
         run(&wrong, ""),
         run("/no/such/policy", ""),
         vec!["run".into(), "--nonsense".into()],

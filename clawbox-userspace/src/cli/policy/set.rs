@@ -15,7 +15,7 @@ use super::super::sandboxes::asked;
 use super::super::style::Style;
 use super::{DOES_NOT_LOAD, print_diagnostics};
 use crate::api::{convert, proto};
-use crate::presets::{First, read_texts};
+use crate::presets::{First, are_whole, read_texts};
 use crate::sandbox::control::{Answer, Request, Text};
 
 /// Replace the policy of a running sandbox, or set one for the whole host
@@ -61,6 +61,13 @@ pub struct Set {
 }
 
 impl Set {
+    /// Whether it is as it stands, and no account has to be looked up for it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let file = self.global.as_ref().or(self.policy.as_ref());
+        file.is_some_and(|file| are_whole(&First::File(file.clone()), &self.preset))
+    }
+
     /// Sets it.
     ///
     /// # Errors
