@@ -190,7 +190,6 @@ impl Sandbox {
         let generation = generation_of(host, number)?;
         let (image, mounts, identities, objects) =
             found_again(host, number, &lasting, generation, &view)?;
-        let first = first_process(&lasting, &cgroup);
 
         let sockets = Sockets::open_in(&view, lasting.ports)?;
         let (ports, upstream) = (sockets.ports(), upstream(&lasting.dns)?);
@@ -201,7 +200,7 @@ impl Sandbox {
         let decisions = Decisions::of(number, host.feed.stirred());
         let mut recorder = recorder(&in_force, decisions.clone(), mounts, paths, trail);
         let born = attached.is_none().then_some(lasting.born);
-        recorder.resumed(first, born, told.resume_record());
+        recorder.resumed(first_process(&lasting, &cgroup), born, told.resume_record());
         let Served { resolver, hidden, servers } =
             serve(host, number, &in_force, decisions, upstream, sockets.resolver, sockets.verified);
         remember(&resolver, &names, host.tables.synthetics.of(number)?, generation);

@@ -157,7 +157,7 @@ fn no_file_is_opened_made_or_started_while_nothing_can_be_recorded() {
     let mut command = daemon.as_nobody(&["run", "--name", "one", "--policy", &policy]);
     command.args(["--workdir", &own, "--", PYTHON, "-c", USER, "/etc/passwd"]);
     let mut one = Dialler::of(command);
-    let mut uses = |one: &mut Dialler| -> Vec<String> {
+    let uses = |one: &mut Dialler| -> Vec<String> {
         let words = ["read /etc/passwd", "write own", "make made", "move own", "start /bin/true"];
         words.map(|word| one.dial(word)).into()
     };
