@@ -222,7 +222,9 @@ impl Host {
         is_own: bool,
     ) -> Result<(), RunError> {
         if is_own {
+            // And read now: whoever comes after this one finds nothing of it but what it has tried.
             self.recorders.unfinished(number);
+            self.feed.drain_all(&mut self.recorders);
         }
         self.take_back(Beginning { is_begun: true, ..Beginning::new(number, cgroup, is_own) })
     }
