@@ -477,14 +477,14 @@ pub(super) const ALL: &[Mutant] = &[
         "clawbox-ebpf/src/emit.rs",
         "let mut number = 1_u64;",
         "let mut number = 2_u64;",
-        "all_of_it_is_stored_or_counted",
+        "a_flood_of_allows_takes_no_room",
     ),
     here(
         "what finds no room takes a number too",
         "clawbox-ebpf/src/emit.rs",
         "    number_lost(kind);\n",
         "",
-        "all_of_it_is_stored_or_counted",
+        "a_flood_of_allows_takes_no_room",
     ),
     here(
         "while nothing can be recorded no policy is in force",
