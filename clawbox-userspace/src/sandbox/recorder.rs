@@ -332,10 +332,13 @@ impl Recorder {
                 is_test || !is_refusal
             }
             Start::Left(pid, until) => {
-                if decoded.kind == Kind::Exec || header.time > until {
+                let is_exec = decoded.kind == Kind::Exec;
+                if is_exec || header.time > until {
                     self.start = Start::Done;
                 }
-                header.tgid == pid && is_test && header.time <= until
+                let is_left = header.tgid == pid && is_test && header.time <= until;
+                // A further command may begin meanwhile.
+                self.entering.is_told(header.tgid, is_test, is_exec) || is_left
             }
             Start::Tested(pid) => {
                 // With a pid namespace the first process never executes anything: its child does.
