@@ -285,11 +285,14 @@ impl Total {
     pub fn sum(&self) -> Sum {
         let mut sum = self.sum;
         for load in self.loads.values() {
-            // Who is interrupted between its number and its loss is told by the next mark.
-            let [last, before] = load.open;
-            let least = last.unwrap_or(0).min(before.or(last).unwrap_or(0));
-            sum.unexplained = sum.unexplained.saturating_add(u64::try_from(least).unwrap_or(0));
-            sum.surplus += u64::try_from(last.unwrap_or(0).saturating_neg()).unwrap_or(0);
+            let [last, before] = load.open.map(Option::unwrap_or_default);
+            // Who is interrupted between its number and its loss is told by the next mark: that is one of a
+            // processor, or two where another one has interrupted that. What a mark before has counted of
+            // losses above it is no answer for more.
+            let few = i64::try_from(2 * load.lanes.len()).unwrap_or(i64::MAX);
+            let open = if last <= few { last.min(before) } else { last };
+            sum.unexplained = sum.unexplained.saturating_add(u64::try_from(open).unwrap_or(0));
+            sum.surplus += u64::try_from(last.saturating_neg()).unwrap_or(0);
         }
         sum
     }
@@ -376,6 +379,19 @@ mod tests {
         // Of another load it is another event.
         total.add(labelled(&again, 8));
         assert_eq!((total.sum().stored, total.sum().twice), (9, 1));
+    }
+
+    #[test]
+    fn losses_above_a_mark_hide_no_hole_below_the_next() {
+        let (mut total, mut batch) = (Total::default(), Numbers::default());
+        (0..10).for_each(|number| batch.has(2 * number));
+        // A hundred were lost behind these, and are counted before the mark has come there.
+        batch.other = Other { lost: 100, passed: 0, settled: vec![(0, 19)] };
+        total.add(labelled(&batch, 5));
+        assert_eq!((total.sum().unexplained, total.sum().surplus), (0, 91));
+        let other = Other { settled: vec![(0, 119)], ..Other::default() };
+        total.add(labelled(&Numbers { other, ..Numbers::default() }, 5));
+        assert_eq!((total.sum().unexplained, total.sum().surplus), (9, 0));
     }
 
     #[test]
