@@ -69,6 +69,8 @@ pub type AdmitsHidden = dyn Fn(&NetworkEvent, &str) -> bool + Send + Sync;
 
 /// Verifies the connections of one sandbox.
 pub struct Verifier {
+    /// Whose. What another one's was made for is nothing to it, whatever address a connection comes from.
+    pub sandbox: u32,
     /// What they were made for.
     pub redirects: Arc<dyn Redirects>,
     /// The names behind the numbers.
@@ -126,7 +128,11 @@ impl Verifier {
     async fn connection(&self, mut client: TcpStream, source: SocketAddr) {
         let found = number_of(source).map(|number| self.redirects.take(number));
         let event = match found {
-            Some(Ok(Some(event))) if event.route == Route::Verifier as u8 => event,
+            Some(Ok(Some(event)))
+                if event.route == Route::Verifier as u8 && event.header.sandbox == self.sandbox =>
+            {
+                event
+            }
             // Nobody of a sandbox can come from elsewhere; what is too old is refused.
             _ => return abort(&client),
         };
@@ -263,7 +269,78 @@ fn abort(stream: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::sync::Mutex;
+
+    use clawbox_common::address::{Address, redirect_address};
+    use clawbox_common::event::Header;
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
+
+    /// One connection, as the kernel's table has it.
+    struct One(Mutex<Option<NetworkEvent>>);
+
+    impl Redirects for One {
+        fn take(&self, _: u32) -> io::Result<Option<NetworkEvent>> {
+            Ok(self.0.lock().unwrap().take())
+        }
+    }
+
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn connection(&self, _: Outcome) {}
+    }
+
+    /// What comes of a connection that this sandbox's table says was made for `far`, at the verifier of
+    /// another one or its own.
+    async fn comes_to(far: SocketAddr, number: u32, sandbox: u32) -> io::Result<usize> {
+        let header = Header { sandbox: 7, ..Header::default() };
+        let IpAddr::V4(address) = far.ip() else { panic!("{far}") };
+        let real = Address::v4(address.to_bits().to_be());
+        let route = Route::Verifier as u8;
+        let event =
+            NetworkEvent { header, real, port: far.port(), route, ..NetworkEvent::default() };
+        let verifier = Arc::new(Verifier {
+            sandbox,
+            redirects: Arc::new(One(Mutex::new(Some(event)))),
+            names: Arc::default(),
+            observer: Arc::new(Nobody),
+            // So that the name is nothing that it fails for.
+            audit_only: Arc::new(|| true),
+            admits_hidden: Arc::new(|_, _| false),
+            hidden: Arc::default(),
+            network: Network::default(),
+        });
+        let (listener, port) = bind().unwrap();
+        let serving = tokio::spawn(verifier.serve(listener));
+        let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let source = Ipv4Addr::from_bits(redirect_address(number));
+        client.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        client.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let mut client = TcpStream::from_std(client.into()).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await?;
+        let read = client.read(&mut [0; 16]).await;
+        serving.abort();
+        read
+    }
+
+    #[tokio::test]
+    async fn a_verifier_takes_no_connection_on_that_was_made_for_another_sandbox() {
+        let far = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let at = far.local_addr().unwrap();
+        let number = std::process::id() << 2 & 0x003f_ffff;
+        let other = comes_to(at, number | 1, 8).await;
+        assert_eq!(other.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let answering = tokio::spawn(async move {
+            let (mut stream, _) = far.accept().await.unwrap();
+            stream.write_all(b"x").await.unwrap();
+        });
+        assert_eq!(comes_to(at, number | 2, 7).await.unwrap(), 1);
+        answering.await.unwrap();
+    }
 
     #[test]
     fn a_hidden_name_passes_only_where_it_may_and_the_outer_one_is_the_hosts() {

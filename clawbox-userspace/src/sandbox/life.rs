@@ -122,6 +122,7 @@ pub(super) fn serve(
     in_force.know_names(resolver.names());
     let hidden = Arc::<HiddenConnections>::default();
     let verifier = Arc::new(Verifier {
+        sandbox: number,
         redirects,
         names: resolver.names(),
         observer: decisions,

@@ -40,6 +40,10 @@ const CERTIFICATES: &str = "new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v
     openssl x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
     -extfile extensions -out cert.pem";
 
+/// Reads the user's key by the interpreter of an agent itself.
+const BY_NODE: [&str; 3] =
+    ["node", "-e", "require('fs').readFileSync(process.env.HOME + '/.ssh/id_ed25519')"];
+
 /// An agent, and a turn of it.
 struct Agent {
     profile: &'static str,
@@ -423,8 +427,7 @@ fn codex_is_learned_linted_tested_and_enforced_as_its_manual_says() {
 #[test]
 fn gemini_cli_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
     takes_a_turn(&GEMINI_CLI, |_| {});
-    let script = "require('fs').readFileSync(process.env.HOME + '/.ssh/id_ed25519')";
-    key_by_interpreter(&GEMINI_CLI, &["node", "-e", script]);
+    key_by_interpreter(&GEMINI_CLI, &BY_NODE);
 }
 
 #[test]
@@ -435,8 +438,7 @@ fn opencode_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
 #[test]
 fn openclaw_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
     takes_a_turn(&OPENCLAW, |_| {});
-    let script = "require('fs').readFileSync(process.env.HOME + '/.ssh/id_ed25519')";
-    key_by_interpreter(&OPENCLAW, &["node", "-e", script]);
+    key_by_interpreter(&OPENCLAW, &BY_NODE);
 }
 
 #[test]

@@ -292,7 +292,8 @@ impl Total {
             let few = i64::try_from(2 * load.lanes.len()).unwrap_or(i64::MAX);
             let open = if last <= few { last.min(before) } else { last };
             sum.unexplained = sum.unexplained.saturating_add(u64::try_from(open).unwrap_or(0));
-            sum.surplus += u64::try_from(last.saturating_neg()).unwrap_or(0);
+            let surplus = u64::try_from(last.saturating_neg()).unwrap_or(0);
+            sum.surplus = sum.surplus.saturating_add(surplus);
         }
         sum
     }
