@@ -102,6 +102,18 @@ impl Daemon {
         numbers.into_iter().for_each(|number| self.look_after(number));
     }
 
+    /// Those that nothing tells of: whose user has gone, and whose first process is nobody's child here, which
+    /// takes a system call for each.
+    pub(super) fn look_after_others(&mut self) {
+        let numbers: Vec<u32> = self.members.keys().copied().collect();
+        for number in numbers {
+            match self.host.sandbox(number).is_some_and(Sandbox::has_child) {
+                true => self.hurry(number),
+                false => self.look_after(number),
+            }
+        }
+    }
+
     fn look_after(&mut self, number: u32) {
         match self.host.ended(number) {
             Ok(None) => self.hurry(number),

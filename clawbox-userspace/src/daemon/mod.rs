@@ -31,14 +31,13 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use clawbox_common::attach::PENDING;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
-use tokio::time::sleep;
 
 use crate::api::peer::Peer;
 use crate::api::server::{self, Call};
@@ -58,6 +57,7 @@ use crate::sandbox::oom;
 use crate::sandbox::probe::PROBE;
 use crate::sandbox::run::{LsmUse, RunError};
 use crate::sandbox::run_lock;
+use crate::sandbox::timer::Timer;
 use crate::ship::Shipping;
 use attach::Standing;
 use config::{Config, ConfigError};
@@ -72,10 +72,6 @@ use store::{Kept, Store, StoreError};
 use watchdog::Watchdog;
 
 pub use request::EXIT_STATUS;
-
-/// How often it is looked whose user has gone, whose time is up, and which of the sandboxes that were taken
-/// over has ended: of those no signal tells.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Tasks that what somebody waits for passes through until it is on the socket.
 const TELLING: usize = 4;
@@ -427,10 +423,11 @@ impl Daemon {
         }
     }
 
-    /// How long nothing has to be looked at.
-    fn patience(&self) -> Duration {
+    /// Until when nothing has to be looked at.
+    fn deadline(&self) -> Instant {
         let is_ending = self.members.values().any(|member| member.deadline.is_some());
-        self.host.patience().min(if is_ending { TICK } else { LOOK })
+        let deadline = self.host.deadline();
+        if is_ending { deadline.min(Instant::now() + TICK) } else { deadline }
     }
 
     fn say_ready(&self) {
@@ -451,13 +448,14 @@ impl Daemon {
         // Only now: a signal that comes before would end it.
         self.say_ready();
         let mut heartbeat = notify::ready();
-        let (mut looked, mut is_due) = (Instant::now(), false);
+        let mut is_due = false;
         let mut rest = usage::Rest::new();
+        let mut timer = Timer::new().map_err(system("set a timer"))?;
         loop {
-            let patience = self.patience();
+            let deadline = self.deadline();
             tokio::select! {
                 _ = ended.recv() => is_due = true,
-                () = sleep(patience) => {}
+                () = timer.at(deadline) => {}
                 () = self.host.due() => {}
                 Some((peer, asked)) = asked.recv() => {
                     self.answer(&peer, asked);
@@ -474,18 +472,17 @@ impl Daemon {
                 }
             }
             heartbeat.alive();
-            self.host.look();
+            let looks_after_all = self.host.look();
             self.look_at_pending();
             self.watch();
             if std::mem::take(&mut is_due) {
                 self.look_after_further();
                 self.look_after_ended();
             }
-            // Each takes a system call for each sandbox.
-            if looked.elapsed() >= LOOK {
-                looked = Instant::now();
+            if looks_after_all {
                 self.look_after_further();
-                self.look_after_members();
+                self.look_after_ended();
+                self.look_after_others();
                 self.look_after_store();
                 self.store.rest();
                 self.look_after_global();

@@ -2,8 +2,10 @@
 //! run.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use aya::Ebpf;
 use aya::maps::{MapData, MapError, PerCpuArray};
@@ -198,6 +200,8 @@ pub const EXEC_HOOK: &str = "exec-hook";
 #[derive(Debug)]
 pub struct Skips {
     program: OwnedFd,
+    /// What `/proc` says of that, once it was asked.
+    said: Option<File>,
     seen: u64,
 }
 
@@ -207,7 +211,7 @@ impl Skips {
         let fd = program.fd().and_then(|fd| Ok(fd.as_fd().try_clone_to_owned()?));
         let program =
             fd.map_err(|source| LoadError::Program { program: name, source: source.into() })?;
-        Ok(Self { program, seen: 0 })
+        Ok(Self { program, said: None, seen: 0 })
     }
 
     /// How many since the last call.
@@ -215,8 +219,18 @@ impl Skips {
     /// # Errors
     /// `/proc` is not there.
     pub fn since_last(&mut self) -> io::Result<u64> {
-        let path = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
-        let total = skipped(&std::fs::read_to_string(path)?);
+        let said = match &mut self.said {
+            Some(said) => said,
+            none => {
+                let path = format!("/proc/self/fdinfo/{}", self.program.as_raw_fd());
+                none.insert(File::open(path)?)
+            }
+        };
+        // Some 300 bytes, which the kernel makes anew for who reads from the beginning.
+        let mut bytes = [0; 1024];
+        let read = said.read_at(&mut bytes, 0)?;
+        let text = String::from_utf8_lossy(bytes.get(..read).unwrap_or_default());
+        let total = skipped(&text);
         let before = std::mem::replace(&mut self.seen, total);
         Ok(total.saturating_sub(before))
     }

@@ -89,6 +89,12 @@ impl Process {
         Ok(pidfd_send_signal(fd, signal)?)
     }
 
+    /// Whether it is this process's child.
+    #[must_use]
+    pub fn is_child(&self) -> bool {
+        self.fd.is_none()
+    }
+
     /// How it has ended, if it has.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 use super::probe::PROBE;
 use super::recorder::Stirred;
 use super::recorders::Recorders;
+use super::timer::Timer;
 use crate::audit::clock::Clock;
 use crate::audit::record::{Alarm, Object, VerdictName};
 use crate::audit::store::in_flight::{self, Change, InFlight, PASSED, UNNUMBERED};
@@ -36,14 +37,15 @@ use crate::kernel::tallies::Tallies;
 /// How long an event waits at most before it is read.
 pub const TICK: Duration = Duration::from_millis(25);
 
-/// How long what is allowed waits at most, where nothing was for a while: a look costs a few microseconds.
-const REST: Duration = Duration::from_millis(200);
+/// How long what is allowed waits at most, where nothing was for a while: a look of a processor that has slept
+/// takes it some 70 microseconds. The store makes up for it: what is found so late is written at once.
+const REST: Duration = Duration::from_millis(800);
 
 /// Events that are brought into order together.
 const BATCH: usize = 1024;
 
-/// How long one look may take: others wait for the same loop.
-const LOOK: Duration = Duration::from_millis(10);
+/// How long one look may take: questions for names are answered by the same loop, between two.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// How long one may take that is to read all: who goes on flooding is not waited for.
 const ALL: Duration = Duration::from_millis(500);
@@ -75,8 +77,13 @@ pub struct Feed {
     stirred: Arc<Stirred>,
     undecodable: u64,
     drained: Instant,
+    /// When it was looked for.
+    looked: Instant,
+    /// What is found next has happened since.
+    since: Instant,
     /// Until the next look for what nobody is woken for.
     pause: Duration,
+    timer: Timer,
     /// Something is to be read, but not before [`TICK`] has gone by.
     is_told: bool,
     /// More is there than one look was to read.
@@ -181,7 +188,20 @@ impl Feed {
         let (is_told, has_more, pause) = (true, false, TICK);
         let stirred = Arc::default();
         let store = None;
-        Ok(Self { rings, counts, stirred, undecodable, drained, pause, is_told, has_more, store })
+        Ok(Self {
+            rings,
+            counts,
+            stirred,
+            undecodable,
+            drained,
+            looked: drained,
+            since: drained,
+            pause,
+            timer: Timer::new()?,
+            is_told,
+            has_more,
+            store,
+        })
     }
 
     /// Whether a count of the kernel's tables is under way, which goes on with each look.
@@ -206,21 +226,25 @@ impl Feed {
             self.is_told = tokio::select! {
                 () = woken(&mut self.rings) => true,
                 () = self.stirred.any() => true,
-                () = tokio::time::sleep(self.pause) => self.look(),
+                () = self.timer.at(self.looked + self.pause) => self.look(),
             };
         }
         tokio::select! {
             // A second word before the first was heard: the fill level, or what cannot wait.
             () = woken(&mut self.rings) => {}
             () = self.stirred.many() => {}
-            () = tokio::time::sleep_until((self.drained + TICK).into()) => {}
+            () = self.timer.at(self.drained + TICK) => {}
         }
     }
 
     /// Whether something is there. Where nothing is, the next look is later.
     fn look(&mut self) -> bool {
         self.look_ahead();
+        self.looked = Instant::now();
         let is_there = self.rings.iter().any(|source| source.next.is_some());
+        if !is_there {
+            self.since = self.looked;
+        }
         self.pause = if is_there { TICK } else { (self.pause * 2).min(REST) };
         is_there
     }
@@ -238,11 +262,15 @@ impl Feed {
     /// take long. Gives the sandboxes that something was told of.
     pub fn drain(&mut self, recorders: &mut Recorders) -> Vec<u32> {
         let mut told = Vec::new();
-        (self.drained, self.is_told, self.pause) = (Instant::now(), false, TICK);
+        (self.drained, self.is_told) = (Instant::now(), false);
+        self.looked = self.drained;
         self.counts.ring.look();
         self.counts.fills.go_on();
         loop {
             let (read, is_behind) = self.drain_whole(recorders, &mut told);
+            if read > 0 {
+                self.pause = TICK;
+            }
             self.has_more = read == BATCH && is_behind && self.drained.elapsed() >= LOOK;
             if read < BATCH || !is_behind || self.has_more {
                 // The kernel wakes nobody for what came before it was told that all is read.
@@ -253,6 +281,7 @@ impl Feed {
                 break;
             }
         }
+        self.since = self.drained;
         told.sort_unstable();
         told.dedup();
         let undecodable = std::mem::take(&mut self.undecodable);
@@ -281,7 +310,7 @@ impl Feed {
     fn drain_whole(&mut self, recorders: &mut Recorders, told: &mut Vec<u32>) -> (usize, bool) {
         let store = self.store.clone();
         if let Some(store) = &store {
-            store.hold();
+            store.hold(self.since);
         }
         let mut counts = in_flight::Counts::new();
         let read = self.drain_batch(recorders, told, &mut counts);
@@ -431,7 +460,7 @@ impl Feed {
         };
         let store = self.store.clone();
         if let Some(store) = &store {
-            store.hold();
+            store.hold(self.since);
         }
         let mut counts = in_flight::Counts::new();
         for (key, flow) in counted.iter().filter(|(_, flow)| flow.again > 0) {
@@ -476,7 +505,7 @@ impl Feed {
         let has_skipped = losses.iter().any(|loss| loss.kind == EXEC_HOOK);
         let store = self.store.clone();
         if let Some(store) = &store {
-            store.hold();
+            store.hold(self.since);
         }
         let mut counts = in_flight::Counts::new();
         let mut other = Other { settled: found.settled, ..Other::default() };
@@ -541,7 +570,7 @@ impl Feed {
         let Some(recorder) = recorders.for_event(0).filter(|_| count > 0) else { return };
         let store = self.store.clone();
         if let Some(store) = &store {
-            store.hold();
+            store.hold(self.since);
         }
         recorder.trail.gap(kind, count);
         recorder.trail.flush();

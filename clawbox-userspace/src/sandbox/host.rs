@@ -41,7 +41,8 @@ use crate::kernel::lsm::LsmState;
 use crate::kernel::pinned::Identified;
 use crate::kernel::synthetics::Synthetics;
 
-/// How often the kernel's loss counters are looked at.
+/// How often the kernel's loss counters are looked at, and by the daemon whose user has gone, whose time is up,
+/// and which of the sandboxes that were taken over has ended: of those no signal tells.
 const LOSSES: Duration = Duration::from_secs(1);
 
 /// How often what was allowed is summed up.
@@ -436,17 +437,19 @@ impl Host {
         self.feed.due().await;
     }
 
-    /// How long after a look there has to be another, whatever is told.
+    /// Until when there has to be another look, whatever is told.
     #[must_use]
-    pub fn patience(&self) -> Duration {
+    pub fn deadline(&self) -> Instant {
         // Who waits for an answer is answered in time.
         let is_busy = self.feed.is_counting() || self.sandboxes.values().any(Sandbox::holds_any);
-        if is_busy { TICK } else { LOSSES }
+        let deadline = self.looked + LOSSES;
+        if is_busy { deadline.min(Instant::now() + TICK) } else { deadline }
     }
 
     /// Writes down what has been told, answers what has waited too long, and looks after the kernel's
-    /// tables. To be called when [`Host::due`] is, and within [`Host::patience`].
-    pub fn look(&mut self) {
+    /// tables. To be called when [`Host::due`] is, and at [`Host::deadline`]. Whether it has looked after all,
+    /// which it does once in a second.
+    pub fn look(&mut self) -> bool {
         for number in self.feed.drain(&mut self.recorders) {
             self.is_asked |= number == PENDING;
             self.take_up(number);
@@ -457,7 +460,7 @@ impl Host {
             }
         }
         if self.looked.elapsed() < LOSSES {
-            return;
+            return false;
         }
         self.looked = Instant::now();
         if self.feed.count_losses(&mut self.recorders) {
@@ -475,6 +478,7 @@ impl Host {
             tracing::warn!("identities of ended processes stay: {error}");
         }
         self.sandboxes.values_mut().for_each(Sandbox::check_servers);
+        true
     }
 
     /// In a cgroup of clawbox's own who has no identity is denied. In somebody else's it may be about to

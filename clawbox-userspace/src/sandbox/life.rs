@@ -190,6 +190,12 @@ impl Sandbox {
         }
     }
 
+    /// Whether a signal tells of its first process's end.
+    #[must_use]
+    pub fn has_child(&self) -> bool {
+        matches!(&self.life, Life::Command { process, .. } if process.is_child())
+    }
+
     /// Whether its cgroup is somebody else's.
     #[must_use]
     pub fn is_attached(&self) -> bool {

@@ -43,5 +43,6 @@ pub mod run;
 pub mod run_lock;
 pub mod self_test;
 pub mod strays;
+pub mod timer;
 pub mod view;
 pub mod watch;

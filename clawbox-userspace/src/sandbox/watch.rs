@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::sleep_until;
 
 use super::birth::End;
 use super::control;
@@ -106,13 +106,13 @@ pub async fn until_exit(
     drop(held);
     let mut asked = control::listen(run, control)?;
     loop {
-        let patience = host.patience();
+        let deadline = host.deadline();
         if let Some(status) = host.ended(sandbox)? {
             return Ok(status);
         }
         tokio::select! {
             _ = ended.recv() => {}
-            () = sleep(patience) => {}
+            () = sleep_until(deadline.into()) => {}
             () = host.due() => {}
             received = signals.next() => {
                 if let Some(sandbox) = host.sandbox(sandbox) {

@@ -156,16 +156,18 @@ impl Intake {
         self.0.condition.subscribe()
     }
 
-    /// What comes until [`Intake::release`] belongs together: all of it is in one batch.
-    pub fn hold(&self) {
-        self.0.lock().is_held = true;
+    /// What comes until [`Intake::release`] belongs together: all of it is in one batch. Nothing of it has
+    /// happened before `from`.
+    pub fn hold(&self, from: Instant) {
+        let mut waiting = self.0.lock();
+        (waiting.is_held, waiting.from) = (true, Some(from));
     }
 
     /// See [`Intake::hold`]. If the writer has come meanwhile, it has its batch now: neither waits until the
     /// other one runs.
     pub fn release(&self) {
         let mut waiting = self.0.lock();
-        waiting.is_held = false;
+        (waiting.is_held, waiting.from) = (false, None);
         if std::mem::take(&mut waiting.is_wanted) {
             waiting.cut = Some(self.0.cut(&mut waiting));
             drop(waiting);
@@ -196,7 +198,7 @@ impl Intake {
         if left.is_empty() {
             return;
         }
-        self.hold();
+        self.hold(Instant::now());
         put(&left);
         let lost = in_flight::numbered(&left);
         let passed = left.get(&in_flight::PASSED).copied().unwrap_or_default();

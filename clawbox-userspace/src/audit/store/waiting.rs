@@ -11,7 +11,7 @@ use crate::audit::trail::gap_of;
 /// How long a denial, an answer or a lifecycle record waits for others; it is durable within 200 ms.
 const SOON: Duration = Duration::from_millis(100);
 
-/// How long all else does; it is durable within a second.
+/// How long all else does, from when it happened; it is durable within a second.
 const LATER: Duration = Duration::from_millis(700);
 
 /// So many rows are written without waiting.
@@ -37,7 +37,7 @@ const TEXT_BOUND: usize = 32 << 20;
 #[derive(Default)]
 pub(super) struct Waiting {
     pub(super) columns: Columns,
-    /// When the oldest row came.
+    /// When the oldest row came, or what it tells may have happened.
     pub(super) since: Option<Instant>,
     /// When the oldest urgent one did.
     pub(super) urgent: Option<Instant>,
@@ -45,6 +45,8 @@ pub(super) struct Waiting {
     pub(super) lost: BTreeMap<String, u64>,
     /// How many of those had a number of the kernel's.
     pub(super) lost_numbers: u64,
+    /// Nothing that comes now has happened before.
+    pub(super) from: Option<Instant>,
     pub(super) is_closed: bool,
     /// What comes now belongs together: no batch ends in it.
     pub(super) is_held: bool,
@@ -87,7 +89,7 @@ impl Waiting {
         let now = || Some(Instant::now());
         let is_first = self.since.is_none();
         if is_first {
-            self.since = now();
+            self.since = self.from.or_else(now);
         }
         let is_first_urgent = is_urgent && self.urgent.is_none();
         if is_first_urgent {
