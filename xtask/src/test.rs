@@ -59,6 +59,7 @@ const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
             "bad_input::",
             "clients::",
             "launcher::",
+            "names::",
             "operator::",
             "term::",
             "tutorial::",
@@ -68,6 +69,7 @@ const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
     (
         Kernel::V6_12,
         &[
+            "ask::",
             "audit::",
             "coarse::",
             "daemon::",
@@ -86,6 +88,7 @@ const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
             "faults::",
             "lifecycle::",
             "limits::",
+            "live::",
             "logs::",
             "metrics::",
             "namespaces::",
