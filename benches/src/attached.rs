@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -32,7 +32,7 @@ struct Query {
 
 /// The root of the cgroup hierarchy, where clawbox attaches.
 #[derive(Debug)]
-pub struct Root(File);
+pub struct Root(File, PathBuf);
 
 impl Root {
     /// Opens it.
@@ -45,7 +45,12 @@ impl Root {
         });
         let path = path.context("no cgroup v2 hierarchy is mounted")?;
         let root = File::open(Path::new(path)).with_context(|| format!("cannot open `{path}`"))?;
-        Ok(Self(root))
+        Ok(Self(root, path.into()))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.1
     }
 
     /// Programs that every IPv4 connect on this host passes.

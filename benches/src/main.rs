@@ -3,6 +3,7 @@
 
 mod attached;
 mod audit;
+mod bounded;
 mod daemon;
 mod dns;
 mod egress;
@@ -77,6 +78,8 @@ enum What {
     Scale,
     /// A sandbox beside one that floods its trail and its resolver, against the same flood from outside
     Neighbour,
+    /// A sandbox beside one that has all the processes, memory or processor time that it may; in a guest
+    Bounded,
     /// Events from the kernel to the host's store, against a reader that does nothing; queries and checks of it
     Audit,
     /// Everything above
@@ -166,6 +169,10 @@ fn measure(cli: &Cli) -> Result<()> {
     }
     if all || cli.what == What::Neighbour {
         neighbour::measure(&room, rounds(12), &mut report)?;
+    }
+    // Hosts may have no controllers in version 2.
+    if cli.what == What::Bounded {
+        neighbour::measure_bounded(&room, rounds(4), &mut report)?;
     }
     if all || cli.what == What::Audit {
         audit::measure(&room, cli.quick, &mut report)?;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::bounded;
+
 /// Datagrams between two looks at the sink: fewer than its buffer holds, so that every send is
 /// delivered and none is the cheaper one that is dropped.
 const IN_FLIGHT: u32 = 100;
@@ -48,6 +50,12 @@ pub enum Operation {
     AskRemembered,
     /// One for a name whose answer may not.
     AskForwarded,
+    /// Forks until it may not.
+    Fork,
+    /// Takes much memory and gives it back.
+    Touch,
+    /// Spins on more processors than there are.
+    Spin,
 }
 
 /// Addresses of [`Operation::UdpConnectMixed`]: 127.0.1.0 and so on, at [`MIXED_PORT`].
@@ -96,6 +104,9 @@ impl Operation {
         Self::EightThroughTinyproxy,
         Self::AskRemembered,
         Self::AskForwarded,
+        Self::Fork,
+        Self::Touch,
+        Self::Spin,
     ];
 
     /// The name in requests and reports.
@@ -117,6 +128,9 @@ impl Operation {
             Self::EightThroughTinyproxy => "eight-through-tinyproxy",
             Self::AskRemembered => "ask-remembered",
             Self::AskForwarded => "ask-forwarded",
+            Self::Fork => "fork",
+            Self::Touch => "touch",
+            Self::Spin => "spin",
         }
     }
 
@@ -139,6 +153,9 @@ impl Operation {
             Self::EightThroughTinyproxy => "128 KiB on each of 8 streams through it",
             Self::AskRemembered => "a question that may be remembered, 16 under way",
             Self::AskForwarded => "a question that is forwarded, 16 under way",
+            Self::Fork => "forks until it may not",
+            Self::Touch => "writes to nearly all the memory it may have",
+            Self::Spin => "spins for more processors than it may have",
         }
     }
 }
@@ -261,6 +278,9 @@ impl Performer {
             Operation::EightThroughTinyproxy => self.streamed(8, Some(TINYPROXY), count),
             Operation::AskRemembered => asked(REMEMBERED, count),
             Operation::AskForwarded => asked(FORWARDED, count),
+            Operation::Fork => timed(count, bounded::forks),
+            Operation::Touch => timed(count, bounded::touches),
+            Operation::Spin => timed(count, bounded::spins),
         }
     }
 
@@ -433,7 +453,9 @@ mod tests {
         ];
         for &operation in Operation::ALL.iter().filter(|it| !proxied.contains(it)) {
             assert_eq!(operation.name().parse::<Operation>().unwrap(), operation);
-            let taken = performer.perform(operation, IN_FLIGHT * 2 + 1).unwrap();
+            let heavy = [Operation::Fork, Operation::Touch, Operation::Spin];
+            let count = if heavy.contains(&operation) { 2 } else { IN_FLIGHT * 2 + 1 };
+            let taken = performer.perform(operation, count).unwrap();
             assert!(taken.wall > Duration::ZERO, "{operation:?}");
         }
     }

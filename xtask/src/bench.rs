@@ -15,8 +15,9 @@ use crate::setup::{self, Purpose};
 use crate::vm::{self, Copy, Guest, Kernel, Limits};
 use crate::workspace::Workspace;
 
-/// What is measured in guests that count instructions, on several kernels.
-const IN_GUESTS: &str = "lsm";
+/// What is measured in guests that count instructions: on several kernels, and what needs BPF LSM or the
+/// controllers of cgroup v2.
+const IN_GUESTS: [&str; 2] = ["lsm", "bounded"];
 const GUEST_PROGRAM: &str = "/opt/bench/clawbox-benches";
 /// What asks a daemon as a package's user does.
 const BY_CLIENTS: [&str; 3] = ["all", "scale", "neighbour"];
@@ -29,9 +30,9 @@ const GUEST_MEMORY_MIB: u32 = 1536;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// connect, send, outside, startup, memory, hooks, egress, dns, scale, audit, all, lsm or auditd; without it they are described.
+    /// connect, send, outside, startup, memory, hooks, egress, dns, scale, neighbour, audit, all, lsm, bounded or auditd; without it they are described.
     name: Option<String>,
-    /// For lsm and auditd, which are measured in a VM: 6.1, 6.12, latest or all. To be given before
+    /// For lsm, bounded and auditd, which are measured in a VM: 6.1, 6.12, latest or all. To be given before
     /// what is passed on.
     #[arg(long, default_value = "all", value_parser = parse_kernels)]
     kernel: Kernels,
@@ -51,8 +52,10 @@ fn parse_kernels(text: &str) -> Result<Kernels, String> {
 
 /// Runs the benchmarks and returns their status.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    if args.name.as_deref() == Some(IN_GUESTS) {
-        return in_guests(workspace, args);
+    if let Some(name) = args.name.as_deref()
+        && IN_GUESTS.contains(&name)
+    {
+        return in_guests(workspace, name, args);
     }
     if args.name.as_deref() == Some(BESIDE_AUDITD) {
         return beside_auditd(workspace, args);
@@ -75,14 +78,15 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 }
 
 /// One guest after the other: each prints its own figures.
-fn in_guests(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+fn in_guests(workspace: &Workspace, name: &str, args: &Args) -> Result<ExitCode> {
     let toolchain = setup::ensure(workspace, Purpose::Test)?;
     build::both(workspace, &toolchain, build::Args { release: true, debug_log: false })?;
     process::run(workspace.cargo().args(["build", "--release", "--package", "clawbox-benches"]))?;
     let clawbox = workspace.clawbox(true);
     let program = clawbox.with_file_name("clawbox-benches");
-    let command = [GUEST_PROGRAM, IN_GUESTS].map(str::to_owned);
+    let command = [GUEST_PROGRAM, name].map(str::to_owned);
     let mut guest = Guest::new(command.into_iter().chain(args.arguments.iter().cloned()).collect());
+    guest.has_disk = name != "lsm";
     guest.copies.push(Copy::new(clawbox, PathBuf::from(vm::CLAWBOX))?);
     guest.copies.push(Copy::new(program, PathBuf::from(GUEST_PROGRAM))?);
     guest.variables.push(("CLAWBOX".to_owned(), vm::CLAWBOX.to_owned()));

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod counted;
 pub mod kernel_event;
 pub mod line;
+pub mod lines;
 pub mod mask;
 pub mod programs;
 pub mod record;

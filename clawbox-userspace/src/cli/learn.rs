@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::{BufRead, Seek, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ use super::run::{TRAILS, parse_server};
 use super::style::Style;
 use crate::audit::AuditLevel;
 use crate::audit::line::harmless;
+use crate::audit::lines::Lines;
 use crate::learn::observed::{Observed, Trail};
 use crate::learn::watch::Watch;
 use crate::learn::{Learned, LeftOut, Place, learn, written};
@@ -211,11 +212,10 @@ impl Learn {
         let outcome = run(prepared);
         let watched = watch.end().context("cannot read which files were opened")?;
         let outcome = outcome?;
-        let mut file = std::fs::File::open(&trail)
+        let lines = Lines::of(&trail, before)
             .with_context(|| format!("cannot read the trail `{}`", trail.display()))?;
-        file.seek(std::io::SeekFrom::Start(before))?;
         let mut told = Trail::default();
-        for line in std::io::BufReader::new(file).split(b'\n') {
+        for line in lines {
             told.line(&line?);
         }
         Ok((outcome.status, told.with(watched)))

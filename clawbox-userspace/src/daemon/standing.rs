@@ -315,7 +315,7 @@ mod tests {
         let id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
         let scope = format!("/machine.slice/libpod-{id}.scope");
         let inner = format!("{scope}/container");
-        let rows: [(&str, &str, Option<Container>, bool); 14] = [
+        let rows: [(&str, &str, Option<Container>, bool); 16] = [
             ("{ unit: openclaw.service }", "/system.slice/openclaw.service", None, true),
             (
                 "{ unit: 'claw@*.service' }",
@@ -335,6 +335,18 @@ mod tests {
                 "{ container: { name: a } }",
                 &scope.replace("/machine.slice", "/user.slice/user-7.slice/user@7.service"),
                 Some(container("a", "")),
+                false,
+            ),
+            (
+                "{ cgroup: '/user.slice/user-*.slice/user@*.service/app.slice/claw.service' }",
+                "/user.slice/user-7.slice/user@7.service/app.slice/claw.service",
+                None,
+                true,
+            ),
+            (
+                "{ cgroup: '/user.slice/user-*.slice/user@*.service/app.slice/claw.service' }",
+                "/user.slice/user-7.slice/session-1.scope",
+                None,
                 false,
             ),
             ("{ cgroup: '/agents/*' }", "/agents/one", None, true),

@@ -1,12 +1,13 @@
 //! Reads a sandbox's own trail: its denials, the last of them, and who started whom.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufRead};
+use std::io;
 use std::path::Path;
 
 use serde::Serialize;
 
 use super::seen::Seen;
+use crate::audit::lines::Lines;
 use crate::audit::record::{Object, Record};
 
 /// A chain ends here: numbers come again.
@@ -66,11 +67,8 @@ impl Told {
     /// # Errors
     /// It cannot be read.
     pub fn read(path: &Path, from: u64) -> io::Result<Self> {
-        use std::io::Seek;
-        let mut file = std::fs::File::open(path)?;
-        file.seek(io::SeekFrom::Start(from))?;
         let mut told = Self::default();
-        for line in io::BufReader::new(file).split(b'\n') {
+        for line in Lines::of(path, from)? {
             told.line(&line?);
         }
         Ok(told)

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clawbox_tests::clawbox::Clawbox;
+use clawbox_tests::clawbox::{Clawbox, Finished};
 use clawbox_tests::layer::{self, Layer};
 use clawbox_tests::network::{ELSEWHERE, SITE};
 use nix::sys::signal::Signal;
@@ -143,6 +143,9 @@ fn a_full_disk_changes_no_verdict() {
     let outcome = account.outcomes()[0].1;
     assert_eq!(outcome, "EPERM", "{account:?}");
     assert_eq!(account.detail(&steps[2])["EPERM"], 5000);
+    // What was denied is summed up without the trail, which as a device would be read for ever.
+    let Finished { status, stderr, .. } = &account.run;
+    assert!(*status == 0 && stderr.contains("5001 denials"), "{status} {stderr}");
     // Without a trail there is no record: that it is the hook's errno is known from the same step above.
     layer::tell(33, "its disk filled", Layer::SocketHooks);
     scene.nothing_arrived();

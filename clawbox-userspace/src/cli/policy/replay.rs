@@ -1,6 +1,6 @@
 //! `clawbox policy replay`: what a policy would have said to what was recorded under another.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,6 +13,7 @@ use super::super::complete;
 use super::super::style::Style;
 use super::refused;
 use crate::audit::line::harmless;
+use crate::audit::lines::Lines;
 use crate::audit::record::Record;
 use crate::audit::store::event::object;
 use crate::audit::store::filter::{Filter, Pattern};
@@ -107,7 +108,7 @@ impl ReplayCommand {
 }
 
 fn trail(path: &Path, replay: &mut Replay) -> anyhow::Result<()> {
-    for line in std::io::BufReader::new(std::fs::File::open(path)?).split(b'\n') {
+    for line in Lines::of(path, 0)? {
         if let Ok(record) = serde_json::from_slice::<Record>(&line?) {
             replay.add(&Seen::from(&record));
         }
