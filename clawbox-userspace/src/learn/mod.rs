@@ -17,9 +17,9 @@ use clawbox_common::rule::{ICMP, TCP, UDP};
 use serde::Serialize;
 
 use crate::policy::address::{always_denied, range_of};
-use crate::policy::drafted::FileList;
+use crate::policy::lists::List;
 use crate::presets::groups::groups;
-use crate::presets::insert::{EndpointAdded, Entry, PathAdded};
+use crate::presets::insert::{EndpointAdded, Entry, Item};
 use fold::{Fold, Folded, Protected};
 use observed::{Observed, Spoken};
 
@@ -29,7 +29,7 @@ pub struct Learned {
     /// Entries of `network_policies`, one for each set of programs.
     pub entries: Vec<Entry>,
     /// Paths of `filesystem_policy`.
-    pub paths: Vec<PathAdded>,
+    pub paths: Vec<Item>,
     /// Ports that were listened on.
     pub listen: BTreeSet<u16>,
     /// What was left out.
@@ -152,9 +152,9 @@ fn files(observed: &Observed, place: &Place, learned: &mut Learned) {
     // A directory in which a secret was seen is not opened as a whole.
     protected.keep_apart(observed.files.keys());
     let fold = Fold::new(place, protected);
-    let mut kept: BTreeMap<(FileList, PathBuf), Evidence> = BTreeMap::new();
+    let mut kept: BTreeMap<(List, PathBuf), Evidence> = BTreeMap::new();
     for (path, uses) in &observed.files {
-        let list = if uses.is_written { FileList::ReadWrite } else { FileList::ReadOnly };
+        let list = if uses.is_written { List::ReadWrite } else { List::ReadOnly };
         match fold.fold(path, uses) {
             Folded::Nothing => {}
             Folded::Left { because, options } => learned.left_out.push(LeftOut {
@@ -170,19 +170,19 @@ fn files(observed: &Observed, place: &Place, learned: &mut Learned) {
         }
     }
     for path in ["/proc", "/dev/null"] {
-        let list = if path == "/proc" { FileList::ReadOnly } else { FileList::ReadWrite };
+        let list = if path == "/proc" { List::ReadOnly } else { List::ReadWrite };
         kept.entry((list, path.into())).or_default();
     }
-    let all: Vec<(FileList, PathBuf)> = kept.keys().cloned().collect();
+    let all: Vec<(List, PathBuf)> = kept.keys().cloned().collect();
     for ((list, path), evidence) in kept {
         // What may be written may be read.
         let is_covered = all.iter().any(|(other_list, other)| {
             let wider = path.starts_with(other) && (path != *other || *other_list != list);
-            wider && (*other_list == list || *other_list == FileList::ReadWrite)
+            wider && (*other_list == list || *other_list == List::ReadWrite)
         });
         if !is_covered && let Some(text) = path.to_str() {
             let because = Some(evidence.told());
-            learned.paths.push(PathAdded { list, path: text.to_owned(), because });
+            learned.paths.push(Item { list, value: text.to_owned(), because });
         }
     }
 }

@@ -22,9 +22,9 @@ fn observed(files: &[(&str, bool, bool)]) -> Observed {
     observed
 }
 
-fn learned_paths(learned: &Learned, list: FileList) -> Vec<&str> {
+fn learned_paths(learned: &Learned, list: List) -> Vec<&str> {
     let of_list = learned.paths.iter().filter(|added| added.list == list);
-    of_list.map(|added| added.path.as_str()).collect()
+    of_list.map(|added| added.value.as_str()).collect()
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn paths_become_directories_of_their_own_and_secrets_never_do() {
     ]);
     let learned = learn(&observed, &place());
     assert_eq!(
-        learned_paths(&learned, FileList::ReadOnly),
+        learned_paths(&learned, List::ReadOnly),
         [
             "/etc/hosts",
             "/etc/ssl",
@@ -60,7 +60,7 @@ fn paths_become_directories_of_their_own_and_secrets_never_do() {
         ]
     );
     assert_eq!(
-        learned_paths(&learned, FileList::ReadWrite),
+        learned_paths(&learned, List::ReadWrite),
         ["/dev/null", "/home/dev/.cache/tool", "/home/dev/.tool/state", "/var/lib/tool"]
     );
     let left: Vec<&str> = learned.left_out.iter().map(|left| left.what.as_str()).collect();
@@ -81,7 +81,7 @@ fn a_directory_in_which_a_secret_was_seen_is_not_taken_whole() {
         &observed(&[("/srv/agent/id_rsa", false, false), ("/srv/agent/x", false, false)]),
         &place(),
     );
-    assert_eq!(learned_paths(&learned, FileList::ReadOnly), ["/proc", "/srv/agent/x"]);
+    assert_eq!(learned_paths(&learned, List::ReadOnly), ["/proc", "/srv/agent/x"]);
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_home_that_is_the_working_directory_is_never_taken_whole() {
     let learned =
         learn(&observed(&[("/home/dev/a/b", true, true), ("/home/dev/c", true, true)]), &place);
     assert_eq!(
-        learned_paths(&learned, FileList::ReadWrite),
+        learned_paths(&learned, List::ReadWrite),
         ["/dev/null", "/home/dev/a", "/home/dev/c"]
     );
     assert!(learned.remarks[0].contains("made anew"), "{:?}", learned.remarks);
@@ -106,13 +106,13 @@ fn what_is_closed_as_an_agents_settings_is_open_to_that_agent_alone() {
     ];
     let place = |program: &str| Place { program: Some(program.to_owned()), ..place() };
     let codex = learn(&observed(&files), &place("codex"));
-    assert_eq!(learned_paths(&codex, FileList::ReadWrite), ["/dev/null", "/home/dev/.codex"]);
+    assert_eq!(learned_paths(&codex, List::ReadWrite), ["/dev/null", "/home/dev/.codex"]);
     assert_eq!(codex.left_out.len(), 2, "{:?}", codex.left_out);
     assert!(codex.remarks[0].contains("/home/dev/.codex has"), "{:?}", codex.remarks);
     // A secret stays one, whatever the program is called.
     for other in ["agent", "gh", "ssh"] {
         let learned = learn(&observed(&files), &place(other));
-        assert_eq!(learned_paths(&learned, FileList::ReadWrite), ["/dev/null"], "{other}");
+        assert_eq!(learned_paths(&learned, List::ReadWrite), ["/dev/null"], "{other}");
         assert!(learned.left_out.iter().any(|left| left.what.contains("gh/hosts.yml")));
     }
 }

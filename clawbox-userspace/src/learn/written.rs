@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Learned;
 use crate::judge::{Access, Deed, Judge, Who};
-use crate::policy::drafted::FileList;
+use crate::policy::lists::List;
 use crate::policy::{Diagnostic, load_texts};
 use crate::presets::insert::{self, Entry};
 use crate::presets::{Filler, Home, Named};
@@ -29,7 +29,7 @@ fn write(
     writeln!(text, "# Learned by `clawbox learn` from: {command}")?;
     writeln!(text, "# What it did is allowed, and nothing else. What was left out is at the end.")?;
     writeln!(text, "version: 1\n\nfilesystem_policy:")?;
-    for list in [FileList::ReadOnly, FileList::ReadWrite] {
+    for list in [List::ReadOnly, List::ReadWrite] {
         let paths = learned.paths.iter().filter(|path| path.list == list);
         let mut paths = paths.peekable();
         if paths.peek().is_some() {
@@ -39,7 +39,7 @@ fn write(
             if let Some(because) = &added.because {
                 writeln!(text, "    # {because}")?;
             }
-            writeln!(text, "    - {}", quoted(&added.path))?;
+            writeln!(text, "    - {}", quoted(&added.value))?;
         }
     }
     if let Some(user) = user {
@@ -83,11 +83,11 @@ pub fn merged(learned: &Learned, before: &Named, home: Home) -> Result<String, V
     let filled = Filler::here(home).fill(&file, &text)?;
     let judge = Judge::of(load_texts(&[(Arc::clone(&file), filled)])?.policy, None)?;
     for added in &learned.paths {
-        let access = if added.list == FileList::ReadWrite { Access::Write } else { Access::Read };
-        let deed = Deed::Use { path: added.path.as_str().into(), access };
+        let access = if added.list == List::ReadWrite { Access::Write } else { Access::Read };
+        let deed = Deed::Use { path: added.value.as_str().into(), access };
         let anybody = Who::from(std::path::Path::new(crate::judge::ANY_PROGRAM));
         if !judge.ask(&anybody, &deed).is_allowed() {
-            text = insert::path((&file, &text), added)?;
+            text = insert::item((&file, &text), added)?;
         }
     }
     for entry in &learned.entries {
