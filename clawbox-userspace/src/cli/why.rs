@@ -200,7 +200,8 @@ impl Why {
         let wrong = |(message, fix): (String, String)| {
             refused(&[Diagnostic::error(Origin::file("the command line"), message, fix)])
         };
-        let (program, deed) = match (self.what.as_slice(), self.file(), &self.listen, &self.socket) {
+        let (program, deed) = match (self.what.as_slice(), self.file(), &self.listen, &self.socket)
+        {
             ([program], Some((path, access)), None, None) => {
                 (program, file(path, access, known.home.as_deref()))
             }
@@ -356,7 +357,10 @@ fn report<'a>(
         policy: known.map(|known| known.name.as_str()),
         what: what.unwrap_or_else(|| format!("{} by {}", seen.what(), seen.by())),
         reason: told.name,
-        layer: told.layer,
+        layer: match is_hypothetical {
+            true => told.layer,
+            false => reasons::layer(&told, &seen.class, &seen.action),
+        },
         meaning: told.meaning,
         fix,
         command: change
