@@ -4,6 +4,7 @@
 mod entries;
 mod fold;
 pub mod observed;
+mod sockets;
 #[cfg(test)]
 mod tests;
 pub mod watch;
@@ -32,6 +33,8 @@ pub struct Learned {
     pub paths: Vec<Item>,
     /// Ports that were listened on.
     pub listen: BTreeSet<u16>,
+    /// Unix sockets that were connected to and that no path opens.
+    pub sockets: Vec<Item>,
     /// What was left out.
     pub left_out: Vec<LeftOut>,
     /// What is in it and should be looked at.
@@ -70,7 +73,7 @@ pub fn learn(observed: &Observed, place: &Place) -> Learned {
     learned.listen.extend(&observed.listened);
     if observed.lost {
         learned.remarks.push(
-            "the kernel lost reports of files: what is missing is denied; learn again with --merge"
+            "the kernel lost reports of what it did: what is missing is denied; learn again with --merge"
                 .to_owned(),
         );
     }
@@ -184,6 +187,11 @@ fn files(observed: &Observed, place: &Place, learned: &mut Learned) {
             let because = Some(evidence.told());
             learned.paths.push(Item { list, value: text.to_owned(), because });
         }
+    }
+    for (path, reached) in &observed.reached {
+        let mut written = learned.paths.iter().filter(|item| item.list == List::ReadWrite);
+        let is_writable = written.any(|item| path.starts_with(&item.value));
+        sockets::take_up(path, reached, fold.protected(), is_writable, learned);
     }
 }
 

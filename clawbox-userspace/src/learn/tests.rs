@@ -3,6 +3,7 @@
 use super::observed::Uses;
 use super::*;
 use crate::policy::parse_str;
+use crate::presets::Named;
 
 fn place() -> Place {
     Place { workdir: "/srv/agent".into(), home: Some("/home/dev".into()), program: None }
@@ -170,4 +171,49 @@ fn a_policy_is_widened_by_what_it_lacks_alone_and_keeps_its_comments() {
     assert_eq!(written::merged(&learned, &again, crate::presets::Home::Later).unwrap(), after);
 }
 
-use crate::presets::Named;
+#[test]
+fn sockets_are_opened_one_by_one_and_those_by_which_others_act_are_left_out() {
+    let mut observed = observed(&[("/srv/agent/out", true, true)]);
+    let reached =
+        observed::Reached { count: 2, programs: BTreeSet::from(["/usr/bin/psql".into()]) };
+    for path in [
+        "/run/db/sock",
+        "/run/dbus/system_bus_socket",
+        "/srv/agent/own",
+        "/run/docker.sock",
+        "/run/user/1000/bus",
+        "/run/user/1000/gnupg/S.gpg-agent",
+        "/tmp/ssh-XXXX/agent.1",
+        "/home/dev/.gnupg/S.gpg-agent",
+        "/run/systemd/private",
+        "@",
+        "…/x",
+    ] {
+        observed.reached.insert(path.into(), reached.clone());
+    }
+    let learned = learn(&observed, &place());
+    let opened: Vec<&str> = learned.sockets.iter().map(|item| item.value.as_str()).collect();
+    assert_eq!(opened, ["/run/db/sock", "/run/dbus/system_bus_socket"]);
+    assert!(learned.remarks.iter().any(|remark| remark.contains("the host's message bus")));
+    assert_eq!(learned.left_out.len(), 8, "{:#?}", learned.left_out);
+    let docker = learned.left_out.iter().find(|left| left.what.contains("/run/docker.sock"));
+    let docker = docker.unwrap();
+    assert!(docker.because.contains("the whole host"), "{docker:?}");
+    assert_eq!(docker.options.as_deref().unwrap(), ["--socket", "/run/docker.sock"]);
+    let text = written::policy(&learned, None, "agent");
+    let says =
+        "unix_sockets:\n  allow:\n    # seen: 2 connections, by psql\n    - \"/run/db/sock\"\n";
+    assert!(text.contains(says) && text.contains("connects to the Unix socket @"), "{text}");
+    let policy = parse_str("learned.yaml", &text).unwrap().policy;
+    assert_eq!(policy.unix_sockets.unwrap().value.len(), 2);
+
+    // A policy that has one of them, and no port, gets the rest.
+    observed.listened.insert(8080);
+    let learned = learn(&observed, &place());
+    let before = "version: 1\nfilesystem_policy: { read_only: [/proc], read_write: [/dev/null, /srv/agent] }\n\
+                  unix_sockets: { allow: [/run/db/sock] } # mine\nlisten: { ports: [80] }\n";
+    let before: Named = ("p.yaml".into(), before.to_owned());
+    let after = written::merged(&learned, &before, crate::presets::Home::Later).unwrap();
+    let both = "allow: [/run/db/sock, \"/run/dbus/system_bus_socket\"] } # mine";
+    assert!(after.contains(both) && after.contains("ports: [80, 8080]"), "{after}");
+}

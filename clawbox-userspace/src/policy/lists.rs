@@ -196,7 +196,8 @@ pub fn check_addition(
         Addition::Listen { transport, .. } => *transport,
         _ => was.transport,
     };
-    let same_transport = is.transport.unwrap_or(Transport::Tcp) == transport.unwrap_or(Transport::Tcp);
+    let same_transport =
+        is.transport.unwrap_or(Transport::Tcp) == transport.unwrap_or(Transport::Tcp);
     let (one, other) = (policy_of(file, text)?, policy_of(file, after).map_err(|_| refusal())?);
     let execution = |document: &PolicyDocument| {
         let section = document.execution.get();

@@ -107,7 +107,8 @@ pub fn explain(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -
     if let (Deed::Listen { address, .. }, Some(_)) = (deed, &change)
         && !address.is_loopback()
     {
-        remarks.push("other machines can connect there; 127.0.0.1 is for this one alone".to_owned());
+        remarks
+            .push("other machines can connect there; 127.0.0.1 is for this one alone".to_owned());
     }
     let mut fix = told.fix.to_owned();
     if is_denied && change.is_none() && judged.reason.name() == "closed-file" {

@@ -44,12 +44,7 @@ pub fn to(judge: &Judge, who: &Who, deed: &Deed) -> Option<Nearest> {
 }
 
 /// What of `listen` differs.
-fn listening(
-    listen: &Located<Listen>,
-    address: IpAddr,
-    port: u16,
-    number: u8,
-) -> Option<Nearest> {
+fn listening(listen: &Located<Listen>, address: IpAddr, port: u16, number: u8) -> Option<Nearest> {
     let Located { value, origin } = listen;
     let mut differs = Vec::new();
     if !value.ports().iter().any(|own| own.get() == port) {
@@ -189,8 +184,7 @@ fn matching(endpoint: &Endpoint, host: &str) -> bool {
     match endpoint.host() {
         Host::Name(pattern) => address.is_none() && pattern.matches(host),
         Host::Localhost(pattern) => {
-            pattern.matches(host)
-                || address.is_some_and(|address: IpAddr| address.is_loopback())
+            pattern.matches(host) || address.is_some_and(|address: IpAddr| address.is_loopback())
         }
         Host::Address(own) => address == Some(*own),
         Host::Ranges => address.is_some_and(|address| {

@@ -1,5 +1,5 @@
 //! What `clawbox why` offers for a denial, taken as it is offered: ports, programs and Unix sockets. Each is
-//! denied, explained, written into the policy beside its comments, and goes on.
+//! denied, explained, written into the policy beside its comments, and goes on. And which sockets are learned.
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -76,17 +76,21 @@ fn a_port_that_was_refused_is_listened_on_after_the_command_that_is_offered() {
     let scene = Scene::new();
     let case = Case::of(&scene, &scene.policy(""), false);
     let attack = scene.attack();
-    let bind = |step: &str| case.run(&[&attack, step]).stdout;
-    assert_eq!(bind("bind=127.0.0.1:8080"), "bind=127.0.0.1:8080 EPERM\n");
+    let bind = |step: &str| {
+        let run = case.run(&[&attack, step]);
+        let said: Value = serde_json::from_str(&run.stdout).unwrap_or_else(|_| panic!("{run:?}"));
+        said["outcome"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(bind("bind=127.0.0.1:8080"), "EPERM");
     let told = case.told("listen-not-allowed");
     assert!(told["layer"].as_str().unwrap().starts_with("cgroup hooks"), "{told}");
     assert_eq!(told["explained"]["nearest"], Value::Null, "there is no `listen` yet: {told}");
     let fresh = ["+listen:", "+    ports: [8080]", "+    addresses: [\"127.0.0.1\"]"];
     case.takes(&told, "--listen 127.0.0.1:8080", &fresh);
-    assert_eq!(bind("bind=127.0.0.1:8080"), "bind=127.0.0.1:8080 ok\n");
+    assert_eq!(bind("bind=127.0.0.1:8080"), "ok");
 
     // Another port, at every address: that is told.
-    assert_eq!(bind("bind=0.0.0.0:8081"), "bind=0.0.0.0:8081 EPERM\n");
+    assert_eq!(bind("bind=0.0.0.0:8081"), "EPERM");
     let told = case.told("listen-not-allowed");
     let differs = json!(["port 8081 is not 8080", "address 0.0.0.0 is not 127.0.0.1"]);
     assert_eq!(told["explained"]["nearest"]["differs"], differs);
@@ -94,10 +98,10 @@ fn a_port_that_was_refused_is_listened_on_after_the_command_that_is_offered() {
     assert!(remarks.iter().any(|remark| remark.as_str().unwrap().contains("other machines")));
     let wider = ["+    ports: [8080, 8081]", "+    addresses: [\"127.0.0.1\", \"0.0.0.0\"]"];
     case.takes(&told, "--listen 0.0.0.0:8081", &wider);
-    assert_eq!(bind("bind=0.0.0.0:8081"), "bind=0.0.0.0:8081 ok\n");
+    assert_eq!(bind("bind=0.0.0.0:8081"), "ok");
 
     // A port of the kernel's choice is no policy's to open.
-    assert_eq!(bind("bind=127.0.0.1:0"), "bind=127.0.0.1:0 EPERM\n");
+    assert_eq!(bind("bind=127.0.0.1:0"), "EPERM");
     assert_eq!(case.told("listen-not-allowed")["command"], Value::Null);
 }
 
@@ -118,15 +122,17 @@ fn a_program_that_was_refused_starts_after_the_command_that_is_offered() {
             assert_eq!(case.run(&["/bin/sh", "-c", program]).status, 126);
             return case.told(reason);
         }
-        let words =
-            ["why", "--policy", &policy, "sh", "--execute", program, "--format", "json"];
+        let words = ["why", "--policy", &policy, "sh", "--execute", program, "--format", "json"];
         let (status, out, err) = clawbox(&scene.world, &words);
         assert_eq!(status, 0, "{err}");
         serde_json::from_str(&out).unwrap()
     };
     let head = fs::canonicalize("/usr/bin/head").unwrap().display().to_string();
     let told = refused("unlisted-program", &head);
-    assert_eq!((&told["reason"], &told["layer"]), (&json!("unlisted-program"), &json!("BPF LSM (kernel)")));
+    assert_eq!(
+        (&told["reason"], &told["layer"]),
+        (&json!("unlisted-program"), &json!("BPF LSM (kernel)"))
+    );
     let differs = json!([format!("program {head} is not /usr/bin/true")]);
     assert_eq!(told["explained"]["nearest"]["differs"], differs);
     let listed = "+execution: { allow: [/bin/sh, /usr/bin/true, \"/usr/bin/head\"] }";
@@ -166,8 +172,7 @@ fn a_unix_socket_that_was_refused_is_reached_after_the_command_that_is_offered()
         assert_eq!(case.run(&[PYTHON, "-c", &script]).stdout, "");
         case.told("read-only")
     } else {
-        let words =
-            ["why", "--policy", &policy, "any", "--socket", &service, "--format", "json"];
+        let words = ["why", "--policy", &policy, "any", "--socket", &service, "--format", "json"];
         let (status, out, err) = clawbox(&scene.world, &words);
         assert_eq!(status, 0, "{err}");
         serde_json::from_str(&out).unwrap()
@@ -176,4 +181,64 @@ fn a_unix_socket_that_was_refused_is_reached_after_the_command_that_is_offered()
     let fresh = ["+unix_sockets:", "+    allow:", &format!("+      - \"{service}\"")];
     case.takes(&told, &format!("--socket {service}"), &fresh);
     assert_eq!(case.run(&[PYTHON, "-c", &script]).stdout, "reached\n");
+}
+
+#[test]
+fn the_unix_sockets_that_a_command_reaches_are_learned_but_for_those_by_which_others_act() {
+    let scene = Scene::new();
+    let world = &scene.world;
+    let place = fs::canonicalize(world.bin()).unwrap();
+    let socket = |path: &str| {
+        let path = place.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let listening = UnixListener::bind(&path).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        (listening, path.display().to_string())
+    };
+    let (_database, database) = socket("database");
+    let (_agent, agent) = socket("ssh-x/agent.1");
+    let script = format!(
+        "import os, socket\n\
+         def reach(path, kind=socket.SOCK_STREAM): socket.socket(socket.AF_UNIX, kind).connect(path)\n\
+         reach('{database}'); os.chdir('{}'); reach('database'); reach('{agent}')\n\
+         own = socket.socket(socket.AF_UNIX); own.bind('\\0own'); own.listen(); reach('\\0own')\n\
+         print('reached')",
+        place.display()
+    );
+    let directory = world.private();
+    let path = |name: &str| directory.join(name).display().to_string();
+    let (policy, trail, workdir) = (path("learned.yaml"), path("learn.jsonl"), world.work());
+    let workdir = workdir.to_str().unwrap();
+    let words =
+        ["learn", "--user", "nobody", "--workdir", workdir, "-o", &policy, "--audit", &trail];
+    let (status, out, err) = clawbox(world, &[&words[..], &["--", PYTHON, "-c", &script]].concat());
+    assert_eq!((status, out.as_str()), (0, "reached\n"), "{err}");
+    let text = fs::read_to_string(&policy).unwrap();
+    let program = fs::canonicalize(PYTHON).unwrap();
+    let program = program.file_name().unwrap().to_str().unwrap();
+    let learned = format!(
+        "unix_sockets:\n  allow:\n    # seen: 2 connections, by {program}\n    - \"{database}\"\n"
+    );
+    assert!(text.contains(&learned), "{learned}: {text}");
+    let dangerous = format!("connects to the Unix socket {agent}: an ssh agent");
+    for told in [&dangerous, &format!("policy allow {policy} --socket {agent}")] {
+        assert!(err.contains(told), "{told}: {err}");
+    }
+    assert!(text.contains(&dangerous) && !text.contains(&format!("- \"{agent}\"")), "{text}");
+    assert!(
+        err.contains("and 1 Unix socket") && err.contains("Unix socket @: it has no path"),
+        "{err}"
+    );
+    let (status, out, err) = clawbox(world, &["policy", "lint", &policy]);
+    assert_eq!(status, 0, "{out}{err}");
+
+    // Under it the database is reached; the agent's socket where nothing but BPF LSM would hold it.
+    let has_lsm = scene.has_lsm();
+    let run = Clawbox::with_policy_file(world, policy.clone().into()).with_lsm_if(has_lsm);
+    let run = run.run(&[PYTHON, "-c", &script]);
+    assert_eq!(run.stdout == "reached\n", !has_lsm, "{run:?} {text}");
+    let of_sockets = run.records("unix-socket");
+    let paths = of_sockets.iter().map(|record| record["object"]["path"].as_str().unwrap());
+    let paths: Vec<&str> = paths.collect();
+    assert_eq!(paths, if has_lsm { vec![agent.as_str()] } else { vec![] }, "{run:?}");
 }

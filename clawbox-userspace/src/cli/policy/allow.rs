@@ -75,10 +75,11 @@ pub(super) struct Allow {
 
 impl Allow {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let of_everybody =
-            [&self.read, &self.write, &self.listen, &self.execute, &self.socket];
+        let of_everybody = [&self.read, &self.write, &self.listen, &self.execute, &self.socket];
         if self.endpoint.is_empty() && of_everybody.iter().all(|given| given.is_empty()) {
-            bail!("name what to allow: --endpoint, --read, --write, --listen, --execute or --socket");
+            bail!(
+                "name what to allow: --endpoint, --read, --write, --listen, --execute or --socket"
+            );
         }
         if self.binary.is_some() && self.endpoint.is_empty() {
             bail!(
@@ -194,7 +195,9 @@ impl Allow {
 fn still_denied(file: &Arc<str>, deed: &Deed, judged: &Judged) -> Vec<Diagnostic> {
     let why = judged.remarks.first().map_or_else(String::new, |said| format!(" ({said})"));
     let fix = match judged.reason {
-        Reason::WritableProgram => "put the program where the sandbox cannot write, or add --from-writable",
+        Reason::WritableProgram => {
+            "put the program where the sandbox cannot write, or add --from-writable"
+        }
         reason => crate::why::reasons::of(reason.name()).fix,
     };
     let message = format!("`{deed}` is still denied: {}{why}", judged.reason.name());
