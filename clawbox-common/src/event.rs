@@ -298,6 +298,8 @@ pub const CALL_EPERM: u8 = 1;
 pub const CALL_EACCES: u8 = 2;
 /// `EXDEV`, which Landlock answers where a move or a link would gain rights.
 pub const CALL_EXDEV: u8 = 4;
+/// None: what was asked for was done. Told while a command is learned from.
+pub const CALL_DONE: u8 = 8;
 
 /// The working directory, in the place of an argument's number.
 pub const CALL_WORKDIR: u8 = 7;

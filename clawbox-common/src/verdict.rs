@@ -160,4 +160,6 @@ reasons! {
     DatagramInParts = 52, "datagram-in-parts";
     /// Nothing that is allowed can be recorded, and the configuration says that nothing is allowed then.
     Unrecorded = 53, "unrecorded";
+    /// Seen while a command was learned from: nobody has judged it.
+    Learning = 54, "learning";
 }

@@ -488,7 +488,7 @@ impl Refused<'_> {
     }
 }
 
-/// Reports a system call that the kernel has refused beneath the hooks.
+/// Reports a system call that the kernel has refused beneath the hooks, or done where that is told.
 #[inline(always)]
 pub fn call(standing: &Standing<'_>, refused: &Refused<'_>) {
     let head = header(Kind::Call, standing, Judged::by(&Decision::refused(Reason::Refused)));

@@ -1,9 +1,10 @@
 //! System calls that came back refused, for kernels without BPF LSM: nobody else would tell what
-//! Landlock and seccomp refuse. It runs at every return of every process and judges nothing.
+//! Landlock and seccomp refuse; and those that reached a Unix socket, while a command is learned from. Runs
+//! at every return of every process and judges nothing.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use clawbox_common::{
-    event::{CALL_EACCES, CALL_EPERM, CALL_EXDEV},
+    event::{CALL_DONE, CALL_EACCES, CALL_EPERM, CALL_EXDEV},
     limits::CALL_NUMBERS,
     subject::Standing,
 };
@@ -37,12 +38,24 @@ pub fn call_exit(ctx: BtfTracePointContext) -> i32 {
         _ => return 0,
     };
     // SAFETY: argument 0 of this tracepoint is a pt_regs.
-    refused(unsafe { Kernel::new(ctx.arg(0)) }, told, result.unsigned_abs() as u32);
+    returned(unsafe { Kernel::new(ctx.arg(0)) }, told, result.unsigned_abs() as u32);
+    0
+}
+
+/// The same for calls that were not refused, at a cost for every call of the host: only while a command is
+/// learned from, which needs no hook that this kernel may lack.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn call_done(ctx: BtfTracePointContext) -> i32 {
+    let result: i64 = ctx.arg(1);
+    if result == 0 {
+        // SAFETY: as above.
+        returned(unsafe { Kernel::new(ctx.arg(0)) }, CALL_DONE, 0);
+    }
     0
 }
 
 #[inline(always)]
-fn refused(registers: Kernel, told: u8, errno: u32) {
+fn returned(registers: Kernel, told: u8, errno: u32) {
     let standing = subject::standing();
     // Who has no identity is clawbox's own child on its way to exec, or a process of which the
     // kernel did not tell; that is counted.

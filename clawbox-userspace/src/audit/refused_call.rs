@@ -1,5 +1,6 @@
-//! Refused system calls to records: which call it was, what it was about, and how much of that is
-//! known. Paths are told as the program gave them, from the directory that the kernel saw.
+//! System calls that were refused, or seen while a command was learned from, to records: which call it
+//! was, what it was about, and how much of that is known. Paths are told as the program gave them, from
+//! the directory that the kernel saw.
 
 use clawbox_common::event::{CallEvent, Kind};
 use clawbox_common::limits::CALL_PATH;
@@ -10,10 +11,10 @@ use nix::libc;
 
 use super::kernel_event::{begun, file_id};
 use super::programs::Programs;
-use super::record::{Class, FileObject, Object, Privilege};
+use super::record::{Class, FileObject, Object, Privilege, VerdictName};
 use super::trail::Draft;
 use crate::events::{Decoded, told_names};
-use crate::kernel::calls::{Access, Call, X32, row};
+use crate::kernel::calls::{Access, Call, X32, reaching, row};
 use crate::sandbox::launch::syscalls;
 
 /// What stands for the part of a path that is not known.
@@ -23,6 +24,9 @@ const UNKNOWN: &str = "…";
 /// permission of a file is about, such as raising a limit.
 pub(super) fn draft(decoded: Decoded, event: &CallEvent, programs: &Programs) -> Option<Draft> {
     let errno = Errno::from_raw(event.errno.cast_signed());
+    if event.errno == 0 {
+        return reached(decoded, event, programs);
+    }
     let (class, action, reason, object) = if let Some(name) = filtered(event) {
         let object = Privilege { other_pid: None, system_call: Some(name) };
         (Class::Privilege, Kind::Call.name(), Reason::SystemCall, Object::Privilege(object))
@@ -37,6 +41,18 @@ pub(super) fn draft(decoded: Decoded, event: &CallEvent, programs: &Programs) ->
     };
     let draft = begun(decoded, &event.header, programs, class, object);
     Some(Draft { action, reason: reason.name(), ..draft })
+}
+
+/// The record of a Unix socket that was connected to while a command was learned from.
+fn reached(decoded: Decoded, event: &CallEvent, programs: &Programs) -> Option<Draft> {
+    let call = reaching(event.number)?;
+    let object = match object(call, event, Errno::from_raw(0)) {
+        Object::File(file) => Object::File(FileObject { errno: None, ..file }),
+        object => object,
+    };
+    let draft = begun(decoded, &event.header, programs, Class::File, object);
+    let (verdict, reason) = (VerdictName::None, Reason::Learning.name());
+    Some(Draft { action: call.action, verdict, reason, let_through: false, ..draft })
 }
 
 /// The name of a call that the sandbox's filter refuses with these arguments.

@@ -91,6 +91,7 @@ struct Report<'a> {
     policy: String,
     paths: usize,
     endpoints: usize,
+    sockets: usize,
     left_out: &'a [LeftOut],
     remarks: &'a [String],
     /// Names that were asked for and not spoken to.
@@ -194,6 +195,7 @@ impl Learn {
             mode: Some(Mode::Audit),
             lsm: LsmUse::Off,
             refusals: false,
+            learning: true,
             share: Vec::new(),
             dns: self.dns.clone(),
             patience: Duration::ZERO,
@@ -255,6 +257,7 @@ impl Learn {
             status,
             paths: learned.paths.len(),
             endpoints: learned.entries.iter().map(|entry| entry.endpoints.len()).sum(),
+            sockets: learned.sockets.len(),
             left_out: &learned.left_out,
             remarks: &learned.remarks,
             only_asked: observed.asked.iter().map(String::as_str).collect(),
@@ -272,10 +275,17 @@ impl Learn {
 
 impl Report<'_> {
     fn print(&self, out: &mut impl Write, style: Style) -> std::io::Result<()> {
-        let Self { status, policy, paths, endpoints, left_out, remarks, only_asked } = self;
+        let Self { status, policy, paths, endpoints, sockets, left_out, remarks, only_asked } =
+            self;
+        let sockets = match sockets {
+            0 => String::new(),
+            1 => ", and 1 Unix socket".to_owned(),
+            many => format!(", and {many} Unix sockets"),
+        };
         writeln!(
             out,
-            "clawbox: the command ended with {status}; {paths} paths and {endpoints} endpoints are in {}",
+            "clawbox: the command ended with {status}; {paths} paths and {endpoints} endpoints are in \
+             {}{sockets}",
             style.strong(policy)
         )?;
         for LeftOut { what, because, options } in *left_out {

@@ -241,6 +241,7 @@ impl RunCommand {
             mode,
             lsm: self.lsm,
             refusals: self.refusals,
+            learning: false,
             share: self.share,
             dns: self.dns,
             patience: self.ask_timeout.into(),

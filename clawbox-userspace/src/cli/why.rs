@@ -18,7 +18,7 @@ use super::policy::refused;
 use super::policy::revisions::of_revision;
 use super::style::Style;
 use crate::audit::line::harmless;
-use crate::judge::statement::{endpoint, file};
+use crate::judge::statement::{endpoint, file, listening, socket};
 use crate::judge::{Access, Deed, Judge, Who};
 use crate::policy::{Diagnostic, Origin, load_texts};
 use crate::presets::{Filled, First, fill};
@@ -46,7 +46,8 @@ Examples:
   clawbox why --trail /var/log/clawbox/agent.jsonl
   clawbox why --sandbox agent --all --format json | jq -r '.[].command'
   clawbox why --policy policy.yaml curl api.github.com:443
-  clawbox why --policy policy.yaml git --read ~/.ssh/id_ed25519")]
+  clawbox why --policy policy.yaml git --read ~/.ssh/id_ed25519
+  clawbox why --policy policy.yaml node --listen 127.0.0.1:8080")]
 pub struct Why {
     /// An event's number, the first column of `clawbox audit query`; or a program and HOST:PORT
     #[arg(value_name = "EVENT|PROGRAM", num_args = 0..=2)]
@@ -60,6 +61,12 @@ pub struct Why {
     /// Whether it could start this
     #[arg(long, value_name = "PATH")]
     execute: Option<String>,
+    /// Whether it could listen there
+    #[arg(long, value_name = "[ADDRESS:]PORT", conflicts_with_all = ["read", "write", "execute"])]
+    listen: Option<String>,
+    /// Whether it could connect to this Unix socket
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["read", "write", "execute", "listen"])]
+    socket: Option<String>,
     /// A sandbox of the daemon's: its last denial, or its policy
     #[arg(long, value_name = "NAME", conflicts_with = "trail", add = complete::sandboxes())]
     sandbox: Option<String>,
@@ -67,7 +74,7 @@ pub struct Why {
     #[arg(long, value_name = "FILE")]
     trail: Option<PathBuf>,
     /// Every denial of the sandbox or the trail, each kind once, in place of the last
-    #[arg(long, conflicts_with_all = ["read", "write", "execute", "what"])]
+    #[arg(long, conflicts_with_all = ["read", "write", "execute", "listen", "socket", "what"])]
     all: bool,
     /// The policy, in place of the one that the sandbox was started with
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
@@ -134,7 +141,7 @@ impl Why {
     /// There is no such event, or nothing can be read.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let id = match self.what.as_slice() {
-            [only] if self.file().is_none() => only.parse::<u64>().ok(),
+            [only] if !self.is_about_a_deed() => only.parse::<u64>().ok(),
             _ => None,
         };
         if id.is_none() && !self.what.is_empty() {
@@ -168,6 +175,10 @@ impl Why {
         Ok(ExitCode::SUCCESS)
     }
 
+    fn is_about_a_deed(&self) -> bool {
+        self.file().is_some() || self.listen.is_some() || self.socket.is_some()
+    }
+
     fn file(&self) -> Option<(&String, Access)> {
         let all = [
             (&self.read, Access::Read),
@@ -189,14 +200,18 @@ impl Why {
         let wrong = |(message, fix): (String, String)| {
             refused(&[Diagnostic::error(Origin::file("the command line"), message, fix)])
         };
-        let (program, deed) = match (self.what.as_slice(), self.file()) {
-            ([program], Some((path, access))) => {
+        let (program, deed) = match (self.what.as_slice(), self.file(), &self.listen, &self.socket)
+        {
+            ([program], Some((path, access)), None, None) => {
                 (program, file(path, access, known.home.as_deref()))
             }
-            ([program, to], None) => (program, endpoint(to)),
-            _ => {
-                bail!("name a program and HOST:PORT, or a program and --read, --write or --execute")
-            }
+            ([program], None, Some(place), None) => (program, listening(place)),
+            ([program], None, None, Some(path)) => (program, socket(path, known.home.as_deref())),
+            ([program, to], None, None, None) => (program, endpoint(to)),
+            _ => bail!(
+                "name a program and HOST:PORT, or a program and --read, --write, --execute, --listen \
+                 or --socket"
+            ),
         };
         let deed = match deed {
             Ok(deed) => deed,
@@ -342,7 +357,10 @@ fn report<'a>(
         policy: known.map(|known| known.name.as_str()),
         what: what.unwrap_or_else(|| format!("{} by {}", seen.what(), seen.by())),
         reason: told.name,
-        layer: told.layer,
+        layer: match is_hypothetical {
+            true => told.layer,
+            false => reasons::layer(&told, &seen.class, &seen.action),
+        },
         meaning: told.meaning,
         fix,
         command: change

@@ -1,6 +1,7 @@
 //! A policy to the records that the kernel decides by. Pure: same policy, same bytes.
 //! No clock, no files, no DNS; what does not fit the contract's bounds is refused here.
 
+mod binaries;
 pub mod files;
 mod generation;
 mod hosts_file;

@@ -247,6 +247,7 @@ impl Daemon {
         let wanted = Wanted {
             lsm: lsm != LsmUse::Off,
             refusals: config.refusals,
+            learning: false,
             share: config.audit.share,
         };
         let mut host =

@@ -262,6 +262,7 @@ impl Daemon {
             mode,
             lsm: if request.require_lsm { LsmUse::Require } else { self.config.lsm.into() },
             refusals: self.config.refusals,
+            learning: false,
             share: share.collect::<Result<_, _>>()?,
             dns: dns.iter().map(server).collect::<Result<_, _>>()?,
             patience,

@@ -14,20 +14,22 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use clawbox_common::decide::execution;
-use clawbox_common::decide::file::access;
+use clawbox_common::decide::file::{access, remembered};
+use clawbox_common::decide::{Decision, Destination, bind, execution, unix};
 use clawbox_common::file::{EXECUTE, READ, WRITE};
+use clawbox_common::limits::FILE_NAME;
 use clawbox_common::rule::BinaryKey;
-use clawbox_common::subject::{Mask, Subject};
+use clawbox_common::subject::{Mask, Standing, Subject};
 use clawbox_common::verdict::{Reason, Verdict};
 
 use crate::compile::files::Give;
 use crate::compile::question::{self, Question, Target};
 use crate::compile::{AgentPorts, ImageLookup, MapImage, compile};
 use crate::kernel::file_id::Mounts;
+use crate::policy::address::wire;
 use crate::policy::{Diagnostic, Origin, Policy};
 use crate::sandbox::identities::Identities;
-use crate::sandbox::objects::Objects;
+use crate::sandbox::objects::{Objects, fitting, resolved};
 pub use programs::ANY_PROGRAM;
 
 /// The number of the sandbox that is asked about.
@@ -51,6 +53,20 @@ pub enum Deed {
         path: PathBuf,
         /// To read, write or execute.
         access: Access,
+    },
+    /// A port that is listened on.
+    Listen {
+        /// At which address of this machine.
+        address: IpAddr,
+        /// Port.
+        port: u16,
+        /// [`clawbox_common::rule::TCP`] or [`clawbox_common::rule::UDP`].
+        transport: u8,
+    },
+    /// A Unix socket that is connected or sent to.
+    Reach {
+        /// Where it is bound.
+        path: PathBuf,
     },
 }
 
@@ -143,6 +159,11 @@ pub struct Judged {
 }
 
 impl Judged {
+    fn of(decision: &Decision) -> Self {
+        let (verdict, reason) = (decision.verdict, decision.reason);
+        Self { verdict, reason, rule: None, at: None, remarks: Vec::new() }
+    }
+
     /// Whether it is allowed.
     #[must_use]
     pub fn is_allowed(&self) -> bool {
@@ -219,7 +240,35 @@ impl Judge {
                 self.connection(&subject, &question)
             }
             Deed::Use { path, access } => self.file(&subject, path, *access),
+            Deed::Listen { address, port, transport } => {
+                let address = wire(*address);
+                let local =
+                    Destination { address, port: *port, transport: *transport, receiver: 0 };
+                let lookup = ImageLookup::new(&self.image, SANDBOX);
+                Judged::of(&bind(&lookup, &Standing::Subject(&subject), &local))
+            }
+            Deed::Reach { path } => self.socket(&subject, path),
         }
+    }
+
+    /// What BPF LSM programs decide about a Unix socket: the policy opens it by itself, or it may be written.
+    fn socket(&self, subject: &Subject, path: &Path) -> Judged {
+        let state = self.image.state(AgentPorts::default(), 0, true);
+        let whole = resolved(path);
+        let held = |path: &Path| self.mounts.hold(path).map(|held| held.id).unwrap_or_default();
+        let directory = whole.parent().map(held).unwrap_or_default();
+        let name = |into: &mut [u8; FILE_NAME]| match whole.file_name().and_then(fitting) {
+            Some(name) => {
+                *into = name;
+                true
+            }
+            None => false,
+        };
+        if !unix::is_opened(&self.objects, &state, held(&whole), directory, name) {
+            return self.file(subject, path, Access::Write);
+        }
+        let remarks = vec![format!("unix_sockets.allow: lists {}", path.display())];
+        Judged { at: Some(whole), remarks, ..Judged::of(&remembered(&state)) }
     }
 
     /// Who a program is: the very file where it is on this host, else by its path.

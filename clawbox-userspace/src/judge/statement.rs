@@ -2,7 +2,7 @@
 //! Spelling only; what it means under a policy is the judge's.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use clawbox_common::rule::{ICMP, TCP, UDP};
@@ -56,10 +56,14 @@ fn deed(written: &str, home: Option<&Path>) -> Result<Deed, (String, String)> {
             "read" | "reads" => Access::Read,
             "write" | "writes" => Access::Write,
             "execute" | "executes" | "start" | "starts" => Access::Execute,
+            "listen" | "listens" => return listening(path.trim()),
+            "reach" | "reaches" => return socket(path.trim(), home),
             _ => {
                 return Err((
-                    format!("`{verb}` is nothing that is done with a file"),
-                    "write `read PATH`, `write PATH` or `execute PATH`".to_owned(),
+                    format!("`{verb}` is nothing that is done with a file or a socket"),
+                    "write `read PATH`, `write PATH`, `execute PATH`, `listen ADDRESS:PORT` or \
+                     `reach SOCKET`"
+                        .to_owned(),
                 ));
             }
         };
@@ -78,6 +82,35 @@ pub fn file(written: &str, access: Access, home: Option<&Path>) -> Result<Deed, 
         return Err((format!("`{written}` is not absolute"), "begin it with `/` or `~/`".into()));
     }
     Ok(Deed::Use { path: path.into(), access })
+}
+
+/// A Unix socket, by its path.
+///
+/// # Errors
+/// What is wrong with the path, and what to write.
+pub fn socket(written: &str, home: Option<&Path>) -> Result<Deed, (String, String)> {
+    match file(written, Access::Write, home)? {
+        Deed::Use { path, .. } => Ok(Deed::Reach { path }),
+        other => Ok(other),
+    }
+}
+
+/// `ADDRESS:PORT`, or a port of 127.0.0.1, each maybe with `/tcp` or `/udp`.
+///
+/// # Errors
+/// What is wrong, and what to write.
+pub fn listening(written: &str) -> Result<Deed, (String, String)> {
+    let is_port = written.starts_with(|c: char| c.is_ascii_digit()) && !written.contains(':');
+    let whole = if is_port { format!("127.0.0.1:{written}") } else { written.to_owned() };
+    if let Ok(Deed::Connect { host, port, transport: transport @ (TCP | UDP) }) = endpoint(&whole)
+        && let Ok(address) = host.parse()
+    {
+        return Ok(Deed::Listen { address, port, transport });
+    }
+    Err((
+        format!("`{written}` is no address and port to listen on"),
+        "write `8080`, `127.0.0.1:8080` or `[::1]:8080`, maybe with /udp".to_owned(),
+    ))
 }
 
 /// `HOST:PORT`, `[ADDRESS]:PORT`, each maybe with `/tcp` or `/udp`, or `HOST/icmp`.
@@ -135,6 +168,11 @@ impl fmt::Display for Deed {
                 if *number == TCP { Ok(()) } else { write!(f, "/{}", transport(*number)) }
             }
             Self::Use { path, access } => write!(f, "{} {}", access.name(), path.display()),
+            Self::Listen { address, port, transport: number } => {
+                write!(f, "listen {}", SocketAddr::new(*address, *port))?;
+                if *number == TCP { Ok(()) } else { write!(f, "/{}", transport(*number)) }
+            }
+            Self::Reach { path } => write!(f, "reach {}", path.display()),
         }
     }
 }
@@ -152,6 +190,9 @@ mod tests {
             ("any → 192.0.2.1/icmp", "any", vec![], "192.0.2.1/icmp"),
             ("git → read ~/.ssh/id", "git", vec![], "read /home/a/.ssh/id"),
             ("git → writes /srv/x y", "git", vec![], "write /srv/x y"),
+            ("web → listen 8080", "web", vec![], "listen 127.0.0.1:8080"),
+            ("web → listens [::]:80/udp", "web", vec![], "listen [::]:80/udp"),
+            ("psql → reach /run/db/sock", "psql", vec![], "reach /run/db/sock"),
         ] {
             let found = Statement::parse(written, Some(Path::new("/home/a"))).unwrap();
             assert_eq!((found.program.as_str(), found.ancestors), (program, vec_of(&ancestors)));
@@ -175,6 +216,10 @@ mod tests {
             ("curl → [x]:443", "no host"),
             ("curl → eat /x", "nothing that is done"),
             ("curl → read x", "not absolute"),
+            ("curl → reach x", "not absolute"),
+            ("curl → listen name:80", "to listen on"),
+            ("curl → listen 0", "to listen on"),
+            ("curl → listen 127.0.0.1/icmp", "to listen on"),
             ("curl → read ~/x", "whose home"),
         ] {
             let (message, fix) = Statement::parse(written, None).unwrap_err();

@@ -6,7 +6,7 @@ use aya::maps::Array;
 use aya::programs::Program;
 use aya::programs::links::FdLink;
 use clawbox_common::event::{
-    CALL_EACCES, CALL_EPERM, CALL_EXDEV, CALL_WORKDIR, CallShape, Operation,
+    CALL_DONE, CALL_EACCES, CALL_EPERM, CALL_EXDEV, CALL_WORKDIR, CallShape, Operation,
 };
 use clawbox_common::limits::CALL_NUMBERS;
 use nix::libc;
@@ -18,7 +18,9 @@ use crate::sandbox::launch::syscalls;
 pub(super) const PROGRAM: &str = "call_exit";
 /// Where it is attached.
 pub(super) const TRACEPOINT: &str = "sys_exit";
-/// The table that it reads.
+/// The program that tells what was done while a command is learned from.
+pub(super) const LEARNING: &str = "call_done";
+/// The table that they read.
 const SHAPES: &str = "CALL_SHAPES";
 
 /// Numbers from here on are x32 calls, which the filter refuses one and all.
@@ -176,6 +178,12 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_pidfd_send_signal, Operation::Signal.name(), Access::Process, shape(CALL_EPERM, 0, 0)),
 ];
 
+/// The row of the call that reaches a socket.
+#[must_use]
+pub fn reaching(number: u32) -> Option<&'static Call> {
+    CALLS.iter().find(|call| call.number == number && i64::from(number) == libc::SYS_connect)
+}
+
 /// The row of a call, for one of its answers.
 #[must_use]
 pub fn row(number: u32, errno: i32) -> Option<&'static Call> {
@@ -222,20 +230,43 @@ fn shapes(told: Told) -> Vec<CallShape> {
     shapes
 }
 
+/// The table while a command is learned from: only which Unix sockets it reaches.
+fn shapes_of_learning() -> Vec<CallShape> {
+    let mut shapes = vec![CallShape::default(); CALL_NUMBERS as usize];
+    if let Some(row) = shapes.get_mut(libc::SYS_connect as usize) {
+        *row = only(CALL_DONE, socket_address());
+    }
+    shapes
+}
+
 /// Writes the table and attaches the program that reads it.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     told: Told,
     how: impl FnOnce(&mut Program) -> Result<FdLink, AttachError>,
 ) -> Result<NamedLink, LoadError> {
+    write(ebpf, shapes(told))?;
+    Ok((PROGRAM, load::attach(ebpf, PROGRAM, how)?))
+}
+
+/// The same for what a command that is learned from does.
+pub(super) fn attach_learning(
+    ebpf: &mut Ebpf,
+    how: impl FnOnce(&mut Program) -> Result<FdLink, AttachError>,
+) -> Result<NamedLink, LoadError> {
+    write(ebpf, shapes_of_learning())?;
+    Ok((LEARNING, load::attach(ebpf, LEARNING, how)?))
+}
+
+fn write(ebpf: &mut Ebpf, shapes: Vec<CallShape>) -> Result<(), LoadError> {
     let name = SHAPES;
     let map = ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
     let mut table: Array<_, CallShape> =
         Array::try_from(map).map_err(|source| LoadError::Map { name, source })?;
-    for (index, shape) in (0..).zip(shapes(told)) {
+    for (index, shape) in (0..).zip(shapes) {
         table.set(index, shape, 0).map_err(|source| LoadError::Map { name, source })?;
     }
-    Ok((PROGRAM, load::attach(ebpf, PROGRAM, how)?))
+    Ok(())
 }
 
 #[cfg(test)]

@@ -489,8 +489,15 @@ impl Enforcer {
         ];
         if !self.lsm.is_active() && self.lsm.unrecorded.is_none() {
             skips.push(("system-call-hook", Skips::of(&self.ebpf, calls::PROGRAM)?));
+        } else if self.is_learning() {
+            skips.push(("system-call-hook", Skips::of(&self.ebpf, calls::LEARNING)?));
         }
         Ok(Losses::new(self.again("LOSSES")?, self.map("LOSSES_UNATTRIBUTED")?, skips))
+    }
+
+    /// Whether the program was loaded that tells what a command is learned from does.
+    fn is_learning(&self) -> bool {
+        self.ebpf.program(calls::LEARNING).is_some_and(|program| program.fd().is_ok())
     }
 
     /// The numbers of records, to be compared with what is read from now on. Can be taken once.

@@ -227,6 +227,9 @@ pub struct Wanted {
     /// The program that tells what seccomp refuses, and without those, what Landlock does. It costs
     /// every process of the host some time at each system call.
     pub refusals: bool,
+    /// The program that tells which Unix sockets are connected to, in place of that: for a load that a
+    /// command is learned from under. This one is not done without.
+    pub learning: bool,
     /// Hundredths of a ring's free room that one sandbox's events may take while nobody reads them.
     pub share: u32,
 }
@@ -360,7 +363,12 @@ impl Programs {
             (Vec::new(), LsmState::absent("switched off by --lsm off"))
         };
         links.extend(of_lsm);
-        if wanted.refusals {
+        if wanted.learning {
+            let trace = |program: &mut Program| trace(program, calls::TRACEPOINT, &types);
+            links.push(calls::attach_learning(&mut ebpf, trace)?);
+            lsm.unrecorded =
+                Some("a command is learned from: only what it reaches is told".to_owned());
+        } else if wanted.refusals {
             links.extend(watch_refusals(&mut ebpf, &types, &mut lsm));
         } else if !lsm.is_active() {
             lsm.unrecorded = Some("not asked for: --refusals records it, at a cost".to_owned());

@@ -93,7 +93,7 @@ impl Protected {
     }
 
     /// The group of a path that is protected, and whether it is a secret.
-    fn group(&self, path: &Path) -> Option<(&str, bool)> {
+    pub(super) fn group(&self, path: &Path) -> Option<(&str, bool)> {
         let by_path = self
             .paths
             .iter()
@@ -123,6 +123,10 @@ pub(super) struct Fold<'a> {
 impl<'a> Fold<'a> {
     pub(super) fn new(place: &'a Place, protected: Protected) -> Self {
         Self { place, protected }
+    }
+
+    pub(super) fn protected(&self) -> &Protected {
+        &self.protected
     }
 
     pub(super) fn fold(&self, path: &Path, uses: &Uses) -> Folded {

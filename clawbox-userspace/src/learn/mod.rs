@@ -4,6 +4,7 @@
 mod entries;
 mod fold;
 pub mod observed;
+mod sockets;
 #[cfg(test)]
 mod tests;
 pub mod watch;
@@ -17,9 +18,9 @@ use clawbox_common::rule::{ICMP, TCP, UDP};
 use serde::Serialize;
 
 use crate::policy::address::{always_denied, range_of};
-use crate::policy::drafted::FileList;
+use crate::policy::lists::List;
 use crate::presets::groups::groups;
-use crate::presets::insert::{EndpointAdded, Entry, PathAdded};
+use crate::presets::insert::{EndpointAdded, Entry, Item};
 use fold::{Fold, Folded, Protected};
 use observed::{Observed, Spoken};
 
@@ -29,9 +30,11 @@ pub struct Learned {
     /// Entries of `network_policies`, one for each set of programs.
     pub entries: Vec<Entry>,
     /// Paths of `filesystem_policy`.
-    pub paths: Vec<PathAdded>,
+    pub paths: Vec<Item>,
     /// Ports that were listened on.
     pub listen: BTreeSet<u16>,
+    /// Unix sockets that were connected to and that no path opens.
+    pub sockets: Vec<Item>,
     /// What was left out.
     pub left_out: Vec<LeftOut>,
     /// What is in it and should be looked at.
@@ -70,7 +73,7 @@ pub fn learn(observed: &Observed, place: &Place) -> Learned {
     learned.listen.extend(&observed.listened);
     if observed.lost {
         learned.remarks.push(
-            "the kernel lost reports of files: what is missing is denied; learn again with --merge"
+            "the kernel lost reports of what it did: what is missing is denied; learn again with --merge"
                 .to_owned(),
         );
     }
@@ -152,9 +155,9 @@ fn files(observed: &Observed, place: &Place, learned: &mut Learned) {
     // A directory in which a secret was seen is not opened as a whole.
     protected.keep_apart(observed.files.keys());
     let fold = Fold::new(place, protected);
-    let mut kept: BTreeMap<(FileList, PathBuf), Evidence> = BTreeMap::new();
+    let mut kept: BTreeMap<(List, PathBuf), Evidence> = BTreeMap::new();
     for (path, uses) in &observed.files {
-        let list = if uses.is_written { FileList::ReadWrite } else { FileList::ReadOnly };
+        let list = if uses.is_written { List::ReadWrite } else { List::ReadOnly };
         match fold.fold(path, uses) {
             Folded::Nothing => {}
             Folded::Left { because, options } => learned.left_out.push(LeftOut {
@@ -170,20 +173,25 @@ fn files(observed: &Observed, place: &Place, learned: &mut Learned) {
         }
     }
     for path in ["/proc", "/dev/null"] {
-        let list = if path == "/proc" { FileList::ReadOnly } else { FileList::ReadWrite };
+        let list = if path == "/proc" { List::ReadOnly } else { List::ReadWrite };
         kept.entry((list, path.into())).or_default();
     }
-    let all: Vec<(FileList, PathBuf)> = kept.keys().cloned().collect();
+    let all: Vec<(List, PathBuf)> = kept.keys().cloned().collect();
     for ((list, path), evidence) in kept {
         // What may be written may be read.
         let is_covered = all.iter().any(|(other_list, other)| {
             let wider = path.starts_with(other) && (path != *other || *other_list != list);
-            wider && (*other_list == list || *other_list == FileList::ReadWrite)
+            wider && (*other_list == list || *other_list == List::ReadWrite)
         });
         if !is_covered && let Some(text) = path.to_str() {
             let because = Some(evidence.told());
-            learned.paths.push(PathAdded { list, path: text.to_owned(), because });
+            learned.paths.push(Item { list, value: text.to_owned(), because });
         }
+    }
+    for (path, reached) in &observed.reached {
+        let mut written = learned.paths.iter().filter(|item| item.list == List::ReadWrite);
+        let is_writable = written.any(|item| path.starts_with(&item.value));
+        sockets::take_up(path, reached, fold.protected(), is_writable, learned);
     }
 }
 

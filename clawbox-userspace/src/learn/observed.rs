@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use clawbox_common::event::Operation;
 
 use super::transport_of;
 use super::watch::{Opened, Watched};
 use crate::audit::record::{Object, Record};
+use crate::sandbox::objects::resolved;
 use crate::why::seen::Seen;
 
 /// A connection, or datagrams.
@@ -50,6 +53,15 @@ impl Uses {
     }
 }
 
+/// Connections to a Unix socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// How many.
+    pub count: u64,
+    /// By these programs.
+    pub programs: BTreeSet<String>,
+}
+
 /// All of it.
 #[derive(Clone, Debug, Default)]
 pub struct Observed {
@@ -59,10 +71,18 @@ pub struct Observed {
     pub files: BTreeMap<PathBuf, Uses>,
     /// Ports that were listened on.
     pub listened: BTreeSet<u16>,
+    /// Unix sockets that were connected to, where they were found: how often, and by which programs.
+    pub reached: BTreeMap<PathBuf, Reached>,
     /// Names that were asked for and not spoken to.
     pub asked: BTreeSet<String>,
-    /// Whether reports of files are missing.
+    /// Whether reports are missing.
     pub lost: bool,
+}
+
+/// Who did it, as a rule names it: the script, else the program.
+fn by(seen: &Seen) -> Option<&String> {
+    let script = seen.script.as_ref().filter(|script| script.starts_with('/'));
+    script.or(seen.program.as_ref())
 }
 
 /// What a trail tells of a run.
@@ -101,6 +121,15 @@ impl Trail {
                 "connect" | "send" => self.spoken(&seen, to.ip, to.port),
                 _ => {}
             },
+            // Of whatever kind: nobody knows what it was about.
+            Object::Gap(_) => self.observed.lost = true,
+            Object::File(file) if seen.action == Operation::UnixSocket.name() => {
+                // Where it leads, since rules stand there; what is gone since stays as it was given.
+                let path = resolved(Path::new(&file.path));
+                let reached = self.observed.reached.entry(path).or_default();
+                reached.count += 1;
+                reached.programs.extend(by(&seen).cloned());
+            }
             _ => {}
         }
     }
@@ -114,8 +143,7 @@ impl Trail {
         if let Some(name) = &name {
             self.spoken_names.insert(name.clone());
         }
-        let script = seen.script.as_ref().filter(|script| script.starts_with('/'));
-        let Some(program) = script.or(seen.program.as_ref()) else { return };
+        let Some(program) = by(seen) else { return };
         let spoken = Spoken {
             program: program.clone(),
             host: name.unwrap_or_else(|| ip.to_string()),

@@ -3,6 +3,7 @@
 use super::observed::Uses;
 use super::*;
 use crate::policy::parse_str;
+use crate::presets::Named;
 
 fn place() -> Place {
     Place { workdir: "/srv/agent".into(), home: Some("/home/dev".into()), program: None }
@@ -22,9 +23,9 @@ fn observed(files: &[(&str, bool, bool)]) -> Observed {
     observed
 }
 
-fn learned_paths(learned: &Learned, list: FileList) -> Vec<&str> {
+fn learned_paths(learned: &Learned, list: List) -> Vec<&str> {
     let of_list = learned.paths.iter().filter(|added| added.list == list);
-    of_list.map(|added| added.path.as_str()).collect()
+    of_list.map(|added| added.value.as_str()).collect()
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn paths_become_directories_of_their_own_and_secrets_never_do() {
     ]);
     let learned = learn(&observed, &place());
     assert_eq!(
-        learned_paths(&learned, FileList::ReadOnly),
+        learned_paths(&learned, List::ReadOnly),
         [
             "/etc/hosts",
             "/etc/ssl",
@@ -60,7 +61,7 @@ fn paths_become_directories_of_their_own_and_secrets_never_do() {
         ]
     );
     assert_eq!(
-        learned_paths(&learned, FileList::ReadWrite),
+        learned_paths(&learned, List::ReadWrite),
         ["/dev/null", "/home/dev/.cache/tool", "/home/dev/.tool/state", "/var/lib/tool"]
     );
     let left: Vec<&str> = learned.left_out.iter().map(|left| left.what.as_str()).collect();
@@ -81,7 +82,7 @@ fn a_directory_in_which_a_secret_was_seen_is_not_taken_whole() {
         &observed(&[("/srv/agent/id_rsa", false, false), ("/srv/agent/x", false, false)]),
         &place(),
     );
-    assert_eq!(learned_paths(&learned, FileList::ReadOnly), ["/proc", "/srv/agent/x"]);
+    assert_eq!(learned_paths(&learned, List::ReadOnly), ["/proc", "/srv/agent/x"]);
 }
 
 #[test]
@@ -90,7 +91,7 @@ fn a_home_that_is_the_working_directory_is_never_taken_whole() {
     let learned =
         learn(&observed(&[("/home/dev/a/b", true, true), ("/home/dev/c", true, true)]), &place);
     assert_eq!(
-        learned_paths(&learned, FileList::ReadWrite),
+        learned_paths(&learned, List::ReadWrite),
         ["/dev/null", "/home/dev/a", "/home/dev/c"]
     );
     assert!(learned.remarks[0].contains("made anew"), "{:?}", learned.remarks);
@@ -106,13 +107,13 @@ fn what_is_closed_as_an_agents_settings_is_open_to_that_agent_alone() {
     ];
     let place = |program: &str| Place { program: Some(program.to_owned()), ..place() };
     let codex = learn(&observed(&files), &place("codex"));
-    assert_eq!(learned_paths(&codex, FileList::ReadWrite), ["/dev/null", "/home/dev/.codex"]);
+    assert_eq!(learned_paths(&codex, List::ReadWrite), ["/dev/null", "/home/dev/.codex"]);
     assert_eq!(codex.left_out.len(), 2, "{:?}", codex.left_out);
     assert!(codex.remarks[0].contains("/home/dev/.codex has"), "{:?}", codex.remarks);
     // A secret stays one, whatever the program is called.
     for other in ["agent", "gh", "ssh"] {
         let learned = learn(&observed(&files), &place(other));
-        assert_eq!(learned_paths(&learned, FileList::ReadWrite), ["/dev/null"], "{other}");
+        assert_eq!(learned_paths(&learned, List::ReadWrite), ["/dev/null"], "{other}");
         assert!(learned.left_out.iter().any(|left| left.what.contains("gh/hosts.yml")));
     }
 }
@@ -170,4 +171,49 @@ fn a_policy_is_widened_by_what_it_lacks_alone_and_keeps_its_comments() {
     assert_eq!(written::merged(&learned, &again, crate::presets::Home::Later).unwrap(), after);
 }
 
-use crate::presets::Named;
+#[test]
+fn sockets_are_opened_one_by_one_and_those_by_which_others_act_are_left_out() {
+    let mut observed = observed(&[("/srv/agent/out", true, true)]);
+    let reached =
+        observed::Reached { count: 2, programs: BTreeSet::from(["/usr/bin/psql".into()]) };
+    for path in [
+        "/run/db/sock",
+        "/run/dbus/system_bus_socket",
+        "/srv/agent/own",
+        "/run/docker.sock",
+        "/run/user/1000/bus",
+        "/run/user/1000/gnupg/S.gpg-agent",
+        "/tmp/ssh-XXXX/agent.1",
+        "/home/dev/.gnupg/S.gpg-agent",
+        "/run/systemd/private",
+        "@",
+        "…/x",
+    ] {
+        observed.reached.insert(path.into(), reached.clone());
+    }
+    let learned = learn(&observed, &place());
+    let opened: Vec<&str> = learned.sockets.iter().map(|item| item.value.as_str()).collect();
+    assert_eq!(opened, ["/run/db/sock", "/run/dbus/system_bus_socket"]);
+    assert!(learned.remarks.iter().any(|remark| remark.contains("the host's message bus")));
+    assert_eq!(learned.left_out.len(), 8, "{:#?}", learned.left_out);
+    let docker = learned.left_out.iter().find(|left| left.what.contains("/run/docker.sock"));
+    let docker = docker.unwrap();
+    assert!(docker.because.contains("the whole host"), "{docker:?}");
+    assert_eq!(docker.options.as_deref().unwrap(), ["--socket", "/run/docker.sock"]);
+    let text = written::policy(&learned, None, "agent");
+    let says =
+        "unix_sockets:\n  allow:\n    # seen: 2 connections, by psql\n    - \"/run/db/sock\"\n";
+    assert!(text.contains(says) && text.contains("connects to the Unix socket @"), "{text}");
+    let policy = parse_str("learned.yaml", &text).unwrap().policy;
+    assert_eq!(policy.unix_sockets.unwrap().value.len(), 2);
+
+    // A policy that has one of them, and no port, gets the rest.
+    observed.listened.insert(8080);
+    let learned = learn(&observed, &place());
+    let before = "version: 1\nfilesystem_policy: { read_only: [/proc], read_write: [/dev/null, /srv/agent] }\n\
+                  unix_sockets: { allow: [/run/db/sock] } # mine\nlisten: { ports: [80] }\n";
+    let before: Named = ("p.yaml".into(), before.to_owned());
+    let after = written::merged(&learned, &before, crate::presets::Home::Later).unwrap();
+    let both = "allow: [/run/db/sock, \"/run/dbus/system_bus_socket\"] } # mine";
+    assert!(after.contains(both) && after.contains("ports: [80, 8080]"), "{after}");
+}

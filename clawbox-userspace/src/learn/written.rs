@@ -1,11 +1,15 @@
 //! A policy's text from what was learned, each rule with its evidence, or what of it another policy lacks.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::sync::Arc;
+
+use clawbox_common::rule::TCP;
 
 use super::Learned;
 use crate::judge::{Access, Deed, Judge, Who};
-use crate::policy::drafted::FileList;
+use crate::policy::lists::{List, lists};
 use crate::policy::{Diagnostic, load_texts};
 use crate::presets::insert::{self, Entry};
 use crate::presets::{Filler, Home, Named};
@@ -29,7 +33,7 @@ fn write(
     writeln!(text, "# Learned by `clawbox learn` from: {command}")?;
     writeln!(text, "# What it did is allowed, and nothing else. What was left out is at the end.")?;
     writeln!(text, "version: 1\n\nfilesystem_policy:")?;
-    for list in [FileList::ReadOnly, FileList::ReadWrite] {
+    for list in [List::ReadOnly, List::ReadWrite] {
         let paths = learned.paths.iter().filter(|path| path.list == list);
         let mut paths = paths.peekable();
         if paths.peek().is_some() {
@@ -39,7 +43,7 @@ fn write(
             if let Some(because) = &added.because {
                 writeln!(text, "    # {because}")?;
             }
-            writeln!(text, "    - {}", quoted(&added.path))?;
+            writeln!(text, "    - {}", quoted(&added.value))?;
         }
     }
     if let Some(user) = user {
@@ -52,6 +56,15 @@ fn write(
     if !learned.listen.is_empty() {
         let ports: Vec<String> = learned.listen.iter().map(u16::to_string).collect();
         writeln!(text, "\n# seen: bound\nlisten:\n  ports: [{}]", ports.join(", "))?;
+    }
+    if !learned.sockets.is_empty() {
+        writeln!(text, "\nunix_sockets:\n  allow:")?;
+    }
+    for added in &learned.sockets {
+        if let Some(because) = &added.because {
+            writeln!(text, "    # {because}")?;
+        }
+        writeln!(text, "    - {}", quoted(&added.value))?;
     }
     if !learned.entries.is_empty() {
         writeln!(text, "\nnetwork_policies:")?;
@@ -82,12 +95,27 @@ pub fn merged(learned: &Learned, before: &Named, home: Home) -> Result<String, V
     let (file, mut text) = (Arc::clone(&before.0), before.1.clone());
     let filled = Filler::here(home).fill(&file, &text)?;
     let judge = Judge::of(load_texts(&[(Arc::clone(&file), filled)])?.policy, None)?;
-    for added in &learned.paths {
-        let access = if added.list == FileList::ReadWrite { Access::Write } else { Access::Read };
-        let deed = Deed::Use { path: added.path.as_str().into(), access };
-        let anybody = Who::from(std::path::Path::new(crate::judge::ANY_PROGRAM));
-        if !judge.ask(&anybody, &deed).is_allowed() {
-            text = insert::path((&file, &text), added)?;
+    let anybody = Who::from(Path::new(crate::judge::ANY_PROGRAM));
+    let written = lists(&file, &text).map_err(|diagnostic| vec![diagnostic])?;
+    for added in learned.paths.iter().chain(&learned.sockets) {
+        let path = added.value.as_str().into();
+        let deed = match added.list {
+            List::ReadWrite => Deed::Use { path, access: Access::Write },
+            List::Sockets => Deed::Reach { path },
+            _ => Deed::Use { path, access: Access::Read },
+        };
+        // What is listed and not there is denied, and listing it again would not help.
+        let is_listed = written.of(added.list).iter().any(|(entry, _)| *entry == added.value);
+        if !is_listed && !judge.ask(&anybody, &deed).is_allowed() {
+            text = insert::item((&file, &text), added)?;
+        }
+    }
+    for port in &learned.listen {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let deed = Deed::Listen { address, port: *port, transport: TCP };
+        let judged = judge.ask(&anybody, &deed);
+        if !judged.is_allowed() {
+            text = insert::deed((&file, &text), crate::judge::ANY_PROGRAM, &deed, judged.reason)?;
         }
     }
     for entry in &learned.entries {
@@ -95,7 +123,7 @@ pub fn merged(learned: &Learned, before: &Named, home: Home) -> Result<String, V
         missing.endpoints.retain(|at| {
             let (host, port, transport) = (at.host.clone(), at.port, at.transport);
             let deed = Deed::Connect { host, port, transport };
-            let program = entry.programs.first().map(std::path::Path::new);
+            let program = entry.programs.first().map(Path::new);
             program.is_some_and(|program| !judge.ask(&Who::from(program), &deed).is_allowed())
         });
         if !missing.endpoints.is_empty() {

@@ -203,121 +203,7 @@ pub fn check_union(
     }
 }
 
-/// A list of paths of `filesystem_policy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FileList {
-    /// `read_only`
-    ReadOnly,
-    /// `read_write`
-    ReadWrite,
-}
-
-impl FileList {
-    /// Its key.
-    #[must_use]
-    pub const fn key(self) -> &'static str {
-        match self {
-            Self::ReadOnly => "read_only",
-            Self::ReadWrite => "read_write",
-        }
-    }
-
-    fn of(self, section: &FilesystemSection) -> &Given<Vec<At<String>>> {
-        match self {
-            Self::ReadOnly => &section.read_only,
-            Self::ReadWrite => &section.read_write,
-        }
-    }
-}
-
-/// Paths as they are written, and where.
-#[derive(Clone, Debug, Default)]
-pub struct Paths {
-    /// Whether there is a `filesystem_policy`.
-    pub has_section: bool,
-    lists: [Vec<(String, Origin)>; 2],
-}
-
-impl Paths {
-    /// Those of a list, in the order of the text.
-    #[must_use]
-    pub fn of(&self, list: FileList) -> &[(String, Origin)] {
-        let [reading, writing] = &self.lists;
-        match list {
-            FileList::ReadOnly => reading,
-            FileList::ReadWrite => writing,
-        }
-    }
-}
-
-/// The paths of a policy's text.
-///
-/// # Errors
-///
-/// The text is no policy.
-pub fn places(file: &Arc<str>, text: &str) -> Result<Paths, Diagnostic> {
-    let document = policy_of(file, text)?;
-    let Some(section) = document.filesystem_policy.get() else { return Ok(Paths::default()) };
-    let lists = [FileList::ReadOnly, FileList::ReadWrite].map(|list| {
-        let written = list.of(section).get().into_iter().flatten();
-        written.map(|at| (at.value.clone(), at.origin(file))).collect()
-    });
-    Ok(Paths { has_section: true, lists })
-}
-
-/// Checks that a changed policy says what it said before and has one more path, and nothing else.
-///
-/// # Errors
-///
-/// A text that does not load, or that the policy says something else.
-pub fn check_path(
-    before: (&Arc<str>, &str),
-    (list, path): (FileList, &str),
-    after: &str,
-) -> Result<(), Diagnostic> {
-    let (file, text) = before;
-    let expected = places(file, text)?;
-    let (was, is) = (policy_of(file, text)?, policy_of(file, after));
-    let refusal = || {
-        Diagnostic::error(
-            Origin::file(file),
-            "the policy would not be what it was and the path, so it is left as it is",
-            "write `filesystem_policy:` with each list on lines of its own, indented by spaces",
-        )
-    };
-    let is = is.map_err(|_| refusal())?;
-    let found = places(file, after).map_err(|_| refusal())?;
-    let same_but = |list: FileList, more: Option<&str>| {
-        let texts = |paths: &Paths| paths.of(list).iter().map(|(path, _)| path.clone()).collect();
-        let mut wanted: Vec<String> = texts(&expected);
-        wanted.extend(more.map(str::to_owned));
-        let found: Vec<String> = texts(&found);
-        wanted == found
-    };
-    let other = match list {
-        FileList::ReadOnly => FileList::ReadWrite,
-        FileList::ReadWrite => FileList::ReadOnly,
-    };
-    let is_rest_same = without_paths(was) == without_paths(is);
-    let is_wanted = same_but(list, Some(path)) && same_but(other, None) && is_rest_same;
-    if is_wanted { Ok(()) } else { Err(refusal()) }
-}
-
-/// A policy with neither of the lists.
-fn without_paths(mut document: PolicyDocument) -> PolicyDocument {
-    let mut section = document.filesystem_policy.get().cloned().unwrap_or(FilesystemSection {
-        include_workdir: Given::default(),
-        read_only: Given::default(),
-        read_write: Given::default(),
-        deny: Given::default(),
-        rules: Given::default(),
-    });
-    (section.read_only, section.read_write) = (Given::default(), Given::default());
-    document.filesystem_policy = Given::of(section);
-    document
-}
-
-fn policy_of(file: &Arc<str>, text: &str) -> Result<PolicyDocument, Diagnostic> {
+pub(super) fn policy_of(file: &Arc<str>, text: &str) -> Result<PolicyDocument, Diagnostic> {
     match parsed(file, text)? {
         Document::Policy(document) => Ok(*document),
         _ => Err(Diagnostic::error(
@@ -359,6 +245,6 @@ pub fn about(file: &Arc<str>, text: &str) -> Result<(String, Vec<String>), Diagn
     }
 }
 
-fn parsed(file: &Arc<str>, text: &str) -> Result<Document, Diagnostic> {
+pub(super) fn parsed(file: &Arc<str>, text: &str) -> Result<Document, Diagnostic> {
     source::check_text(file, text.as_bytes()).and_then(|text| parse(file, text))
 }

@@ -11,6 +11,7 @@ pub mod enforceability;
 pub mod host_pattern;
 #[cfg(test)]
 mod hostile_input;
+pub mod lists;
 #[cfg(test)]
 mod merging;
 pub mod model;

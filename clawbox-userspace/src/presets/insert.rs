@@ -1,14 +1,17 @@
-//! Widens a policy's text by an endpoint for a program or by a path, comments and layout kept. The result
+//! Widens a policy's text by an endpoint for a program or an entry of a list, comments and layout kept. The result
 //! counts only if it says what the policy said and what was added, and nothing else.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use clawbox_common::rule::{ICMP, TCP, UDP};
+use clawbox_common::verdict::Reason;
 
 use super::edit::add_entries;
+use super::section;
 use crate::judge::{Access, Deed};
-use crate::policy::drafted::{FileList, check_path, places};
+use crate::policy::lists::{Addition, List, check_addition, lists};
 use crate::policy::{Diagnostic, Origin};
 
 /// An entry of `network_policies`.
@@ -35,13 +38,13 @@ pub struct EndpointAdded {
     pub because: Option<String>,
 }
 
-/// A path of `filesystem_policy`.
+/// An entry of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathAdded {
+pub struct Item {
     /// In which list.
-    pub list: FileList,
-    /// The path.
-    pub path: String,
+    pub list: List,
+    /// What is listed: a path, a port, an address.
+    pub value: String,
     /// A comment on a line above it, where the list is written in lines.
     pub because: Option<String>,
 }
@@ -110,58 +113,68 @@ pub fn entry(policy: (&Arc<str>, &str), entry: &Entry) -> Result<String, Vec<Dia
     add_entries(policy, (&name, &entry.fragment()))
 }
 
-/// A policy's text that allows a deed to a program.
+/// A policy's text with what a denial of a deed by a program lacks. Where two rules deny it, it takes two
+/// of them; `reason` is the denial's.
 ///
 /// # Errors
 ///
-/// As [`entry`] and [`path`]; files cannot be opened for being started: what is read may be.
+/// As [`entry`], [`item`] and [`listening`].
 pub fn deed(
     policy: (&Arc<str>, &str),
     program: &str,
     deed: &Deed,
+    reason: Reason,
 ) -> Result<String, Vec<Diagnostic>> {
+    let listed = |list: List, at: &Path| {
+        item(policy, &Item { list, value: at.display().to_string(), because: None })
+    };
     match deed {
         Deed::Connect { host, port, transport } => {
             let (host, port, transport) = (host.clone(), *port, *transport);
             let added = EndpointAdded { host, port, transport, because: None };
             entry(policy, &Entry::of(program, added))
         }
-        Deed::Use { path: at, access } => {
-            let list = match access {
-                Access::Write => FileList::ReadWrite,
-                Access::Read | Access::Execute => FileList::ReadOnly,
-            };
-            let path_text = at.display().to_string();
-            path(policy, &PathAdded { list, path: path_text, because: None })
+        Deed::Use { path, access: Access::Write } => listed(List::ReadWrite, path),
+        Deed::Use { path, access: Access::Execute } => match reason {
+            Reason::UnlistedProgram => listed(List::Programs, path),
+            Reason::WritableProgram => section::from_writable(policy),
+            _ => listed(List::ReadOnly, path),
+        },
+        Deed::Use { path, access: Access::Read } => listed(List::ReadOnly, path),
+        Deed::Listen { address, port, transport } => {
+            section::listening(policy, *address, *port, *transport)
         }
+        Deed::Reach { path } => listed(List::Sockets, path),
     }
 }
 
-/// A policy's text with a path.
+/// A policy's text with one more entry of a list.
 ///
 /// # Errors
 ///
 /// It is in the list already, or the text is laid out so that nothing can be added to it.
-pub fn path(policy: (&Arc<str>, &str), added: &PathAdded) -> Result<String, Vec<Diagnostic>> {
+pub fn item(policy: (&Arc<str>, &str), added: &Item) -> Result<String, Vec<Diagnostic>> {
     let (file, text) = policy;
     let one = |diagnostic| vec![diagnostic];
-    let all = places(file, text).map_err(one)?;
+    let all = lists(file, text).map_err(one)?;
     let written = all.of(added.list);
-    if written.iter().any(|(path, _)| path == &added.path) {
-        let message = format!("`{}` is in {} already", added.path, added.list.key());
+    if written.iter().any(|(entry, _)| entry == &added.value) {
+        let (section, key) = (added.list.section(), added.list.key());
+        let message = format!("`{}` is in {section}.{key} already", added.value);
         return Err(one(Diagnostic::error(Origin::file(file), message, "leave it as it is")));
     }
     let changed = match written.last() {
         Some((last, place)) => behind(text, last, place, added),
-        None => first(text, added, all.has_section),
+        None => section::first(text, added, all.has_section(added.list.section())),
     };
-    let changed = changed.ok_or_else(|| one(unclear(file, added.list)))?;
-    check_path(policy, (added.list, &added.path), &changed).map_err(one)?;
+    let changed = changed.ok_or_else(|| one(section::unclear(file, added.list.section())))?;
+    let addition = Addition::Entry(added.list, &added.value);
+    check_addition(policy, &addition, &changed).map_err(one)?;
     Ok(changed)
 }
 
 /// Behind the last entry of a list.
-fn behind(text: &str, last: &str, place: &Origin, added: &PathAdded) -> Option<String> {
+fn behind(text: &str, last: &str, place: &Origin, added: &Item) -> Option<String> {
     let line = line_start(text, place.line)?;
     let column = usize::try_from(place.column).ok()?.checked_sub(1)?;
     let rest = text.get(line..)?;
@@ -174,7 +187,7 @@ fn behind(text: &str, last: &str, place: &Origin, added: &PathAdded) -> Option<S
         // A list in brackets.
         let end = start + token.len();
         let (head, tail) = (text.get(..end)?, text.get(end..)?);
-        return Some(format!("{head}, {}{tail}", quoted(&added.path)));
+        return Some(format!("{head}, {}{tail}", added.written()));
     }
     let end = start + here.find('\n').unwrap_or(here.len());
     let end = text.get(..end)?.trim_end_matches('\r').len();
@@ -184,77 +197,32 @@ fn behind(text: &str, last: &str, place: &Origin, added: &PathAdded) -> Option<S
     if let Some(because) = &added.because {
         lines.push_str(&format!("{eol}{indent}# {}", one_line(because)));
     }
-    lines.push_str(&format!("{eol}{before}{}", quoted(&added.path)));
+    lines.push_str(&format!("{eol}{before}{}", added.written()));
     let mut changed = text.to_owned();
     changed.insert_str(end, &lines);
     Some(changed)
 }
 
-/// As the first of a list that is not there, or empty.
-fn first(text: &str, added: &PathAdded, has_section: bool) -> Option<String> {
-    let key = added.list.key();
-    let because = added.because.as_ref().map(|because| format!("      # {}\n", one_line(because)));
-    let because = because.unwrap_or_default();
-    let list = format!("    {key}:\n{because}      - {}\n", quoted(&added.path));
-    if !has_section {
-        let end = if text.ends_with('\n') { "" } else { "\n" };
-        return Some(format!("{text}{end}filesystem_policy:\n{list}"));
-    }
-    // An empty list in brackets, wherever it stands.
-    for empty in [format!("{key}: []"), format!("{key}: [ ]")] {
-        if let Some(at) = text.find(&empty) {
-            let mut changed = text.to_owned();
-            let list = format!("{key}: [{}]", quoted(&added.path));
-            changed.replace_range(at..at + empty.len(), &list);
-            return Some(changed);
-        }
-    }
-    let start = text
-        .split_inclusive('\n')
-        .scan(0, |at, line| {
-            let start = *at;
-            *at += line.len();
-            Some((start, *at, line))
-        })
-        .find(|(_, _, line)| line.starts_with("filesystem_policy:"))?;
-    let (_, end, line) = start;
-    // What stands behind the key on its line is no section in lines.
-    let value = line.trim_end().strip_prefix("filesystem_policy:")?.trim();
-    if !value.is_empty() && !value.starts_with('#') {
-        return None;
-    }
-    let is_key = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-    let next = text.get(end..)?.lines().find(is_key)?;
-    let indent = next.len() - next.trim_start().len();
-    let indent = next.get(..indent)?;
-    let list = list.replace("      ", "\u{1}").replace("    ", indent);
-    let list = list.replace('\u{1}', &format!("{indent}  "));
-    let mut changed = text.to_owned();
-    changed.insert_str(end, &list);
-    Some(changed)
-}
-
-fn line_start(text: &str, line: u32) -> Option<usize> {
+pub(super) fn line_start(text: &str, line: u32) -> Option<usize> {
     let number = usize::try_from(line).ok()?.checked_sub(1)?;
     let mut starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
     starts.nth(number)
 }
 
-fn unclear(file: &Arc<str>, list: FileList) -> Diagnostic {
-    Diagnostic::error(
-        Origin::file(file),
-        format!("`filesystem_policy.{}` is written so that nothing can be added to it", list.key()),
-        "write `filesystem_policy:` with each list on lines of its own, indented by spaces",
-    )
+impl Item {
+    /// As YAML: ports are numbers.
+    pub(super) fn written(&self) -> String {
+        if self.list == List::Ports { self.value.clone() } else { quoted(&self.value) }
+    }
 }
 
 /// As a YAML string, which has JSON's escapes.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
 /// A comment ends where its line does, and a sandbox has a say in what it holds.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     crate::audit::line::harmless(text).replace(['\n', '\r'], " ")
 }
 

@@ -6,6 +6,7 @@ pub mod embedded;
 mod fill;
 pub mod groups;
 pub mod insert;
+mod section;
 pub mod settings;
 
 use std::path::{Path, PathBuf};

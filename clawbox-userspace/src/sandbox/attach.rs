@@ -74,6 +74,7 @@ impl AttachOrder {
             also_writable: Vec::new(),
             lsm: self.lsm,
             refusals: false,
+            learning: false,
             needs_lsm: hard || !self.network_only,
             backstops,
             mode: self.mode,

@@ -321,8 +321,8 @@ impl LivePolicy {
         }
         let late =
             parts.iter().map(|part| format!("only when the sandbox is started again: {part}"));
-        let problems = identities.problems.iter().chain(&objects.problems).cloned();
-        let warnings = late.chain(problems).collect();
+        let problems = objects.problems.iter().cloned();
+        let warnings = late.chain(identities.problems_of(&image)).chain(problems).collect();
         let programs = identities.paths.clone();
         self.put_in_force(kernel, image, &identities, &objects).map_err(|error| {
             refused(format!("the kernel did not take the new policy, the old one stays: {error}"))

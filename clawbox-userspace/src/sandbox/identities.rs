@@ -1,7 +1,7 @@
 //! Finds the files behind a policy's binary entries and keeps them open for the sandbox's life.
 //! An entry that finds nothing admits nobody; it is reported, not guessed at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -14,6 +14,7 @@ use clawbox_common::rule::{BinaryKey, ScriptKey};
 use clawbox_common::subject::{FileId, Mask};
 use walkdir::WalkDir;
 
+use crate::compile::MapImage;
 use crate::kernel::file_id::{FileIdError, Mounts};
 use crate::policy::binary_pattern::BinaryPattern;
 
@@ -29,8 +30,10 @@ pub struct Identities {
     pub scripts: BTreeMap<ScriptKey, Mask>,
     /// For the audit trail.
     pub paths: Vec<(FileId, PathBuf)>,
-    /// Entries that found nothing, and files that were passed over, with the reason.
+    /// Files that were passed over, with the reason.
     pub problems: Vec<String>,
+    /// Slots that found nothing: the entry, and why.
+    missing: BTreeMap<usize, String>,
     /// While these are open no other file can get one of the inode numbers.
     held: Vec<Arc<OwnedFd>>,
 }
@@ -57,13 +60,36 @@ impl Identities {
                         target.display()
                     ));
                 } else if let Err(error) = found.add(sandbox, mounts, slot, path) {
-                    found.problems.push(format!("binary `{pattern}` admits nobody: {error}"));
+                    found.missing.insert(slot, format!("binary `{pattern}`: {error}"));
                 }
             } else {
                 found.search(sandbox, mounts, slot, pattern, writable);
             }
         }
         found
+    }
+
+    /// What is to be told of them under a policy: one binary of each rule has to be here, since profiles list
+    /// all places that one may be at. What else is missing is told to who wants to know more.
+    #[must_use]
+    pub fn problems_of(&self, image: &MapImage) -> Vec<String> {
+        let mut told = self.problems.clone();
+        let mut explained = BTreeSet::new();
+        for (rule, slots) in image.slots_by_rule() {
+            let whys: Vec<&str> = slots
+                .iter()
+                .filter_map(|slot| self.missing.get(slot))
+                .map(String::as_str)
+                .collect();
+            if !slots.is_empty() && whys.len() == slots.len() {
+                told.push(format!("{rule} admits nobody: {}", whys.join("; ")));
+                explained.extend(slots);
+            }
+        }
+        for (_, why) in self.missing.iter().filter(|(slot, _)| !explained.contains(slot)) {
+            tracing::debug!("{why}; another one of its rule is here");
+        }
+        told
     }
 
     /// How many files are held.
@@ -110,7 +136,7 @@ impl Identities {
             }
         }
         if self.held.len() == before {
-            self.problems.push(format!("binary `{pattern}` admits nobody: no file here matches"));
+            self.missing.insert(slot, format!("binary `{pattern}`: no file here matches"));
         }
     }
 
@@ -255,9 +281,44 @@ mod tests {
 
     #[test]
     fn an_entry_that_finds_nothing_is_a_problem_and_no_identity() {
-        let missing = pattern("/no/such/binary");
-        let found = Identities::find(1, &Mounts::read().unwrap(), [&missing], &[]);
-        assert!(found.is_empty() && found.binaries.is_empty());
-        assert!(found.problems[0].contains("admits nobody"), "{:?}", found.problems);
+        let found = found_for("binaries: [{ path: /no/such/binary }]");
+        assert!(found.0.is_empty() && found.0.binaries.is_empty());
+        assert_eq!(found.1.len(), 1, "{:?}", found.1);
+        let says = "network_policies.a admits nobody: binary `/no/such/binary`: ";
+        assert!(found.1[0].starts_with(says), "{:?}", found.1);
+    }
+
+    /// What a rule's binaries are here, and what is told of them.
+    fn found_for(binaries: &str) -> (Identities, Vec<String>) {
+        let text = format!(
+            "version: 1\nnetwork_policies:\n  a:\n    endpoints: [{{ host: a.test, port: 443 }}]\n    \
+             {binaries}\n"
+        );
+        let policy = crate::policy::parse_str("p.yaml", &text).unwrap().policy;
+        let image = crate::compile::compile(&policy, 1).unwrap();
+        let patterns = image.binaries.iter().map(|entry| &entry.pattern);
+        let found = Identities::find(1, &Mounts::read().unwrap(), patterns, &[]);
+        let told = found.problems_of(&image);
+        (found, told)
+    }
+
+    #[test]
+    fn of_the_places_that_a_binary_may_be_at_one_is_enough_and_none_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let here = directory.path().join("node");
+        executable(&here, "binary");
+        let of = |paths: &[&str]| {
+            let entries: Vec<String> =
+                paths.iter().map(|path| format!("{{ path: {path} }}")).collect();
+            found_for(&format!("binaries: [{}]", entries.join(", ")))
+        };
+        let (found, told) = of(&["/no/such/node", "/no/such/*", here.to_str().unwrap()]);
+        assert_eq!((found.len(), told), (1, Vec::new()));
+        let (found, told) = of(&["/no/such/node", "/no/such/*"]);
+        assert_eq!((found.len(), told.len()), (0, 1), "{told:?}");
+        assert!(
+            told[0].contains("`/no/such/node`") && told[0].contains("`/no/such/*`"),
+            "{told:?}"
+        );
     }
 }

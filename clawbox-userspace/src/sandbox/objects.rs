@@ -234,7 +234,8 @@ fn told(waiting: &BTreeMap<PathBuf, Vec<PathBuf>>) -> Option<String> {
 }
 
 /// A name as a key has it. `None` where it does not fit.
-fn fitting(name: &OsStr) -> Option<[u8; FILE_NAME]> {
+#[must_use]
+pub fn fitting(name: &OsStr) -> Option<[u8; FILE_NAME]> {
     let bytes = name.as_bytes();
     let mut fitting = [0; FILE_NAME];
     // One byte stays zero: the kernel says of a name that fills the buffer that it is cut.

@@ -74,6 +74,8 @@ pub struct Order {
     pub lsm: LsmUse,
     /// Whether what Landlock and seccomp refuse is told.
     pub refusals: bool,
+    /// Whether which Unix sockets are connected to is told: a command is learned from.
+    pub learning: bool,
     /// What of the host the command is to see.
     pub share: Vec<Part>,
     /// Name servers; the host's own if empty.
@@ -139,6 +141,7 @@ impl Order {
             also_writable,
             lsm: self.lsm,
             refusals: self.refusals,
+            learning: self.learning,
             needs_lsm: needs_lsm || hard,
             dns: self.dns,
             texts: self.texts,

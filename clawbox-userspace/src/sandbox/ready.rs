@@ -113,7 +113,8 @@ impl Ready {
         let writable: Vec<PathBuf> =
             run.backstops.read_write.iter().chain(&own_tmp).cloned().collect();
         let identities = Identities::find(number, &mounts, patterns, &writable);
-        identities.problems.iter().for_each(|problem| tracing::warn!("{problem}"));
+        let problems = identities.problems_of(&run.image);
+        problems.iter().for_each(|problem| tracing::warn!("{problem}"));
         // The rule stands at the directory that the private one is mounted on.
         run.also_writable.extend(own_tmp);
         let objects = Objects::find(&run.image, &mounts, &run.also_writable);
@@ -158,7 +159,8 @@ impl Ready {
             (identities, Objects::find(&run.image, &mounts, &[]))
         });
         let (identities, objects) = found.map_err(system("look at its files"))?;
-        let problems = identities.problems.iter().chain(&objects.problems);
+        let of_programs = identities.problems_of(&run.image);
+        let problems = of_programs.iter().chain(&objects.problems);
         problems.for_each(|problem| tracing::warn!("{problem}"));
         if !objects.unclosed.is_empty() {
             return Err(RunError::Unclosed(objects.unclosed.join("; ")));

@@ -56,6 +56,8 @@ pub struct Run {
     pub lsm: LsmUse,
     /// Whether what Landlock and seccomp refuse is told where there are no such programs.
     pub refusals: bool,
+    /// Whether which Unix sockets are connected to is told: a command is learned from.
+    pub learning: bool,
     /// The policy opens paths to single binaries. The backstops are then as wide as all of them
     /// together, which only BPF LSM programs narrow again.
     pub needs_lsm: bool,
@@ -228,7 +230,12 @@ impl Installed {
         // First the cgroup: it holds the parent in place, whose id the programs are given.
         let cgroup = self.cgroup.insert(Cgroup::create(root, name)?);
         let place = Place { level: cgroup::LEVEL, parent: cgroup.parent_id()? };
-        let wanted = Wanted { lsm: run.lsm != LsmUse::Off, refusals: run.refusals, share: 100 };
+        let wanted = Wanted {
+            lsm: run.lsm != LsmUse::Off,
+            refusals: run.refusals,
+            learning: run.learning,
+            share: 100,
+        };
         self.host = Some(Host::load(root, place, sizes, name, wanted, Keep::Here)?);
         Ok(())
     }

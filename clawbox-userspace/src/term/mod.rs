@@ -47,6 +47,8 @@ pub(crate) enum Wake {
     Closed,
     /// A signal says to end.
     Signal(i32),
+    /// A thread or a task has panicked, and the terminal was given back.
+    Panicked,
 }
 
 /// Shows the daemon's sandboxes until somebody wants no more. Gives the status to exit with.
@@ -57,7 +59,7 @@ pub fn run(socket: PathBuf, colour: bool) -> anyhow::Result<ExitCode> {
     let (wake, woken) = channel();
     // Before the terminal is taken: a signal that comes then is not missed.
     let feed = Feed::begin(socket, wake.clone())?;
-    let mut screen = TakenScreen::take()?;
+    let mut screen = TakenScreen::take(wake.clone())?;
     thread::spawn(move || read_input(&wake));
     let mut state = State::new(screen.size()?, colour);
     show(&mut screen, &mut state, &feed, &woken)
@@ -100,6 +102,8 @@ fn show(
                 }
                 Wake::Fed => is_fed = true,
                 Wake::Closed => return Ok(ExitCode::SUCCESS),
+                // As the process would have ended itself.
+                Wake::Panicked => return Ok(ExitCode::from(101)),
                 // As a shell counts.
                 Wake::Signal(signal) => {
                     return Ok(ExitCode::from(u8::try_from(128 + signal).unwrap_or(1)));

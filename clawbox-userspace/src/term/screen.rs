@@ -3,6 +3,7 @@
 use std::io::{self, Stdout, stdout};
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 
 use crossterm::cursor::Show;
 use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
@@ -14,6 +15,7 @@ use crossterm::{execute, queue};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
+use super::Wake;
 use super::draw;
 use super::plain;
 use super::state::State;
@@ -27,15 +29,18 @@ pub struct TakenScreen {
 }
 
 impl TakenScreen {
-    /// Takes it. A panic anywhere gives it back before it says what it has to say.
+    /// Takes it. A panic in any thread gives it back before it says what it has to say, and then ends who
+    /// draws: a task's own would not.
     ///
     /// # Errors
     /// The terminal cannot be set.
-    pub fn take() -> io::Result<Self> {
+    pub(crate) fn take(wake: Sender<Wake>) -> io::Result<Self> {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |panicked| {
             give_back();
             before(panicked);
+            // Where nobody draws any more, nobody has to be told.
+            let _ = wake.send(Wake::Panicked);
         }));
         TAKEN.store(true, Ordering::SeqCst);
         let terminal = enable_raw_mode()
@@ -44,11 +49,14 @@ impl TakenScreen {
         terminal.map(|terminal| Self { terminal }).inspect_err(|_| give_back())
     }
 
-    /// Draws what has changed, as one change where the terminal knows such.
+    /// Draws what has changed, as one change where the terminal knows such; nothing once it was given back.
     ///
     /// # Errors
     /// The terminal is gone.
     pub fn draw(&mut self, state: &State) -> io::Result<()> {
+        if !TAKEN.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         queue!(stdout(), BeginSynchronizedUpdate)?;
         self.terminal.draw(|frame| {
             draw::draw(frame, state);
@@ -86,3 +94,7 @@ pub fn give_back() {
         let _ = disable_raw_mode();
     }
 }
+
+#[cfg(test)]
+#[path = "screen_tests.rs"]
+mod tests;

@@ -9,8 +9,10 @@ pub mod seen;
 mod tests;
 pub mod trail;
 
+use std::path::Path;
 use std::sync::Arc;
 
+use clawbox_common::verdict::Reason;
 use serde::Serialize;
 
 use crate::judge::{Access, Deed, Judge, RuleTold, Who};
@@ -101,6 +103,13 @@ pub fn explain(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -
     let is_denied = !judged.is_allowed();
     let told = reasons::of(judged.reason.name());
     let change = is_denied.then(|| change(judge, text, who, deed)).flatten();
+    let mut remarks = judged.remarks.clone();
+    if let (Deed::Listen { address, .. }, Some(_)) = (deed, &change)
+        && !address.is_loopback()
+    {
+        remarks
+            .push("other machines can connect there; 127.0.0.1 is for this one alone".to_owned());
+    }
     let mut fix = told.fix.to_owned();
     if is_denied && change.is_none() && judged.reason.name() == "closed-file" {
         let at = closed_by(judge, deed).unwrap_or_default();
@@ -117,7 +126,7 @@ pub fn explain(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -
         fix,
         rule: judged.rule,
         path: judged.at.map(|at| at.display().to_string()),
-        remarks: judged.remarks,
+        remarks,
     }
 }
 
@@ -139,23 +148,47 @@ fn closed_by(judge: &Judge, deed: &Deed) -> Option<String> {
 fn change(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -> Option<Change> {
     let program = judge.spelt(who.script.as_ref().unwrap_or(&who.program));
     let program = program.to_str()?;
-    let changed = insert::deed(text, program, deed).ok()?;
-    let loaded = load_texts(&[(Arc::clone(text.0), changed)]).ok()?;
-    let judge = Judge::of(loaded.policy, None).ok()?;
-    if !judge.ask(who, deed).is_allowed() {
+    // There is no file at that path that could be listed: it was in memory, or is gone.
+    if let Deed::Use { path, access: Access::Execute } = deed
+        && !path.exists()
+    {
         return None;
     }
-    Some(Change { options: options(program, deed) })
+    let (mut changed, mut denied) = (text.1.to_owned(), judge.ask(who, deed));
+    let mut reasons = Vec::new();
+    while !denied.is_allowed() {
+        // The same again is no further rule's.
+        if reasons.contains(&denied.reason) {
+            return None;
+        }
+        reasons.push(denied.reason);
+        changed = insert::deed((text.0, &changed), program, deed, denied.reason).ok()?;
+        let loaded = load_texts(&[(Arc::clone(text.0), changed.clone())]).ok()?;
+        denied = Judge::of(loaded.policy, None).ok()?.ask(who, deed);
+    }
+    Some(Change { options: options(program, deed, reasons.contains(&Reason::WritableProgram)) })
 }
 
-fn options(program: &str, deed: &Deed) -> Vec<String> {
+fn options(program: &str, deed: &Deed, is_writable: bool) -> Vec<String> {
+    let path_of = |path: &Path| path.display().to_string();
     match deed {
         Deed::Connect { .. } => {
             vec!["--binary".into(), program.into(), "--endpoint".into(), deed.to_string()]
         }
         Deed::Use { path, access } => {
-            let option = if *access == Access::Write { "--write" } else { "--read" };
-            vec![option.into(), path.display().to_string()]
+            let option = match access {
+                Access::Read => "--read",
+                Access::Write => "--write",
+                Access::Execute => "--execute",
+            };
+            let also = is_writable.then(|| "--from-writable".to_owned());
+            [option.to_owned(), path_of(path)].into_iter().chain(also).collect()
         }
+        Deed::Listen { .. } => {
+            let deed = deed.to_string();
+            let place = deed.strip_prefix("listen ").unwrap_or(&deed);
+            vec!["--listen".into(), place.to_owned()]
+        }
+        Deed::Reach { path } => vec!["--socket".into(), path_of(path)],
     }
 }

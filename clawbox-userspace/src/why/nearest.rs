@@ -1,12 +1,17 @@
 //! The rule that nearly matches: found by asking the judge again with one thing changed after the other.
 
+use std::net::IpAddr;
 use std::path::Path;
 
+use clawbox_common::rule::{TCP, UDP};
+use clawbox_common::verdict::Reason;
 use serde::Serialize;
 
 use crate::audit::kernel_event::transport;
 use crate::judge::samples::{host as sample, transports};
 use crate::judge::{Access, Deed, Judge, Who};
+use crate::policy::binary_pattern::BinaryPattern;
+use crate::policy::model::{Listen, Located, Transport};
 use crate::policy::network::{Endpoint, Host, NetworkPolicy};
 use crate::policy::path::SandboxPath;
 
@@ -24,8 +29,85 @@ pub struct Nearest {
 pub fn to(judge: &Judge, who: &Who, deed: &Deed) -> Option<Nearest> {
     match deed {
         Deed::Connect { host, port, transport } => endpoint(judge, who, (host, *port, *transport)),
-        Deed::Use { path, access } => file(judge, who, path, *access),
+        Deed::Use { path, access } => match judge.ask(who, deed).reason {
+            Reason::UnlistedProgram => listed(judge, path),
+            Reason::WritableProgram => writable(judge, who, deed),
+            _ => file(judge, who, path, *access),
+        },
+        Deed::Listen { address, port, transport } => {
+            listening(judge.policy().listen.as_ref()?, *address, *port, *transport)
+        }
+        Deed::Reach { path } => {
+            socket(judge, path).or_else(|| file(judge, who, path, Access::Write))
+        }
     }
+}
+
+/// What of `listen` differs.
+fn listening(listen: &Located<Listen>, address: IpAddr, port: u16, number: u8) -> Option<Nearest> {
+    let Located { value, origin } = listen;
+    let mut differs = Vec::new();
+    if !value.ports().iter().any(|own| own.get() == port) {
+        let ports: Vec<String> = value.ports().iter().map(ToString::to_string).collect();
+        differs.push(format!("port {port} is not {}", ports.join(" or ")));
+    }
+    if !value.addresses().contains(&address) {
+        let all: Vec<String> = value.addresses().iter().map(ToString::to_string).collect();
+        differs.push(format!("address {address} is not {}", all.join(" or ")));
+    }
+    let own: &[u8] = match value.transport() {
+        Transport::Tcp => &[TCP],
+        Transport::Udp => &[UDP],
+        _ => &[TCP, UDP],
+    };
+    if let Some(first) = own.first().filter(|_| !own.contains(&number)) {
+        differs.push(format!("{} is not {}", transport(number), transport(*first)));
+    }
+    (!differs.is_empty()).then(|| Nearest { rule: format!("listen ({origin})"), differs })
+}
+
+/// The entry of `execution.allow` that has most of a program's path.
+fn listed(judge: &Judge, path: &Path) -> Option<Nearest> {
+    let list = judge.policy().execution.as_ref()?;
+    let entries = list.value.allow.as_ref()?.iter();
+    let likeness = |at: &&Located<BinaryPattern>| {
+        let other = Path::new(at.value.as_str());
+        (other.file_name() == path.file_name(), shared(path, other))
+    };
+    let program = path.display();
+    let (rule, differs) = match entries.max_by_key(likeness) {
+        Some(at) => {
+            let rule = format!("execution.allow {} ({})", at.value.as_str(), at.origin);
+            (rule, format!("program {program} is not {}", at.value.as_str()))
+        }
+        None => (format!("execution.allow ({})", list.origin), "it lists no program".to_owned()),
+    };
+    Some(Nearest { rule, differs: vec![differs] })
+}
+
+/// What lets the sandbox write a program.
+fn writable(judge: &Judge, who: &Who, deed: &Deed) -> Option<Nearest> {
+    let at = judge.ask(who, deed).at?;
+    Some(Nearest {
+        rule: format!("filesystem_policy.read_write {}", at.display()),
+        differs: vec!["what may be written there may not be started".to_owned()],
+    })
+}
+
+/// The socket of `unix_sockets.allow` in the same directory.
+fn socket(judge: &Judge, path: &Path) -> Option<Nearest> {
+    let entries = judge.policy().unix_sockets.as_ref()?.value.iter();
+    let mut near = entries.filter(|other| other.as_path().parent() == path.parent());
+    let other = near.next()?;
+    Some(Nearest {
+        rule: format!("unix_sockets.allow {other}"),
+        differs: vec![format!("socket {} is not {other}", path.display())],
+    })
+}
+
+/// How many components two paths have in common at their beginning.
+fn shared(one: &Path, other: &Path) -> usize {
+    one.components().zip(other.components()).take_while(|(one, other)| one == other).count()
 }
 
 type Asked<'a> = (&'a str, u16, u8);
@@ -102,8 +184,7 @@ fn matching(endpoint: &Endpoint, host: &str) -> bool {
     match endpoint.host() {
         Host::Name(pattern) => address.is_none() && pattern.matches(host),
         Host::Localhost(pattern) => {
-            pattern.matches(host)
-                || address.is_some_and(|address: std::net::IpAddr| address.is_loopback())
+            pattern.matches(host) || address.is_some_and(|address: IpAddr| address.is_loopback())
         }
         Host::Address(own) => address == Some(*own),
         Host::Ranges => address.is_some_and(|address| {
@@ -114,7 +195,7 @@ fn matching(endpoint: &Endpoint, host: &str) -> bool {
 
 /// How many labels two names have in common at their end. Addresses have none.
 fn shared_labels(one: &str, other: &str) -> usize {
-    if one.parse::<std::net::IpAddr>().is_ok() || other.parse::<std::net::IpAddr>().is_ok() {
+    if one.parse::<IpAddr>().is_ok() || other.parse::<IpAddr>().is_ok() {
         return 0;
     }
     let labels = |name: &str| {
@@ -154,16 +235,7 @@ fn file(judge: &Judge, who: &Who, path: &Path, access: Access) -> Option<Nearest
         });
     }
     let lists = [("read_only", files.read_only()), ("read_write", files.read_write())];
-    let near = |granted: &SandboxPath| {
-        let mut shared = 0;
-        for (one, other) in path.components().zip(granted.as_path().components()) {
-            if one != other {
-                break;
-            }
-            shared += 1;
-        }
-        shared
-    };
+    let near = |granted: &SandboxPath| shared(path, granted.as_path());
     let all = lists.into_iter().flat_map(|(key, list)| list.iter().map(move |at| (key, at)));
     let wanted = all.filter(|(key, _)| access != Access::Write || *key == "read_write");
     let (key, at) = wanted.max_by_key(|(_, at)| near(&at.value))?;

@@ -86,6 +86,7 @@ pub const ALL: &[Reason] = &[
     told("name-budget", RESOLVER, "names below a wildcard carry data: this one is too long, or one too many", "name the host exactly"),
     told("source-route", HOOKS, "a packet by way of another host than the one that was judged", NEVER),
     told("datagram-in-parts", LSM, "a datagram that was to be sent in parts", "have the program send whole datagrams"),
+    told("learning", "nobody", "`clawbox learn` has seen it, and nobody has judged it", NOTHING),
     told("unrecorded", HOOKS, "`audit.on_full: stop-allows`, and the audit store has no room: nothing is allowed", "give its disk room, or it more `audit.quota`; `clawbox status` says what is wrong"),
 ];
 
@@ -94,4 +95,19 @@ pub const ALL: &[Reason] = &[
 pub fn of(name: &str) -> Reason {
     let unknown = told("?", "unknown", "a reason of another version of clawbox", "update clawbox");
     ALL.iter().find(|reason| reason.name == name).copied().unwrap_or(unknown)
+}
+
+/// Who decided, by the class and action of a record: one reason may be given at more than one place.
+#[must_use]
+pub fn layer(reason: &Reason, class: &str, action: &str) -> &'static str {
+    match (class, action) {
+        // Uses of sockets that no cgroup hook sees.
+        ("network", "listen" | "send-connected" | "receive") => LSM,
+        ("network", "reset" | "verify" | "refuse" | "approve") => AGENT,
+        ("network", _) if matches!(reason.name, "held" | "too-many-held") => AGENT,
+        ("network", _) if reason.layer != LSM => HOOKS,
+        ("dns", _) => RESOLVER,
+        ("file" | "privilege", _) if [HOOKS, RESOLVER, AGENT].contains(&reason.layer) => LSM,
+        _ => reason.layer,
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clawbox_common::event::Operation;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -201,17 +202,23 @@ impl Seen {
         })
     }
 
-    /// What a policy can be asked about it: nothing of sockets, listeners and processes. A question for a
+    /// What a policy can be asked about it: nothing of kinds of sockets and of processes. A question for a
     /// name is asked about as the connection that would have come next.
     #[must_use]
     pub fn deeds(&self) -> Vec<Deed> {
         use clawbox_common::rule::{ICMP, TCP, UDP};
-        if self.class == "network" && !matches!(self.action.as_str(), "bind" | "socket") {
-            let transport = match self.transport.as_deref() {
-                Some("udp") => UDP,
-                Some("icmp") => ICMP,
-                _ => TCP,
-            };
+        let transport = match self.transport.as_deref() {
+            Some("udp") => UDP,
+            Some("icmp") => ICMP,
+            _ => TCP,
+        };
+        if self.action == "bind" {
+            let address = self.ip.as_ref().and_then(|ip| ip.parse().ok());
+            let place = address.zip(self.port.filter(|port| *port > 0));
+            let deed = |(address, port)| Deed::Listen { address, port, transport };
+            return place.map(deed).into_iter().collect();
+        }
+        if self.class == "network" && self.action != "socket" {
             let host = self.host.as_ref().or(self.ip.as_ref());
             let deed = |host: &String, port| Deed::Connect { host: host.clone(), port, transport };
             return host.zip(self.port).map(|(host, port)| deed(host, port)).into_iter().collect();
@@ -225,6 +232,9 @@ impl Seen {
             return Vec::new();
         };
         let deed = |access| Deed::Use { path: path.into(), access };
+        if self.action == Operation::UnixSocket.name() {
+            return vec![Deed::Reach { path: path.into() }];
+        }
         if self.class == "process" {
             return vec![deed(Access::Execute)];
         }

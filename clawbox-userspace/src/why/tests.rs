@@ -18,7 +18,8 @@ fn every_reason_that_a_record_may_have_is_explained_and_nothing_else_is() {
 }
 
 const POLICY: &str = "version: 1\nfilesystem_policy:\n  read_only: [/usr, ROOT/data/a]\n  \
-    deny: [/usr/closed]\nnetwork_policies:\n  api:\n    endpoints:\n      \
+    read_write: [ROOT/w]\n  deny: [/usr/closed]\nlisten: { ports: [80] }\nexecution: { allow: [/usr/bin/true] }\n\
+    unix_sockets: { allow: [ROOT/data/sock] }\nnetwork_policies:\n  api:\n    endpoints:\n      \
     - { host: api.example.com, port: 443 }\n      - { host: \"*.wild.test\", ports: [80, 81] }\n    \
     binaries: [{ path: /opt/none/fetch }]\n";
 
@@ -36,56 +37,97 @@ fn root() -> (tempfile::TempDir, String) {
     let world = tempfile::tempdir().unwrap();
     let root = std::fs::canonicalize(world.path()).unwrap();
     std::fs::create_dir_all(root.join("data/a")).unwrap();
+    std::fs::create_dir(root.join("w")).unwrap();
+    std::fs::write(root.join("w/made"), "").unwrap();
     (world, root.display().to_string())
 }
+
+/// What is done, why it is denied, the beginning of the nearest rule, what differs, and what allows it.
+const DENIALS: [(&str, &str, &str, &str, &str); 11] = [
+    (
+        "/opt/none/other → api.example.com:443",
+        "other-binary",
+        "network_policies.api.endpoints[0]",
+        "program /opt/none/other is not /opt/none/fetch",
+        "clawbox policy allow p.yaml --binary /opt/none/other --endpoint api.example.com:443",
+    ),
+    (
+        "fetch → api.example.com:444",
+        "unknown-endpoint",
+        "network_policies.api.endpoints[0]",
+        "port 444 is not 443",
+        "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint api.example.com:444",
+    ),
+    (
+        "fetch → www.example.com:443",
+        "unknown-name",
+        "network_policies.api.endpoints[0]",
+        "host www.example.com is not api.example.com",
+        "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint www.example.com:443",
+    ),
+    (
+        "fetch → a.wild.test:81/udp",
+        "unknown-endpoint",
+        "network_policies.api.endpoints[1]",
+        "udp is not tcp",
+        "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint a.wild.test:81/udp",
+    ),
+    (
+        "fetch → write /usr/x",
+        "read-only",
+        "filesystem_policy.read_only /usr",
+        "it may be read there and not written",
+        "clawbox policy allow p.yaml --write /usr/x",
+    ),
+    (
+        "fetch → listen 127.0.0.1:81",
+        "listen-not-allowed",
+        "listen (p.yaml:",
+        "port 81 is not 80",
+        "clawbox policy allow p.yaml --listen 127.0.0.1:81",
+    ),
+    (
+        "fetch → listen 0.0.0.0:80",
+        "listen-not-allowed",
+        "listen (p.yaml:",
+        "address 0.0.0.0 is not 127.0.0.1 or ::1",
+        "clawbox policy allow p.yaml --listen 0.0.0.0:80",
+    ),
+    (
+        "fetch → execute /usr/bin/env",
+        "unlisted-program",
+        "execution.allow /usr/bin/true (p.yaml:",
+        "program /usr/bin/env is not /usr/bin/true",
+        "clawbox policy allow p.yaml --execute /usr/bin/env",
+    ),
+    (
+        // Both what writes it and the list deny it: one command for both.
+        "fetch → execute ROOT/w/made",
+        "writable-program",
+        "filesystem_policy.read_write ROOT/w",
+        "what may be written there may not be started",
+        "clawbox policy allow p.yaml --execute ROOT/w/made --from-writable",
+    ),
+    (
+        "fetch → reach ROOT/data/other",
+        "unknown-file",
+        "unix_sockets.allow ROOT/data/sock",
+        "socket ROOT/data/other is not ROOT/data/sock",
+        "clawbox policy allow p.yaml --socket ROOT/data/other",
+    ),
+    (
+        "fetch → read ROOT/data/b",
+        "unknown-file",
+        "filesystem_policy.read_only ROOT/data/a",
+        "ROOT/data/b is not below it",
+        "clawbox policy allow p.yaml --read ROOT/data/b",
+    ),
+];
 
 #[test]
 fn a_denial_names_the_nearest_rule_what_differs_and_a_change_that_works() {
     let (_world, root) = root();
-    for (statement, reason, rule, differs, command) in [
-        (
-            "/opt/none/other → api.example.com:443",
-            "other-binary",
-            "network_policies.api.endpoints[0]",
-            "program /opt/none/other is not /opt/none/fetch",
-            "clawbox policy allow p.yaml --binary /opt/none/other --endpoint api.example.com:443",
-        ),
-        (
-            "fetch → api.example.com:444",
-            "unknown-endpoint",
-            "network_policies.api.endpoints[0]",
-            "port 444 is not 443",
-            "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint api.example.com:444",
-        ),
-        (
-            "fetch → www.example.com:443",
-            "unknown-name",
-            "network_policies.api.endpoints[0]",
-            "host www.example.com is not api.example.com",
-            "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint www.example.com:443",
-        ),
-        (
-            "fetch → a.wild.test:81/udp",
-            "unknown-endpoint",
-            "network_policies.api.endpoints[1]",
-            "udp is not tcp",
-            "clawbox policy allow p.yaml --binary /opt/none/fetch --endpoint a.wild.test:81/udp",
-        ),
-        (
-            "fetch → write /usr/x",
-            "read-only",
-            "filesystem_policy.read_only /usr",
-            "it may be read there and not written",
-            "clawbox policy allow p.yaml --write /usr/x",
-        ),
-        (
-            "fetch → read ROOT/data/b",
-            "unknown-file",
-            "filesystem_policy.read_only ROOT/data/a",
-            "ROOT/data/b is not below it",
-            "clawbox policy allow p.yaml --read ROOT/data/b",
-        ),
-    ] {
+    for (statement, reason, rule, differs, command) in DENIALS {
         let [statement, rule, differs, command] =
             [statement, rule, differs, command].map(|text| text.replace("ROOT", &root));
         let told = explained(&root, &statement);

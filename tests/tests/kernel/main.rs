@@ -52,3 +52,4 @@ mod soak;
 mod term;
 mod tutorial;
 mod watchdog;
+mod widened;

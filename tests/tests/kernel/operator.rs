@@ -14,7 +14,7 @@ use crate::daemon::{Dialler, output, to_site};
 use crate::scene::Scene;
 
 /// A verb of clawbox that is not `run`, on the host that clawbox runs on: status, output, errors.
-fn clawbox(world: &World, arguments: &[&str]) -> (i32, String, String) {
+pub fn clawbox(world: &World, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(program());
     command.args(arguments).env_remove("LD_LIBRARY_PATH");
     world.enter(&mut command);

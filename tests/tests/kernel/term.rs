@@ -87,14 +87,18 @@ impl Drop for Terminal<'_> {
     }
 }
 
-/// A shell that runs `term` and says how it ended, twice.
+/// A shell that runs `term` and says how it ended, three times.
 fn script(daemon: &Daemon<'_>) -> String {
     let term = format!(
         "CLAWBOX_SOCKET='{}' '{}' term",
         daemon.socket().display(),
         clawbox_tests::clawbox::program().display()
     );
-    format!("echo before; {term}; echo status $?; read again; {term}; echo second $?; exec cat")
+    let again = "read again";
+    format!(
+        "echo before; {term}; echo status $?; {again}; {term}; echo second $?; {again}; {term}; \
+         echo third $?; exec cat"
+    )
 }
 
 /// `unknown_endpoints: ask`, with one rule.
@@ -191,6 +195,15 @@ fn a_terminal_may_become_smaller_and_is_given_back_however_it_ends() {
     let term = nix::unistd::Pid::from_raw(terminal.child());
     nix::sys::signal::kill(term, nix::sys::signal::Signal::SIGTERM).unwrap();
     let shell = terminal.says("second 143");
+    assert!(!shell.contains("Approvals"), "{shell}");
+    assert_eq!(terminal.asked(&modes).trim(), "0 0 1");
+
+    // As when a connection is lost and the terminal is there all the same.
+    terminal.press("Enter");
+    terminal.says("agent-1");
+    let term = nix::unistd::Pid::from_raw(terminal.child());
+    nix::sys::signal::kill(term, nix::sys::signal::Signal::SIGHUP).unwrap();
+    let shell = terminal.says("third 129");
     assert!(!shell.contains("Approvals"), "{shell}");
     assert_eq!(terminal.asked(&modes).trim(), "0 0 1");
     // What is written on the terminal is seen again.

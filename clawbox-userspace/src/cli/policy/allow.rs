@@ -1,4 +1,5 @@
-//! `clawbox policy allow`: one more endpoint or path for a policy, in its file or as it runs.
+//! `clawbox policy allow`: one more endpoint, path, port, program or socket for a policy, in its file or as it
+//! runs.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clawbox_common::verdict::Reason;
 
 use super::super::Format;
 use super::super::answer::answered;
@@ -14,13 +16,13 @@ use super::super::complete;
 use super::super::edited::{Asking, change, is_wanted, show_difference};
 use super::refused;
 use super::revisions::in_force;
-use crate::judge::statement::{endpoint, file};
-use crate::judge::{Access, Deed, Judge, Who};
+use crate::judge::statement::{endpoint, file, listening, socket};
+use crate::judge::{Access, Deed, Judge, Judged, Who};
 use crate::policy::{Diagnostic, Origin, load_texts, source};
 use crate::presets::{First, Named, fill, insert};
 use crate::sandbox::control::{Request, Text};
 
-/// Allow a program one endpoint more, or everybody a path
+/// Allow a program one endpoint more, or everybody a path, a port to listen on, a program or a socket
 ///
 /// The entry is written into the policy, comments kept, and the difference is shown first. What is allowed
 /// already, or would still be denied with it, is not written. A name on port 443 gets `sni: verify`.
@@ -31,6 +33,7 @@ Exit status: 0 written, shown with --dry-run, or allowed already; 1 not wanted; 
 Examples:
   clawbox policy allow policy.yaml --binary curl --endpoint api.github.com:443
   clawbox policy allow policy.yaml --read /srv/data --write /srv/out --dry-run
+  clawbox policy allow policy.yaml --listen 127.0.0.1:8080 --execute /usr/bin/git
   clawbox policy allow --sandbox agent --binary /usr/bin/git --endpoint github.com:22")]
 pub(super) struct Allow {
     /// The policy
@@ -40,7 +43,7 @@ pub(super) struct Allow {
     #[arg(long, value_name = "NAME", conflicts_with = "policy", add = complete::sandboxes())]
     sandbox: Option<String>,
     /// The program, by its path or its file's name
-    #[arg(long, value_name = "PROGRAM", required_unless_present_any = ["read", "write"])]
+    #[arg(long, value_name = "PROGRAM", required_unless_present_any = ["read", "write", "listen", "execute", "socket"])]
     binary: Option<String>,
     /// Where it may connect to: HOST:PORT, maybe with /udp, or HOST/icmp; may be repeated
     #[arg(long, value_name = "HOST:PORT", requires = "binary")]
@@ -51,6 +54,18 @@ pub(super) struct Allow {
     /// What every program may read and write, and all below it; may be repeated
     #[arg(long, value_name = "PATH")]
     write: Vec<String>,
+    /// Where every program may listen: PORT of 127.0.0.1 or ADDRESS:PORT, maybe with /udp; may be repeated
+    #[arg(long, value_name = "[ADDRESS:]PORT")]
+    listen: Vec<String>,
+    /// What may be started: it joins `execution.allow` where there is one, and can be read; may be repeated
+    #[arg(long, value_name = "PATH")]
+    execute: Vec<String>,
+    /// Let whatever the sandbox can write be started too, where that is what denies it
+    #[arg(long, requires = "execute")]
+    from_writable: bool,
+    /// A Unix socket that every program may connect to; may be repeated
+    #[arg(long, value_name = "PATH")]
+    socket: Vec<String>,
     #[command(flatten)]
     asking: Asking,
     /// How to print what came of it in a running sandbox
@@ -60,12 +75,15 @@ pub(super) struct Allow {
 
 impl Allow {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        if self.endpoint.is_empty() && self.read.is_empty() && self.write.is_empty() {
-            bail!("name what to allow: --endpoint, --read or --write");
+        let of_everybody = [&self.read, &self.write, &self.listen, &self.execute, &self.socket];
+        if self.endpoint.is_empty() && of_everybody.iter().all(|given| given.is_empty()) {
+            bail!(
+                "name what to allow: --endpoint, --read, --write, --listen, --execute or --socket"
+            );
         }
         if self.binary.is_some() && self.endpoint.is_empty() {
             bail!(
-                "a path is for every program; for one alone write `filesystem_policy.rules`, which \
+                "only an endpoint is for one program; for a file write `filesystem_policy.rules`, which \
                  BPF LSM holds"
             );
         }
@@ -130,19 +148,18 @@ impl Allow {
             let judge = judge(&file_name, &text, presets, home.as_deref())?;
             let program = program_of(&judge, program);
             let who = Who::from(program.as_path());
-            if judge.ask(&who, deed).is_allowed() {
-                continue;
-            }
-            text = insert::deed((&file_name, &text), &program.display().to_string(), deed)?;
-            let judged = self::judge(&file_name, &text, presets, home.as_deref())?.ask(&who, deed);
-            if !judged.is_allowed() {
-                let why =
-                    judged.remarks.first().map_or_else(String::new, |said| format!(" ({said})"));
-                return Err(vec![Diagnostic::error(
-                    Origin::file(&file_name),
-                    format!("with it, `{deed}` is still denied: {}{why}", judged.reason.name()),
-                    crate::why::reasons::of(judged.reason.name()).fix,
-                )]);
+            let (mut judged, mut lifted) = (judge.ask(&who, deed), Vec::new());
+            while !judged.is_allowed() {
+                // The same again: no rule lifts it.
+                let is_left = judged.reason == Reason::WritableProgram && !self.from_writable;
+                if is_left || lifted.contains(&judged.reason) {
+                    return Err(still_denied(&file_name, deed, &judged));
+                }
+                lifted.push(judged.reason);
+                let policy = (&file_name, text.as_str());
+                text = insert::deed(policy, &program.display().to_string(), deed, judged.reason)?;
+                let judge = self::judge(&file_name, &text, presets, home.as_deref())?;
+                judged = judge.ask(&who, deed);
             }
         }
         Ok((text != before.1).then_some(text))
@@ -155,11 +172,17 @@ impl Allow {
     ) -> Result<Vec<(String, Deed)>, Vec<Diagnostic>> {
         let binary = self.binary.clone().unwrap_or_else(|| "any".to_owned());
         let of_endpoint = self.endpoint.iter().map(|text| endpoint(text));
-        let paths = [(&self.read, Access::Read), (&self.write, Access::Write)];
+        let paths = [
+            (&self.read, Access::Read),
+            (&self.write, Access::Write),
+            (&self.execute, Access::Execute),
+        ];
         let of_path = paths
             .into_iter()
             .flat_map(|(paths, access)| paths.iter().map(move |path| file(path, access, home)));
-        let all = of_endpoint.chain(of_path).map(|deed| {
+        let of_port = self.listen.iter().map(|text| listening(text));
+        let of_socket = self.socket.iter().map(|path| socket(path, home));
+        let all = of_endpoint.chain(of_path).chain(of_port).chain(of_socket).map(|deed| {
             let error = |(message, fix): (String, String)| {
                 vec![Diagnostic::error(Origin::file(name), message, fix)]
             };
@@ -167,6 +190,18 @@ impl Allow {
         });
         all.collect()
     }
+}
+
+fn still_denied(file: &Arc<str>, deed: &Deed, judged: &Judged) -> Vec<Diagnostic> {
+    let why = judged.remarks.first().map_or_else(String::new, |said| format!(" ({said})"));
+    let fix = match judged.reason {
+        Reason::WritableProgram => {
+            "put the program where the sandbox cannot write, or add --from-writable"
+        }
+        reason => crate::why::reasons::of(reason.name()).fix,
+    };
+    let message = format!("`{deed}` is still denied: {}{why}", judged.reason.name());
+    vec![Diagnostic::error(Origin::file(file), message, fix)]
 }
 
 /// The program that is written into the policy.

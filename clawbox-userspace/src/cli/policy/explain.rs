@@ -109,7 +109,7 @@ impl Explain {
                 Deed::Connect { .. } if is_ping => judged
                     .remarks
                     .push(format!("refused here, where nothing sees an echo request: {why}")),
-                Deed::Connect { .. } => {}
+                _ => {}
             }
         }
         self.print(&judged)?;
