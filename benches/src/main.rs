@@ -44,6 +44,9 @@ struct Cli {
     /// A quarter of the rounds: for a look, not for a claim
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
+    /// Of `audit`, this alone; without it all but `large`
+    #[arg(long, value_enum)]
+    part: Option<audit::Part>,
     /// How to print the figures
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -134,6 +137,9 @@ fn measure(cli: &Cli) -> Result<()> {
         return Ok(());
     }
     let rounds = |full: u32| cli.rounds.unwrap_or(if cli.quick { full / 4 } else { full });
+    if cli.part.is_some() && cli.what != What::Audit {
+        bail!("--part is of `audit`");
+    }
     let room = Room::open(clawbox)?;
     let all = cli.what == What::All;
     let mut report = Report::begin();
@@ -168,7 +174,7 @@ fn measure(cli: &Cli) -> Result<()> {
         neighbour::measure(&room, rounds(12), &mut report)?;
     }
     if all || cli.what == What::Audit {
-        audit::measure(&room, cli.quick, &mut report)?;
+        audit::measure(&room, cli.part, cli.quick, &mut report)?;
     }
     match cli.format {
         Format::Text => print!("{report}"),
