@@ -429,7 +429,7 @@ mod tests {
         }
         let new = subject_of(&paused, &standing, false).unwrap_err();
         assert!(!new.goes_on() && new.reason == Reason::Unrecorded, "{new:?}");
-        assert!(subject(&paused, &standing).is_err());
+        assert!(super::subject(&paused, &standing).is_err());
         let (_, state) = subject_of(&paused, &standing, true).unwrap();
         let rules = NAMES_ANYWHERE | EXECUTE_WRITABLE | FILES_BY_BINARY;
         assert_eq!((state.policy, state.flags), (7, PAUSED | rules));
