@@ -290,6 +290,7 @@ mod tests {
     use super::*;
     use crate::audit::store::columns::Columns;
     use crate::audit::store::limits::Limits;
+    use crate::audit::store::row;
     use crate::audit::store::schema::Text;
     use crate::audit::store::writer::Writer;
 
@@ -328,11 +329,13 @@ mod tests {
         let key = root.path().join("audit.key");
         let (mut writer, _) = Writer::open(&directory, &key, Limits::default()).unwrap();
         let mut times = Vec::new();
+        // What is old would be removed.
+        let now = row::micros(std::time::SystemTime::now());
         for batch in 0..30_i64 {
             let mut columns = Columns::default();
             for row in 0..40_i64 {
                 // Batches overlap, several rows have one time, and some batches are of another day.
-                let micros = (batch * 25 + row * 7 % 40) / 3 + (batch % 7) * 100;
+                let micros = now + (batch * 25 + row * 7 % 40) / 3 + (batch % 7) * 100;
                 columns.begin(micros);
                 columns.text(Text::Class, "gap");
                 times.push(micros);
