@@ -45,6 +45,9 @@ struct Cli {
     /// A quarter of the rounds: for a look, not for a claim
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
+    /// Of `audit`, this alone; without it all but `large`
+    #[arg(long, value_enum)]
+    part: Option<audit::Part>,
     /// How to print the figures
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -137,6 +140,9 @@ fn measure(cli: &Cli) -> Result<()> {
         return Ok(());
     }
     let rounds = |full: u32| cli.rounds.unwrap_or(if cli.quick { full / 4 } else { full });
+    if cli.part.is_some() && cli.what != What::Audit {
+        bail!("--part is of `audit`");
+    }
     let room = Room::open(clawbox)?;
     let all = cli.what == What::All;
     let mut report = Report::begin();
@@ -175,7 +181,7 @@ fn measure(cli: &Cli) -> Result<()> {
         neighbour::measure_bounded(&room, rounds(4), &mut report)?;
     }
     if all || cli.what == What::Audit {
-        audit::measure(&room, cli.quick, &mut report)?;
+        audit::measure(&room, cli.part, cli.quick, &mut report)?;
     }
     match cli.format {
         Format::Text => print!("{report}"),

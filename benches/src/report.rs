@@ -101,6 +101,14 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// Adds a figure of a long measurement and says it on standard error: whoever ends that early has it.
+    pub fn add_now(&mut self, row: Row) {
+        let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };
+        let (value, mark) = (row.unit.show(row.value.median), row.mark());
+        eprintln!("{}", format!("bench: {}: {value}{note} {mark}", row.what).trim_end());
+        self.add(row);
+    }
+
     /// Adds a remark.
     pub fn note(&mut self, note: String) {
         self.notes.push(note);

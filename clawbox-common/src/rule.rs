@@ -144,8 +144,7 @@ pub struct SandboxState {
     /// Port on 127.0.0.1 where connections wait for an answer, host byte order; zero is none.
     pub waiting: u16,
     /// [`NAMES_ANYWHERE`], [`EXECUTE_WRITABLE`], [`LISTED_PROGRAMS`], [`FILES_BY_BINARY`],
-    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`], [`ASK_UNKNOWN`], [`PING`], [`PING_PROBE`]; without a policy
-    /// [`PAUSED`], and the number of the one that is to come back.
+    /// [`TALLY_ALLOWS`], [`REPORT_ALLOWS`], [`ASK_UNKNOWN`], [`PING`], [`PING_PROBE`]; [`PAUSED`].
     pub flags: u32,
 }
 
@@ -200,21 +199,37 @@ impl SandboxState {
         }
     }
 
-    /// While nothing can be recorded nothing is allowed: no policy, and which one comes back.
+    /// While nothing can be recorded nothing new is allowed: the policy is not in force, but for files that are
+    /// open already, and what those are used for is told nobody.
     #[must_use]
     pub const fn paused(&self) -> Self {
-        Self::under(0, PAUSED | self.policy)
+        Self::under(self.policy, PAUSED | self.flags & OF_FILES)
     }
 
-    /// The policy that comes back; `None` where none waits for that.
+    /// Whether a policy is in force.
+    #[inline(always)]
     #[must_use]
-    pub const fn waiting_policy(&self) -> Option<u32> {
-        if self.policy == 0 && self.flags & PAUSED != 0 { Some(self.flags & !PAUSED) } else { None }
+    pub const fn is_in_force(&self) -> bool {
+        self.policy != 0 && self.flags & PAUSED == 0
+    }
+
+    /// What is to be in force when what is allowed can be recorded again, as far as it is known from here;
+    /// `None` where nothing waits for that.
+    #[must_use]
+    pub const fn waiting(&self) -> Option<Self> {
+        if self.policy != 0 && self.flags & PAUSED != 0 {
+            Some(Self::under(self.policy, self.flags & !PAUSED))
+        } else {
+            None
+        }
     }
 }
 
-/// Of [`SandboxState::flags`] where there is no policy: one comes back when what is allowed can be recorded.
+/// Of [`SandboxState::flags`]: the policy is not in force until what is allowed can be recorded.
 pub const PAUSED: u32 = 1 << 31;
+
+/// Of [`SandboxState::flags`], what a policy's rules for files are read by.
+const OF_FILES: u32 = NAMES_ANYWHERE | EXECUTE_WRITABLE | FILES_BY_BINARY;
 
 /// Of [`SandboxState::flags`]: a connection to an endpoint that no rule names waits for an answer.
 pub const ASK_UNKNOWN: u32 = 64;

@@ -11,11 +11,9 @@ use clawbox::audit::store::schema::{Number, Text};
 use clawbox::audit::store::writer::Writer;
 
 use crate::figures::Spread;
-use crate::report::{Report, Row, Unit};
+use crate::report::{Progress, Report, Row, Unit};
 use crate::room::Room;
 
-/// Rows of a store.
-const SIZES: [u64; 2] = [10_000_000, 100_000_000];
 /// Rows of a batch, and those of them that are like no other.
 const BATCH: u64 = 65_536;
 const OWN: u64 = 1_000;
@@ -25,79 +23,51 @@ const RARE: u64 = 200;
 /// Microseconds between two rows.
 const STEP: i64 = 100;
 
-/// Measures and reports.
-pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
-    for rows in if quick { &SIZES[..1] } else { &SIZES[..] } {
-        let directory = room.file(&format!("archive-{rows}"));
-        let (begin, bytes) = make(&directory, room, *rows)?;
-        let million = rows / 1_000_000;
-        let note = format!("{:.1} bytes a row", bytes as f64 / *rows as f64);
-        let mut add = |what: String, took: Duration, target, note: String| {
-            let value = Spread::one(took.as_secs_f64() * 1000.0);
-            let unit = Unit::Milliseconds;
-            report.add(Row { bench: "audit", what, unit, value, target, note });
-        };
-        let checked = time(room, &directory, &["verify"])?;
-        let there = events(room, &directory)?;
-        if there != *rows {
-            // A full disk takes the oldest away, and a smaller store answers sooner.
-            bail!("{there} of {rows} rows are there: is the disk full?");
-        }
-        let speed = checked.mul_f64(1e9 / bytes as f64);
-        add(format!("check of a gigabyte, of {million} million rows"), speed, Some(1000.0), note);
-        let from = clawbox::audit::store::event::time_text(begin + STEP * *rows as i64 / 2);
-        let to =
-            clawbox::audit::store::event::time_text(begin + STEP * (*rows as i64 / 2 + 600_000));
-        for (what, words) in [
-            ("a rare host", vec!["query", "--host", "rare.test"]),
-            (
-                "a minute of denials",
-                vec![
-                    "query",
-                    "--verdict",
-                    "deny",
-                    "--since",
-                    &from,
-                    "--until",
-                    &to,
-                    "--limit",
-                    "10",
-                ],
-            ),
-            (
-                "the last ten denials of files below /etc",
-                vec![
-                    "query",
-                    "--verdict",
-                    "deny",
-                    "--path",
-                    "/etc/**",
-                    "--sort",
-                    "-time",
-                    "--limit",
-                    "10",
-                ],
-            ),
-            ("all, counted by sandbox and verdict", vec!["query", "--count-by", "sandbox,verdict"]),
-        ] {
-            let took = time(room, &directory, &words)?;
-            add(format!("query of {million} million rows: {what}"), took, None, String::new());
-        }
-        std::fs::remove_dir_all(&directory)?;
+/// Measures and reports, for a store of so many rows.
+pub fn measure(room: &Room, rows: u64, report: &mut Report) -> Result<()> {
+    let directory = room.file(&format!("archive-{rows}"));
+    let (begin, bytes) = make(&directory, room, rows)?;
+    let million = rows / 1_000_000;
+    let note = format!("{:.1} bytes a row", bytes as f64 / rows as f64);
+    let mut add = |what: String, took: Duration, target, note: String| {
+        let value = Spread::one(took.as_secs_f64() * 1000.0);
+        let unit = Unit::Milliseconds;
+        report.add_now(Row { bench: "audit", what, unit, value, target, note });
+    };
+    let (checked, found) = time(room, &directory, &["verify", "--format", "json"])?;
+    let found: serde_json::Value = serde_json::from_slice(&found)?;
+    let there = found["events"].as_u64().context("a check counts events")?;
+    if there != rows {
+        // A full disk takes the oldest away, and a smaller store answers sooner.
+        bail!("{there} of {rows} rows are there: is the disk full?");
     }
+    let speed = checked.mul_f64(1e9 / bytes as f64);
+    add(format!("check of a gigabyte, of {million} million rows"), speed, Some(1000.0), note);
+    let at = |row: i64| clawbox::audit::store::event::time_text(begin + STEP * row);
+    let middle = i64::try_from(rows)? / 2;
+    let (from, to) = (at(middle), at(middle + 600_000));
+    for (what, words) in [
+        ("a rare host", "query --host rare.test".to_owned()),
+        (
+            "a minute of denials",
+            format!("query --verdict deny --since {from} --until {to} --limit 10"),
+        ),
+        (
+            "the last ten denials of files below /etc",
+            "query --verdict deny --path /etc/** --sort -time --limit 10".to_owned(),
+        ),
+        ("all, counted by sandbox and verdict", "query --count-by sandbox,verdict".to_owned()),
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let (took, _) = time(room, &directory, &words)?;
+        add(format!("query of {million} million rows: {what}"), took, None, String::new());
+    }
+    std::fs::remove_dir_all(&directory)?;
     Ok(())
 }
 
-/// Events that a check finds.
-fn events(room: &Room, directory: &Path) -> Result<u64> {
-    let mut command = Command::new(room.clawbox_program());
-    command.args(["audit", "verify", "--format", "json", "--dir"]).arg(directory);
-    let found: serde_json::Value = serde_json::from_slice(&command.output()?.stdout)?;
-    found["events"].as_u64().context("a check counts events")
-}
-
-/// How long a verb of `clawbox audit` takes.
-fn time(room: &Room, directory: &Path, words: &[&str]) -> Result<Duration> {
+/// How long a verb of `clawbox audit` takes, and what it says.
+fn time(room: &Room, directory: &Path, words: &[&str]) -> Result<(Duration, Vec<u8>)> {
     let mut command = Command::new(room.clawbox_program());
     command.arg("audit").args(words).arg("--dir").arg(directory);
     let began = Instant::now();
@@ -106,7 +76,7 @@ fn time(room: &Room, directory: &Path, words: &[&str]) -> Result<Duration> {
     if !output.status.success() || output.stdout.is_empty() {
         bail!("{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(took)
+    Ok((took, output.stdout))
 }
 
 /// Makes a store, and gives its first time and its bytes.
@@ -120,8 +90,10 @@ fn make(directory: &Path, room: &Room, rows: u64) -> Result<(i64, u64)> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     let begin = i64::try_from(now.as_micros())? - STEP * i64::try_from(rows)?;
     let (mut made, mut columns, mut random) = (0, Columns::default(), Random(1));
+    let mut progress = Progress::of("audit, rows made", 100);
     while made < rows {
         let batch = made / BATCH;
+        progress.reached(u32::try_from(made * 100 / rows)?);
         let mut likes = Vec::new();
         for _ in 0..BATCH.min(rows - made) {
             let micros = begin + STEP * made as i64;
@@ -144,6 +116,7 @@ fn make(directory: &Path, room: &Room, rows: u64) -> Result<(i64, u64)> {
         writer.append(&batch)?;
     }
     writer.close()?;
+    progress.done();
     let mut bytes = 0;
     for entry in std::fs::read_dir(directory)? {
         bytes += entry?.metadata()?.len();

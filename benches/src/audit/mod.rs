@@ -29,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Events a second at which the agent's processor time is looked at, and what of a core it may take, percent.
 const RATES: [(u32, f64); 2] = [(10_000, 1.0), (100_000, 6.0)];
 
+/// Rows of a store that is asked.
+const ARCHIVE: u64 = 10_000_000;
+const LARGE_ARCHIVE: u64 = 100_000_000;
+
 /// Rounds, and how long each part of one takes.
 const ROUNDS: u32 = 3;
 /// Long, because of those that are stored the last are waited for: they are on the disk within a second.
@@ -114,12 +118,43 @@ fn read_nothing(run: &str, flood: impl FnOnce() -> Result<Flood>) -> Result<(Flo
     })
 }
 
-/// Measures and reports.
-pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
-    let rounds = if quick { 1 } else { ROUNDS };
+/// What is measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The agent's processor time at two rates
+    Rates,
+    /// Events a second to the disk, of one process and of two
+    Flood,
+    /// Queries and a check of ten million rows
+    Queries,
+    /// The same of a hundred million: minutes, and half a gigabyte of disk
+    Large,
+}
+
+/// Measures and reports: one part, or all but the one that takes longest.
+pub fn measure(room: &Room, part: Option<Part>, quick: bool, report: &mut Report) -> Result<()> {
+    let is_asked = |one| part.is_none_or(|part| part == one);
+    if is_asked(Part::Rates) || is_asked(Part::Flood) {
+        from_the_kernel(room, is_asked, if quick { 1 } else { ROUNDS }, report)?;
+    }
+    if is_asked(Part::Queries) {
+        archive::measure(room, ARCHIVE, report)?;
+    }
+    if part == Some(Part::Large) {
+        archive::measure(room, LARGE_ARCHIVE, report)?;
+    }
+    Ok(())
+}
+
+/// What a daemon does with what the kernel tells.
+fn from_the_kernel(
+    room: &Room,
+    is_asked: impl Fn(Part) -> bool,
+    rounds: u32,
+    report: &mut Report,
+) -> Result<()> {
     let policy = room.policy_of_mixed()?;
     let mut daemon = Daemon::start(room)?;
-    let run = format!("bench-{}", std::process::id());
     let start = |daemon: &Daemon| {
         let mut command = daemon.run_with(&policy, &["--audit-level", "all"]);
         command.arg(room.program()).arg(ARGUMENT);
@@ -131,36 +166,62 @@ pub fn measure(room: &Room, quick: bool, report: &mut Report) -> Result<()> {
     account.generated = u64::from(MAKERS);
     account.generated += flood(&mut workers, Duration::from_millis(500))?.generated;
     account.settle()?;
-    for (rate, target) in RATES {
+    for (rate, target) in RATES.into_iter().filter(|_| is_asked(Part::Rates)) {
         cpu(&daemon, &mut workers[0], &mut account, rate, target, report)?;
     }
+    if is_asked(Part::Flood) {
+        floods(&mut daemon, &mut workers, &mut account, rounds, report)?;
+    }
+    // How they have ended no restarted daemon can tell: they are another one's children.
+    workers.into_iter().for_each(|worker| drop(worker.stop()));
+    drop(daemon);
+    if is_asked(Part::Flood) {
+        let (bytes, rows) = (account.bytes()?, account.all_rows);
+        let note = format!("{rows} rows, {bytes} bytes");
+        let value = Spread::one(bytes as f64 / rows as f64);
+        let what = "on the disk for an event of a flood".to_owned();
+        report.add_now(Row {
+            bench: "audit",
+            what,
+            unit: Unit::Bytes,
+            value,
+            target: Some(16.0),
+            note,
+        });
+    }
+    report.note(format!(
+        "audit: {} events made, {} stored, {} counted as lost, {} read elsewhere: none unaccounted; by the \
+         kernel's numbers the agent misses {}",
+        account.generated, account.rows, account.lost, account.elsewhere, account.unexplained
+    ));
+    if is_asked(Part::Rates) {
+        counted(room, &Daemon::start(room)?, &policy, report)?;
+    }
+    Ok(())
+}
+
+/// As fast as one worker goes, and two.
+fn floods(
+    daemon: &mut Daemon,
+    workers: &mut [Worker],
+    account: &mut Account,
+    rounds: u32,
+    report: &mut Report,
+) -> Result<()> {
+    let run = format!("bench-{}", std::process::id());
     let mut seen = [Seen::default(), Seen::default()];
     let mut progress = Progress::of("audit", rounds);
     for round in 0..rounds {
         progress.reached(round);
         for (makers, seen) in (1..).zip(&mut seen) {
-            seen.round(&mut daemon, &run, &mut workers[..makers], &mut account)?;
+            seen.round(daemon, &run, &mut workers[..makers], account)?;
         }
     }
     progress.done();
     account.settle_elsewhere()?;
     seen[0].rows("one makes them", report);
     seen[1].rows("two make them", report);
-    // How they have ended no restarted daemon can tell: they are another one's children.
-    workers.into_iter().for_each(|worker| drop(worker.stop()));
-    drop(daemon);
-    let (bytes, rows) = (account.bytes()?, account.all_rows);
-    let note = format!("{rows} rows, {bytes} bytes");
-    let value = Spread::one(bytes as f64 / rows as f64);
-    let what = "on the disk for an event of a flood".to_owned();
-    report.add(Row { bench: "audit", what, unit: Unit::Bytes, value, target: Some(16.0), note });
-    report.note(format!(
-        "audit: {} events made, {} stored, {} counted as lost, {} read elsewhere: none unaccounted; by the \
-         kernel's numbers the agent misses {}",
-        account.generated, account.rows, account.lost, account.elsewhere, account.unexplained
-    ));
-    counted(room, &Daemon::start(room)?, &policy, report)?;
-    archive::measure(room, quick, report)
+    Ok(())
 }
 
 /// What rounds have come to.
@@ -218,7 +279,7 @@ impl Seen {
         let mut add = |what: &str, unit, value: Option<Spread>, target, note| {
             if let Some(value) = value {
                 let (what, target) = (format!("{what}; {makers}"), Some(target));
-                report.add(Row { bench: "audit", what, unit, value, target, note });
+                report.add_now(Row { bench: "audit", what, unit, value, target, note });
             }
         };
         let each = Spread::of(self.stored.iter().map(|rate| 1e9 / rate));
@@ -251,7 +312,7 @@ fn counted(
         let value = Spread::one(used.as_secs_f64() / took.as_secs_f64() * 100.0);
         let what = format!("of a core, at {rate} a second by default, where the alike are counted");
         let (unit, target) = (Unit::Percent, Some(target));
-        report.add(Row { bench: "audit", what, unit, value, target, note });
+        report.add_now(Row { bench: "audit", what, unit, value, target, note });
     }
     worker.stop()
 }
@@ -276,7 +337,7 @@ fn cpu(
     let value = Spread::one(used.as_secs_f64() / took.as_secs_f64() * 100.0);
     let what = format!("of a core, at {rate} events a second");
     let (unit, target) = (Unit::Percent, Some(target));
-    report.add(Row { bench: "audit", what, unit, value, target, note });
+    report.add_now(Row { bench: "audit", what, unit, value, target, note });
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::verdict::Reason;
 #[must_use]
 pub fn start<L: Lookup>(lookup: &L, sandbox: u32, slots: Option<&Mask>) -> Decision {
     let state = match lookup.sandbox(sandbox) {
-        Some(state) if state.policy != 0 => state,
+        Some(state) if state.is_in_force() => state,
         state => return under_none(state),
     };
     if state.flags & LISTED_PROGRAMS == 0 {
@@ -96,7 +96,7 @@ mod tests {
         let paused = OneRule { state: SandboxState { audit_only: 1, ..listed }.paused(), ..other };
         let decision = start(&paused, 1, Some(&set(&[1])));
         assert!(!decision.goes_on() && decision.reason == Reason::Unrecorded);
-        assert_eq!((paused.state.waiting_policy(), listed.waiting_policy()), (Some(7), None));
+        assert_eq!((paused.state.waiting().map(|it| it.policy), listed.waiting()), (Some(7), None));
         let recorded = OneRule { state: SandboxState { audit_only: 1, ..listed }, ..other };
         assert!(start(&recorded, 1, None).goes_on());
     }

@@ -1,7 +1,7 @@
 //! Files: the rule nearest to the object decides. Whoever asks goes up from the object, a
 //! directory at a time, and shows each step to a [`Search`].
 
-use super::{Decision, Files, Lookup, allow, deny, placed};
+use super::{Decision, Files, Lookup, allow, deny, placed, placed_where};
 use crate::file::{
     BY_BINARY, DENIED, EXECUTE, FileKey, FileRule, HAS_NAMES, HELD, NameKey, READ, READABLE,
     WRITABLE, WRITE, WRITTEN_BY_SOME,
@@ -137,6 +137,20 @@ pub fn subject<'a, L: Lookup>(
     standing: &Standing<'a>,
 ) -> Result<(&'a Subject, &'a SandboxState), Decision> {
     placed(lookup, standing)
+}
+
+/// The same for the use of a file that is open already, which goes on under its policy while nothing can be
+/// recorded: it is no new act. `is_open` whether it is such a use.
+///
+/// # Errors
+/// The decision.
+#[inline(always)]
+pub fn subject_of<'a, L: Lookup>(
+    lookup: &'a L,
+    standing: &Standing<'a>,
+    is_open: bool,
+) -> Result<(&'a Subject, &'a SandboxState), Decision> {
+    placed_where(lookup, standing, |state| state.policy != 0 && (is_open || state.is_in_force()))
 }
 
 /// May it be done, after what the search has found? `access` is bits of [`crate::file`].
@@ -304,7 +318,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::rule::{AddressKey, HostIds, RuleKey, RuleValue, SyntheticKey, SyntheticValue};
+    use crate::rule::{
+        AddressKey, FILES_BY_BINARY, HostIds, PAUSED, RuleKey, RuleValue, SyntheticKey,
+        SyntheticValue,
+    };
     use crate::subject::Mask;
 
     /// A policy as tables; its sandbox is 1 and its generation 7.
@@ -312,6 +329,7 @@ mod tests {
     struct Tables {
         files: BTreeMap<FileKey, FileRule>,
         names: BTreeMap<NameKey, FileRule>,
+        state: Option<SandboxState>,
     }
 
     impl Files for Tables {
@@ -325,7 +343,7 @@ mod tests {
 
     impl Lookup for Tables {
         fn sandbox(&self, sandbox: u32) -> Option<&SandboxState> {
-            (sandbox == 9).then_some(&STATE)
+            (sandbox == 9).then_some(self.state.as_ref().unwrap_or(&STATE))
         }
         fn rule(&self, _: &RuleKey) -> Option<&RuleValue> {
             None
@@ -394,6 +412,32 @@ mod tests {
 
     /// `/home/repo/.git/hooks/x`.
     const WAY: [(u64, &str); 5] = [(5, "x"), (4, "hooks"), (3, ".git"), (2, "repo"), (1, "home")];
+
+    #[test]
+    fn while_nothing_can_be_recorded_what_is_open_goes_on_under_its_policy_and_is_not_told() {
+        let all = SandboxState { audit_only: 1, ..SandboxState::under(7, 0xffff) };
+        let subject = Subject { sandbox: 9, ..Subject::default() };
+        let standing = Standing::Subject(&subject);
+        let tables = |state| Tables { state: Some(state), ..Tables::default() };
+        let paused = tables(all.paused());
+        for is_open in [false, true] {
+            let found = subject_of(&tables(all), &standing, is_open).map(|(_, state)| *state);
+            assert_eq!(found, Ok(all));
+            let none = tables(SandboxState::under(0, PAUSED));
+            let reason = subject_of(&none, &standing, is_open).unwrap_err().reason;
+            assert_eq!(reason, Reason::Unrecorded);
+        }
+        let new = subject_of(&paused, &standing, false).unwrap_err();
+        assert!(!new.goes_on() && new.reason == Reason::Unrecorded, "{new:?}");
+        assert!(super::subject(&paused, &standing).is_err());
+        let (_, state) = subject_of(&paused, &standing, true).unwrap();
+        let rules = NAMES_ANYWHERE | EXECUTE_WRITABLE | FILES_BY_BINARY;
+        assert_eq!((state.policy, state.flags), (7, PAUSED | rules));
+        let readable = Search { rule: READABLE.into(), ..Search::new(state) };
+        assert!(access(&readable, READ, state).goes_on());
+        assert!(!access(&readable, WRITE, state).goes_on());
+        assert_eq!(state.waiting(), Some(SandboxState::under(7, rules)));
+    }
 
     #[test]
     fn a_process_reaches_another_of_its_sandbox_that_is_nobody_more_than_it_is() {

@@ -198,11 +198,21 @@ fn placed<'a, L: Lookup>(
     lookup: &'a L,
     standing: &Standing<'a>,
 ) -> Result<(&'a Subject, &'a SandboxState), Decision> {
+    placed_where(lookup, standing, SandboxState::is_in_force)
+}
+
+/// The same where the state is as `is_so` wants it.
+#[inline(always)]
+fn placed_where<'a, L: Lookup>(
+    lookup: &'a L,
+    standing: &Standing<'a>,
+    is_so: impl Fn(&SandboxState) -> bool,
+) -> Result<(&'a Subject, &'a SandboxState), Decision> {
     match standing {
         Standing::Outside => Err(Decision::without_policy(Verdict::Allow, Reason::Outside)),
         Standing::Unidentified => Err(Decision::without_policy(Verdict::Deny, Reason::NoIdentity)),
         Standing::Subject(subject) => match lookup.sandbox(subject.sandbox) {
-            Some(state) if state.policy != 0 => Ok((subject, state)),
+            Some(state) if is_so(state) => Ok((subject, state)),
             state => Err(under_none(state)),
         },
     }

@@ -80,6 +80,16 @@ fn goes_on_at_once(access: u32, file: Kernel) -> bool {
     tally::again(tally, access)
 }
 
+/// Whether it is the use of a file that is open already; to have a program of it is more.
+#[inline(always)]
+fn is_open(operation: Operation, access: u32) -> bool {
+    let operation = operation as u32;
+    let is_use = operation == Operation::Read as u32
+        || operation == Operation::Write as u32
+        || operation == Operation::Map as u32;
+    is_use && access & EXECUTE == 0
+}
+
 #[inline(always)]
 fn is_of_launch(operation: Operation, file: Kernel) -> bool {
     let operation = operation as u32;
@@ -101,7 +111,7 @@ where
     if matches!(standing, Standing::Outside) {
         return true;
     }
-    let (subject, state) = match file::subject(&KernelLookup, &standing) {
+    let (subject, state) = match file::subject_of(&KernelLookup, &standing, is_open(operation, access)) {
         Ok(found) => found,
         Err(decision) => {
             // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork
@@ -124,7 +134,8 @@ where
         Judged::by(&of_file(state, subject, access, place, &mut allows))
     };
     let tally = report(&standing, judged, operation, access, place);
-    if allows != 0 && judged.is_allowed() {
+    // What is used on while nothing can be recorded is not counted, and must not be taken for that later.
+    if allows != 0 && judged.is_allowed() && state.is_in_force() {
         let tally = match state.flags & (REPORT_ALLOWS | TALLY_ALLOWS) {
             TALLY_ALLOWS if tally != 0 => tally,
             0 => tally::NOBODYS,

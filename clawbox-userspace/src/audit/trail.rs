@@ -5,10 +5,13 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+mod repeats;
+
+use self::repeats::Repeats;
 use super::counted::Counted;
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
 use super::store::intake::{Intake, Known};
@@ -70,54 +73,6 @@ const BATCH: usize = 64 * 1024;
 
 /// The kind of the gap that unwritten lines leave.
 const UNWRITTEN: &str = "unwritten";
-
-/// Lines a second, and at once, that say again what another line has said; the host's store has the others.
-const REPEATS: (f64, f64) = (2_048.0, 8_192.0);
-
-/// How often it is told how many those were.
-const TELL: Duration = Duration::from_secs(1);
-
-/// Lines that say again what another line has said.
-#[derive(Debug)]
-struct Repeats {
-    /// How many there may still be.
-    left: f64,
-    since: Instant,
-    /// How many are in the host's store alone, and since when.
-    untold: u64,
-    told: Instant,
-}
-
-impl Repeats {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { left: REPEATS.1, since: now, untold: 0, told: now }
-    }
-
-    /// Whether one more may be a line.
-    fn take(&mut self) -> bool {
-        let has_room = self.left >= 1.0;
-        if has_room {
-            self.left -= 1.0;
-        } else {
-            self.untold += 1;
-        }
-        has_room
-    }
-
-    /// Time has gone by. Gives how many are to be told of, where it is time for that.
-    fn look(&mut self, is_last: bool) -> Option<u64> {
-        let now = Instant::now();
-        let passed = now.duration_since(std::mem::replace(&mut self.since, now));
-        self.left = passed.as_secs_f64().mul_add(REPEATS.0, self.left).min(REPEATS.1);
-        let is_due = is_last || now.duration_since(self.told) >= TELL;
-        if self.untold == 0 || !is_due {
-            return None;
-        }
-        self.told = now;
-        Some(std::mem::take(&mut self.untold))
-    }
-}
 
 /// The trail of one sandbox.
 pub struct Trail {
@@ -242,7 +197,7 @@ impl Trail {
             store.put_over(&mut draft);
             store.record(&self.id, self.policy, &draft, number);
         }
-        self.add_line(draft);
+        self.add_line(|trail| trail.enqueue(draft));
     }
 
     /// Adds a record that says what one before has said. Where the host's store has it and there are many,
@@ -261,10 +216,10 @@ impl Trail {
                 return;
             }
         }
-        self.add_line(Draft { time: Some(time), ..known.draft.clone() });
+        self.add_line(|trail| trail.enqueue_again(known, time));
     }
 
-    fn add_line(&mut self, draft: Draft) {
+    fn add_line(&mut self, enqueue: impl FnOnce(&mut Self) -> bool) {
         if self.unwritten > 0 {
             let gap = Gap { count: self.unwritten, kind: UNWRITTEN.to_owned(), verdict: None };
             if !self.enqueue(gap_of(gap)) {
@@ -272,7 +227,7 @@ impl Trail {
             }
             self.unwritten = 0;
         }
-        if !self.enqueue(draft) {
+        if !enqueue(self) {
             self.leave_out();
         }
         if self.pending.len() >= BATCH && !self.failing {
@@ -328,6 +283,30 @@ impl Trail {
         // Lent to the record: a copy for each line is time that a sandbox's questions wait.
         self.sandbox = record.sandbox;
         self.pending.push(b'\n');
+        self.end_line(before, written)
+    }
+
+    /// The same for what was a line before, of which all but the time and the number is written down already.
+    fn enqueue_again(&mut self, known: &Known, time: SystemTime) -> bool {
+        let before = self.pending.len();
+        if let Some(rest) = known.line.get() {
+            let written = begin_line(&mut self.pending, time, self.seq + 1).is_ok();
+            self.pending.extend_from_slice(rest);
+            return self.end_line(before, written);
+        }
+        let is_line = self.enqueue(Draft { time: Some(time), ..known.draft.clone() });
+        let mut begun = Vec::new();
+        if is_line
+            && begin_line(&mut begun, time, self.seq).is_ok()
+            && let Some(rest) = self.pending[before..].strip_prefix(begun.as_slice())
+        {
+            // It is there once: nobody else sets it.
+            let _ = known.line.set(rest.into());
+        }
+        is_line
+    }
+
+    fn end_line(&mut self, before: usize, written: bool) -> bool {
         if !written || self.pending.len() > PENDING_BOUND {
             self.pending.truncate(before);
             return false;
@@ -371,8 +350,8 @@ impl Trail {
             }
         }
         self.pending.drain(..taken);
-        if self.pending.is_empty() {
-            // A thousand trails that nothing is added to have no memory for it.
+        if self.pending.is_empty() && (taken == 0 || self.pending.capacity() > 2 * BATCH) {
+            // A thousand trails that nothing is added to have no memory for it; who writes on keeps his.
             self.pending = Vec::new();
         }
         if taken > 0 {
@@ -386,6 +365,11 @@ impl Trail {
         }
         self.failing = failed.is_some();
     }
+}
+
+/// What a line begins with, as serde writes a [`Record`].
+fn begin_line(into: &mut Vec<u8>, time: SystemTime, seq: u64) -> io::Result<()> {
+    write!(into, r#"{{"time":"{}","seq":{seq}"#, humantime::format_rfc3339_micros(time))
 }
 
 /// What a sandbox is called over the life of a host: by its file, which has a number that its name has not.
@@ -509,6 +493,28 @@ mod tests {
         trail.flush();
         let seqs: Vec<u64> = lines(&disk).iter().map(|record| record.seq).collect();
         assert_eq!(seqs, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_line_that_says_again_what_another_has_said_is_as_if_it_were_written_anew() {
+        let disk = Disk::default();
+        let mut trail = Trail::to(Box::new(disk.clone()), "s \"quoted\"");
+        let gap = Gap { count: 3, kind: "connect".to_owned(), verdict: None };
+        let known = Known::from(gap_of(gap));
+        for second in 0..3 {
+            let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(second);
+            trail.add_known(&known, time, 1);
+            trail.add(Draft { time: Some(time), ..known.draft.clone() });
+        }
+        trail.flush();
+        let text = String::from_utf8(disk.bytes.lock().unwrap().clone()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 6);
+        for (pair, seq) in lines.chunks(2).zip((1..).step_by(2)) {
+            let (one, other) = (format!("\"seq\":{seq},"), format!("\"seq\":{},", seq + 1));
+            assert!(pair[0].contains(&one), "{pair:?}");
+            assert_eq!(pair[0].replace(&one, &other), pair[1]);
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::kernel::ring::Ring;
 use crate::kernel::tallies::Tallies;
 
 /// How long an event waits at most before it is read.
-pub const TICK: Duration = Duration::from_millis(25);
+pub const TICK: Duration = Duration::from_millis(40);
 
 /// How long what is allowed waits at most, where nothing was for a while: a look of a processor that has slept
 /// takes it some 70 microseconds. The store makes up for it: what is found so late is written at once.
@@ -360,7 +360,7 @@ impl Feed {
             let kind = kind_of(&event);
             if let Some(recorder) = recorders.for_event(sandbox) {
                 told.push(recorder.sandbox());
-                is_told = recorder.event(event, &clock);
+                is_told = recorder.event(&event, &clock);
             }
             let key = if is_told { in_flight::key(sandbox, kind) } else { PASSED };
             passed += u64::from(!is_told);

@@ -281,22 +281,22 @@ impl Recorder {
     }
 
     /// Takes up what the kernel has told. Whether that becomes a record.
-    pub fn event(&mut self, event: Event, clock: &Clock) -> bool {
+    pub fn event(&mut self, event: &Event, clock: &Clock) -> bool {
         if self.start == Start::Done
             && self.entering.is_idle()
-            && let Event::Network(decoded, event) = &event
+            && let Event::Network(decoded, event) = event
             && let Some(waits) = self.repeats.again(*decoded, event, clock)
         {
             self.drafts.push(waits);
             return true;
         }
-        if self.is_launch(&event) {
+        if self.is_launch(event) {
             return false;
         }
         match event {
             Event::File(_, Operation::Tally, event) => {
                 if self.directories.len() < DIRECTORIES {
-                    self.directories.insert(event.object, told_path(&event));
+                    self.directories.insert(event.object, told_path(event));
                 }
                 false
             }
@@ -306,13 +306,13 @@ impl Recorder {
                     self.repeats.forget();
                 }
                 let (meaning, programs) = (self.meaning.as_ref(), &mut self.programs);
-                let draft = kernel_event::draft(&event, programs, meaning, clock);
+                let draft = kernel_event::draft(event, programs, meaning, clock);
                 let is_told = draft.is_some();
-                self.drafts.extend(draft.map(|draft| self.repeats.first(&event, draft)));
+                self.drafts.extend(draft.map(|draft| self.repeats.first(event, draft)));
                 if let Event::Network(decoded, event) = event
                     && decoded.reason == Reason::Held
                 {
-                    self.held.push(event);
+                    self.held.push(*event);
                 }
                 is_told
             }

@@ -86,10 +86,11 @@ impl Recorders {
     /// A sandbox's; for what is told of none that runs, the rest's, or where nobody keeps that, the first
     /// one's: of an embedded run's only sandbox everything is told.
     pub(super) fn for_event(&mut self, sandbox: u32) -> Option<&mut Recorder> {
-        if self.by_sandbox.contains_key(&sandbox) {
-            return self.by_sandbox.get_mut(&sandbox);
+        if self.rest.is_some() || self.by_sandbox.contains_key(&sandbox) {
+            // Looked up once for each event.
+            return self.by_sandbox.get_mut(&sandbox).or(self.rest.as_mut());
         }
-        self.rest.as_mut().or_else(|| self.by_sandbox.values_mut().next())
+        self.by_sandbox.values_mut().next()
     }
 
     /// Of what is no sandbox's.

@@ -125,7 +125,9 @@ fn nothing_is_allowed_while_nothing_can_be_recorded_and_all_of_it_again_when_the
 const USER: &str = r#"
 import errno, os, sys
 held = os.open(sys.argv[1], os.O_RDONLY)
+own = os.open("own-open", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def kept(path): return os.pread(held, 1, 0)
+def append(path): return os.write(own, b"x")
 def read(path): return os.close(os.open(path, os.O_RDONLY))
 def write(path): return os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
 def make(path): os.mkdir(path); os.rmdir(path)
@@ -174,13 +176,27 @@ fn no_file_is_opened_made_or_started_while_nothing_can_be_recorded() {
         refused.iter().all(|answer| ["EPERM", "EACCES"].contains(&answer.as_str())),
         "{refused:?}"
     );
-    // What was open before is used on, until open files are judged: it says its answers that way too.
-    assert_eq!(one.dial("kept /etc/passwd"), "ok");
-    // Nor is anything let through while no agent runs.
+    // What was open before is used on, which is no new act: it says its answers that way too.
+    let kept = |one: &mut Dialler| [one.dial("kept /etc/passwd"), one.dial("append own-open")];
+    assert_eq!(kept(&mut one), ["ok", "ok"]);
+    // Nor is anything new let through while no agent runs.
     daemon.end_by(Signal::SIGKILL);
-    assert_eq!(uses(&mut one), refused);
-    disk.empty();
+    assert_eq!((uses(&mut one), kept(&mut one)), (refused.clone(), ["ok", "ok"].map(Into::into)));
+    // The next agent finds what is open judged: its policy goes on for that, and for nothing else.
     daemon.start_again();
+    assert_eq!(status(&daemon).1["allows_stopped"], true);
+    assert_eq!((uses(&mut one), kept(&mut one)), (refused.clone(), ["ok", "ok"].map(Into::into)));
+    // And another policy, which closes what is open to be written, closes it now.
+    let closed = scene.policy("").replace("include_workdir: true", "include_workdir: false");
+    let closed = daemon.policy("closed", &closed.replace("/proc, ", &format!("/proc, {own}, ")));
+    let (code, stdout, stderr) = output(daemon.clawbox(&["policy", "set", "one", &closed]));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert_eq!(uses(&mut one), refused);
+    assert_eq!(kept(&mut one), ["ok", "EACCES"]);
+    let (code, stdout, stderr) = output(daemon.clawbox(&["policy", "set", "one", &policy]));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert_eq!((uses(&mut one), kept(&mut one)), (refused.clone(), ["ok", "ok"].map(Into::into)));
+    disk.empty();
     until("room lets go on what is allowed", || status(&daemon).0 == 0);
     let why = query(&daemon, &["--verdict", "deny", "--reason", "unrecorded", "--class", "file"]);
     assert!(why.iter().any(|row| row["path"] == "/etc/passwd"), "{why:#?}");

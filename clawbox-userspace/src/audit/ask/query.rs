@@ -11,16 +11,59 @@ use crate::audit::store::counts::{self, Counts};
 use crate::audit::store::event;
 use crate::audit::store::export::{fields, headings};
 use crate::audit::store::filter::{Field, Filter};
-use crate::audit::store::read::{Cursor, Reader, Row};
+use crate::audit::store::read::{Cursor, Loaded, Reader, Row, Wanted as _};
 
 /// A row that waits to be printed, by what it is sorted by.
 struct Kept {
     key: Key,
+    id: u64,
     line: String,
 }
 
+/// The first rows of an order, as many as are asked for.
+struct Best {
+    kept: Vec<Kept>,
+    is_down: bool,
+    limit: usize,
+    /// Rows are brought into order when there are so many.
+    full: usize,
+    /// There are as many as are asked for, and this is the last one's.
+    last: Option<Key>,
+}
+
+impl Best {
+    fn of(is_down: bool, limit: usize) -> Self {
+        Self { kept: Vec::new(), is_down, limit, full: limit.max(1), last: None }
+    }
+
+    /// Whether a row may be one of them.
+    fn may_have(&self, key: &Key) -> bool {
+        self.last.as_ref().is_none_or(|last| if self.is_down { key >= last } else { key <= last })
+    }
+
+    fn add(&mut self, kept: Kept) {
+        self.kept.push(kept);
+        if self.kept.len() >= self.full && self.limit < usize::MAX {
+            self.sort();
+            self.full = self.limit.saturating_mul(2).max(4_096);
+        }
+    }
+
+    /// Rows that are equal stay as they were stored.
+    fn sort(&mut self) {
+        let is_down = self.is_down;
+        self.kept.sort_by(|one, other| {
+            let by_key = if is_down { other.key.cmp(&one.key) } else { one.key.cmp(&other.key) };
+            by_key.then(one.id.cmp(&other.id))
+        });
+        self.kept.truncate(self.limit);
+        let last = self.kept.last().filter(|_| self.kept.len() == self.limit);
+        self.last = last.map(|kept| kept.key.clone());
+    }
+}
+
 /// Numbers before texts, and what has nothing first of all.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Key {
     None,
     Number(i64),
@@ -106,33 +149,50 @@ impl Query {
         out: &mut impl Out,
     ) -> anyhow::Result<()> {
         self.head(out)?;
-        let limit = self.limit();
-        let mut kept: Vec<Kept> = Vec::new();
-        // Stable both ways: rows that are equal stay as they were stored.
-        let sort = |kept: &mut Vec<Kept>| {
-            kept.sort_by(|one, other| match is_down {
-                true => other.key.cmp(&one.key),
-                false => one.key.cmp(&other.key),
-            });
-            kept.truncate(limit);
-        };
-        while let Some(batch) = reader.next(&mut filter)? {
-            let rows: Vec<Row<'_>> = filter.rows(&batch).collect();
-            for row in rows {
-                kept.push(Kept { key: Key::of(row, field), line: self.line(row)? });
-                if kept.len() > self.most {
-                    bail!(
-                        "too many events to be sorted here: say `--limit`, at most {}",
-                        self.most / 2
-                    );
+        let mut best = Best::of(is_down, self.limit());
+        if field == Field::Time && is_down && self.limit.is_some() {
+            // Of most batches the label says that all they have is older.
+            let mut places = reader.places(|label| filter.may_have(label).then_some(label.to))?;
+            places.sort_by_key(|(_, to)| std::cmp::Reverse(*to));
+            for (place, to) in places {
+                if !best.may_have(&Key::Number(to)) {
+                    break;
                 }
-                if kept.len() >= limit.saturating_mul(2).max(4_096) && limit < usize::MAX {
-                    sort(&mut kept);
+                if let Some(batch) = reader.load(place, &mut filter)? {
+                    self.sort_in(&mut best, &filter, &batch, field)?;
                 }
             }
+        } else {
+            while let Some(batch) = reader.next(&mut filter)? {
+                self.sort_in(&mut best, &filter, &batch, field)?;
+            }
         }
-        sort(&mut kept);
-        Ok(kept.iter().try_for_each(|kept| out.write_all(kept.line.as_bytes()))?)
+        best.sort();
+        Ok(best.kept.iter().try_for_each(|kept| out.write_all(kept.line.as_bytes()))?)
+    }
+
+    /// Takes those rows of a batch that may be among the first.
+    fn sort_in(
+        &self,
+        best: &mut Best,
+        filter: &Filter,
+        batch: &Loaded,
+        field: Field,
+    ) -> anyhow::Result<()> {
+        let rows: Vec<Row<'_>> = filter.rows(batch).collect();
+        // The latest of them first: where these are asked for, the others need no line.
+        for row in rows.into_iter().rev() {
+            let key = Key::of(row, field);
+            if !best.may_have(&key) {
+                continue;
+            }
+            best.add(Kept { key, id: row.id(), line: self.line(row)? });
+            if best.kept.len() > self.most {
+                let most = self.most / 2;
+                bail!("too many events to be sorted here: say `--limit`, at most {most}");
+            }
+        }
+        Ok(())
     }
 
     fn count(
@@ -223,4 +283,80 @@ pub fn record(cells: impl Iterator<Item = impl AsRef<[u8]>>) -> anyhow::Result<S
     csv.write_record(cells).map_err(first_error)?;
     let line = csv.into_inner().map_err(|error| error.into_error())?;
     Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::store::columns::Columns;
+    use crate::audit::store::limits::Limits;
+    use crate::audit::store::row;
+    use crate::audit::store::schema::Text;
+    use crate::audit::store::writer::Writer;
+
+    struct Told(Vec<u8>);
+
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Out for Told {
+        fn is_open(&self) -> bool {
+            true
+        }
+    }
+
+    fn ids(permit: &Permit, sort: &str, limit: Option<u64>) -> Vec<u64> {
+        let asked = AuditQuery { sort: Some(sort.to_owned()), limit, count_by: Vec::new() };
+        let query = Query::of(asked, AuditForm::Json, permit).unwrap();
+        let mut out = Told(Vec::new());
+        query.answer(Filter::default(), permit, &mut out).unwrap();
+        let lines = String::from_utf8(out.0).unwrap();
+        let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        rows.map(|row| row["id"].as_u64().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_latest_events_are_those_that_sorting_all_of_them_puts_first_wherever_they_stand() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("audit");
+        let key = root.path().join("audit.key");
+        let (mut writer, _) = Writer::open(&directory, &key, Limits::default()).unwrap();
+        let mut times = Vec::new();
+        // What is old would be removed.
+        let now = row::micros(std::time::SystemTime::now());
+        for batch in 0..30_i64 {
+            let mut columns = Columns::default();
+            for row in 0..40_i64 {
+                // Batches overlap, several rows have one time, and some batches are of another day.
+                let micros = now + (batch * 25 + row * 7 % 40) / 3 + (batch % 7) * 100;
+                columns.begin(micros);
+                columns.text(Text::Class, "gap");
+                times.push(micros);
+            }
+            writer.append(&columns.take().into_batch().unwrap().unwrap()).unwrap();
+            if batch % 10 == 9 {
+                writer.close().unwrap();
+            }
+        }
+        let permit = Permit::all(directory);
+        for sort in ["-time", "time"] {
+            let mut all: Vec<u64> = (0..times.len() as u64).collect();
+            all.sort_by_key(|id| {
+                let micros = times[usize::try_from(*id).unwrap()];
+                if sort == "time" { micros } else { -micros }
+            });
+            assert_eq!(ids(&permit, sort, None), all);
+            for limit in [0, 1, 3, 10, 41, 500, 5_000] {
+                let few: Vec<u64> = all.iter().copied().take(limit).collect();
+                assert_eq!(ids(&permit, sort, Some(limit as u64)), few, "{sort} {limit}");
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! them, soon where one is a denial and later where none is. Nobody waits for the disk: what finds no room
 //! is counted, and the count is a record.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -242,11 +242,13 @@ pub struct Known {
     pub draft: Draft,
     /// The row that says it in the batch that is being made, and under which policy.
     like: Cell<Option<(Like, Option<u32>)>>,
+    /// Its line in the sandbox's own trail, behind the time and the number.
+    pub line: OnceCell<Box<[u8]>>,
 }
 
 impl From<Draft> for Known {
     fn from(draft: Draft) -> Self {
-        Self { draft, like: Cell::new(None) }
+        Self { draft, like: Cell::new(None), line: OnceCell::new() }
     }
 }
 

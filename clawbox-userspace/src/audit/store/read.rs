@@ -64,6 +64,23 @@ impl Wanted for Everything {
     }
 }
 
+/// Of no batch more than its label.
+struct Nothing;
+
+impl Wanted for Nothing {
+    fn may_have(&self, _: &Label) -> bool {
+        false
+    }
+
+    fn may_have_of(&mut self, _: &StringArray) -> bool {
+        false
+    }
+
+    fn columns(&self) -> Option<Vec<usize>> {
+        None
+    }
+}
+
 /// How far a store was read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
@@ -185,7 +202,7 @@ impl Reader {
                     self.file = Some(file);
                     return Ok(Some(*loaded));
                 }
-                Unit::Skipped => self.file = Some(file),
+                Unit::Skipped(..) => self.file = Some(file),
                 Unit::Waits if self.is_last()? => {
                     // The rest of it may be there the next time.
                     file.seek(SeekFrom::Start(self.cursor.at))?;
@@ -197,6 +214,60 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Where those batches stand whose label is as it is asked for, and what of it is; nothing else is read.
+    ///
+    /// # Errors
+    /// As of [`Reader::next`].
+    pub fn places<T>(
+        &mut self,
+        mut of: impl FnMut(&Label) -> Option<T>,
+    ) -> io::Result<Vec<(Cursor, T)>> {
+        let mut places = Vec::new();
+        loop {
+            let Some(mut file) = self.file.take() else {
+                match self.open()? {
+                    true => continue,
+                    false => return Ok(places),
+                }
+            };
+            let at = self.cursor;
+            match self.unit(&mut file, &mut Nothing)? {
+                Unit::Skipped(label) => {
+                    self.file = Some(file);
+                    places.extend(of(&label).map(|of| (at, of)));
+                }
+                Unit::Waits | Unit::Loaded(_) if self.is_last()? => return Ok(places),
+                _ => self.cursor = Cursor { segment: self.cursor.segment + 1, at: 0 },
+            }
+        }
+    }
+
+    /// The batch of a place, if it may have what is wanted and is there still.
+    ///
+    /// # Errors
+    /// As of [`Reader::next`].
+    pub fn load(&mut self, at: Cursor, wanted: &mut impl Wanted) -> io::Result<Option<Loaded>> {
+        let is_open = self.cursor.segment == at.segment;
+        self.cursor = at;
+        let mut file = match self.file.take().filter(|_| is_open) {
+            Some(mut file) => {
+                file.seek(SeekFrom::Start(at.at))?;
+                file
+            }
+            None => {
+                let is_there = self.open()? && self.cursor == at;
+                let Some(file) = self.file.take().filter(|_| is_there) else { return Ok(None) };
+                file
+            }
+        };
+        let unit = self.unit(&mut file, wanted)?;
+        self.file = Some(file);
+        Ok(match unit {
+            Unit::Loaded(loaded) => Some(*loaded),
+            _ => None,
+        })
     }
 
     fn is_last(&self) -> io::Result<bool> {
@@ -268,7 +339,7 @@ impl Reader {
                 return Ok(Unit::Waits);
             }
             self.cursor.at += bytes;
-            return Ok(Unit::Skipped);
+            return Ok(Unit::Skipped(label));
         };
         let mut body = Vec::new();
         if file.take(columns.length).read_to_end(&mut body)? as u64 != columns.length {
@@ -340,7 +411,7 @@ struct Head {
 
 enum Unit {
     Loaded(Box<Loaded>),
-    Skipped,
+    Skipped(Label),
     /// Not whole yet.
     Waits,
     /// The segment's end.

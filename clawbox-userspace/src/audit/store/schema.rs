@@ -1,7 +1,7 @@
 //! The columns of the store. Their names and types are a published format, `docs/audit.md`: a column may be
 //! added at the end, none changes.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
@@ -150,12 +150,15 @@ pub const COUNT_AT: usize = 1 + TEXTS + NUMBERS;
 /// these are dictionary-encoded strings, which are stored so.
 #[must_use]
 pub fn stored() -> SchemaRef {
-    let mut fields = vec![Field::new(TIME, time(), false)];
-    fields.extend(TEXT_NAMES.iter().map(|name| Field::new(*name, DataType::Int32, true)));
-    fields.extend(NUMBER_NAMES.iter().map(|name| Field::new(*name, DataType::UInt32, true)));
-    fields.push(Field::new(COUNT, DataType::UInt64, false));
-    fields.push(Field::new(LET_THROUGH, DataType::Boolean, false));
-    Arc::new(Schema::new(fields))
+    static STORED: LazyLock<SchemaRef> = LazyLock::new(|| {
+        let mut fields = vec![Field::new(TIME, time(), false)];
+        fields.extend(TEXT_NAMES.iter().map(|name| Field::new(*name, DataType::Int32, true)));
+        fields.extend(NUMBER_NAMES.iter().map(|name| Field::new(*name, DataType::UInt32, true)));
+        fields.push(Field::new(COUNT, DataType::UInt64, false));
+        fields.push(Field::new(LET_THROUGH, DataType::Boolean, false));
+        Arc::new(Schema::new(fields))
+    });
+    Arc::clone(&STORED)
 }
 
 /// The type of [`TIME`].

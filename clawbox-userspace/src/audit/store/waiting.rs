@@ -8,8 +8,9 @@ use super::row;
 use crate::audit::record::Gap;
 use crate::audit::trail::gap_of;
 
-/// How long a denial, an answer or a lifecycle record waits for others; it is durable within 200 ms.
-const SOON: Duration = Duration::from_millis(100);
+/// How long a denial, an answer or a lifecycle record waits for others; it is durable within 200 ms, of which it may
+/// have waited 40 to be read, and a disk takes some.
+const SOON: Duration = Duration::from_millis(125);
 
 /// How long all else does, from when it happened; it is durable within a second.
 const LATER: Duration = Duration::from_millis(700);

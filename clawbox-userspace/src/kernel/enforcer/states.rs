@@ -1,5 +1,6 @@
-//! Which policy each sandbox is under. While nothing can be recorded none is in force anywhere; what is to
-//! be in force then is kept here, and its number in the kernel too, where it outlives the agent.
+//! Which policy each sandbox is under. While nothing can be recorded none is in force anywhere, but for what is
+//! open already; what is to be in force then is kept here, and its rules in the kernel too, where they outlive
+//! the agent.
 
 use std::collections::BTreeMap;
 
@@ -36,8 +37,8 @@ impl Enforcer {
             return Ok(*kept);
         }
         let found = self.found(sandbox)?;
-        // Of an agent before this one only the number is known, and nobody is served.
-        Ok(found.waiting_policy().map_or(found, |policy| SandboxState::under(policy, 0)))
+        // Of an agent before this one no more is known, and nobody is served.
+        Ok(found.waiting().unwrap_or(found))
     }
 
     /// Puts a sandbox under a policy: when it returns, that is in force; or waits, while none is to be.
@@ -78,7 +79,7 @@ impl Enforcer {
     /// The map has no room for a sandbox of this number.
     pub fn find_paused(&mut self, sandboxes: &[u32]) -> Result<(), LoadError> {
         for sandbox in sandboxes {
-            if self.found(*sandbox)?.waiting_policy().is_some() {
+            if self.found(*sandbox)?.waiting().is_some() {
                 self.waiting.get_or_insert_default();
             }
         }
