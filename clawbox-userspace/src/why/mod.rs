@@ -102,7 +102,9 @@ pub fn explain(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -
     let judged = judge.ask(who, deed);
     let is_denied = !judged.is_allowed();
     let told = reasons::of(judged.reason.name());
-    let change = is_denied.then(|| change(judge, text, who, deed)).flatten();
+    // What a rule closes is closed on purpose: nobody is handed the line that opens a key to who asked for it.
+    let is_closed = judged.reason == Reason::ClosedFile;
+    let change = (is_denied && !is_closed).then(|| change(judge, text, who, deed)).flatten();
     let mut remarks = judged.remarks.clone();
     if let (Deed::Listen { address, .. }, Some(_)) = (deed, &change)
         && !address.is_loopback()
@@ -111,8 +113,10 @@ pub fn explain(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -
             .push("other machines can connect there; 127.0.0.1 is for this one alone".to_owned());
     }
     let mut fix = told.fix.to_owned();
-    if is_denied && change.is_none() && judged.reason.name() == "closed-file" {
-        let at = closed_by(judge, deed).unwrap_or_default();
+    if is_denied
+        && is_closed
+        && let Some(at) = closed_by(judge, deed)
+    {
         fix =
             format!("it is closed on purpose; take `{at}` out of `filesystem_policy.deny` if not");
     }

@@ -218,6 +218,10 @@ impl Seen {
             let deed = |(address, port)| Deed::Listen { address, port, transport };
             return place.map(deed).into_iter().collect();
         }
+        // No rule is for other transports, and of what was sent by one no address is told.
+        if self.transport.as_deref() == Some("other") {
+            return Vec::new();
+        }
         if self.class == "network" && self.action != "socket" {
             let host = self.host.as_ref().or(self.ip.as_ref());
             let deed = |host: &String, port| Deed::Connect { host: host.clone(), port, transport };

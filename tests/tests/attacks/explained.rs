@@ -42,8 +42,8 @@ const OF_THE_MOMENT: [(&str, &[&str]); 15] = [
     ("datagram-in-parts", &["allow", "unknown-endpoint", "other-binary"]),
     // Nobody is given this address in a sandbox where nothing runs.
     ("stale-name", &["stale-name"]),
-    // Of what was in memory alone there is no file.
-    ("writable-program", &["writable-program", "unknown-file"]),
+    // Of what was in memory alone there is no file; and the policy of the start may have let it.
+    ("writable-program", &["writable-program", "unknown-file", "allow"]),
     // Beneath the hooks, by a file's own permissions, or of what is above an entry or who it is.
     ("refused", &OF_FILES),
     ("landlock", &OF_FILES),
@@ -226,6 +226,8 @@ impl Deed {
                 Some(Self::Listen(SocketAddr::new(address, port), event["transport"] == "udp"))
             }
             ("network", "socket") => None,
+            // No rule is for it, and no address is told.
+            ("network", _) if event["transport"] == "other" => None,
             ("network", _) => {
                 let named = text("named").filter(|_| event["reason"] == "other-host");
                 let host = named.or(text("host")).or(text("ip"))?;
