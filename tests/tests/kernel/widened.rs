@@ -143,6 +143,10 @@ fn a_program_that_was_refused_starts_after_the_command_that_is_offered() {
 
     // What the sandbox could have written takes more than a list.
     if has_lsm {
+        let work = fs::canonicalize(scene.world.work()).unwrap().display().to_string();
+        let open = scene.policy("").replace("execution: { from_writable: allow }\n", "# Mine.\n");
+        let open = open.replace("[/dev/null]", &format!("[/dev/null, {work}]"));
+        fs::write(&case.policy, open).unwrap();
         let told = refused("writable-program", &made);
         let nearest = told["explained"]["nearest"]["differs"][0].as_str().unwrap();
         assert_eq!(nearest, "what may be written there may not be started");
