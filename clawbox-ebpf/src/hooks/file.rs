@@ -111,7 +111,8 @@ where
     if matches!(standing, Standing::Outside) {
         return true;
     }
-    let (subject, state) = match file::subject_of(&KernelLookup, &standing, is_open(operation, access)) {
+    let is_open = is_open(operation, access);
+    let (subject, state) = match file::subject_of(&KernelLookup, &standing, is_open) {
         Ok(found) => found,
         Err(decision) => {
             // exec of the sandbox's first program, by clawbox's own child; or of a process whose fork
