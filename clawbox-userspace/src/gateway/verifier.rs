@@ -322,9 +322,11 @@ mod tests {
         client.set_nonblocking(true).unwrap();
         let mut client = TcpStream::from_std(client.into()).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await?;
-        let read = client.read(&mut [0; 16]).await;
+        let mut bytes = [0; 16];
+        // Whoever is let through to a far side that says nothing would wait for ever.
+        let read = tokio::time::timeout(Duration::from_secs(10), client.read(&mut bytes)).await;
         serving.abort();
-        read
+        read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     #[tokio::test]
