@@ -3,10 +3,12 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
@@ -40,8 +42,27 @@ pub type Told = Result<proto::RunEvent, Status>;
 /// The events as they are sent.
 type Telling = Pin<Box<dyn Stream<Item = Told> + Send>>;
 
-fn telling(events: mpsc::Receiver<Box<Told>>) -> Telling {
-    Box::pin(ReceiverStream::new(events).map(|told| *told))
+/// Says that somebody has stopped waiting, once their events have nowhere to go any more: fields are dropped in
+/// their order.
+struct Waiting {
+    events: ReceiverStream<Box<Told>>,
+    _said: SaysSo,
+}
+
+struct SaysSo(Arc<Notify>);
+
+impl Drop for SaysSo {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Stream for Waiting {
+    type Item = Told;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Told>> {
+        Pin::new(&mut self.events).poll_next(context).map(|told| told.map(|told| *told))
+    }
 }
 
 /// What the daemon is asked for.
@@ -85,6 +106,14 @@ pub enum Asked {
 /// A request, and who makes it.
 pub type Call = (Peer, Asked);
 
+/// What comes from a socket that is served.
+pub struct Served {
+    /// The requests.
+    pub calls: mpsc::Receiver<Call>,
+    /// Whoever waited for a run's end has gone, some time since this was heard last.
+    pub departures: Arc<Notify>,
+}
+
 /// Serves a socket until the receiver is dropped: nobody who is confined, and others where there is room for
 /// them.
 ///
@@ -94,11 +123,12 @@ pub fn serve(
     listener: std::os::unix::net::UnixListener,
     is_confined: impl Fn(&Peer) -> bool + Send + 'static,
     has_room: impl Fn(&Peer) -> bool + Send + 'static,
-) -> io::Result<mpsc::Receiver<Call>> {
+) -> io::Result<Served> {
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
     let (calls, asked) = mpsc::channel(WAITING);
-    let service = Service { calls };
+    let departures = Arc::new(Notify::new());
+    let service = Service { calls, departures: Arc::clone(&departures) };
     let (accepted, connections) = mpsc::channel(WAITING);
     tokio::spawn(accept(listener, accepted, is_confined, has_room));
     let reflection = tonic_reflection::server::Builder::configure()
@@ -119,7 +149,7 @@ pub fn serve(
             tracing::error!("the control socket is served no longer: {error}");
         }
     });
-    Ok(asked)
+    Ok(Served { calls: asked, departures })
 }
 
 /// Takes connections of whoever may have one.
@@ -158,6 +188,7 @@ async fn accept(
 #[derive(Clone)]
 struct Service {
     calls: mpsc::Sender<Call>,
+    departures: Arc<Notify>,
 }
 
 fn gone() -> Status {
@@ -170,6 +201,11 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
 }
 
 impl Service {
+    fn telling(&self, events: mpsc::Receiver<Box<Told>>) -> Telling {
+        let said = SaysSo(Arc::clone(&self.departures));
+        Box::pin(Waiting { events: ReceiverStream::new(events), _said: said })
+    }
+
     async fn ask<T, R>(
         &self,
         request: Request<T>,
@@ -195,7 +231,7 @@ impl sandboxes_server::Sandboxes for Service {
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Run(Box::new(request.into_inner()), events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
-        Ok(Response::new(telling(stream)))
+        Ok(Response::new(self.telling(stream)))
     }
 
     type ExecStream = Telling;
@@ -208,7 +244,7 @@ impl sandboxes_server::Sandboxes for Service {
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Exec(request.into_inner(), events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
-        Ok(Response::new(telling(stream)))
+        Ok(Response::new(self.telling(stream)))
     }
 
     type LogsStream = ReceiverStream<Result<proto::LogLines, Status>>;
@@ -233,7 +269,7 @@ impl sandboxes_server::Sandboxes for Service {
         let (events, stream) = mpsc::channel(EVENTS);
         let asked = Asked::Wait(request.into_inner().sandbox, events);
         self.calls.send((peer, asked)).await.map_err(|_| gone())?;
-        Ok(Response::new(telling(stream)))
+        Ok(Response::new(self.telling(stream)))
     }
 
     async fn attach(

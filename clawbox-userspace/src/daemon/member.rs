@@ -102,19 +102,7 @@ impl Daemon {
         numbers.into_iter().for_each(|number| self.look_after(number));
     }
 
-    /// Those that nothing tells of: whose user has gone, and whose first process is nobody's child here, which
-    /// takes a system call for each.
-    pub(super) fn look_after_others(&mut self) {
-        let numbers: Vec<u32> = self.members.keys().copied().collect();
-        for number in numbers {
-            match self.host.sandbox(number).is_some_and(Sandbox::has_child) {
-                true => self.hurry(number),
-                false => self.look_after(number),
-            }
-        }
-    }
-
-    fn look_after(&mut self, number: u32) {
+    pub(super) fn look_after(&mut self, number: u32) {
         match self.host.ended(number) {
             Ok(None) => self.hurry(number),
             Ok(Some(status)) => self.end(number, Some(status)),
@@ -125,7 +113,8 @@ impl Daemon {
         }
     }
 
-    fn hurry(&mut self, number: u32) {
+    /// Ends one that has been asked to and does not; asks one whose user has gone.
+    pub(super) fn hurry(&mut self, number: u32) {
         let is_left = self.is_left(number);
         let Some(member) = self.members.get_mut(&number) else { return };
         match member.deadline {
@@ -160,12 +149,14 @@ impl Daemon {
             let deadline = Instant::now() + patience;
             member.deadline =
                 Some(member.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+            self.rounds.ending.insert(number);
         }
     }
 
     /// Ends a sandbox and tells who waits for it.
     pub(super) fn end(&mut self, number: u32, status: Option<End>) {
         let status = status.map(child::code);
+        self.rounds.ending.remove(&number);
         let attached = self.host.sandbox(number).filter(|sandbox| sandbox.is_attached());
         let attached = attached.map(|sandbox| sandbox.cgroup().clone());
         let (denied, remains) = self.host.finish(number, status);

@@ -18,6 +18,7 @@ pub mod reading;
 mod recording;
 mod reload;
 mod request;
+mod rounds;
 pub mod standing;
 mod status;
 pub mod store;
@@ -36,11 +37,10 @@ use std::time::{Instant, SystemTime};
 use clawbox_common::attach::PENDING;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::yield_now;
 
 use crate::api::peer::Peer;
-use crate::api::server::{self, Call};
+use crate::api::server::{self, Served};
 use crate::audit::programs::Programs;
 use crate::audit::store::intake as audit;
 use crate::audit::trail::Trail;
@@ -68,6 +68,7 @@ use listen_at::ListenAt;
 use member::{Ended, Member};
 use metrics::Metrics;
 use recording::Recording;
+use rounds::Rounds;
 use store::{Kept, Store, StoreError};
 use watchdog::Watchdog;
 
@@ -128,6 +129,7 @@ struct Daemon {
     global: Global,
     watchdog: Watchdog,
     descriptors: Descriptors,
+    rounds: Rounds,
     recording: Recording,
     readers: reading::Readers,
     /// Where its configuration is, if not where it is by default.
@@ -282,6 +284,7 @@ impl Daemon {
             global,
             watchdog,
             descriptors: Descriptors::default(),
+            rounds: Rounds::new(),
             readers: reading::Readers::default(),
             recording: Recording::of(audit.intake().condition()),
             file,
@@ -426,9 +429,8 @@ impl Daemon {
 
     /// Until when nothing has to be looked at.
     fn deadline(&self) -> Instant {
-        let is_ending = self.members.values().any(|member| member.deadline.is_some());
         let deadline = self.host.deadline();
-        if is_ending { deadline.min(Instant::now() + TICK) } else { deadline }
+        if !self.rounds.ending.is_empty() { deadline.min(Instant::now() + TICK) } else { deadline }
     }
 
     fn say_ready(&self) {
@@ -436,11 +438,7 @@ impl Daemon {
         tracing::info!(%socket, lsm, "ready");
     }
 
-    async fn serve(
-        &mut self,
-        mut asked: mpsc::Receiver<Call>,
-        mut metrics: Metrics,
-    ) -> Result<(), DaemonError> {
+    async fn serve(&mut self, served: Served, mut metrics: Metrics) -> Result<(), DaemonError> {
         let watch = |kind| signal(kind).map_err(system("watch for signals"));
         let mut ended = watch(SignalKind::child())?;
         let (mut stop, mut interrupt) =
@@ -448,16 +446,19 @@ impl Daemon {
         let mut hangup = watch(SignalKind::hangup())?;
         // Only now: a signal that comes before would end it.
         self.say_ready();
+        let Served { calls: mut asked, departures } = served;
         let mut heartbeat = notify::ready();
         let mut is_due = false;
         let mut rest = usage::Rest::new();
         let mut timer = Timer::new().map_err(system("set a timer"))?;
         loop {
             let deadline = self.deadline();
+            let mut is_disturbed = true;
             tokio::select! {
                 _ = ended.recv() => is_due = true,
-                () = timer.at(deadline) => {}
-                () = self.host.due() => {}
+                () = timer.at(deadline) => is_disturbed = false,
+                () = self.host.due() => is_disturbed = false,
+                () = departures.notified() => self.look_after_others(),
                 Some((peer, asked)) = asked.recv() => {
                     self.answer(&peer, asked);
                     rest.disturbed();
@@ -473,6 +474,9 @@ impl Daemon {
                 }
             }
             heartbeat.alive();
+            if is_disturbed {
+                self.rounds.disturb();
+            }
             let looks_after_all = self.host.look();
             self.look_at_pending();
             self.watch();
@@ -481,15 +485,7 @@ impl Daemon {
                 self.look_after_ended();
             }
             if looks_after_all {
-                self.look_after_further();
-                self.look_after_ended();
-                self.look_after_others();
-                self.look_after_store();
-                self.store.rest();
-                self.look_after_global();
-                self.look_after_recording();
-                self.tell_policies();
-                self.descriptors.look();
+                self.go_round();
                 rest.look();
             }
             if !self.ended.is_empty() {

@@ -38,8 +38,9 @@ use crate::kernel::tallies::Tallies;
 pub const TICK: Duration = Duration::from_millis(40);
 
 /// How long what is allowed waits at most, where nothing was for a while: a look of a processor that has slept
-/// takes it some 70 microseconds. The store makes up for it: what is found so late is written at once.
-const REST: Duration = Duration::from_millis(800);
+/// takes it some 70 microseconds, and so it is one with that for losses, which comes first. The store makes up
+/// for it: what is found so late is written at once.
+const REST: Duration = Duration::from_millis(900);
 
 /// Events that are brought into order together.
 const BATCH: usize = 1024;

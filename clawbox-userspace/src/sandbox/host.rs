@@ -41,9 +41,9 @@ use crate::kernel::lsm::LsmState;
 use crate::kernel::pinned::Identified;
 use crate::kernel::synthetics::Synthetics;
 
-/// How often the kernel's loss counters are looked at, and by the daemon whose user has gone, whose time is up,
-/// and which of the sandboxes that were taken over has ended: of those no signal tells.
-const LOSSES: Duration = Duration::from_secs(1);
+/// How often the kernel's loss counters are looked at, and by the daemon what nothing tells of: often enough for
+/// what is allowed to be on the disk within a second of when it happened.
+const LOSSES: Duration = Duration::from_millis(800);
 
 /// How often what was allowed is summed up.
 const SUMMARY: Duration = Duration::from_secs(60);
@@ -75,6 +75,8 @@ pub struct Host {
     last_number: u32,
     /// Whether the kernel holds something of which it has to be said what it is.
     is_asked: bool,
+    /// Sandboxes with connections that wait for an answer, and some whose have got one since.
+    holding: BTreeSet<u32>,
     /// Processes that were held when their cgroup became a sandbox's.
     pub(super) held: Vec<u32>,
     /// Who starts processes in this one's place, if anybody does.
@@ -120,6 +122,7 @@ impl Host {
             last_number: 0,
             // By who was there before.
             is_asked: true,
+            holding: BTreeSet::new(),
             held: Vec::new(),
             launcher: None,
         })
@@ -441,7 +444,7 @@ impl Host {
     #[must_use]
     pub fn deadline(&self) -> Instant {
         // Who waits for an answer is answered in time.
-        let is_busy = self.feed.is_counting() || self.sandboxes.values().any(Sandbox::holds_any);
+        let is_busy = self.feed.is_counting() || !self.holding.is_empty();
         let deadline = self.looked + LOSSES;
         if is_busy { deadline.min(Instant::now() + TICK) } else { deadline }
     }
@@ -454,11 +457,7 @@ impl Host {
             self.is_asked |= number == PENDING;
             self.take_up(number);
         }
-        for sandbox in self.sandboxes.values_mut().filter(|sandbox| sandbox.holds_any()) {
-            if let Some(recorder) = self.recorders.of(sandbox.number()) {
-                sandbox.held.give_up(recorder);
-            }
-        }
+        self.give_up();
         if self.looked.elapsed() < LOSSES {
             return false;
         }
@@ -477,8 +476,24 @@ impl Host {
         if let Err(error) = self.remnants.clear() {
             tracing::warn!("identities of ended processes stay: {error}");
         }
-        self.sandboxes.values_mut().for_each(Sandbox::check_servers);
         true
+    }
+
+    /// Says of servers that have stopped what that means. To be called now and then.
+    pub fn check_servers(&mut self) {
+        self.sandboxes.values_mut().for_each(Sandbox::check_servers);
+    }
+
+    /// Answers connections that have waited too long.
+    fn give_up(&mut self) {
+        let (sandboxes, recorders) = (&mut self.sandboxes, &mut self.recorders);
+        self.holding.retain(|number| {
+            let Some(sandbox) = sandboxes.get_mut(number) else { return false };
+            if let Some(recorder) = recorders.of(*number) {
+                sandbox.held.give_up(recorder);
+            }
+            sandbox.holds_any()
+        });
     }
 
     /// In a cgroup of clawbox's own who has no identity is denied. In somebody else's it may be about to
@@ -506,6 +521,9 @@ impl Host {
             (self.sandboxes.get_mut(&number), self.recorders.of(number))
         {
             sandbox.held.take_up(recorder, &sandbox.policy, &self.kernel);
+            if sandbox.holds_any() {
+                self.holding.insert(number);
+            }
         }
     }
 
