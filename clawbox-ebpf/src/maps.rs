@@ -11,8 +11,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use clawbox_common::{
+    address::{Address, Range},
     attach::{Selector, Walk},
-    decide::{Files, Lookup},
+    decide::{Admission, Contact, Files, Lookup, Placed, admission},
     event::CallShape,
     file::{FileKey, FileRule, NameKey},
     limits,
@@ -201,6 +202,65 @@ impl Lookup for KernelLookup {
     #[inline(always)]
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
         ADDRESSES.get(Key::new(bits, *key))
+    }
+
+    #[inline(always)]
+    fn placed_at(&self, address: &Address) -> Placed {
+        let mut judged = *address;
+        let range = place(&raw mut judged);
+        Placed { judged, range }
+    }
+
+    #[inline(always)]
+    fn admits(&self, subject: &Subject, hosts: &HostIds, contact: Contact) -> Admission {
+        let mut by = [0_u64; 2];
+        let found = admit(&raw const *subject, &raw const *hosts, contact.0, &raw mut by);
+        let [matched, host] = by;
+        Admission {
+            matched,
+            host: host as u32,
+            who: found & 3,
+            is_verified: found >> 2 & 1,
+            matched_word: found >> 8,
+        }
+    }
+}
+
+/// [`Placed::of`], in place. With C's linkage, as [`crate::search::meet`]: what a decision is made of was verified for every
+/// range and for every pattern of a host, and what follows for each of those again: 22,000 instructions a hook.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn place(address: *mut Address) -> u32 {
+    if address.is_null() {
+        // To the verifier it could be. What nobody may reach.
+        return Range::Reserved as u32;
+    }
+    // SAFETY: not null, and the verifier sees to it that each caller has a whole value here.
+    unsafe {
+        let Placed { judged, range } = Placed::of(&*address);
+        address.write(judged);
+        range
+    }
+}
+
+/// [`admission`]. With C's linkage, as [`place`]. What matched and the host are written, the rest is given back:
+/// 6.1's stack is full.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn admit(
+    subject: *const Subject,
+    hosts: *const HostIds,
+    contact: u64,
+    into: *mut [u64; 2],
+) -> u32 {
+    if subject.is_null() || hosts.is_null() || into.is_null() {
+        return 0;
+    }
+    // SAFETY: as in `place`.
+    unsafe {
+        let found = admission(&KernelLookup, &*subject, &*hosts, Contact(contact));
+        into.write([found.matched, u64::from(found.host)]);
+        found.who | found.is_verified << 2 | found.matched_word << 8
     }
 }
 

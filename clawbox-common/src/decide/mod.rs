@@ -29,6 +29,92 @@ pub trait Lookup {
     fn synthetic(&self, key: &SyntheticKey) -> Option<&SyntheticValue>;
     /// Longest prefix that holds the address; `bits` is how much of the key to compare.
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds>;
+
+    /// The address that one stands for, and its range. The kernel programs have it done by a function of its
+    /// own, as [`Lookup::admits`]: what follows is then verified once, not once for each range there is.
+    #[inline(always)]
+    fn placed_at(&self, address: &Address) -> Placed {
+        Placed::of(address)
+    }
+
+    /// What the rules for a host's patterns say of a subject.
+    #[inline(always)]
+    fn admits(&self, subject: &Subject, hosts: &HostIds, contact: Contact) -> Admission {
+        admission(self, subject, hosts, contact)
+    }
+}
+
+/// An address as it is judged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Placed {
+    /// What it stands for: [`Address::embedded`].
+    pub judged: Address,
+    /// The [`Range`] of that. In numbers, as everything that such a function hands back.
+    pub range: u32,
+}
+
+impl Placed {
+    /// By the address alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(address: &Address) -> Self {
+        let judged = address.embedded();
+        Self { judged, range: judged.range() as u32 }
+    }
+
+    #[inline(always)]
+    const fn is(&self, range: Range) -> bool {
+        self.range == range as u32
+    }
+}
+
+/// What a rule is asked about beside the subject and the host: policy generation, port, transport, and whether it
+/// is on loopback, which only some rules open. In one number, which takes no room on the stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contact(pub u64);
+
+impl Contact {
+    #[inline(always)]
+    const fn new(policy: u32, to: &Destination, is_loopback: bool) -> Self {
+        let low = is_loopback as u64 | (to.transport as u64) << 8 | (to.port as u64) << 16;
+        Self((policy as u64) << 32 | low)
+    }
+
+    #[inline(always)]
+    const fn is_loopback(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    #[inline(always)]
+    const fn rule_for(self, host: u32) -> RuleKey {
+        let (policy, port, transport) =
+            ((self.0 >> 32) as u32, (self.0 >> 16) as u16, (self.0 >> 8) as u8);
+        RuleKey { policy, host, port, transport, zero: 0 }
+    }
+}
+
+/// What the rules say. All zeros: none is for this host and port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// See [`Decision::matched`].
+    pub matched: u64,
+    /// See [`Decision::matched_word`].
+    pub matched_word: u32,
+    /// The pattern of the rule that admits, or of the last that does not.
+    pub host: u32,
+    /// [`Admission::OTHERS`] or [`Admission::ADMITTED`].
+    pub who: u32,
+    /// 1: whom an admitted connection is for has to be verified.
+    pub is_verified: u32,
+}
+
+impl Admission {
+    /// Rules are there, for others.
+    pub const OTHERS: u32 = 1;
+    /// A rule admits the subject.
+    pub const ADMITTED: u32 = 2;
 }
 
 /// The tables that a search for a file's rule reads; `None` as in [`Lookup`].
@@ -75,9 +161,21 @@ impl<L: Lookup> Lookup for Connected<'_, L> {
     fn address(&self, key: &AddressKey, bits: u32) -> Option<&HostIds> {
         self.lookup.address(key, bits)
     }
+
+    #[inline(always)]
+    fn placed_at(&self, address: &Address) -> Placed {
+        self.lookup.placed_at(address)
+    }
+
+    #[inline(always)]
+    fn admits(&self, subject: &Subject, hosts: &HostIds, contact: Contact) -> Admission {
+        self.lookup.admits(subject, hosts, contact)
+    }
 }
 
-/// Where a packet is to go, as the process asked.
+/// Where a packet is to go, as the process asked. Without a byte that is not written: the kernel's functions hand it
+/// on in memory.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// Address as asked.
@@ -86,6 +184,8 @@ pub struct Destination {
     pub port: u16,
     /// [`TCP`], [`UDP`] or [`ICMP`].
     pub transport: u8,
+    /// Nothing.
+    pub zero: u8,
     /// The sandbox whose process has bound the socket at which it would arrive; zero if none has, or
     /// nobody has asked: a denial for [`Reason::Loopback`] is an allow for some receiver.
     pub receiver: u32,
@@ -250,11 +350,11 @@ pub fn egress<L: Lookup>(lookup: &L, standing: &Standing<'_>, to: &Destination) 
             ..allow(Reason::Resolver, state)
         };
     }
-    let judged = to.address.embedded();
-    let decision = if matches!(judged.range(), Range::Synthetic) {
+    let placed = lookup.placed_at(&to.address);
+    let decision = if placed.is(Range::Synthetic) {
         named(lookup, subject, state, to)
     } else {
-        literal(lookup, subject, state, to, judged)
+        literal(lookup, subject, state, to, &placed)
     };
     let waits = matches!(decision.reason, Reason::UnknownEndpoint)
         && state.flags & ASK_UNKNOWN != 0
@@ -325,7 +425,7 @@ fn named<L: Lookup>(
         let name = target.name;
         return Decision { audit_only: 0, name, ..deny(Reason::StaleName, state) };
     }
-    let decision = ruled(lookup, subject, state, to, &target.hosts);
+    let decision = ruled(lookup, subject, state, to, &target.hosts, false);
     if matches!(decision.route, Route::Verifier) {
         if state.verifier == 0 {
             return deny(Reason::NoHost, state);
@@ -353,20 +453,19 @@ fn literal<L: Lookup>(
     subject: &Subject,
     state: &SandboxState,
     to: &Destination,
-    judged: Address,
+    placed: &Placed,
 ) -> Decision {
-    let range = judged.range();
-    let forbidden = match range {
-        Range::LinkLocal => Reason::LinkLocal,
-        Range::Unspecified => Reason::Unspecified,
-        Range::Multicast => Reason::Multicast,
-        Range::Reserved => Reason::Reserved,
+    let forbidden = match placed.range {
+        range if range == Range::LinkLocal as u32 => Reason::LinkLocal,
+        range if range == Range::Unspecified as u32 => Reason::Unspecified,
+        range if range == Range::Multicast as u32 => Reason::Multicast,
+        range if range == Range::Reserved as u32 => Reason::Reserved,
         _ => Reason::Unset,
     };
     if !matches!(forbidden, Reason::Unset) {
         return deny(forbidden, state);
     }
-    let loopback = matches!(range, Range::Loopback);
+    let loopback = placed.is(Range::Loopback);
     if loopback {
         // A form that only carries a loopback address leaves the host.
         if !matches!(to.address.range(), Range::Loopback) {
@@ -376,20 +475,23 @@ fn literal<L: Lookup>(
             return allow(Reason::OwnListener, state);
         }
     }
-    let key =
-        AddressKey { policy: state.policy, usage: AddressUse::Egress as u32, address: judged };
+    let key = AddressKey {
+        policy: state.policy,
+        usage: AddressUse::Egress as u32,
+        address: placed.judged,
+    };
     let Some(hosts) = lookup.address(&key, ADDRESS_KEY_BITS) else {
         let reason = if loopback { Reason::Loopback } else { Reason::UnknownEndpoint };
         return deny(reason, state);
     };
-    let decision = ruled(lookup, subject, state, to, hosts);
+    let decision = ruled(lookup, subject, state, to, hosts, loopback);
     if loopback && matches!(decision.reason, Reason::UnknownEndpoint) {
         return Decision { reason: Reason::Loopback, ..decision };
     }
     decision
 }
 
-/// Looks for a rule that admits the subject among those of the patterns that the host matches.
+/// The decision by the rules for the patterns that the host matches.
 #[inline(always)]
 fn ruled<L: Lookup>(
     lookup: &L,
@@ -397,43 +499,58 @@ fn ruled<L: Lookup>(
     state: &SandboxState,
     to: &Destination,
     hosts: &HostIds,
+    is_loopback: bool,
 ) -> Decision {
-    let mut result = deny(Reason::UnknownEndpoint, state);
-    let loopback = matches!(to.address.embedded().range(), Range::Loopback);
+    let contact = Contact::new(state.policy, to, is_loopback);
+    let Admission { matched, matched_word, host, who, is_verified } =
+        lookup.admits(subject, hosts, contact);
+    match who {
+        Admission::ADMITTED => {
+            // Compiled for names alone: whom an address is for, nothing that is said on it can tell.
+            let route = if is_verified != 0 { Route::Verifier } else { Route::Direct };
+            Decision { host, route, matched, matched_word, ..allow(Reason::Rule, state) }
+        }
+        Admission::OTHERS => Decision { host, ..deny(Reason::OtherBinary, state) },
+        _ => deny(Reason::UnknownEndpoint, state),
+    }
+}
+
+/// Looks for a rule that admits the subject among those of the patterns that the host matches.
+#[inline(always)]
+pub fn admission<L: Lookup + ?Sized>(
+    lookup: &L,
+    subject: &Subject,
+    hosts: &HostIds,
+    contact: Contact,
+) -> Admission {
+    let mut found = Admission::default();
     for slot in 0..PATTERNS_PER_HOST {
         let host = hosts.ids[slot];
         if host == 0 {
             break;
         }
-        let key =
-            RuleKey { policy: state.policy, host, port: to.port, transport: to.transport, zero: 0 };
-        let Some(rule) = lookup.rule(&key) else {
+        let Some(rule) = lookup.rule(&contact.rule_for(host)) else {
             continue;
         };
-        if loopback && rule.flags & HOST_LOOPBACK == 0 {
+        if contact.is_loopback() && rule.flags & HOST_LOOPBACK == 0 {
             continue;
         }
-        // Compiled for names alone: whom an address is for, nothing that is said on it can tell.
-        let route = if rule.flags & VERIFY_NAME != 0 { Route::Verifier } else { Route::Direct };
+        let is_verified = u32::from(rule.flags & VERIFY_NAME != 0);
+        let admitted =
+            Admission { host, who: Admission::ADMITTED, is_verified, ..Admission::default() };
         if rule.flags & ANYBODY != 0 {
-            return Decision { host, route, ..allow(Reason::Rule, state) };
+            return admitted;
         }
         for word in 0..MASK_WORDS {
             let met = (subject.lineage.words[word] & rule.tree.words[word])
                 | (subject.own.words[word] & rule.own.words[word]);
             if met != 0 {
-                return Decision {
-                    host,
-                    route,
-                    matched: met,
-                    matched_word: word as u32,
-                    ..allow(Reason::Rule, state)
-                };
+                return Admission { matched: met, matched_word: word as u32, ..admitted };
             }
         }
-        result = Decision { host, ..deny(Reason::OtherBinary, state) };
+        found = Admission { host, who: Admission::OTHERS, ..Admission::default() };
     }
-    result
+    found
 }
 
 /// May this subject bind this local address? Port zero asks the kernel for a client port.

@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     attached::is_pending,
-    emit, flow, kernel_read,
+    emit::{self, Contact},
+    flow, kernel_read,
     maps::{KernelLookup, SOCKETS},
     subject,
 };
@@ -101,6 +102,7 @@ fn destination(at: *mut bpf_sock_addr, family: Family) -> Option<Destination> {
         // What a process writes there is no port of an echo request.
         port: if transport == ICMP { 0 } else { port_of(at) },
         transport,
+        zero: 0,
         receiver: 0,
     })
 }
@@ -146,16 +148,6 @@ fn send_on_connected(ctx: &SockAddrContext, family: Family, kind: Kind) {
     }
 }
 
-/// A subject's destination, in words: a byte between them that is not written could not be handed to a
-/// function of its own on 6.1.
-#[repr(C)]
-pub struct Question {
-    address: Address,
-    port: u32,
-    transport: u32,
-    receiver: u32,
-}
-
 /// A [`Decision`]'s memory; all zeros are a denial.
 type DecisionWords = [u64; size_of::<Decision>() / 8];
 
@@ -178,18 +170,17 @@ fn denial(words: &mut MaybeUninit<DecisionWords>) -> *mut DecisionWords {
 /// The decision. Whose a listener on loopback is costs a search, and is asked only where no rule opens it.
 /// One memory for both answers: two do not fit 6.1's stack beside what [`judge`] takes.
 #[inline(always)]
-fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &Destination) -> Decision {
+fn judged(ctx: &SockAddrContext, standing: &Standing<'_>, to: &mut Destination) -> Decision {
     let subject = of(standing);
-    let mut question = Question::about(to);
     let mut words = MaybeUninit::uninit();
     let words = denial(&mut words);
-    judge(subject, &raw const question, words);
+    judge(subject, &raw const *to, words);
     // SAFETY: `judge` has written a whole decision, or nothing, and zeros are one too.
     let reason = unsafe { (*words.cast::<Decision>()).reason };
     if matches!(reason, Reason::Loopback) {
-        question.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
-        if question.receiver != 0 {
-            judge(subject, &raw const question, words);
+        to.receiver = emit::unknown(u64::from(receiver::owner(ctx, to))) as u32;
+        if to.receiver != 0 {
+            judge(subject, &raw const *to, words);
         }
     }
     // SAFETY: as above.
@@ -203,30 +194,15 @@ pub fn answer_again(
     to: &Destination,
     kept: *const SocketState,
 ) -> Decision {
-    let question = Question::about(to);
     let mut words = MaybeUninit::uninit();
     let words = denial(&mut words);
     if kept.is_null() {
-        judge(subject, &raw const question, words);
+        judge(subject, &raw const *to, words);
     } else {
-        judge_connected(subject, &raw const question, kept, words);
+        judge_connected(subject, &raw const *to, kept, words);
     }
     // SAFETY: as in `judged`.
     unsafe { words.cast::<Decision>().read() }
-}
-
-impl Question {
-    #[inline(always)]
-    pub fn about(to: &Destination) -> Self {
-        let Destination { address, port, transport, receiver } = *to;
-        Self { address, port: u32::from(port), transport: u32::from(transport), receiver }
-    }
-
-    #[inline(always)]
-    fn destination(&self) -> Destination {
-        let Self { address, port, transport, receiver } = *self;
-        Destination { address, port: port as u16, transport: transport as u8, receiver }
-    }
 }
 
 /// Writes the decision about a destination. With C's linkage, as [`crate::search::meet`]: inside the
@@ -236,17 +212,17 @@ impl Question {
 #[inline(never)]
 pub extern "C" fn judge(
     subject: *const Subject,
-    question: *const Question,
+    to: *const Destination,
     into: *mut DecisionWords,
 ) -> u32 {
-    if question.is_null() || into.is_null() {
+    if to.is_null() || into.is_null() {
         return 0;
     }
     // SAFETY: not null, and the verifier sees to it that each caller has a whole value here.
-    let (to, subject) = unsafe { ((*question).destination(), subject.as_ref()) };
+    let (to, subject) = unsafe { (&*to, subject.as_ref()) };
     let standing = subject.map_or(Standing::Unidentified, Standing::Subject);
     // SAFETY: memory of a decision's size and alignment.
-    unsafe { into.cast::<Decision>().write(decide::egress(&KernelLookup, &standing, &to)) };
+    unsafe { into.cast::<Decision>().write(decide::egress(&KernelLookup, &standing, to)) };
     1
 }
 
@@ -255,19 +231,19 @@ pub extern "C" fn judge(
 #[inline(never)]
 pub extern "C" fn judge_connected(
     subject: *const Subject,
-    question: *const Question,
+    to: *const Destination,
     kept: *const SocketState,
     into: *mut DecisionWords,
 ) -> u32 {
-    if question.is_null() || kept.is_null() || into.is_null() {
+    if to.is_null() || kept.is_null() || into.is_null() {
         return 0;
     }
     // SAFETY: as in `judge`.
-    let (to, subject, kept) = unsafe { ((*question).destination(), subject.as_ref(), &*kept) };
+    let (to, subject, kept) = unsafe { (&*to, subject.as_ref(), &*kept) };
     let standing = subject.map_or(Standing::Unidentified, Standing::Subject);
     let lookup = Connected { lookup: &KernelLookup, names: &kept.names };
     // SAFETY: memory of a decision's size and alignment.
-    unsafe { into.cast::<Decision>().write(decide::egress(&lookup, &standing, &to)) };
+    unsafe { into.cast::<Decision>().write(decide::egress(&lookup, &standing, to)) };
     1
 }
 
@@ -294,7 +270,7 @@ fn egress<const SEND: bool>(ctx: &SockAddrContext, family: Family) -> i32 {
     let at = ctx.sock_addr;
     let Some(mut to) = destination(at, family) else {
         let decision = decide::socket(&KernelLookup, &standing, 0, 0);
-        emit::network(kind, &standing, &decision, |_| ());
+        emit::network(kind, &standing, &decision, &Contact::default());
         return i32::from(decision.goes_on());
     };
     if matches!(kind, Kind::Send) && to.port == 0 && matches!(standing, Standing::Subject(_)) {
@@ -305,7 +281,7 @@ fn egress<const SEND: bool>(ctx: &SockAddrContext, family: Family) -> i32 {
         Family::V4 if matches!(kind, Kind::Send) => as_connected(ctx, &mut to),
         _ => false,
     };
-    let mut decision = judged(ctx, &standing, &to);
+    let mut decision = judged(ctx, &standing, &mut to);
     let subject = of(&standing);
     let reason = match family {
         Family::V4 => route::go::<true, SEND>(at, is_own_address, subject, &to, &mut decision),
@@ -354,18 +330,19 @@ fn told(
     // SAFETY: null, or a subject that the caller has.
     let standing = unsafe { subject.as_ref() }.map_or(Standing::Unidentified, Standing::Subject);
     let kind = if kind == Kind::Send as u32 { Kind::Send } else { Kind::Connect };
-    emit::network(kind, &standing, decision, |event| {
-        event.asked = to.address;
+    let contact = Contact {
+        asked: to.address,
         // A denial says too which address the name stood for.
-        event.real =
-            if matches!(decision.route, Route::Direct) { to.address } else { decision.target };
-        event.port = to.port;
-        event.transport = to.transport;
-        event.route = decision.route as u8;
-        event.protocol = decision.number;
+        real: if matches!(decision.route, Route::Direct) { to.address } else { decision.target },
+        port: to.port,
+        transport: to.transport,
+        route: decision.route as u8,
+        protocol: decision.number,
         // SAFETY: the helper takes the context.
-        event.cookie = unsafe { bpf_get_socket_cookie(at.cast()) };
-    });
+        cookie: unsafe { bpf_get_socket_cookie(at.cast()) },
+        family: 0,
+    };
+    emit::network(kind, &standing, decision, &contact);
     0
 }
 
@@ -400,18 +377,20 @@ fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
     let at = ctx.sock_addr;
     let Some(local) = destination(at, family) else {
         let decision = decide::socket(&KernelLookup, &standing, 0, 0);
-        emit::network(Kind::Bind, &standing, &decision, |_| ());
+        emit::network(Kind::Bind, &standing, &decision, &Contact::default());
         return i32::from(decision.goes_on());
     };
     let decision = decide::bind(&KernelLookup, &standing, &local);
-    emit::network(Kind::Bind, &standing, &decision, |event| {
-        event.asked = local.address;
-        event.real = local.address;
-        event.port = local.port;
-        event.transport = local.transport;
+    let contact = Contact {
+        asked: local.address,
+        real: local.address,
+        port: local.port,
+        transport: local.transport,
         // SAFETY: the helper takes the context.
-        event.cookie = unsafe { bpf_get_socket_cookie(at.cast()) };
-    });
+        cookie: unsafe { bpf_get_socket_cookie(at.cast()) },
+        ..Contact::default()
+    };
+    emit::network(Kind::Bind, &standing, &decision, &contact);
     i32::from(decision.goes_on()) & 1
 }
 

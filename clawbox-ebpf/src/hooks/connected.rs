@@ -13,7 +13,7 @@ use core::ptr::{self, null};
 
 use super::{address::answer_again, verdict::eperm};
 use crate::{
-    emit,
+    emit::{self, Contact},
     kernel_read::{self, Kernel},
     maps::SOCKETS,
     subject,
@@ -50,18 +50,20 @@ fn pings(sock: Kernel, message: Kernel) -> i32 {
         return 0;
     }
     let address = kernel_read::pinged(sock, message);
-    let to = Destination { address, port: 0, transport: ICMP, receiver: 0 };
+    let to = Destination { address, port: 0, transport: ICMP, zero: 0, receiver: 0 };
     let subject = match standing {
         Standing::Subject(subject) => ptr::from_ref(subject),
         _ => null(),
     };
     let decision = answer_again(subject, &to, null());
-    emit::network(Kind::Send, &standing, &decision, |event| {
-        event.asked = address;
-        event.real = address;
-        event.transport = ICMP;
-        event.cookie = kernel_read::cookie(sock);
-    });
+    let contact = Contact {
+        asked: address,
+        real: address,
+        transport: ICMP,
+        cookie: kernel_read::cookie(sock),
+        ..Contact::default()
+    };
+    emit::network(Kind::Send, &standing, &decision, &contact);
     eperm(decision.goes_on())
 }
 
@@ -90,9 +92,8 @@ fn refuses(socket: Kernel, reason: Reason) -> bool {
         return false;
     }
     let decision = Decision::refused(reason);
-    emit::network(Kind::SendConnected, &standing, &decision, |event| {
-        event.cookie = kernel_read::cookie(sock);
-    });
+    let contact = Contact { cookie: kernel_read::cookie(sock), ..Contact::default() };
+    emit::network(Kind::SendConnected, &standing, &decision, &contact);
     true
 }
 
@@ -134,11 +135,11 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
     let Some(peer) = kernel_read::peer(sock) else { return 0 };
     let Some(transport) = decide::transport_of(peer.protocol) else {
         let decision = decide::socket(&crate::maps::KernelLookup, &standing, 0, 0);
-        emit::network(kind, &standing, &decision, |_| ());
+        emit::network(kind, &standing, &decision, &Contact::default());
         return eperm(decision.goes_on());
     };
     let port = if transport == ICMP { 0 } else { peer.port };
-    let mut to = Destination { address: peer.address, port, transport, receiver: 0 };
+    let mut to = Destination { address: peer.address, port, transport, zero: 0, receiver: 0 };
     // SAFETY: a typed socket.
     let kept = unsafe { SOCKETS.of(sock.for_helpers(), false) };
     let mut told = null();
@@ -167,13 +168,15 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
     let decision = decide::in_use(answer_again(subject, &to, told), kept, who);
     // An allow was told when it was connected, and so was what only is recorded.
     if !decision.goes_on() {
-        emit::network(kind, &standing, &decision, |event| {
-            event.asked = to.address;
-            event.real = peer.address;
-            event.port = to.port;
-            event.transport = transport;
-            event.cookie = kernel_read::cookie(sock);
-        });
+        let contact = Contact {
+            asked: to.address,
+            real: peer.address,
+            port: to.port,
+            transport,
+            cookie: kernel_read::cookie(sock),
+            ..Contact::default()
+        };
+        emit::network(kind, &standing, &decision, &contact);
     }
     eperm(decision.goes_on())
 }

@@ -27,7 +27,8 @@ pub fn socket_listen(ctx: LsmContext) -> i32 {
         return 0;
     }
     let decision = decide::listen_unbound(&KernelLookup, &standing);
-    emit::network(Kind::Bind, &standing, &decision, |event| event.transport = TCP);
+    let contact = emit::Contact { transport: TCP, ..emit::Contact::default() };
+    emit::network(Kind::Bind, &standing, &decision, &contact);
     eperm(decision.goes_on())
 }
 
@@ -45,7 +46,8 @@ pub fn sock_graft(ctx: LsmContext) -> i32 {
     if decide::transport_of(end.protocol) != Some(TCP) {
         return 0;
     }
-    let local = Destination { address: end.address, port: end.port, transport: TCP, receiver: 0 };
+    let local =
+        Destination { address: end.address, port: end.port, transport: TCP, zero: 0, receiver: 0 };
     if !decide::bind(&KernelLookup, &standing, &local).goes_on() {
         return 0;
     }

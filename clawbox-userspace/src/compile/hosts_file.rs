@@ -108,7 +108,7 @@ mod tests {
         ] {
             let subject = subject(&image, Path::new(binary), &[]);
             let address = wire(address.parse().unwrap());
-            let to = Destination { address, port, transport: TCP, receiver: 0 };
+            let to = Destination { address, port, transport: TCP, zero: 0, receiver: 0 };
             let decision = egress(&lookup, &Standing::Subject(&subject), &to);
             assert_eq!(decision.reason, expected, "{binary} {to:?}");
         }

@@ -481,7 +481,8 @@ fn decide(image: &MapImage, asked: &Asked) -> (bool, Option<(String, usize)>) {
         lineage: mask(image, &up),
         incarnation: Incarnation::default(),
     };
-    let to = Destination { address, port: asked.port, transport: asked.transport, receiver: 0 };
+    let to =
+        Destination { address, port: asked.port, transport: asked.transport, zero: 0, receiver: 0 };
     let decision = egress(&lookup, &Standing::Subject(&subject), &to);
     let allowed = decision.verdict == Verdict::Allow;
     if !(allowed && decision.reason == Reason::Rule) {

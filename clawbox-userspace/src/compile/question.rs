@@ -98,8 +98,13 @@ pub fn answer_to<'a>(image: &'a MapImage, subject: &Subject, question: &Question
         }
     };
     // Nothing runs, so nothing is bound.
-    let to =
-        Destination { address, port: question.port, transport: question.transport, receiver: 0 };
+    let to = Destination {
+        address,
+        port: question.port,
+        transport: question.transport,
+        zero: 0,
+        receiver: 0,
+    };
     let decision = egress(&lookup, &Standing::Subject(subject), &to);
     match decision.route {
         // It goes on for nobody before it is approved.

@@ -242,8 +242,13 @@ impl Judge {
             Deed::Use { path, access } => self.file(&subject, path, *access),
             Deed::Listen { address, port, transport } => {
                 let address = wire(*address);
-                let local =
-                    Destination { address, port: *port, transport: *transport, receiver: 0 };
+                let local = Destination {
+                    address,
+                    port: *port,
+                    transport: *transport,
+                    zero: 0,
+                    receiver: 0,
+                };
                 let lookup = ImageLookup::new(&self.image, SANDBOX);
                 Judged::of(&bind(&lookup, &Standing::Subject(&subject), &local))
             }

@@ -350,7 +350,13 @@ impl Open {
             End::Nowhere => SocketAddr::from(([0; 4], 0)),
         };
         let receiver = self.told().map_or(0, |state| state.receiver);
-        Destination { address: wire(at.ip()), port: at.port(), transport: self.transport, receiver }
+        Destination {
+            address: wire(at.ip()),
+            port: at.port(),
+            transport: self.transport,
+            zero: 0,
+            receiver,
+        }
     }
 
     fn reset(&self, process: u32, subject: Subject, decision: Decision) -> Reset {
