@@ -171,8 +171,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "a connection to be verified goes to the agent",
         DECIDE,
-        "if rule.flags & VERIFY_NAME != 0 { Route::Verifier }",
-        "if rule.flags & VERIFY_NAME == u32::MAX { Route::Verifier }",
+        "if is_verified != 0 { Route::Verifier }",
+        "if is_verified > 1 { Route::Verifier }",
         "a_connection_goes_on_only_if_it_names_the_host_that_it_was_made_for",
     ),
     here(
