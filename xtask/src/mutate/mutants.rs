@@ -220,8 +220,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "embedded addresses are judged as what they embed",
         DECIDE,
-        "    let judged = to.address.embedded();\n    let decision = if matches!(",
-        "    let judged = to.address;\n    let decision = if matches!(",
+        "        let judged = address.embedded();",
+        "        let judged = *address;",
         "an_address_that_embeds",
     ),
     here(
