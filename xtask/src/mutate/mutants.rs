@@ -234,8 +234,8 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "some ranges are closed whatever a policy says",
         DECIDE,
-        "        Range::LinkLocal => Reason::LinkLocal,",
-        "        Range::LinkLocal => Reason::Unset,",
+        "Range::LinkLocal as u32 => Reason::LinkLocal,",
+        "Range::LinkLocal as u32 => Reason::Unset,",
         "some_ranges_are_closed",
     ),
     here(
