@@ -468,7 +468,7 @@ pub(super) const ALL: &[Mutant] = &[
     here(
         "what the ring does not take is counted",
         "clawbox-ebpf/src/emit.rs",
-        "        lost_by(whose(), kind as u32, decision.verdict as u8);\n",
+        "        lost_by(whose(), u32::from(kind), judged.verdict());\n",
         "",
         "a_flood_changes_no_verdict",
     ),
