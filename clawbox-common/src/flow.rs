@@ -4,6 +4,11 @@
 use crate::address::Address;
 use crate::subject::FileId;
 
+/// Of what was counted for a sandbox: which of its two marks says so. Each is 1 before the first entry is made.
+pub const COUNTED_FLOWS: usize = 0;
+/// The same of uses of files; see [`crate::file::Tally`].
+pub const COUNTED_USES: usize = 1;
+
 /// What has to be equal for two to be alike: all that a record tells, but who in particular and when.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

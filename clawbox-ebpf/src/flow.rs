@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use clawbox_common::{
     decide::{Decision, Destination, Route},
-    flow::{Flow, FlowKey},
+    flow::{COUNTED_FLOWS, Flow, FlowKey},
     limits,
     rule::{REPORT_ALLOWS, TALLY_ALLOWS},
     subject::Subject,
@@ -19,7 +19,7 @@ use core::{
     ptr::read_volatile,
 };
 
-use crate::kernel_read;
+use crate::{kernel_read, tally};
 
 #[map]
 static FLOWS: HashMap<FlowKey, Flow> = HashMap::with_max_entries(limits::FLOWS, BPF_F_NO_PREALLOC);
@@ -84,6 +84,7 @@ pub fn is_counted(subject: *const Subject, kind: u32, to: &Destination, by: &Dec
         is_script: subject.is_script,
         zero: 0,
     };
+    tally::mark(subject.sandbox, COUNTED_FLOWS);
     // Where there is no room, each is told.
     let _ = FLOWS.insert(&key, &flow, u64::from(BPF_NOEXIST));
     0

@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use clawbox_common::{
     file::{EXECUTE, READ, Tally, TallyKey, TallyPlace, WRITE},
+    flow::COUNTED_USES,
     limits,
     subject::{FileId, Subject},
 };
@@ -23,6 +24,20 @@ static TALLY_PLACES: HashMap<TallyKey, TallyPlace> =
 
 #[map]
 static TALLIES: Array<Tally> = Array::with_max_entries(limits::TALLIES, 0);
+
+/// Of which sandboxes flows or uses are counted. A mark is made here and taken away by the agent, once nothing runs
+/// in the sandbox.
+#[map]
+static COUNTED: Array<[u32; 2]> = Array::with_max_entries(limits::SANDBOXES + 1, 0);
+
+/// Marks that something is counted of a sandbox, before it is.
+#[inline(always)]
+pub fn mark(sandbox: u32, what: usize) {
+    if let Some(marks) = COUNTED.get_ptr_mut(sandbox) {
+        // SAFETY: an aligned word of a map value.
+        unsafe { (&raw mut (*marks)[what]).write_volatile(1) };
+    }
+}
 
 /// Places given out so far.
 #[map]
@@ -74,6 +89,7 @@ pub extern "C" fn count_use(key: *const TallyKey, access: u32) -> u64 {
     let (mut first, mut slot) = (0, place(&key));
     if slot == 0 {
         slot = take_place();
+        mark(key.sandbox, COUNTED_USES);
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_boot_ns() };
         let found = TallyPlace { slot, zero: 0, first: now };

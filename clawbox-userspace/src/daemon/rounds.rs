@@ -9,7 +9,7 @@ use crate::sandbox::life::Sandbox;
 
 /// Where nothing has happened that is known of, all are looked after this often: memory that nobody has touched
 /// for a second is slow, and a thousand sandboxes have much of it.
-const ALL: Duration = Duration::from_secs(10);
+const ALL: Duration = Duration::from_secs(30);
 
 /// Whose turn it is.
 pub(super) struct Rounds {

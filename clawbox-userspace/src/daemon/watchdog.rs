@@ -14,7 +14,6 @@ use crate::audit::record::{Alarm, Object};
 use crate::audit::trail::Draft;
 use crate::kernel::attached::Fault;
 use crate::sandbox::cgroup::Cgroup;
-use crate::sandbox::probe;
 
 /// How often; from a second to an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -111,8 +110,7 @@ impl Daemon {
 
     /// Whether what is attached denies; where it does not, all that can be is attached again first.
     fn probe(&mut self) -> Option<Fault> {
-        let files = self.host.lsm().is_active();
-        let denies = |daemon: &Self| probe::denies(&daemon.watchdog.probe, files);
+        let denies = |daemon: &mut Self| daemon.host.denies(&daemon.watchdog.probe);
         match denies(self) {
             Ok(true) => None,
             Ok(false) => {

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd};
 use std::time::Duration;
 
 use clawbox_common::address::{HELD_PORT, redirect_address};
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::network::Network;
 use super::verifier::{CONNECT, join};
+use crate::kernel::deaf::deafen;
 
 /// How long who waits may take to be met: it answers at once, if it is still there.
 const MEET: Duration = Duration::from_secs(10);
@@ -48,8 +49,10 @@ impl WaitingRoom {
     pub fn open(network: Network) -> io::Result<Self> {
         let deaf = network.within(|| {
             let deaf = socket_at(0)?;
-            // `BPF_RET | BPF_K`, 0 bytes: every packet is dropped before TCP looks at it.
-            deaf.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
+            if deafen(deaf.as_fd()).is_err() {
+                // `BPF_RET | BPF_K`, 0 bytes: every packet is dropped before TCP looks at it.
+                deaf.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
+            }
             deaf.listen(1)?;
             Ok(deaf)
         })?;

@@ -23,6 +23,7 @@ use clawbox_common::subject::Mask;
 use super::attached::Attached;
 use super::batch;
 use super::calls;
+use super::counted::Counted;
 use super::flows::Flows;
 use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{EXEC_HOOK, Losses, Skips};
@@ -186,9 +187,9 @@ impl Enforcer {
     /// # Errors
     /// The table cannot be read.
     pub fn cgroups(&mut self) -> Result<Vec<(u64, u32)>, LoadError> {
-        let map = self.hash::<u64, u32>("CGROUPS")?;
-        let all = map.iter().collect::<Result<_, _>>();
-        all.map_err(|source| LoadError::Map { name: "CGROUPS", source })
+        let failed = |source| LoadError::Map { name: "CGROUPS", source };
+        let map = self.map_data("CGROUPS")?;
+        batch::all(map.fd().as_fd()).map_err(|errno| failed(batch::failed(errno)))
     }
 
     /// Takes out what belongs to policies that none of these is, and to sandboxes that none of these is:
@@ -255,12 +256,6 @@ impl Enforcer {
     /// What is watched, and what it takes to put it right.
     pub(super) fn watched(&mut self) -> (&mut Ebpf, &PinnedLinks, Option<&mut Attached>) {
         (&mut self.ebpf, &self.pins, self.attached.as_mut())
-    }
-
-    /// Whether the kernel takes a cgroup for a sandbox's.
-    pub fn is_admitted(&mut self, cgroup: u64, sandbox: u32) -> bool {
-        let map = self.hash::<u64, u32>("CGROUPS");
-        map.is_ok_and(|map| map.get(&cgroup, 0).is_ok_and(|found| found == sandbox))
     }
 
     /// A table that was not taken.
@@ -525,6 +520,14 @@ impl Enforcer {
     pub fn take_flows(&mut self) -> Result<Flows, LoadError> {
         let table = self.again("FLOWS")?;
         Ok(Flows::new(table, self.map("FLOW_SPAN")?))
+    }
+
+    /// Of which sandboxes there are any. Can be taken once.
+    ///
+    /// # Errors
+    /// They were taken before.
+    pub fn take_counted(&mut self) -> Result<Counted, LoadError> {
+        Ok(Counted::new(self.map("COUNTED")?))
     }
 
     /// Ends of processes that the kernel did not tell: their identities are still there.

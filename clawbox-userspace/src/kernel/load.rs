@@ -274,6 +274,7 @@ pub(super) const KEPT: &[&str] = &[
     "TALLY_PLACES",
     "TALLIES",
     "TALLY_PLACES_TAKEN",
+    "COUNTED",
 ];
 
 /// Where in the hierarchy sandboxes' cgroups are.

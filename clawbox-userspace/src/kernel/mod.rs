@@ -5,6 +5,8 @@ mod batch;
 pub mod boot;
 pub mod btf;
 pub mod calls;
+pub mod counted;
+pub mod deaf;
 pub mod enforcer;
 pub mod file_id;
 pub mod fill;

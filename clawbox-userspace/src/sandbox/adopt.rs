@@ -56,7 +56,7 @@ fn life(lasting: &Lasting) -> Result<Life, RunError> {
     let found = Process::of_another(lasting.process, lasting.born);
     let found = found.map_err(system("look at the sandbox's first process"))?;
     let gone = || RunError::Unknown(format!("the first process of {} has ended", lasting.name));
-    Ok(Life::Command { process: found.ok_or_else(gone)?, born: lasting.born })
+    Ok(Life::Command { process: found.ok_or_else(gone)?, born: lasting.born, is_apart: false })
 }
 
 /// The number of the policy that is in force; the next one gets a later one.

@@ -16,7 +16,7 @@ use super::held::HeldConnections;
 use super::host::Host;
 use super::in_force::PolicyInForce;
 use super::launch::again::Kept;
-use super::launch::{self, BackstopReport};
+use super::launch::{self, BackstopReport, PidNamespace};
 use super::named::Named;
 use super::objects::Objects;
 use super::ready::{Launch, Ready, Start};
@@ -42,12 +42,16 @@ pub(super) struct Beginning {
     pub(super) is_own: bool,
     /// Whether anything of it is in the kernel, so that whoever is in the cgroup has to end with it.
     pub(super) is_begun: bool,
+    /// Whether none of its processes is left, wherever they went: the first has been waited for, and was that of a
+    /// pid namespace. The kernel ends whoever else is in that, and has the first wait for them
+    /// (`zap_pid_ns_processes`, kernel/pid_namespace.c).
+    pub(super) is_over: bool,
 }
 
 impl Beginning {
     pub(super) fn new(number: u32, cgroup: Cgroup, is_own: bool) -> Self {
         let (written, named) = Default::default();
-        Self { number, cgroup, written, named, is_own, is_begun: is_own }
+        Self { number, cgroup, written, named, is_own, is_begun: is_own, is_over: false }
     }
 
     /// Puts the cgroup under the policy, all of which is in the kernel's tables by then.
@@ -148,6 +152,7 @@ impl Beginning {
         let judges = lsm.is_active();
         let Launch { program, backstops, mut report } = launch;
         let launcher = &mut host.launcher;
+        let is_apart = matches!(backstops.entry.pid_namespace(), PidNamespace::New);
         let process =
             child::spawn(launcher, invocation, program, &self.cgroup, &backstops, judges)?;
         backstops.correct(&mut report);
@@ -159,7 +164,7 @@ impl Beginning {
             action: "start",
             layers: layers(&lsm, &report),
             ceiling: Ceiling::new(asked, &report, judges),
-            life: Life::Command { born: process.born(), process },
+            life: Life::Command { born: process.born(), process, is_apart },
             resets: Vec::new(),
             kept: Some(kept),
         })

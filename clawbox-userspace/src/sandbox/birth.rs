@@ -95,6 +95,12 @@ impl Process {
         self.fd.is_none()
     }
 
+    /// Whether it was this process's child, has ended, and is known to have.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.is_child() && self.ended.is_some()
+    }
+
     /// How it has ended, if it has.
     ///
     /// # Errors

@@ -32,8 +32,7 @@ impl Host {
         let ended = self.end_processes(&beginning);
         self.feed.drain_all(&mut self.recorders);
         self.feed.count_losses(&mut self.recorders);
-        self.feed.tell_counted(&mut self.recorders, Some(number));
-        self.feed.sum_up(&mut self.recorders);
+        self.feed.tell_ended(&mut self.recorders, number);
         let mut denied = 0;
         if let Some(mut recorder) = self.recorders.remove(number) {
             recorder.trail.add(stop.stop_record(status));
@@ -63,6 +62,9 @@ impl Host {
         }
         if beginning.cgroup.is_there() {
             beginning.cgroup.end_processes()?;
+        }
+        if beginning.is_over {
+            return Ok(());
         }
         let identified = self.kernel.connections.identified();
         Ok(strays::end_sandbox(identified, beginning.number)?)

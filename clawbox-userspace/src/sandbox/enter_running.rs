@@ -75,7 +75,7 @@ impl Sandbox {
         &self,
         further: &Further,
     ) -> Result<(Invocation, PathBuf, super::launch::Prepared), RunError> {
-        let (Some(kept), Life::Command { process, born }) = (&self.kept, &self.life) else {
+        let (Some(kept), Life::Command { process, born, .. }) = (&self.kept, &self.life) else {
             return Err(RunError::Unknown(format!(
                 "`{}` has no backstops that a further command could be given: clawbox has not started its \
                  first process, or an earlier version has",

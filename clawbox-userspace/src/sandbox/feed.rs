@@ -25,6 +25,7 @@ use crate::audit::store::numbers::Other;
 use crate::audit::store::scan;
 use crate::audit::trail::Draft;
 use crate::events::Event;
+use crate::kernel::counted::Counted;
 use crate::kernel::fill::{Fills, RingFill};
 use crate::kernel::flows::Flows;
 use crate::kernel::losses::{self, EXEC_HOOK, Losses};
@@ -64,6 +65,8 @@ pub struct Counts {
     pub tallies: Tallies,
     /// What else it allowed that is like what it told.
     pub flows: Flows,
+    /// Of whom either is.
+    pub counted: Counted,
     /// How full its tables are.
     pub fills: Fills,
     /// How full the ring is.
@@ -485,6 +488,20 @@ impl Feed {
             store.release();
         }
         recorders.all().for_each(|recorder| recorder.trail.flush());
+    }
+
+    /// Records what is counted of a sandbox in which nothing runs any more.
+    pub fn tell_ended(&mut self, recorders: &mut Recorders, sandbox: u32) {
+        let (flows, uses) = self.counts.counted.of(sandbox);
+        if flows {
+            self.tell_counted(recorders, Some(sandbox));
+        }
+        if uses {
+            self.sum_up(recorders);
+        }
+        if flows || uses {
+            self.counts.counted.told(sandbox);
+        }
     }
 
     /// Records what the kernel could not deliver. Gives whether it has left out the program that gives

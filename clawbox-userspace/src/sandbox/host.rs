@@ -141,7 +141,8 @@ impl Host {
         let (fills, ring) = (enforcer.fills()?, enforcer.ring_fill()?);
         let (losses, tallies) = (enforcer.take_losses()?, enforcer.take_tallies()?);
         let (flows, numbers) = (enforcer.take_flows()?, enforcer.take_numbers()?);
-        let counts = Counts { losses, numbers, tallies, flows, fills, ring };
+        let counted = enforcer.take_counted()?;
+        let counts = Counts { losses, numbers, tallies, flows, counted, fills, ring };
         let feed =
             Feed::new(enforcer.take_events()?, counts).map_err(system("poll the event ring"))?;
         let remnants = Remnants::of(name, enforcer.skipped_exits()?)?;

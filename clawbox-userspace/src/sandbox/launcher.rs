@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::libc;
@@ -21,7 +21,7 @@ use rustix::net::{
 use super::birth::{self, Born};
 use super::entrance::{Entrance, Failure, Parent};
 use super::launch::empty_bounding_set;
-use super::memory;
+use super::{memory, probe};
 
 /// More than an [`Entrance`] has.
 const DESCRIPTORS: usize = 24;
@@ -154,6 +154,23 @@ impl Launcher {
         }
     }
 
+    /// Has a child of the launcher's try what must be denied in a cgroup; see [`probe::denies`].
+    ///
+    /// # Errors
+    /// The launcher is gone. In the answer: it could not be tried.
+    pub fn probe(&mut self, cgroup: BorrowedFd<'_>, files: bool) -> io::Result<io::Result<bool>> {
+        self.send(&[u8::from(files)], &[cgroup])?;
+        let mut numbers = [[0; 4]; 3];
+        self.socket.read_exact(numbers.as_flattened_mut())?;
+        let [what, errno, _] = numbers.map(i32::from_ne_bytes);
+        match what {
+            DENIES => Ok(Ok(true)),
+            LETS_THROUGH => Ok(Ok(false)),
+            UNTRIED => Ok(Err(io::Error::from_raw_os_error(errno))),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
     /// The length and the descriptors come first, in one piece.
     fn send(&mut self, text: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -185,8 +202,11 @@ fn serve(socket: UnixStream, daemon: Pid) -> io::Result<()> {
     let _ = empty_bounding_set();
     let mut socket = socket;
     while let Some((text, descriptors)) = receive(&mut socket)? {
-        let (what, errno, pid) = answer(&text, descriptors);
-        let numbers = [what as i32, errno, pid].map(i32::to_ne_bytes);
+        let answered = match text[..] {
+            [files] => probed(&descriptors, files != 0),
+            _ => answer(&text, descriptors),
+        };
+        let numbers = <[i32; 3]>::from(answered).map(i32::to_ne_bytes);
         socket.write_all(numbers.as_flattened())?;
     }
     Ok(())
@@ -244,7 +264,30 @@ fn receive(socket: &mut UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)
     Ok(Some((text, descriptors)))
 }
 
-fn answer(text: &[u8], descriptors: Vec<OwnedFd>) -> (Answer, i32, i32) {
+/// What it answers a probe, in the place of an [`Answer`].
+const DENIES: i32 = 100;
+const LETS_THROUGH: i32 = 101;
+const UNTRIED: i32 = 102;
+
+/// Tries what must be denied. What it is asked so is one byte, shorter than any start.
+fn probed(descriptors: &[OwnedFd], files: bool) -> (i32, i32, i32) {
+    let found = match descriptors {
+        [cgroup] => probe::denies(cgroup.as_fd(), files),
+        _ => Err(io::Error::from_raw_os_error(libc::EBADF)),
+    };
+    match found {
+        Ok(true) => (DENIES, 0, 0),
+        Ok(false) => (LETS_THROUGH, 0, 0),
+        Err(error) => (UNTRIED, error.raw_os_error().unwrap_or(libc::EINVAL), 0),
+    }
+}
+
+fn answer(text: &[u8], descriptors: Vec<OwnedFd>) -> (i32, i32, i32) {
+    let (what, errno, pid) = started(text, descriptors);
+    (what as i32, errno, pid)
+}
+
+fn started(text: &[u8], descriptors: Vec<OwnedFd>) -> (Answer, i32, i32) {
     let number = |error: &io::Error| error.raw_os_error().unwrap_or(libc::EINVAL);
     let born = Entrance::read(text, descriptors)
         .map_err(Failure::Child)

@@ -79,6 +79,8 @@ pub(super) enum Life {
         process: Process,
         /// When that was started, in units of `/proc/PID/stat`.
         born: u64,
+        /// It is the first of a pid namespace, in which all others are.
+        is_apart: bool,
     },
     /// Its cgroup, which is somebody else's.
     Cgroup,
@@ -295,7 +297,7 @@ impl Sandbox {
         let AgentPorts { resolver_v4, resolver_v6, .. } = self.policy.ports;
         let since = self.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (process, born) = match &self.life {
-            Life::Command { process, born } => (process.pid().as_raw().cast_unsigned(), *born),
+            Life::Command { process, born, .. } => (process.pid().as_raw().cast_unsigned(), *born),
             Life::Cgroup => (0, 0),
         };
         Lasting {
@@ -410,12 +412,27 @@ impl Sandbox {
     /// Serves it no longer. Gives what has to be taken back, and what its last record says.
     pub(super) fn stop(self) -> (Beginning, Told) {
         let is_own = !self.is_attached();
+        let is_over = matches!(
+            &self.life,
+            Life::Command { process, is_apart: true, .. } if process.is_waited_for()
+        );
         let Self { number, cgroup, mut told, policy, servers, .. } = self;
         drop(servers);
         policy.resolver.clear();
         told.audit_only = policy.in_force.image().audit_only();
         let written = [policy.written].into_iter().chain(policy.outgoing).collect();
-        (Beginning { number, cgroup, written, named: policy.named, is_own, is_begun: true }, told)
+        (
+            Beginning {
+                number,
+                cgroup,
+                written,
+                named: policy.named,
+                is_own,
+                is_begun: true,
+                is_over,
+            },
+            told,
+        )
     }
 }
 

@@ -1,8 +1,10 @@
 //! Whether what is attached denies, tried again and again: in a cgroup that is a sandbox's and has no other
-//! process, a child is born that tries what must be denied, and ends.
+//! process, a child is born that tries what must be denied, and ends. Of the launcher, where there is one: it has
+//! little memory whose tables a fork would copy.
 
+use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -13,6 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use super::birth::spawn_in;
 use super::cgroup::Cgroup;
 use super::host::Host;
+use super::oom;
 use super::self_test::SelfTest;
 use crate::kernel::attached::Fault;
 use crate::kernel::load::LoadError;
@@ -28,7 +31,7 @@ const LET_THROUGH: i32 = 11;
 ///
 /// # Errors
 /// It could not be tried.
-pub fn denies(cgroup: &Cgroup, files: bool) -> io::Result<bool> {
+pub(super) fn denies(cgroup: BorrowedFd<'_>, files: bool) -> io::Result<bool> {
     let test = SelfTest::prepare(files)?;
     // Never executed: the child ends before.
     let mut command = Command::new("/");
@@ -39,8 +42,7 @@ pub fn denies(cgroup: &Cgroup, files: bool) -> io::Result<bool> {
     };
     // SAFETY: what is run after the fork makes system calls and does not allocate.
     unsafe { command.pre_exec(end) };
-    let directory = cgroup.directory().map_err(io::Error::other)?;
-    let child = spawn_in(directory.as_fd(), false, &mut command)?;
+    let child = spawn_in(cgroup, false, &mut command)?;
     let child = child.ok_or(io::ErrorKind::Unsupported)?;
     match waitpid(child.pid(), None)? {
         WaitStatus::Exited(_, DENIED) => Ok(true),
@@ -65,16 +67,36 @@ impl Host {
         enforcer.admit_cgroup(cgroup.id(), PROBE)
     }
 
+    /// Whether what must be denied is, in a cgroup that is the probe's.
+    ///
+    /// # Errors
+    /// It could not be tried.
+    pub fn denies(&mut self, probe: &Cgroup) -> io::Result<bool> {
+        let files = self.lsm().is_active();
+        let directory = probe.directory().map_err(io::Error::other)?;
+        if let Some(launcher) = &mut self.launcher {
+            match launcher.probe(directory.as_fd(), files) {
+                Ok(found) => return found,
+                Err(error) => {
+                    tracing::warn!("what starts sandboxes has ended; the daemon does it: {error}");
+                    self.launcher = None;
+                    oom::share();
+                }
+            }
+        }
+        denies(directory.as_fd(), files)
+    }
+
     /// What is not as it has to be: programs, pins, and whose the sandboxes' cgroups are. It is put right as
     /// far as it can be.
     pub fn check(&mut self, probe: &Cgroup) -> Vec<Fault> {
         let mut faults = self.kernel.enforcer.check_attached();
         let own = self.sandboxes().map(|found| (found.cgroup().id(), found.number()));
         let all: Vec<(u64, u32)> = own.chain([(probe.id(), PROBE)]).collect();
-        for (cgroup, number) in all {
-            if self.kernel.enforcer.is_admitted(cgroup, number) {
-                continue;
-            }
+        // Where they cannot be read none is known to be there, and each is put there again.
+        let known = self.kernel.enforcer.cgroups().unwrap_or_default();
+        let known: HashSet<(u64, u32)> = known.into_iter().collect();
+        for (cgroup, number) in all.into_iter().filter(|one| !known.contains(one)) {
             let repaired = self.kernel.enforcer.admit_cgroup(cgroup, number);
             let part = match self.sandbox(number) {
                 Some(sandbox) => format!("sandbox {number} `{}`", sandbox.name()),
