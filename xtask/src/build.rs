@@ -49,14 +49,16 @@ pub fn both(workspace: &Workspace, toolchain: &Toolchain, args: Args) -> Result<
 }
 
 /// Builds what a package puts in front of the agent, with its libraries inside: to find and map those takes
-/// longer than to ask the daemon. Lies beside the agent.
+/// longer than to ask the daemon, and so does moving it to another place in memory. Lies beside the agent.
 pub fn front(workspace: &Workspace) -> Result<PathBuf> {
     let version = process::output(workspace.cargo().arg("-vV"))?;
     let target = version.lines().find_map(|line| line.strip_prefix("host: "));
     let target = target.context("cargo does not say what it builds for")?;
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release", "--package", "clawbox-userspace", "--bin", FRONT]);
-    cargo.args(["--target", target]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo
+        .args(["--target", target])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
     process::run(&mut cargo)?;
     let built = workspace.target().join(target).join("release").join(FRONT);
     let beside = workspace.clawbox(true).with_file_name(FRONT);
