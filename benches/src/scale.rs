@@ -30,8 +30,10 @@ const STARTS: usize = 25;
 const BATCHES: usize = 15;
 const CONNECTIONS: u32 = 200;
 const CHANGES: usize = 200;
-/// How long the daemon is left alone to see what it takes for itself.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long the daemon is left alone to see what it takes for itself, and before, so that what was asked of it is
+/// written down and given back.
+const IDLE: Duration = Duration::from_secs(20);
+const SETTLE: Duration = Duration::from_secs(6);
 
 /// Sandboxes that only wait.
 struct Idle<'d> {
@@ -145,6 +147,7 @@ fn look(
     inside.stop()?;
     outside.stop()?;
     let changes = (0..CHANGES).map(|_| idle.change(many)).collect::<Result<Vec<_>>>()?;
+    std::thread::sleep(SETTLE);
     let before = daemon.processor()?;
     std::thread::sleep(IDLE);
     let spent = daemon.processor()?.saturating_sub(before);

@@ -11,6 +11,9 @@ use crate::sandbox::life::Sandbox;
 /// for a second is slow, and a thousand sandboxes have much of it.
 const ALL: Duration = Duration::from_secs(30);
 
+/// And where something has, this often at most: whoever asks without a pause waits for it.
+const ALL_AT_MOST: Duration = Duration::from_secs(3);
+
 /// Whose turn it is.
 pub(super) struct Rounds {
     is_disturbed: bool,
@@ -22,7 +25,6 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// The first one is of all.
     pub(super) fn new() -> Self {
         let (untold, ending) = Default::default();
         Self { is_disturbed: true, all_since: Instant::now(), untold, ending }
@@ -34,7 +36,8 @@ impl Rounds {
     }
 
     fn is_of_all(&mut self) -> bool {
-        let is_of_all = self.is_disturbed || self.all_since.elapsed() >= ALL;
+        let pause = if self.is_disturbed { ALL_AT_MOST } else { ALL };
+        let is_of_all = self.all_since.elapsed() >= pause;
         if is_of_all {
             (self.is_disturbed, self.all_since) = (false, Instant::now());
         }

@@ -19,7 +19,7 @@ use super::recorders::Recorders;
 use super::timer::Timer;
 use crate::audit::clock::Clock;
 use crate::audit::record::{Alarm, Object, VerdictName};
-use crate::audit::store::in_flight::{self, Change, InFlight, PASSED, UNNUMBERED};
+use crate::audit::store::in_flight::{self, Change, InFlight, PASSED};
 use crate::audit::store::intake::Intake;
 use crate::audit::store::numbers::Other;
 use crate::audit::store::scan;
@@ -35,8 +35,12 @@ use crate::kernel::pin::directory_of;
 use crate::kernel::ring::Ring;
 use crate::kernel::tallies::Tallies;
 
-/// How long an event waits at most before it is read.
+/// How long an event that somebody is woken for waits at most before it is read.
 pub const TICK: Duration = Duration::from_millis(40);
+
+/// How long what is allowed waits, where there is some all the time: each look has its price, and much of it
+/// crosses a fill level before.
+const ALLOWED: Duration = Duration::from_millis(150);
 
 /// How long what is allowed waits at most, where nothing was for a while: a look of a processor that has slept
 /// takes it some 70 microseconds, and so it is one with that for losses, which comes first. The store makes up
@@ -84,7 +88,7 @@ pub struct Feed {
     /// When it was looked for.
     looked: Instant,
     /// What is found next has happened since.
-    since: Instant,
+    pub(super) since: Instant,
     /// Until the next look for what nobody is woken for.
     pause: Duration,
     timer: Timer,
@@ -93,7 +97,7 @@ pub struct Feed {
     /// More is there than one look was to read.
     has_more: bool,
     /// Who has to know what was read, so that a killed agent leaves its number.
-    store: Option<Intake>,
+    pub(super) store: Option<Intake>,
 }
 
 /// A ring, and the event that was taken from it before another ring's earlier one.
@@ -165,7 +169,7 @@ fn kind_of(event: &Event) -> u32 {
     if is_allow { kind | LOST_ALLOW } else { kind }
 }
 
-fn add(counts: &mut in_flight::Counts, (key, count): (u64, u64)) {
+pub(super) fn add(counts: &mut in_flight::Counts, (key, count): (u64, u64)) {
     if count > 0 {
         *counts.entry(key).or_default() += count;
     }
@@ -189,7 +193,7 @@ impl Feed {
         let rings = [Source::new(number::EVENTS, denied)?, Source::new(number::ALLOWS, allowed)?];
         let (undecodable, drained) = (0, Instant::now());
         // Before this process there may have been another.
-        let (is_told, has_more, pause) = (true, false, TICK);
+        let (is_told, has_more, pause) = (true, false, ALLOWED);
         let stirred = Arc::default();
         let store = None;
         Ok(Self {
@@ -249,7 +253,7 @@ impl Feed {
         if !is_there {
             self.since = self.looked;
         }
-        self.pause = if is_there { TICK } else { (self.pause * 2).min(REST) };
+        self.pause = if is_there { ALLOWED } else { (self.pause * 2).min(REST) };
         is_there
     }
 
@@ -271,14 +275,16 @@ impl Feed {
         self.counts.ring.look();
         self.counts.fills.go_on();
         loop {
-            let (read, is_behind) = self.drain_whole(recorders, &mut told);
+            let (read, behind) = self.drain_whole(recorders, &mut told);
+            let is_behind = behind.contains(&true);
             if read > 0 {
-                self.pause = TICK;
+                self.pause = ALLOWED;
             }
             self.has_more = read == BATCH && is_behind && self.drained.elapsed() >= LOOK;
             if read < BATCH || !is_behind || self.has_more {
-                // The kernel wakes nobody for what came before it was told that all is read.
-                self.is_told = is_behind && read > 0;
+                // The kernel wakes nobody for what came before it was told that all is read. For what is allowed it
+                // wakes nobody anyhow.
+                self.is_told = behind[0] && read > 0;
                 if read < BATCH && !is_behind {
                     self.counts.numbers.are_read();
                 }
@@ -310,8 +316,12 @@ impl Feed {
     }
 
     /// Reads one batch, and gives its room back when it is known to wait for the store. How many kernel events
-    /// it had, and whether there are more.
-    fn drain_whole(&mut self, recorders: &mut Recorders, told: &mut Vec<u32>) -> (usize, bool) {
+    /// it had, and in which of the rings there are more.
+    fn drain_whole(
+        &mut self,
+        recorders: &mut Recorders,
+        told: &mut Vec<u32>,
+    ) -> (usize, [bool; 2]) {
         let store = self.store.clone();
         if let Some(store) = &store {
             store.hold(self.since);
@@ -320,8 +330,8 @@ impl Feed {
         let read = self.drain_batch(recorders, told, &mut counts);
         let positions = self.rings.each_ref().map(Source::end);
         let mut release = || {
-            let released = self.rings.iter_mut().zip(positions);
-            released.fold(false, |more, (source, to)| source.ring.get_mut().release(to) || more)
+            let ([denied, allowed], [to, until]) = (&mut self.rings, positions);
+            [denied.ring.get_mut().release(to), allowed.ring.get_mut().release(until)]
         };
         let reached = self.counts.numbers.take_reached();
         let passed = counts.get(&PASSED).copied().unwrap_or_default();
@@ -433,75 +443,6 @@ impl Feed {
                 }
             }
         });
-    }
-
-    /// Records what was allowed since the last time, a line for each program and directory.
-    pub fn sum_up(&mut self, recorders: &mut Recorders) {
-        let news = match self.counts.tallies.since_last() {
-            Ok(news) => news,
-            Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
-        };
-        let clock = Clock::now();
-        for (key, uses) in news {
-            if let Some(recorder) = recorders.for_event(key.sandbox) {
-                recorder.sum(&key, &uses, &clock);
-            }
-        }
-        recorders.all().for_each(|recorder| recorder.trail.flush());
-    }
-
-    /// Records how many allowed connects and sends were like one that was told: of a sandbox that has ended,
-    /// or all that have not been for a while.
-    pub fn tell_counted(&mut self, recorders: &mut Recorders, ended: Option<u32>) {
-        let counted = match ended {
-            Some(sandbox) => self.counts.flows.of(sandbox),
-            None => self.counts.flows.of_last_span(),
-        };
-        let counted = match counted {
-            Ok(counted) if counted.is_empty() => return,
-            Ok(counted) => counted,
-            Err(error) => return tracing::warn!("the kernel's counts cannot be read: {error}"),
-        };
-        let store = self.store.clone();
-        if let Some(store) = &store {
-            store.hold(self.since);
-        }
-        let mut counts = in_flight::Counts::new();
-        for (key, flow) in counted.iter().filter(|(_, flow)| flow.again > 0) {
-            if flow.sandbox != PROBE
-                && let Some(recorder) = recorders.for_event(flow.sandbox)
-            {
-                recorder.counted(key, flow);
-                let kind = u32::from(key.kind) | LOST_ALLOW | UNNUMBERED;
-                add(&mut counts, (in_flight::key(flow.sandbox, kind), flow.again));
-            }
-        }
-        let mut taken = || self.counts.flows.taken(&counted);
-        match &store {
-            Some(store) if !counts.is_empty() => {
-                let change = Change { counts: &counts, positions: None, reached: &[], told: &[] };
-                store.commit(change, Other::default(), taken)
-            }
-            _ => taken(),
-        }
-        if let Some(store) = &store {
-            store.release();
-        }
-        recorders.all().for_each(|recorder| recorder.trail.flush());
-    }
-
-    /// Records what is counted of a sandbox in which nothing runs any more.
-    pub fn tell_ended(&mut self, recorders: &mut Recorders, sandbox: u32) {
-        let (flows, uses) = self.counts.counted.of(sandbox);
-        if flows {
-            self.tell_counted(recorders, Some(sandbox));
-        }
-        if uses {
-            self.sum_up(recorders);
-        }
-        if flows || uses {
-            self.counts.counted.told(sandbox);
-        }
     }
 
     /// Records what the kernel could not deliver. Gives whether it has left out the program that gives

@@ -11,6 +11,7 @@ pub mod child;
 pub mod confined;
 mod connections;
 pub mod control;
+mod counts;
 pub mod ending;
 pub mod enter_running;
 pub mod entrance;
