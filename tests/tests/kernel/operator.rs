@@ -152,6 +152,9 @@ fn a_denial_under_the_daemon_is_explained_to_its_owner_and_by_the_store_and_allo
     assert_eq!(stored["event"]["reason"], "unknown-endpoint", "{stored}");
     assert!(stored["event"]["id"].is_u64() && stored["chain"][0]["pid"].is_u64(), "{stored}");
     assert_eq!(stored["command"], expected.replace(" one ", " one-1 ").as_str(), "{stored}");
+    // Both say where the sandbox was started, and so what its policy has opened.
+    assert_eq!(stored["event"]["workdir"], told["event"]["workdir"], "{stored}");
+    assert!(told["event"]["workdir"].as_str().unwrap().starts_with('/'), "{told}");
     let words: Vec<&str> = expected.split(' ').skip(1).chain(["--yes"]).collect();
     let (status, out, err) = output(daemon.as_nobody(&words));
     assert_eq!(status, 0, "{out}{err}");
