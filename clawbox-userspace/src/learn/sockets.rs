@@ -85,7 +85,8 @@ pub(super) fn take_up(
             format!("{text} is the host's message bus: its services do what they are asked to");
         learned.remarks.push(remark);
     }
-    let many = if reached.count == 1 { "once".to_owned() } else { format!("{} times", reached.count) };
+    let many =
+        if reached.count == 1 { "once".to_owned() } else { format!("{} times", reached.count) };
     let by = names.iter().map(|name| name.rsplit('/').next().unwrap_or(name));
     let by = by.collect::<Vec<_>>().join(", ");
     let because = Some(format!("seen: reached {many}, by {by}"));

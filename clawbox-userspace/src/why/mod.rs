@@ -172,7 +172,9 @@ fn change(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -> Opt
     }
     let mut options = options(program, deed, reasons.contains(&Reason::WritableProgram));
     let here = std::env::current_dir().ok();
-    if let Some(workdir) = judge.workdir().filter(|workdir| is_needed(deed, workdir, here.as_deref())) {
+    if let Some(workdir) =
+        judge.workdir().filter(|workdir| is_needed(deed, workdir, here.as_deref()))
+    {
         options.extend(["--workdir".to_owned(), workdir.display().to_string()]);
     }
     Some(Change { options })

@@ -173,7 +173,8 @@ fn a_program_that_was_refused_starts_after_the_command_that_is_offered() {
 fn the_directory_of_the_run_is_what_a_policy_opens_wherever_its_trail_is_read() {
     let scene = Scene::new();
     let work = fs::canonicalize(scene.world.work()).unwrap().display().to_string();
-    let (open, closed) = (scene.policy(""), scene.policy("").replace("workdir: true", "workdir: false"));
+    let (open, closed) =
+        (scene.policy(""), scene.policy("").replace("workdir: true", "workdir: false"));
     let case = Case::of(&scene, &closed, scene.has_lsm());
     let script = format!("true {work}; echo word > {work}/word");
     let run = case.prepared().run(&["/bin/sh", "-c", &script]);

@@ -77,8 +77,12 @@ impl ReplayCommand {
             Err(diagnostics) => return refused(&diagnostics),
         };
         let mut replays = Replays::new();
-        if self.trail.is_dir() { self.store(&mut replays) } else { trail(&self.trail, &mut replays) }
-            .with_context(|| format!("cannot read `{}`", self.trail.display()))?;
+        if self.trail.is_dir() {
+            self.store(&mut replays)
+        } else {
+            trail(&self.trail, &mut replays)
+        }
+        .with_context(|| format!("cannot read `{}`", self.trail.display()))?;
         let mut replayed = Replayed::default();
         for (workdir, replay) in &replays {
             let one = match (&self.workdir, workdir) {
