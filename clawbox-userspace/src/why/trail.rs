@@ -47,7 +47,8 @@ pub struct Link {
 pub fn begun_at(record: &Record) -> Option<Option<&str>> {
     match &record.object {
         Object::Sandbox(sandbox) if matches!(&*record.action, "start" | "attach" | "resume") => {
-            Some(sandbox.workdir.as_deref())
+            // By its hash alone it is nowhere.
+            Some(sandbox.workdir.as_deref().filter(|workdir| workdir.starts_with('/')))
         }
         _ => None,
     }

@@ -102,6 +102,8 @@ fn what_was_learned_from_a_command_lints_and_lets_the_same_command_run_and_not_s
     assert_eq!(status, 0, "{out}{err}");
     assert!(out.starts_with("word\n") && out.ends_with("secret\n"), "{out}");
     assert!(err.contains("left out") && err.contains(&key), "{err}");
+    // Of the policy that it was learned under there is nothing to be looked up.
+    assert!(!err.contains("policy check"), "{err}");
     let text = fs::read_to_string(&policy).unwrap();
     let says = ["host: \"v4.test\", port: 7", "/usr/bin/bash", "seen: 1 connection", "run_as_user"];
     for says in says {
@@ -168,7 +170,9 @@ fn an_error_is_told_to_programs_in_one_shape_whatever_is_wrong() {
     let policy = world.private().join("wrong.yaml");
     fs::write(&policy, "version: 1\nfilesystem_polic: {}\n").unwrap();
     let policy = policy.to_str().unwrap();
-    // A mistake in a file, one in the command line, and what is not there.
+    let assertions = world.private().join("assertions.yaml");
+    fs::write(&assertions, "tests: [{ deny: any → a.test:443 }]\n").unwrap();
+    // A mistake in a file, one in the command line, what is not there, and what is not said.
     for (words, place, says) in [
         (
             &["why", "--policy", policy, "curl", "a.test:443"][..],
@@ -177,6 +181,7 @@ fn an_error_is_told_to_programs_in_one_shape_whatever_is_wrong() {
         ),
         (&["why", "--trial", "x"], "clawbox why", "--trial"),
         (&["why", "--trail", "/no/such/trail"], "clawbox why", "cannot read"),
+        (&["policy", "test", assertions.to_str().unwrap()], "assertions.yaml", "names no policy"),
     ] {
         let words = [words, &["--format", "json"]].concat();
         let (status, out, err) = clawbox(&world, &words);

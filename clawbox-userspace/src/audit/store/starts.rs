@@ -45,7 +45,9 @@ impl Workdirs {
         let Some(sandbox) = row.text(Text::Sandbox) else { return };
         let detail = row.text(Text::Detail).unwrap_or_default();
         let detail: Value = serde_json::from_str(detail).unwrap_or_default();
-        let workdir = detail["workdir"].as_str().map(str::to_owned);
+        // By its hash alone it is nowhere.
+        let workdir = detail["workdir"].as_str().filter(|workdir| workdir.starts_with('/'));
+        let workdir = workdir.map(str::to_owned);
         self.0.entry(sandbox.to_owned()).or_default().push((row.micros(), workdir));
     }
 

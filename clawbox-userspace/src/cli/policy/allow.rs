@@ -182,7 +182,9 @@ impl Allow {
         let presets = presets.iter();
         texts.extend(presets.map(|preset| (preset.name.as_str().into(), preset.text.clone())));
         let here = std::env::current_dir().ok();
-        let workdir = self.workdir.as_deref().or(here.as_deref());
+        // Rules stand at whole paths.
+        let named = self.workdir.as_deref().and_then(|named| std::path::absolute(named).ok());
+        let workdir = named.as_deref().or(here.as_deref());
         Judge::of(load_texts(&texts)?.policy, workdir)
     }
 

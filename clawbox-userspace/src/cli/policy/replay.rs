@@ -72,7 +72,9 @@ pub(super) struct ReplayCommand {
 impl ReplayCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         // What is wrong with the policy is said before anything is read.
-        let first = match self.judge(self.workdir.as_deref()) {
+        // Rules stand at whole paths.
+        let named = self.workdir.as_deref().and_then(|named| std::path::absolute(named).ok());
+        let first = match self.judge(named.as_deref()) {
             Ok(judge) => judge,
             Err(diagnostics) => return refused(&diagnostics),
         };
