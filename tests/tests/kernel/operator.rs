@@ -68,6 +68,15 @@ fn a_denial_is_told_at_the_end_explained_and_allowed_by_the_command_that_is_offe
     assert_eq!(now["explained"]["verdict"], "allow", "{now}");
 }
 
+#[test]
+fn assertions_that_name_no_policy_are_told_how_to_name_one() {
+    let world = World::new();
+    let assertions = world.private().join("assertions.yaml");
+    fs::write(&assertions, "tests: [{ deny: any → a.test:443 }]\n").unwrap();
+    let (status, _, err) = clawbox(&world, &["policy", "test", assertions.to_str().unwrap()]);
+    assert!(status == 2 && err.contains("names no policy; write `policy: FILE`"), "{err}");
+}
+
 /// A command that speaks to a host, writes what it hears beside it, makes and removes a directory in
 /// another one without opening anything there, and looks at a key.
 fn agent(scene: &Scene) -> (String, String) {
@@ -170,9 +179,7 @@ fn an_error_is_told_to_programs_in_one_shape_whatever_is_wrong() {
     let policy = world.private().join("wrong.yaml");
     fs::write(&policy, "version: 1\nfilesystem_polic: {}\n").unwrap();
     let policy = policy.to_str().unwrap();
-    let assertions = world.private().join("assertions.yaml");
-    fs::write(&assertions, "tests: [{ deny: any → a.test:443 }]\n").unwrap();
-    // A mistake in a file, one in the command line, what is not there, and what is not said.
+    // A mistake in a file, one in the command line, and what is not there.
     for (words, place, says) in [
         (
             &["why", "--policy", policy, "curl", "a.test:443"][..],
@@ -181,7 +188,6 @@ fn an_error_is_told_to_programs_in_one_shape_whatever_is_wrong() {
         ),
         (&["why", "--trial", "x"], "clawbox why", "--trial"),
         (&["why", "--trail", "/no/such/trail"], "clawbox why", "cannot read"),
-        (&["policy", "test", assertions.to_str().unwrap()], "assertions.yaml", "names no policy"),
     ] {
         let words = [words, &["--format", "json"]].concat();
         let (status, out, err) = clawbox(&world, &words);
