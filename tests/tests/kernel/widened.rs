@@ -164,7 +164,8 @@ fn a_program_that_was_refused_starts_after_the_command_that_is_offered() {
         let words = ["policy", "allow", &policy, "--execute", &made, "--yes"];
         let (status, _, err) = clawbox(&scene.world, &words);
         assert!(status == 2 && err.contains("--from-writable"), "{err}");
-        case.takes(&told, &format!("--execute {made} --from-writable"), &[]);
+        let options = format!("--execute {made} --from-writable --workdir {work}");
+        case.takes(&told, &options, &[]);
         assert_eq!(case.run(&["/bin/sh", "-c", &made]).status, 0);
     }
 }
