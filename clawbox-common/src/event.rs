@@ -322,8 +322,8 @@ pub struct CallShape {
     pub inner: u8,
     /// Bytes in front of the path: it is a socket address's, and only Unix addresses are told.
     pub skip: u8,
-    /// Always zero.
-    pub zero: u8,
+    /// One where that pointer is to a message, whose first word points to the address: it then stands for it.
+    pub in_message: u8,
 }
 
 /// A program start.

@@ -1,5 +1,5 @@
-//! `cargo xtask agents`: real agents, from the registries that this machine's npm and pip are told to take,
-//! each in a directory of its own below `target/agents`, and the tests that start them under their profiles.
+//! `cargo xtask agents`: real agents, from the registries that this machine's npm, pip and cargo are told to
+//! take, each in a directory of its own below `target/agents`, and the tests that start them under their profiles.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use crate::build;
 use crate::process;
 use crate::setup::{self, Purpose};
 use crate::test::{self, Which};
+use crate::toolchain::Toolchain;
 use crate::vm::{Copy, Guest, Kernel};
 use crate::workspace::Workspace;
 
@@ -42,6 +43,8 @@ struct Agent {
     name: &'static str,
     /// In the version that was tried, and what else it needs that this machine's distribution lacks.
     packages: &'static [&'static str],
+    /// What of it is built, where it has to be.
+    features: &'static str,
     registry: Registry,
     /// Whether every run of all tests starts it.
     is_usual: bool,
@@ -51,9 +54,10 @@ struct Agent {
 enum Registry {
     Npm,
     Pip,
+    Cargo,
 }
 
-const AGENTS: [Agent; 6] = [
+const AGENTS: [Agent; 8] = [
     npm("claude-code", &["@anthropic-ai/claude-code@2.1.332"], true),
     npm("codex", &["@openai/codex@0.171.0"], false),
     npm("gemini-cli", &["@google/gemini-cli@0.61.0"], true),
@@ -62,13 +66,27 @@ const AGENTS: [Agent; 6] = [
     Agent {
         name: "nanobot",
         packages: &["nanobot-ai==0.3.5"],
+        features: "",
         registry: Registry::Pip,
         is_usual: false,
     },
+    // Without the database of a server, for which it would ask.
+    cargo("ironclaw", &["ironclaw@0.24.0"], "libsql"),
+    // Without channels.
+    cargo("zeroclaw", &["zeroclaw@0.8.7"], "agent-runtime,gateway"),
 ];
 
 const fn npm(name: &'static str, packages: &'static [&'static str], is_usual: bool) -> Agent {
-    Agent { name, packages, registry: Registry::Npm, is_usual }
+    Agent { name, packages, features: "", registry: Registry::Npm, is_usual }
+}
+
+/// It is built here, which takes long.
+const fn cargo(
+    name: &'static str,
+    packages: &'static [&'static str],
+    features: &'static str,
+) -> Agent {
+    Agent { name, packages, features, registry: Registry::Cargo, is_usual: false }
 }
 
 /// Installs all of them, or one, and runs their tests.
@@ -164,6 +182,7 @@ impl Agent {
         match self.registry {
             Registry::Npm => self.by_npm(&directory)?,
             Registry::Pip => self.by_pip(&whole)?,
+            Registry::Cargo => self.by_cargo(workspace, &whole, &directory)?,
         }
         fs::write(&stamp, wanted).with_context(|| format!("cannot write `{}`", stamp.display()))?;
         Ok(directory)
@@ -195,6 +214,58 @@ impl Agent {
         pip.args(["--root-user-action", "ignore", "--root"]).arg(whole).args(self.packages);
         process::output(&mut pip).map(drop)
     }
+
+    /// By the compiler that builds for BPF, which is the newest there is, as fast as can be built. What is
+    /// downloaded is run only where there is no network: build scripts are code that nobody has looked at.
+    fn by_cargo(&self, workspace: &Workspace, whole: &Path, directory: &Path) -> Result<()> {
+        let toolchain = Toolchain::ensure(workspace)?;
+        let cargo = || {
+            let mut cargo = workspace.cargo();
+            // Not below this workspace, whose settings are not these packages'.
+            cargo.current_dir("/").env("RUSTC", toolchain.rustc());
+            cargo
+        };
+        for package in self.packages {
+            process::output(cargo().args(["info", "--quiet", package]))?;
+            let manifest = unpacked(package)?.join("Cargo.toml");
+            let mut fetch = cargo();
+            fetch.args(["fetch", "--locked", "--target", "x86_64-unknown-linux-gnu"]);
+            process::run(fetch.arg("--manifest-path").arg(manifest))?;
+            println!("setup: building {package} (twenty minutes on two processors, once)");
+            let install = cargo();
+            let mut apart = Command::new("unshare");
+            apart.args(["--net", "--"]).arg(install.get_program()).current_dir("/");
+            apart.args(["install", "--offline", "--locked", "--no-track", package]);
+            apart.args(["--no-default-features", "--features", self.features]);
+            apart.arg("--root").arg(directory).env("RUSTC", toolchain.rustc());
+            apart.env("CARGO_TARGET_DIR", whole.join("build"));
+            for (name, value) in [
+                ("OPT_LEVEL", "0"),
+                ("DEBUG", "0"),
+                ("LTO", "off"),
+                ("CODEGEN_UNITS", "16"),
+                ("STRIP", "true"),
+            ] {
+                apart.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
+            }
+            process::run(&mut apart)?;
+        }
+        fs::remove_dir_all(whole.join("build")).context("cannot remove what was built on the way")
+    }
+}
+
+/// Where cargo has unpacked a package.
+fn unpacked(package: &str) -> Result<PathBuf> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let sources = home.context("neither CARGO_HOME nor HOME is set")?.join("registry/src");
+    let of_registries =
+        fs::read_dir(&sources).with_context(|| format!("cannot read `{}`", sources.display()))?;
+    let name = package.replace('@', "-");
+    let mut found = of_registries.flatten().map(|registry| registry.path().join(&name));
+    found
+        .find(|path| path.join("Cargo.lock").exists())
+        .with_context(|| format!("cargo has not unpacked {package} below `{}`", sources.display()))
 }
 
 impl Registry {
@@ -202,6 +273,7 @@ impl Registry {
         match self {
             Self::Npm => "npm",
             Self::Pip => "pip",
+            Self::Cargo => "cargo",
         }
     }
 }

@@ -62,6 +62,11 @@ impl Toolchain {
         Ok(Self { rustc, linker, llvm_dir, report })
     }
 
+    /// The compiler.
+    pub fn rustc(&self) -> &Path {
+        &self.rustc.program
+    }
+
     /// A cargo command that builds for BPF with this toolchain and nothing of the outer build's.
     pub fn cargo(&self, directory: &Path) -> Command {
         let mut command = Command::new(workspace::cargo_program());

@@ -47,7 +47,7 @@ pub fn call_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn call_done(ctx: BtfTracePointContext) -> i32 {
     let result: i64 = ctx.arg(1);
-    if result == 0 {
+    if result >= 0 {
         // SAFETY: as above.
         returned(unsafe { Kernel::new(ctx.arg(0)) }, CALL_DONE, 0);
     }
@@ -70,7 +70,15 @@ fn returned(registers: Kernel, told: u8, errno: u32) {
     }
     let mut arguments = kernel_read::call_arguments(registers);
     if shape.inner != 0 {
-        let at = if shape.inner == 2 { arguments[1] } else { arguments[2] };
+        let mut at = match shape.inner {
+            2 => arguments[1],
+            5 => arguments[4],
+            _ => arguments[2],
+        };
+        if shape.in_message != 0 {
+            at = kernel_read::user_word(at);
+            arguments[1] = at;
+        }
         arguments[5] = kernel_read::user_word(at);
     }
     // Internet addresses have hooks, and records, of their own.

@@ -290,6 +290,10 @@ pub struct SandboxObject {
     /// The command.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub command: Vec<String>,
+    /// The directory that it was started in, which is what `include_workdir` means: of a start, and of another
+    /// agent's taking it over. None has one in whose cgroup nothing is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
     /// Policy file.
     pub policy: String,
     /// Number of the policy that came into force, where one did in place of another.

@@ -43,7 +43,7 @@ pub(super) fn draft(decoded: Decoded, event: &CallEvent, programs: &Programs) ->
     Some(Draft { action, reason: reason.name(), ..draft })
 }
 
-/// The record of a Unix socket that was connected to while a command was learned from.
+/// The record of a Unix socket that was connected or sent to while a command was learned from.
 fn reached(decoded: Decoded, event: &CallEvent, programs: &Programs) -> Option<Draft> {
     let call = reaching(event.number)?;
     let object = match object(call, event, Errno::from_raw(0)) {

@@ -146,7 +146,10 @@ impl Veil {
                 self.cover_some(self.what.programs, sum.program.as_mut());
                 self.cover_some(self.what.paths, sum.directory.as_mut());
             }
-            Object::Sandbox(sandbox) => self.cover_all(&mut sandbox.command),
+            Object::Sandbox(sandbox) => {
+                self.cover_all(&mut sandbox.command);
+                self.cover_some(self.what.paths, sandbox.workdir.as_mut());
+            }
             Object::Endpoint(_)
             | Object::Question(_)
             | Object::Socket(_)

@@ -122,7 +122,7 @@ impl Learn {
             self.command.iter().map(|word| word_of_shell(&word.to_string_lossy())).collect();
         let (status, observed) = self.observe(&place)?;
         let learned = learn(&observed, &place);
-        let written = self.write(&learned, &command.join(" "))?;
+        let written = self.write(&learned, &place, &command.join(" "))?;
         if written == ExitCode::SUCCESS {
             self.tell(&learned, &observed, status)?;
         }
@@ -223,13 +223,14 @@ impl Learn {
         Ok((outcome.status, told.with(watched)))
     }
 
-    fn write(&self, learned: &Learned, command: &str) -> anyhow::Result<ExitCode> {
+    fn write(&self, learned: &Learned, place: &Place, command: &str) -> anyhow::Result<ExitCode> {
         if let Some(policy) = &self.merge {
             let before: Named = match source::read(policy) {
                 Ok(text) => (source::name(policy), text),
                 Err(diagnostic) => return refused(&[diagnostic]),
             };
-            return match written::merged(learned, &before, Home::Of(self.user.clone())) {
+            let home = Home::Of(self.user.clone());
+            return match written::merged(learned, &before, home, &place.workdir) {
                 Ok(after) if after == before.1 => Ok(ExitCode::SUCCESS),
                 Ok(after) => change(policy, &before, &after, self.asking),
                 Err(diagnostics) => refused(&diagnostics),

@@ -1,5 +1,7 @@
 //! `clawbox why`: what denied something, what is nearest in the policy, and what would allow it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -159,14 +161,22 @@ impl Why {
         let can_be_asked = |happened: &Happened| {
             happened.seen.who().is_some() && !happened.seen.deeds().is_empty()
         };
-        let asked = known.as_ref().filter(|_| all.iter().any(can_be_asked));
-        let judge = match asked.map(Known::judge).transpose() {
-            Ok(judge) => judge,
-            Err(diagnostics) => return refused(&diagnostics),
+        // Of one trail each run may have been started in another directory.
+        let mut judges: BTreeMap<Option<&str>, Judge> = BTreeMap::new();
+        for happened in all.iter().filter(|happened| can_be_asked(happened)) {
+            let Some(known) = &known else { continue };
+            if let Entry::Vacant(missing) = judges.entry(happened.seen.workdir.as_deref()) {
+                match known.judge(missing.key().map(Path::new)) {
+                    Ok(judge) => drop(missing.insert(judge)),
+                    Err(diagnostics) => return refused(&diagnostics),
+                }
+            }
+        }
+        let explained = |happened: &Happened| {
+            let judge = judges.get(&happened.seen.workdir.as_deref())?;
+            happened.explained(known.as_ref()?, judge)
         };
-        let asked = known.as_ref().zip(judge.as_ref());
-        let explained: Vec<Option<Explained>> =
-            all.iter().map(|happened| happened.explained(asked)).collect();
+        let explained: Vec<Option<Explained>> = all.iter().map(explained).collect();
         let reports = all.iter().zip(&explained);
         let reports: Vec<Report<'_>> = reports
             .map(|(happened, explained)| report(happened, known.as_ref(), explained.as_ref(), None))
@@ -217,7 +227,7 @@ impl Why {
             Ok(deed) => deed,
             Err(error) => return wrong(error),
         };
-        let judge = match known.judge() {
+        let judge = match known.judge(self.workdir().as_deref()) {
             Ok(judge) => judge,
             Err(diagnostics) => return refused(&diagnostics),
         };
@@ -226,6 +236,15 @@ impl Why {
         let what = format!("{deed} by {}", program.display());
         self.print(&[report(&none, Some(&known), explained.as_ref(), Some(what))])?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Where what has not happened would: in a sandbox that runs where that was started, else here.
+    fn workdir(&self) -> Option<PathBuf> {
+        let told = self.sandbox.as_ref().and_then(|sandbox| trail_of(sandbox, false, 0).ok());
+        match told {
+            Some(told) => told.workdir.map(PathBuf::from),
+            None => std::env::current_dir().ok(),
+        }
     }
 
     /// The denial that is meant.
@@ -372,9 +391,8 @@ fn report<'a>(
 }
 
 impl Known {
-    fn judge(&self) -> Result<Judge, Vec<Diagnostic>> {
-        let here = std::env::current_dir().ok();
-        Judge::of(load_texts(&self.texts)?.policy, here.as_deref())
+    fn judge(&self, workdir: Option<&Path>) -> Result<Judge, Vec<Diagnostic>> {
+        Judge::of(load_texts(&self.texts)?.policy, workdir)
     }
 
     /// `None` where there is no text.
@@ -392,8 +410,7 @@ impl Happened {
     }
 
     /// What the policy says of it, where it can be asked.
-    fn explained(&self, asked: Option<(&Known, &Judge)>) -> Option<Explained> {
-        let (known, judge) = asked?;
+    fn explained(&self, known: &Known, judge: &Judge) -> Option<Explained> {
         let mut deed = self.seen.deeds().into_iter().next()?;
         // What was named is what may be meant.
         if let (Deed::Connect { host, .. }, Some(named), "other-host") =

@@ -185,6 +185,7 @@ pub struct Judge {
     objects: Objects,
     identities: OnceCell<Identities>,
     writable: Vec<PathBuf>,
+    workdir: Option<PathBuf>,
 }
 
 impl Judge {
@@ -196,20 +197,36 @@ impl Judge {
     pub fn of(policy: Policy, workdir: Option<&Path>) -> Result<Self, Vec<Diagnostic>> {
         let image = compile(&policy, 1)?;
         let mounts = Mounts::read().map_err(|error| vec![no_mounts(&error)])?;
-        let workdir = workdir.filter(|_| policy.filesystem.include_workdir());
-        let also: Vec<PathBuf> = workdir.map(Path::to_owned).into_iter().collect();
+        let included = workdir.filter(|_| policy.filesystem.include_workdir());
+        let also: Vec<PathBuf> = included.map(Path::to_owned).into_iter().collect();
         let objects = Objects::find(&image, &mounts, &also);
         let written = image.files.iter().filter(|grant| grant.give == Give::Writing);
         let mut writable: Vec<PathBuf> =
             written.map(|grant| grant.path.as_path().to_owned()).collect();
         writable.extend(also);
-        Ok(Self { policy, image, mounts, objects, identities: OnceCell::new(), writable })
+        let (identities, workdir) = (OnceCell::new(), workdir.map(Path::to_owned));
+        Ok(Self { policy, image, mounts, objects, identities, writable, workdir })
+    }
+
+    /// The same for another policy, where the sandbox starts in the same directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Judge::of`].
+    pub fn with(&self, policy: Policy) -> Result<Self, Vec<Diagnostic>> {
+        Self::of(policy, self.workdir.as_deref())
     }
 
     /// The policy.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// Where the sandbox starts, if that is opened to it.
+    #[must_use]
+    pub fn workdir(&self) -> Option<&Path> {
+        self.workdir.as_deref().filter(|_| self.policy.filesystem.include_workdir())
     }
 
     /// What it was compiled to.

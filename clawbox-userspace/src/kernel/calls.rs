@@ -61,7 +61,7 @@ const fn shape(errnos: u8, directory: u8, path: u8) -> CallShape {
         other_path: 0,
         inner: 0,
         skip: 0,
-        zero: 0,
+        in_message: 0,
     }
 }
 
@@ -90,11 +90,16 @@ const fn pair(one: (u8, u8), other: (u8, u8)) -> CallShape {
 }
 
 /// A socket's address.
-const fn socket_address() -> CallShape {
-    let mut shape = shape(REFUSED, CALL_WORKDIR, 2);
+const fn socket_address(argument: u8) -> CallShape {
+    let mut shape = shape(REFUSED, CALL_WORKDIR, argument);
     // The family, and behind it the path.
-    (shape.inner, shape.skip) = (2, 2);
+    (shape.inner, shape.skip) = (argument, 2);
     shape
+}
+
+/// That of a message; of several the first one's.
+const fn message() -> CallShape {
+    CallShape { in_message: 1, ..socket_address(2) }
 }
 
 /// openat2: its flags are in memory.
@@ -170,18 +175,26 @@ pub const CALLS: &[Call] = &[
     call(libc::SYS_execveat, Operation::Start.name(), Access::Execute, at(1, 2)),
     // Landlock's answer for a device; EPERM is a driver's own.
     call(libc::SYS_ioctl, Operation::Ioctl.name(), Access::Write, only(CALL_EACCES, descriptor(1))),
-    call(libc::SYS_bind, Operation::Create.name(), Access::Write, socket_address()),
-    call(libc::SYS_connect, Operation::UnixSocket.name(), Access::Write, socket_address()),
+    call(libc::SYS_bind, Operation::Create.name(), Access::Write, socket_address(2)),
+    call(libc::SYS_connect, Operation::UnixSocket.name(), Access::Write, socket_address(2)),
+    call(libc::SYS_sendto, Operation::UnixSocket.name(), Access::Write, socket_address(5)),
+    call(libc::SYS_sendmsg, Operation::UnixSocket.name(), Access::Write, message()),
+    call(libc::SYS_sendmmsg, Operation::UnixSocket.name(), Access::Write, message()),
     call(libc::SYS_kill, Operation::Signal.name(), Access::Process, shape(CALL_EPERM, 0, 0)),
     call(libc::SYS_tkill, Operation::Signal.name(), Access::Process, shape(CALL_EPERM, 0, 0)),
     call(libc::SYS_tgkill, Operation::Signal.name(), Access::Process, shape(CALL_EPERM, 0, 0)),
     call(libc::SYS_pidfd_send_signal, Operation::Signal.name(), Access::Process, shape(CALL_EPERM, 0, 0)),
 ];
 
-/// The row of the call that reaches a socket.
+/// The rows of the calls that reach a socket.
+fn all_reaching() -> impl Iterator<Item = &'static Call> {
+    CALLS.iter().filter(|call| call.action == Operation::UnixSocket.name())
+}
+
+/// The row of such a call.
 #[must_use]
 pub fn reaching(number: u32) -> Option<&'static Call> {
-    CALLS.iter().find(|call| call.number == number && i64::from(number) == libc::SYS_connect)
+    all_reaching().find(|call| call.number == number)
 }
 
 /// The row of a call, for one of its answers.
@@ -233,8 +246,10 @@ fn shapes(told: Told) -> Vec<CallShape> {
 /// The table while a command is learned from: only which Unix sockets it reaches.
 fn shapes_of_learning() -> Vec<CallShape> {
     let mut shapes = vec![CallShape::default(); CALL_NUMBERS as usize];
-    if let Some(row) = shapes.get_mut(libc::SYS_connect as usize) {
-        *row = only(CALL_DONE, socket_address());
+    for call in all_reaching() {
+        if let Some(row) = shapes.get_mut(call.number as usize) {
+            *row = only(CALL_DONE, call.shape);
+        }
     }
     shapes
 }

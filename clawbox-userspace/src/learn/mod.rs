@@ -33,7 +33,7 @@ pub struct Learned {
     pub paths: Vec<Item>,
     /// Ports that were listened on.
     pub listen: BTreeSet<u16>,
-    /// Unix sockets that were connected to and that no path opens.
+    /// Unix sockets that were reached and that no path opens.
     pub sockets: Vec<Item>,
     /// What was left out.
     pub left_out: Vec<LeftOut>,

@@ -53,7 +53,7 @@ impl Uses {
     }
 }
 
-/// Connections to a Unix socket.
+/// Connections and datagrams to a Unix socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reached {
     /// How many.
@@ -71,7 +71,7 @@ pub struct Observed {
     pub files: BTreeMap<PathBuf, Uses>,
     /// Ports that were listened on.
     pub listened: BTreeSet<u16>,
-    /// Unix sockets that were connected to, where they were found: how often, and by which programs.
+    /// Unix sockets that were connected or sent to, where they were found: how often, and by which programs.
     pub reached: BTreeMap<PathBuf, Reached>,
     /// Names that were asked for and not spoken to.
     pub asked: BTreeSet<String>,

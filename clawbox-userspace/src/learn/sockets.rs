@@ -1,4 +1,4 @@
-//! Unix sockets that were connected to: which a policy may open, and which give away more than themselves.
+//! Unix sockets that were connected or sent to: which a policy may open, and which give away more than themselves.
 
 use std::path::Path;
 
@@ -63,7 +63,7 @@ pub(super) fn take_up(
     let who = if names.is_empty() { "a program".to_owned() } else { names.join(", ") };
     let text = path.display().to_string();
     let mut leave = |because: String, options: Option<Vec<String>>| {
-        let what = format!("{who} connects to the Unix socket {text}");
+        let what = format!("{who} reaches the Unix socket {text}");
         learned.left_out.push(LeftOut { what, because, options });
     };
     if text == "@" {
@@ -85,9 +85,10 @@ pub(super) fn take_up(
             format!("{text} is the host's message bus: its services do what they are asked to");
         learned.remarks.push(remark);
     }
-    let many = if reached.count == 1 { "" } else { "s" };
+    let many =
+        if reached.count == 1 { "once".to_owned() } else { format!("{} times", reached.count) };
     let by = names.iter().map(|name| name.rsplit('/').next().unwrap_or(name));
     let by = by.collect::<Vec<_>>().join(", ");
-    let because = Some(format!("seen: {} connection{many}, by {by}", reached.count));
+    let because = Some(format!("seen: reached {many}, by {by}"));
     learned.sockets.push(Item { list: List::Sockets, value: text, because });
 }

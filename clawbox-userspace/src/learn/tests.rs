@@ -3,7 +3,7 @@
 use super::observed::Uses;
 use super::*;
 use crate::policy::parse_str;
-use crate::presets::Named;
+use crate::presets::{Home, Named};
 
 fn place() -> Place {
     Place { workdir: "/srv/agent".into(), home: Some("/home/dev".into()), program: None }
@@ -162,13 +162,13 @@ fn a_policy_is_widened_by_what_it_lacks_alone_and_keeps_its_comments() {
         [/dev/null]\nnetwork_policies:\n  learned_curl: # mine\n    endpoints: [{ host: api.test, port: \
         443 }]\n    binaries: [{ path: /usr/bin/curl }]\n";
     let before: Named = ("p.yaml".into(), before.to_owned());
-    let after = written::merged(&learned, &before, crate::presets::Home::Later).unwrap();
+    let after = written::merged(&learned, &before, Home::Later, &place().workdir).unwrap();
     assert!(after.contains("# Mine.") && after.contains("learned_curl: # mine"), "{after}");
     assert!(after.contains("[/dev/null, \"/srv/agent\"]"), "{after}");
     assert!(after.contains("\"learned_curl_2\"") && after.contains("new.test"), "{after}");
     assert_eq!(after.matches("api.test").count(), 1, "{after}");
     let again: Named = ("p.yaml".into(), after.clone());
-    assert_eq!(written::merged(&learned, &again, crate::presets::Home::Later).unwrap(), after);
+    assert_eq!(written::merged(&learned, &again, Home::Later, &place().workdir).unwrap(), after);
 }
 
 #[test]
@@ -202,8 +202,8 @@ fn sockets_are_opened_one_by_one_and_those_by_which_others_act_are_left_out() {
     assert_eq!(docker.options.as_deref().unwrap(), ["--socket", "/run/docker.sock"]);
     let text = written::policy(&learned, None, "agent");
     let says =
-        "unix_sockets:\n  allow:\n    # seen: 2 connections, by psql\n    - \"/run/db/sock\"\n";
-    assert!(text.contains(says) && text.contains("connects to the Unix socket @"), "{text}");
+        "unix_sockets:\n  allow:\n    # seen: reached 2 times, by psql\n    - \"/run/db/sock\"\n";
+    assert!(text.contains(says) && text.contains("reaches the Unix socket @"), "{text}");
     let policy = parse_str("learned.yaml", &text).unwrap().policy;
     assert_eq!(policy.unix_sockets.unwrap().value.len(), 2);
 
@@ -213,7 +213,7 @@ fn sockets_are_opened_one_by_one_and_those_by_which_others_act_are_left_out() {
     let before = "version: 1\nfilesystem_policy: { read_only: [/proc], read_write: [/dev/null, /srv/agent] }\n\
                   unix_sockets: { allow: [/run/db/sock] } # mine\nlisten: { ports: [80] }\n";
     let before: Named = ("p.yaml".into(), before.to_owned());
-    let after = written::merged(&learned, &before, crate::presets::Home::Later).unwrap();
+    let after = written::merged(&learned, &before, Home::Later, &place().workdir).unwrap();
     let both = "allow: [/run/db/sock, \"/run/dbus/system_bus_socket\"] } # mine";
     assert!(after.contains(both) && after.contains("ports: [80, 8080]"), "{after}");
 }

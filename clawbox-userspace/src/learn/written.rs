@@ -86,15 +86,20 @@ fn write(
     Ok(())
 }
 
-/// A policy's text with what it does not allow yet of what was learned.
+/// A policy's text with what it does not allow yet of what was learned, where the sandbox starts in `workdir`.
 ///
 /// # Errors
 ///
 /// It does not load, or is laid out so that nothing can be added to it.
-pub fn merged(learned: &Learned, before: &Named, home: Home) -> Result<String, Vec<Diagnostic>> {
+pub fn merged(
+    learned: &Learned,
+    before: &Named,
+    home: Home,
+    workdir: &Path,
+) -> Result<String, Vec<Diagnostic>> {
     let (file, mut text) = (Arc::clone(&before.0), before.1.clone());
     let filled = Filler::here(home).fill(&file, &text)?;
-    let judge = Judge::of(load_texts(&[(Arc::clone(&file), filled)])?.policy, None)?;
+    let judge = Judge::of(load_texts(&[(Arc::clone(&file), filled)])?.policy, Some(workdir))?;
     let anybody = Who::from(Path::new(crate::judge::ANY_PROGRAM));
     let written = lists(&file, &text).map_err(|diagnostic| vec![diagnostic])?;
     for added in learned.paths.iter().chain(&learned.sockets) {

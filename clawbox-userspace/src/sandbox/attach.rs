@@ -60,7 +60,7 @@ impl AttachOrder {
         let name = valid_name(&self.name)?.to_owned();
         let InForce { loaded, file, image } =
             load_in_force(&self.texts, self.global.as_deref(), self.mode, generation)?;
-        let hard = report_shortfalls(&loaded, &file, true, self.lsm, false)?;
+        let hard = report_shortfalls(&loaded, Some(&file), true, self.lsm, false)?;
         // Never applied; what it says is which trees the policy opens.
         let backstops = launch::Request {
             workdir: Path::new("/").to_owned(),

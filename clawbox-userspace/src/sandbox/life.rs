@@ -2,7 +2,7 @@
 //! records of both ends.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -68,6 +68,8 @@ impl Drop for Server {
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     command: Vec<String>,
+    /// Where it was started, if anything was.
+    workdir: Option<String>,
     policy: String,
     audit_only: bool,
 }
@@ -453,11 +455,17 @@ fn admits_hidden(in_force: &Arc<PolicyInForce>) -> Arc<AdmitsHidden> {
     Arc::new(move |event, name| in_force.admits_hidden(event, name))
 }
 
+/// Where it was started, if anything was.
+fn workdir(is_attached: bool, workdir: &Path) -> Option<String> {
+    (!is_attached).then(|| workdir.display().to_string())
+}
+
 impl Told {
     pub(super) fn of(run: &Run) -> Self {
         let words = run.invocation.command.iter();
         Self {
             command: words.map(|word| word.to_string_lossy().into_owned()).collect(),
+            workdir: workdir(run.is_attached, &run.invocation.workdir),
             policy: run.policy.clone(),
             audit_only: run.image.audit_only(),
         }
@@ -482,6 +490,7 @@ impl Told {
             subject: None,
             object: Object::Sandbox(Box::new(SandboxObject {
                 command: mask::words(&self.command),
+                workdir: self.workdir.clone().filter(|_| matches!(action, "start" | "resume")),
                 policy: self.policy.clone(),
                 generation: None,
                 mode: mode.to_owned(),
@@ -496,7 +505,8 @@ impl Told {
     pub(super) fn of_lasting(lasting: &Lasting, audit_only: bool) -> Self {
         let texts = lasting.global.as_ref().unwrap_or(&lasting.texts);
         let policy = texts.first().map(|text| text.name.clone()).unwrap_or_default();
-        Self { command: lasting.command.clone(), policy, audit_only }
+        let workdir = workdir(lasting.settled.is_attached, &lasting.settled.workdir);
+        Self { command: lasting.command.clone(), workdir, policy, audit_only }
     }
 
     /// The record of another clawbox's beginning to serve it.

@@ -109,7 +109,9 @@ impl Order {
             None => default_name(&self.command),
         };
         let user = self.user(&loaded.policy)?;
-        let hard = report_shortfalls(&loaded, &file, user.is_some(), self.lsm, true)?;
+        // Nobody has written the one that is learned under, or could read it.
+        let told = (!self.learning).then_some(file.as_str());
+        let hard = report_shortfalls(&loaded, told, user.is_some(), self.lsm, true)?;
         let workdir = self.workdir;
         let also_writable =
             if loaded.policy.filesystem.include_workdir() { vec![workdir.clone()] } else { vec![] };
@@ -286,11 +288,11 @@ fn refused(diagnostics: Vec<Diagnostic>) -> OrderError {
     OrderError::Policy(errors.map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
-/// Says what of the policy is not enforced here, and refuses where the policy asks for that. Gives
+/// Says what of the policy in a file is not enforced here, and refuses where the policy asks for that. Gives
 /// whether it would have to refuse without BPF LSM.
 pub(super) fn report_shortfalls(
     loaded: &Loaded,
-    file: &str,
+    file: Option<&str>,
     has_user: bool,
     lsm: LsmUse,
     has_backstops: bool,
@@ -316,7 +318,9 @@ pub(super) fn report_shortfalls(
         return Err(OrderError::Unenforced(refusals.join("\n")));
     }
     let short = report.shortfalls().filter(stands_in).count();
-    if short > 0 {
+    if short > 0
+        && let Some(file) = file
+    {
         tracing::warn!(
             "{short} of {} parts of the policy are not enforced as written; `clawbox policy check \
              {}` names them",

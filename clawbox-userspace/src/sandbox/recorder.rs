@@ -444,6 +444,7 @@ impl Recorder {
             subject: None,
             object: Object::Sandbox(Box::new(SandboxObject {
                 command: Vec::new(),
+                workdir: None,
                 policy: change.policy.clone(),
                 generation,
                 mode: (if audit_only { "audit" } else { "enforce" }).to_owned(),

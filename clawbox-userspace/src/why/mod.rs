@@ -168,9 +168,24 @@ fn change(judge: &Judge, text: (&Arc<str>, &str), who: &Who, deed: &Deed) -> Opt
         reasons.push(denied.reason);
         changed = insert::deed((text.0, &changed), program, deed, denied.reason).ok()?;
         let loaded = load_texts(&[(Arc::clone(text.0), changed.clone())]).ok()?;
-        denied = Judge::of(loaded.policy, None).ok()?.ask(who, deed);
+        denied = judge.with(loaded.policy).ok()?.ask(who, deed);
     }
-    Some(Change { options: options(program, deed, reasons.contains(&Reason::WritableProgram)) })
+    let mut options = options(program, deed, reasons.contains(&Reason::WritableProgram));
+    let here = std::env::current_dir().ok();
+    if let Some(workdir) =
+        judge.workdir().filter(|workdir| is_needed(deed, workdir, here.as_deref()))
+    {
+        options.extend(["--workdir".to_owned(), workdir.display().to_string()]);
+    }
+    Some(Change { options })
+}
+
+/// Whether where the sandbox starts has to be said with a change: `policy allow` takes the current directory
+/// if nothing is, and would find something below one of the two opened that is not, or the other way round.
+fn is_needed(deed: &Deed, workdir: &Path, here: Option<&Path>) -> bool {
+    let (Deed::Use { path, .. } | Deed::Reach { path }) = deed else { return false };
+    let below = |directory: &Path| path.starts_with(directory);
+    here != Some(workdir) && (below(workdir) || here.is_some_and(below))
 }
 
 fn options(program: &str, deed: &Deed, is_writable: bool) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! What a policy would have said to what was recorded under another.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -20,7 +21,7 @@ const NOT_BY_RULE: [&str; 8] = [
 ];
 
 /// Something that a policy says otherwise.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Changed {
     /// Who.
     pub program: String,
@@ -48,6 +49,25 @@ pub struct Replayed {
     pub not_asked: u64,
     /// What would be another.
     pub changed: Vec<Changed>,
+}
+
+impl Replayed {
+    /// The same of others too, what would be denied first.
+    pub fn add(&mut self, others: Self) {
+        self.same += others.same;
+        self.not_asked += others.not_asked;
+        let mut counts: BTreeMap<Changed, u64> = BTreeMap::new();
+        for mut changed in std::mem::take(&mut self.changed).into_iter().chain(others.changed) {
+            let count = std::mem::take(&mut changed.count);
+            *counts.entry(changed).or_default() += count;
+        }
+        self.changed = counts.into_iter().map(|(kind, count)| Changed { count, ..kind }).collect();
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.changed.sort_by_key(|changed| (changed.is == "allow", Reverse(changed.count)));
+    }
 }
 
 /// Takes up records.
@@ -103,9 +123,7 @@ impl Replay {
                 replayed.changed.push(changed(who, deed, true, &judged, *count));
             }
         }
-        replayed
-            .changed
-            .sort_by_key(|changed| (changed.is == "allow", std::cmp::Reverse(changed.count)));
+        replayed.sort();
         replayed
     }
 }

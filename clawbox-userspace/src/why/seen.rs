@@ -71,6 +71,9 @@ pub struct Seen {
     /// The system call, the other process or the kind of socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Where its sandbox was started, as far as that was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
 }
 
 impl From<&Record> for Seen {
@@ -168,6 +171,7 @@ impl Seen {
             pid: number("pid"),
             parent: number("parent"),
             host: text("host"),
+            workdir: text("workdir"),
             ip: text("ip"),
             port: number("port").and_then(|port| u16::try_from(port).ok()),
             transport: text("transport"),

@@ -161,8 +161,33 @@ fn a_command_is_quoted_as_a_shell_wants_it() {
     assert_eq!(word_of_shell("/usr/bin/curl"), "/usr/bin/curl");
 }
 
+#[test]
+fn what_is_offered_below_the_directory_of_the_start_is_what_works_there_and_says_where_that_is() {
+    let (_world, root) = root();
+    let w = format!("{root}/w");
+    let policy = "version: 1\nfilesystem_policy: { include_workdir: true, read_only: [/usr] }\n\
+        execution: { allow: [/usr/bin/true] }\n";
+    let command = |workdir: Option<&str>, statement: &str| {
+        let parsed = parse_str("p.yaml", policy).unwrap().policy;
+        let judge = Judge::of(parsed, workdir.map(Path::new)).unwrap();
+        let said = Statement::parse(statement, None).unwrap();
+        let who = Who::from(said.program.as_ref());
+        let told = explain(&judge, (&"p.yaml".into(), policy), &who, &said.deed);
+        told.change.unwrap().command("p.yaml")
+    };
+    let start = format!("/opt/none/sh → execute {w}/made");
+    let without = format!("clawbox policy allow p.yaml --execute {w}/made");
+    assert_eq!(command(None, &start), without);
+    let within = format!("{without} --from-writable --workdir {w}");
+    assert_eq!(command(Some(&w), &start), within);
+    // Nowhere near it.
+    let read = format!("/opt/none/sh → read {root}/data/a");
+    let expected = format!("clawbox policy allow p.yaml --read {root}/data/a");
+    assert_eq!(command(Some(&w), &read), expected);
+}
+
 const TRAIL: &[&str] = &[
-    r#"{"time":"2026-01-01T00:00:01.000000Z","seq":1,"sandbox":"a","class":"sandbox","action":"start","verdict":"none","reason":"start","object":{"command":["sh"],"policy":"p.yaml","mode":"enforce"}}"#,
+    r#"{"time":"2026-01-01T00:00:01.000000Z","seq":1,"sandbox":"a","class":"sandbox","action":"start","verdict":"none","reason":"start","object":{"command":["sh"],"workdir":"/w","policy":"p.yaml","mode":"enforce"}}"#,
     r#"{"time":"2026-01-01T00:00:02.000000Z","seq":2,"sandbox":"a","class":"process","action":"exec","verdict":"allow","reason":"exec","subject":{"pid":10,"uid":1,"exe":"/usr/bin/dash","exe_id":"0:1:1"},"object":{"path":"/bin/sh","parent":9,"args":["sh","agent.sh"]}}"#,
     r#"{"time":"2026-01-01T00:00:03.000000Z","seq":3,"sandbox":"a","class":"process","action":"exec","verdict":"allow","reason":"exec","subject":{"pid":11,"uid":1,"exe":"/usr/bin/curl","exe_id":"0:1:2"},"object":{"path":"/usr/bin/curl","parent":10,"args":["curl","x.test"]}}"#,
     r#"{"time":"2026-01-01T00:00:04.000000Z","seq":4,"sandbox":"a","class":"network","action":"connect","verdict":"deny","reason":"other-binary","subject":{"pid":11,"uid":1,"exe":"/usr/bin/curl","exe_id":"0:1:2"},"object":{"host":"x.test","ip":"192.0.2.1","port":443,"transport":"tcp"}}"#,
@@ -179,4 +204,10 @@ fn a_trail_tells_its_last_denial_and_how_its_process_came_to_be() {
     assert_eq!(chain, [(11, "/usr/bin/curl".to_owned()), (10, "/bin/sh".to_owned())]);
     assert_eq!(told.denials.values().collect::<Vec<_>>(), [&2]);
     assert_eq!(told.policy.as_deref(), Some("p.yaml"));
+    // Each denial is of the run before it: another one of this name may be started elsewhere, or attached.
+    assert_eq!(last.workdir.as_deref(), Some("/w"));
+    let attached = TRAIL[0].replace("\"action\":\"start\"", "\"action\":\"attach\"");
+    let attached = attached.replace("\"workdir\":\"/w\",", "");
+    [&attached, TRAIL[3]].iter().for_each(|line| told.line(line.as_bytes()));
+    assert_eq!(told.last.unwrap().workdir, None);
 }

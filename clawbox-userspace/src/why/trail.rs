@@ -24,6 +24,8 @@ pub struct Told {
     pub each: Vec<Seen>,
     /// The policy that the last start named.
     pub policy: Option<String>,
+    /// Where the last start was.
+    pub workdir: Option<String>,
     places: BTreeMap<(String, String, String), usize>,
     starts: HashMap<u32, Vec<Seen>>,
 }
@@ -39,6 +41,19 @@ pub struct Link {
     pub args: Vec<String>,
 }
 
+/// Where a sandbox was started, if anything was in it, of a record of its beginning: others that had its name
+/// have left their records in the same trail.
+#[must_use]
+pub fn begun_at(record: &Record) -> Option<Option<&str>> {
+    match &record.object {
+        Object::Sandbox(sandbox) if matches!(&*record.action, "start" | "attach" | "resume") => {
+            // By its hash alone it is nowhere.
+            Some(sandbox.workdir.as_deref().filter(|workdir| workdir.starts_with('/')))
+        }
+        _ => None,
+    }
+}
+
 impl Told {
     /// Takes up a line; what is no record is left out.
     pub fn line(&mut self, line: &[u8]) {
@@ -46,7 +61,10 @@ impl Told {
         if let Object::Sandbox(sandbox) = &record.object {
             self.policy = Some(sandbox.policy.clone());
         }
-        let seen = Seen::from(&record);
+        if let Some(workdir) = begun_at(&record) {
+            self.workdir = workdir.map(str::to_owned);
+        }
+        let seen = Seen { workdir: self.workdir.clone(), ..Seen::from(&record) };
         if let (Object::Program(_), Some(pid)) = (&record.object, seen.pid) {
             self.starts.entry(pid).or_default().push(seen.clone());
         }

@@ -9,6 +9,8 @@ use clawbox_tests::clawbox::Finished;
 use clawbox_tests::layer::Layer;
 use serde_json::Value;
 
+use super::by_the_text;
+
 /// Reasons that a policy has again for the same deed.
 const OF_THE_POLICY: [&str; 13] = [
     "unknown-endpoint",
@@ -28,7 +30,7 @@ const OF_THE_POLICY: [&str; 13] = [
 
 /// Reasons that are no matter of the policy as it is written, but of the moment, and what it says of the same
 /// deed at another one; `allow` where a rule of it admits that.
-const OF_THE_MOMENT: [(&str, &[&str]); 15] = [
+const OF_THE_MOMENT: [(&str, &[&str]); 9] = [
     // A question has no port: it is asked about as a connection to 443.
     ("forbidden-address", &["allow", "unknown-endpoint"]),
     ("question-kind", &["allow", "unknown-endpoint"]),
@@ -42,19 +44,12 @@ const OF_THE_MOMENT: [(&str, &[&str]); 15] = [
     ("datagram-in-parts", &["allow", "unknown-endpoint", "other-binary"]),
     // Nobody is given this address in a sandbox where nothing runs.
     ("stale-name", &["stale-name"]),
-    // Of what was in memory alone there is no file; and the policy of the start may have let it.
-    ("writable-program", &["writable-program", "unknown-file", "allow"]),
-    // Beneath the hooks, by a file's own permissions, or of what is above an entry or who it is.
-    ("refused", &OF_FILES),
-    ("landlock", &OF_FILES),
-    ("held-entry", &OF_FILES),
-    ("too-deep", &OF_FILES),
-    ("no-identity", &OF_FILES),
 ];
 
-/// What a policy says of files.
-const OF_FILES: [&str; 6] =
-    ["allow", "unknown-file", "closed-file", "read-only", "writable-program", "unlisted-program"];
+/// Reasons of files that are no rule's at their path: beneath the hooks by Landlock or by a file's own permissions,
+/// of what is above an entry, or of who it is. What the policy says is then what its text says.
+const OF_THE_TEXT: [&str; 6] =
+    ["refused", "landlock", "held-entry", "too-deep", "no-identity", "writable-program"];
 
 /// Reasons that no further rule would have changed, or that no rule can be for.
 const NO_RULE: [&str; 19] = [
@@ -147,9 +142,11 @@ fn of_the_policy(told: &Value, reason: &str) -> Option<String> {
         Some("allow") => "allow",
         _ => told["explained"]["reason"].as_str().unwrap_or_default(),
     };
+    let of_the_text = deed.as_ref().and_then(|deed| deed.by_the_text(told));
     let expected: &[&str] = match OF_THE_MOMENT.iter().find(|(moment, _)| *moment == reason) {
         Some((_, again)) => again,
         None if OF_THE_POLICY.contains(&reason) => &[reason],
+        None if OF_THE_TEXT.contains(&reason) => of_the_text.as_slice(),
         None => return Some("no table has what the policy says of it".to_owned()),
     };
     if !expected.contains(&again) {
@@ -253,6 +250,18 @@ impl Deed {
         }
     }
 
+    /// What the policy's text says of a file.
+    fn by_the_text(&self, told: &Value) -> Option<&'static str> {
+        let Self::File(option, path) = self else { return None };
+        let access = match *option {
+            "--read" => "read",
+            "--execute" => "execute",
+            _ => "write",
+        };
+        let workdir = told["event"]["workdir"].as_str();
+        by_the_text::says(told["policy"].as_str()?, workdir, path, access)
+    }
+
     /// The command that writes a rule for it.
     fn command(&self, told: &Value) -> String {
         let event = &told["event"];
@@ -281,7 +290,11 @@ impl Deed {
                 let also =
                     also.is_some_and(|words| words.iter().any(|word| word == "--from-writable"));
                 let also = if also && *option == "--execute" { " --from-writable" } else { "" };
-                format!("{option} {}{also}", quoted(path.clone()))
+                let workdir =
+                    event["workdir"].as_str().filter(|workdir| path.starts_with(*workdir));
+                let workdir =
+                    workdir.map(|workdir| format!(" --workdir {}", quoted(workdir.to_owned())));
+                format!("{option} {}{also}{}", quoted(path.clone()), workdir.unwrap_or_default())
             }
         };
         format!("clawbox policy allow {} {options}", told["policy"].as_str().unwrap_or_default())

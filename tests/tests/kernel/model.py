@@ -7,7 +7,7 @@ import ssl
 import sys
 
 COMMAND = sys.argv[4]
-SHELLS = ("Bash", "bash", "exec")
+SHELLS = ("Bash", "bash", "exec", "shell")
 
 
 def results(asked):
@@ -16,6 +16,9 @@ def results(asked):
     for item in asked.get("messages", []) + asked.get("input", []) + asked.get("contents", []):
         if item.get("type", "").endswith("_call_output"):
             found.append(item.get("output"))
+        # IronClaw says it as if its user did.
+        if str(item.get("content")).startswith("[Tool `shell` returned: "):
+            found.append(item["content"])
         parts = item.get("content", item.get("parts", []))
         for part in parts if isinstance(parts, list) else []:
             if part.get("type") == "tool_result":
@@ -34,7 +37,9 @@ def anthropic(asked):
     is_to_run = tool is not None and not heard
     if is_to_run:
         known = tool["input_schema"]["properties"]
-        values = {"command": COMMAND, "description": "Looks around"}
+        # ZeroClaw's tells nothing of what goes to standard error where the command ends well.
+        command = "exec 2>&1; " + COMMAND if tool["name"] == "shell" else COMMAND
+        values = {"command": command, "description": "Looks around"}
         values = {name: value for name, value in values.items() if name in known}
         block = {"type": "tool_use", "id": "toolu_1", "name": tool["name"], "input": {}}
         delta = {"type": "input_json_delta", "partial_json": json.dumps(values)}
@@ -87,6 +92,23 @@ def openai(asked):
     ]
 
 
+def completions(asked):
+    """OpenAI's older form, which most others have."""
+    heard = results(asked)
+    message = {"role": "assistant", "content": "heard: " + heard}
+    is_to_run = not heard and "shell" in [tool["function"]["name"] for tool in asked.get("tools") or []]
+    if is_to_run:
+        # IronClaw's own rules hide from it whatever has the path of a key.
+        command = COMMAND.replace("cat $HOME/.$K/", "cd $HOME/.$K && cat ")
+        function = {"name": "shell", "arguments": json.dumps({"command": command})}
+        call = {"id": "call_1", "type": "function", "function": function}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    return {"id": "cmpl_1", "object": "chat.completion", "created": 0, "model": asked.get("model"),
+            "choices": [{"index": 0, "message": message,
+                         "finish_reason": "tool_calls" if is_to_run else "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}}
+
+
 def gemini(asked):
     heard = results(asked)
     part = {"text": "heard: " + heard}
@@ -97,7 +119,8 @@ def gemini(asked):
              "usageMetadata": {"promptTokenCount": 1, "candidatesTokenCount": 1, "totalTokenCount": 2}}]
 
 
-SPEAKS = (("/messages", anthropic), ("/responses", openai), (":streamGenerateContent", gemini))
+SPEAKS = (("/messages", anthropic), ("/responses", openai), ("/chat/completions", completions),
+          (":streamGenerateContent", gemini))
 
 
 class Model(http.server.BaseHTTPRequestHandler):

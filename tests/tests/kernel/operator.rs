@@ -68,6 +68,15 @@ fn a_denial_is_told_at_the_end_explained_and_allowed_by_the_command_that_is_offe
     assert_eq!(now["explained"]["verdict"], "allow", "{now}");
 }
 
+#[test]
+fn assertions_that_name_no_policy_are_told_how_to_name_one() {
+    let world = World::new();
+    let assertions = world.private().join("assertions.yaml");
+    fs::write(&assertions, "tests: [{ deny: any → a.test:443 }]\n").unwrap();
+    let (status, _, err) = clawbox(&world, &["policy", "test", assertions.to_str().unwrap()]);
+    assert!(status == 2 && err.contains("names no policy; write `policy: FILE`"), "{err}");
+}
+
 /// A command that speaks to a host, writes what it hears beside it, makes and removes a directory in
 /// another one without opening anything there, and looks at a key.
 fn agent(scene: &Scene) -> (String, String) {
@@ -102,6 +111,8 @@ fn what_was_learned_from_a_command_lints_and_lets_the_same_command_run_and_not_s
     assert_eq!(status, 0, "{out}{err}");
     assert!(out.starts_with("word\n") && out.ends_with("secret\n"), "{out}");
     assert!(err.contains("left out") && err.contains(&key), "{err}");
+    // Of the policy that it was learned under there is nothing to be looked up.
+    assert!(!err.contains("policy check"), "{err}");
     let text = fs::read_to_string(&policy).unwrap();
     let says = ["host: \"v4.test\", port: 7", "/usr/bin/bash", "seen: 1 connection", "run_as_user"];
     for says in says {
@@ -152,6 +163,9 @@ fn a_denial_under_the_daemon_is_explained_to_its_owner_and_by_the_store_and_allo
     assert_eq!(stored["event"]["reason"], "unknown-endpoint", "{stored}");
     assert!(stored["event"]["id"].is_u64() && stored["chain"][0]["pid"].is_u64(), "{stored}");
     assert_eq!(stored["command"], expected.replace(" one ", " one-1 ").as_str(), "{stored}");
+    // Both say where the sandbox was started, and so what its policy has opened.
+    assert_eq!(stored["event"]["workdir"], told["event"]["workdir"], "{stored}");
+    assert!(told["event"]["workdir"].as_str().unwrap().starts_with('/'), "{told}");
     let words: Vec<&str> = expected.split(' ').skip(1).chain(["--yes"]).collect();
     let (status, out, err) = output(daemon.as_nobody(&words));
     assert_eq!(status, 0, "{out}{err}");

@@ -2,7 +2,7 @@
 //! denied, explained, written into the policy beside its comments, and goes on. And which sockets are learned.
 
 use std::fs;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::PathBuf;
 
 use clawbox_tests::clawbox::{Clawbox, Finished};
@@ -29,10 +29,14 @@ impl<'s> Case<'s> {
     }
 
     fn run(&self, words: &[&str]) -> Finished {
+        self.prepared().without_refusals().run(words)
+    }
+
+    fn prepared(&self) -> Clawbox<'_> {
         let _ = fs::remove_file(&self.trail);
         let run = Clawbox::with_policy_file(&self.scene.world, self.policy.clone());
-        let run = run.with_lsm_if(self.has_lsm).without_trail().without_refusals();
-        run.argument("--audit").argument(&self.trail).run(words)
+        let run = run.with_lsm_if(self.has_lsm).without_trail();
+        run.argument("--audit").argument(&self.trail)
     }
 
     /// All that is told of a denial for this reason.
@@ -160,9 +164,52 @@ fn a_program_that_was_refused_starts_after_the_command_that_is_offered() {
         let words = ["policy", "allow", &policy, "--execute", &made, "--yes"];
         let (status, _, err) = clawbox(&scene.world, &words);
         assert!(status == 2 && err.contains("--from-writable"), "{err}");
-        case.takes(&told, &format!("--execute {made} --from-writable"), &[]);
+        let options = format!("--execute {made} --from-writable --workdir {work}");
+        case.takes(&told, &options, &[]);
         assert_eq!(case.run(&["/bin/sh", "-c", &made]).status, 0);
     }
+}
+
+#[test]
+fn the_directory_of_the_run_is_what_a_policy_opens_wherever_its_trail_is_read() {
+    let scene = Scene::new();
+    let work = fs::canonicalize(scene.world.work()).unwrap().display().to_string();
+    let (open, closed) =
+        (scene.policy(""), scene.policy("").replace("workdir: true", "workdir: false"));
+    let case = Case::of(&scene, &closed, scene.has_lsm());
+    let script = format!("true {work}; echo word > {work}/word");
+    let run = case.prepared().run(&["/bin/sh", "-c", &script]);
+    assert_ne!(run.status, 0, "{run:?}");
+    fs::write(&case.policy, open).unwrap();
+    let told = case.told_of(&["unknown-file", "refused"]);
+    assert_eq!(told["event"]["workdir"], work.as_str(), "{told}");
+    assert_eq!(told["explained"]["verdict"], "allow", "{told}");
+    let replay = |options: &[&str]| {
+        let [policy, trail] = [&case.policy, &case.trail].map(|path| path.to_str().unwrap());
+        let words = [&["policy", "replay", trail, "--policy", policy], options].concat();
+        clawbox(&scene.world, &words)
+    };
+    let (status, out, err) = replay(&[]);
+    assert!(status == 1 && out.starts_with("would be allowed"), "{out}{err}");
+    let (status, out, err) = replay(&["--workdir", "/srv"]);
+    assert!(status == 0 && out.contains("0 kinds would change"), "{out}{err}");
+}
+
+#[test]
+fn a_program_below_the_directory_of_the_run_starts_after_the_command_that_is_offered_elsewhere() {
+    let scene = Scene::new();
+    if !scene.has_lsm() {
+        return;
+    }
+    let policy = scene.policy("").replace("execution: { from_writable: allow }\n", "");
+    let case = Case::of(&scene, &policy, true);
+    let work = fs::canonicalize(scene.world.work()).unwrap().display().to_string();
+    let made = format!("{work}/made");
+    fs::copy("/usr/bin/true", &made).unwrap();
+    assert_eq!(case.run(&["/bin/sh", "-c", &made]).status, 126);
+    let told = case.told("writable-program");
+    case.takes(&told, &format!("--execute {made} --from-writable --workdir {work}"), &[]);
+    assert_eq!(case.run(&["/bin/sh", "-c", &made]).status, 0);
 }
 
 #[test]
@@ -210,10 +257,17 @@ fn the_unix_sockets_that_a_command_reaches_are_learned_but_for_those_by_which_ot
     };
     let (_database, database) = socket("database");
     let (_agent, agent) = socket("ssh-x/agent.1");
+    let journal = place.join("journal");
+    let _journal = UnixDatagram::bind(&journal).unwrap();
+    fs::set_permissions(&journal, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let journal = journal.display().to_string();
     let script = format!(
         "import os, socket\n\
          def reach(path, kind=socket.SOCK_STREAM): socket.socket(socket.AF_UNIX, kind).connect(path)\n\
          reach('{database}'); os.chdir('{}'); reach('database'); reach('{agent}')\n\
+         sends = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         sends.sendto(b'x', '{journal}'); sends.sendmsg([b'x'], [], 0, 'journal')\n\
+         reach('journal', socket.SOCK_DGRAM)\n\
          own = socket.socket(socket.AF_UNIX); own.bind('\\0own'); own.listen(); reach('\\0own')\n\
          print('reached')",
         place.display()
@@ -230,16 +284,17 @@ fn the_unix_sockets_that_a_command_reaches_are_learned_but_for_those_by_which_ot
     let program = fs::canonicalize(PYTHON).unwrap();
     let program = program.file_name().unwrap().to_str().unwrap();
     let learned = format!(
-        "unix_sockets:\n  allow:\n    # seen: 2 connections, by {program}\n    - \"{database}\"\n"
+        "unix_sockets:\n  allow:\n    # seen: reached 2 times, by {program}\n    - \"{database}\"\n    \
+         # seen: reached 3 times, by {program}\n    - \"{journal}\"\n"
     );
     assert!(text.contains(&learned), "{learned}: {text}");
-    let dangerous = format!("connects to the Unix socket {agent}: an ssh agent");
+    let dangerous = format!("reaches the Unix socket {agent}: an ssh agent");
     for told in [&dangerous, &format!("policy allow {policy} --socket {agent}")] {
         assert!(err.contains(told), "{told}: {err}");
     }
     assert!(text.contains(&dangerous) && !text.contains(&format!("- \"{agent}\"")), "{text}");
     assert!(
-        err.contains("and 1 Unix socket") && err.contains("Unix socket @: it has no path"),
+        err.contains("and 2 Unix sockets") && err.contains("Unix socket @: it has no path"),
         "{err}"
     );
     let (status, out, err) = clawbox(world, &["policy", "lint", &policy]);

@@ -14,6 +14,7 @@ use crate::audit::store::history::History;
 use crate::audit::store::policies;
 use crate::audit::store::read::{Cursor, Reader, Row, Wanted};
 use crate::audit::store::schema::{Number, Text};
+use crate::audit::store::starts::Workdirs;
 
 /// The batch with one event.
 struct One(u64);
@@ -99,6 +100,10 @@ pub fn shown(
             (shown["rule_file"], shown["rule_text"]) = (file.into(), text.into());
         }
         shown["policy_in_force"] = serde_json::to_value(policy)?;
+    }
+    let whose = row.text(Text::Sandbox).map(|sandbox| Pattern::Is(sandbox.to_owned()));
+    if let Some(workdir) = Workdirs::read(directory, whose)?.of(row) {
+        shown["workdir"] = workdir.into();
     }
     shown["chain"] = chain(row, only, Reader::at(directory, Cursor::default()))?;
     Ok(Some(shown))

@@ -22,6 +22,7 @@ pub mod row;
 pub mod scan;
 pub mod schema;
 pub mod signed;
+pub mod starts;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod verify;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use clawbox_common::verdict::Reason;
 
@@ -19,7 +19,7 @@ use super::revisions::in_force;
 use crate::judge::statement::{endpoint, file, listening, socket};
 use crate::judge::{Access, Deed, Judge, Judged, Who};
 use crate::policy::{Diagnostic, Origin, load_texts, source};
-use crate::presets::{First, Named, fill, insert};
+use crate::presets::{Filler, First, Home, Named, fill, insert};
 use crate::sandbox::control::{Request, Text};
 
 /// Allow a program one endpoint more, or everybody a path, a port to listen on, a program or a socket
@@ -66,6 +66,9 @@ pub(super) struct Allow {
     /// A Unix socket that every program may connect to; may be repeated
     #[arg(long, value_name = "PATH")]
     socket: Vec<String>,
+    /// Where the sandbox would start, which `include_workdir` opens [default: the current directory]
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
     #[command(flatten)]
     asking: Asking,
     /// How to print what came of it in a running sandbox
@@ -144,25 +147,45 @@ impl Allow {
         };
         let (file_name, mut text) = (Arc::clone(&before.0), before.1.clone());
         let wanted = self.wanted(&file_name, home.as_deref())?;
+        let judged = |text: &str| self.judge(&file_name, text, presets, home.as_deref());
         for (program, deed) in &wanted {
-            let judge = judge(&file_name, &text, presets, home.as_deref())?;
+            let judge = judged(&text)?;
             let program = program_of(&judge, program);
             let who = Who::from(program.as_path());
-            let (mut judged, mut lifted) = (judge.ask(&who, deed), Vec::new());
-            while !judged.is_allowed() {
+            let (mut said, mut lifted) = (judge.ask(&who, deed), Vec::new());
+            while !said.is_allowed() {
                 // The same again: no rule lifts it.
-                let is_left = judged.reason == Reason::WritableProgram && !self.from_writable;
-                if is_left || lifted.contains(&judged.reason) {
-                    return Err(still_denied(&file_name, deed, &judged));
+                let is_left = said.reason == Reason::WritableProgram && !self.from_writable;
+                if is_left || lifted.contains(&said.reason) {
+                    return Err(still_denied(&file_name, deed, &said));
                 }
-                lifted.push(judged.reason);
+                lifted.push(said.reason);
                 let policy = (&file_name, text.as_str());
-                text = insert::deed(policy, &program.display().to_string(), deed, judged.reason)?;
-                let judge = self::judge(&file_name, &text, presets, home.as_deref())?;
-                judged = judge.ask(&who, deed);
+                text = insert::deed(policy, &program.display().to_string(), deed, said.reason)?;
+                said = judged(&text)?.ask(&who, deed);
             }
         }
         Ok((text != before.1).then_some(text))
+    }
+
+    /// The judge of a policy's text with presets, with its homes and groups filled in.
+    fn judge(
+        &self,
+        file: &Arc<str>,
+        text: &str,
+        presets: &[Text],
+        home: Option<&Path>,
+    ) -> Result<Judge, Vec<Diagnostic>> {
+        let home = home.map_or(Home::Of(None), |home| Home::At(home.to_owned()));
+        let text = Filler::here(home).fill(file, text)?;
+        let mut texts = vec![(Arc::clone(file), text)];
+        let presets = presets.iter();
+        texts.extend(presets.map(|preset| (preset.name.as_str().into(), preset.text.clone())));
+        let here = std::env::current_dir().ok();
+        // Rules stand at whole paths.
+        let named = self.workdir.as_deref().and_then(|named| std::path::absolute(named).ok());
+        let workdir = named.as_deref().or(here.as_deref());
+        Judge::of(load_texts(&texts)?.policy, workdir)
     }
 
     fn wanted(
@@ -208,20 +231,4 @@ fn still_denied(file: &Arc<str>, deed: &Deed, judged: &Judged) -> Vec<Diagnostic
 fn program_of(judge: &Judge, word: &str) -> PathBuf {
     let program = judge.programs(word).into_iter().next();
     judge.spelt(&program.unwrap_or_else(|| PathBuf::from(word)))
-}
-
-/// The judge of a policy's text with presets, with its homes and groups filled in.
-fn judge(
-    file: &Arc<str>,
-    text: &str,
-    presets: &[Text],
-    home: Option<&Path>,
-) -> Result<Judge, Vec<Diagnostic>> {
-    let home = home
-        .map_or(crate::presets::Home::Of(None), |home| crate::presets::Home::At(home.to_owned()));
-    let text = crate::presets::Filler::here(home).fill(file, text)?;
-    let mut texts = vec![(Arc::clone(file), text)];
-    texts.extend(presets.iter().map(|preset| (preset.name.as_str().into(), preset.text.clone())));
-    let here = std::env::current_dir().context("the current directory is gone").ok();
-    Judge::of(load_texts(&texts)?.policy, here.as_deref())
 }

@@ -1,5 +1,6 @@
 //! `clawbox policy replay`: what a policy would have said to what was recorded under another.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,11 +20,16 @@ use crate::audit::store::event::object;
 use crate::audit::store::filter::{Filter, Pattern};
 use crate::audit::store::read::{Cursor, Reader};
 use crate::audit::store::schema::Text;
+use crate::audit::store::starts::Workdirs;
 use crate::judge::Judge;
 use crate::policy::{Diagnostic, load_texts};
 use crate::presets::{First, fill};
 use crate::why::replay::{Changed, Replay, Replayed};
 use crate::why::seen::Seen;
+use crate::why::trail::begun_at;
+
+/// What was recorded, by where its sandbox was started.
+type Replays = BTreeMap<Option<String>, Replay>;
 
 /// Ask a policy about all that was recorded, and show what it would decide otherwise
 ///
@@ -55,7 +61,7 @@ pub(super) struct ReplayCommand {
     /// Whose home `~` is, in place of the policy's run_as_user
     #[arg(long, value_name = "USER")]
     user: Option<String>,
-    /// Where the sandbox would start [default: the current directory]
+    /// Where the sandbox would start [default: where it was started]
     #[arg(long, value_name = "DIR")]
     workdir: Option<PathBuf>,
     /// Output format
@@ -65,14 +71,31 @@ pub(super) struct ReplayCommand {
 
 impl ReplayCommand {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let judge = match self.judge() {
+        // What is wrong with the policy is said before anything is read.
+        // Rules stand at whole paths.
+        let named = self.workdir.as_deref().and_then(|named| std::path::absolute(named).ok());
+        let first = match self.judge(named.as_deref()) {
             Ok(judge) => judge,
             Err(diagnostics) => return refused(&diagnostics),
         };
-        let mut replay = Replay::default();
-        if self.trail.is_dir() { self.store(&mut replay) } else { trail(&self.trail, &mut replay) }
-            .with_context(|| format!("cannot read `{}`", self.trail.display()))?;
-        let replayed = replay.under(&judge);
+        let mut replays = Replays::new();
+        if self.trail.is_dir() {
+            self.store(&mut replays)
+        } else {
+            trail(&self.trail, &mut replays)
+        }
+        .with_context(|| format!("cannot read `{}`", self.trail.display()))?;
+        let mut replayed = Replayed::default();
+        for (workdir, replay) in &replays {
+            let one = match (&self.workdir, workdir) {
+                (None, Some(workdir)) => match self.judge(Some(Path::new(workdir))) {
+                    Ok(judge) => replay.under(&judge),
+                    Err(diagnostics) => return refused(&diagnostics),
+                },
+                _ => replay.under(&first),
+            };
+            replayed.add(one);
+        }
         let mut out = std::io::stdout().lock();
         match self.format {
             Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&replayed)?)?,
@@ -81,25 +104,27 @@ impl ReplayCommand {
         Ok(ExitCode::from(u8::from(!replayed.changed.is_empty())))
     }
 
-    fn judge(&self) -> Result<Judge, Vec<Diagnostic>> {
+    fn judge(&self, workdir: Option<&Path>) -> Result<Judge, Vec<Diagnostic>> {
         let first = match (&self.policy, &self.profile) {
             (Some(policy), _) => First::File(policy.clone()),
             (None, profile) => First::Profile(profile.clone().unwrap_or_default()),
         };
         let filled = fill(&first, &self.preset, self.user.as_deref())?;
-        let here = std::env::current_dir().ok();
-        let workdir = self.workdir.as_deref().or(here.as_deref());
         Judge::of(load_texts(&filled.texts)?.policy, workdir)
     }
 
-    fn store(&self, replay: &mut Replay) -> anyhow::Result<()> {
+    fn store(&self, replays: &mut Replays) -> anyhow::Result<()> {
         let mut wanted = Filter::default();
-        if let Some(sandbox) = &self.sandbox {
-            wanted.text(&[Text::Sandbox], Pattern::Sandbox(sandbox.clone()));
+        let whose = self.sandbox.clone().map(Pattern::Sandbox);
+        if let Some(sandbox) = &whose {
+            wanted.text(&[Text::Sandbox], sandbox.clone());
         }
+        let workdirs = Workdirs::read(&self.trail, whose)?;
         let mut reader = Reader::at(&self.trail, Cursor::default());
         while let Some(batch) = reader.next(&mut wanted)? {
             for row in wanted.rows(&batch) {
+                let workdir = workdirs.of(row).map(str::to_owned);
+                let replay = replays.entry(workdir).or_default();
                 replay.add(&Seen::of_row(&Value::Object(object(row))));
             }
         }
@@ -107,11 +132,14 @@ impl ReplayCommand {
     }
 }
 
-fn trail(path: &Path, replay: &mut Replay) -> anyhow::Result<()> {
+fn trail(path: &Path, replays: &mut Replays) -> anyhow::Result<()> {
+    let mut workdir = None;
     for line in Lines::of(path, 0)? {
-        if let Ok(record) = serde_json::from_slice::<Record>(&line?) {
-            replay.add(&Seen::from(&record));
+        let Ok(record) = serde_json::from_slice::<Record>(&line?) else { continue };
+        if let Some(began) = begun_at(&record) {
+            workdir = began.map(str::to_owned);
         }
+        replays.entry(workdir.clone()).or_default().add(&Seen::from(&record));
     }
     Ok(())
 }

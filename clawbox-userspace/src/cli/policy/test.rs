@@ -13,7 +13,7 @@ use super::super::style::Style;
 use super::{Report, report_each};
 use crate::judge::Judge;
 use crate::judge::assertions::{Assertions, Checked};
-use crate::policy::{Diagnostic, load_texts, source};
+use crate::policy::{Diagnostic, Origin, load_texts, source};
 use crate::presets::{First, fill};
 
 /// Check that a policy allows and denies what a file beside it says
@@ -90,12 +90,14 @@ impl Test {
         let policy = match (&self.policy, &assertions.policy) {
             (Some(policy), _) => policy.clone(),
             (None, Some(policy)) => beside(file, policy),
-            (None, None) => usual(file),
+            (None, None) => usual(file).ok_or_else(|| vec![no_policy(file)])?,
         };
         let presets = [assertions.presets.as_slice(), self.preset.as_slice()].concat();
         let filled = fill(&First::File(policy.clone()), &presets, self.user.as_deref())?;
         let here = std::env::current_dir().ok();
-        let workdir = self.workdir.as_deref().or(here.as_deref());
+        // Rules stand at whole paths.
+        let named = self.workdir.as_deref().and_then(|named| std::path::absolute(named).ok());
+        let workdir = named.as_deref().or(here.as_deref());
         let judge = Judge::of(load_texts(&filled.texts)?.policy, workdir)?;
         let tests = assertions.check(&judge, filled.home.as_deref())?;
         let notes = judge.problems().to_vec();
@@ -109,10 +111,14 @@ fn beside(file: &Path, policy: &Path) -> PathBuf {
 }
 
 /// `agent.test.yaml` is about `agent.yaml`.
-fn usual(file: &Path) -> PathBuf {
-    let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = name.unwrap_or_default();
-    file.with_file_name(name.replacen(".test.", ".", 1))
+fn usual(file: &Path) -> Option<PathBuf> {
+    let name = file.file_name()?.to_string_lossy().into_owned();
+    name.contains(".test.").then(|| file.with_file_name(name.replacen(".test.", ".", 1)))
+}
+
+fn no_policy(file: &Path) -> Diagnostic {
+    let fix = "write `policy: FILE` into it, or add --policy FILE";
+    Diagnostic::error(Origin::file(&file.to_string_lossy()), "it names no policy", fix)
 }
 
 impl Report for FileReport {
