@@ -17,6 +17,8 @@ const ALL_AT_MOST: Duration = Duration::from_secs(3);
 /// Whose turn it is.
 pub(super) struct Rounds {
     is_disturbed: bool,
+    /// Since the last round.
+    was_quiet: bool,
     all_since: Instant,
     /// Sandboxes of whose end nothing tells, as far as the last round of all has seen.
     untold: Vec<u32>,
@@ -27,12 +29,12 @@ pub(super) struct Rounds {
 impl Rounds {
     pub(super) fn new() -> Self {
         let (untold, ending) = Default::default();
-        Self { is_disturbed: true, all_since: Instant::now(), untold, ending }
+        Self { is_disturbed: true, was_quiet: false, all_since: Instant::now(), untold, ending }
     }
 
     /// Something has happened.
     pub(super) fn disturb(&mut self) {
-        self.is_disturbed = true;
+        (self.is_disturbed, self.was_quiet) = (true, false);
     }
 
     fn is_of_all(&mut self) -> bool {
@@ -63,7 +65,10 @@ impl Daemon {
             self.rounds.few().into_iter().for_each(|number| self.look_after(number));
         }
         self.look_after_store();
-        self.store.rest();
+        // It takes the disk some milliseconds, for which whoever asks again and again would wait.
+        if std::mem::replace(&mut self.rounds.was_quiet, true) {
+            self.store.rest();
+        }
         self.look_after_global();
         self.look_after_recording();
         self.descriptors.look();
