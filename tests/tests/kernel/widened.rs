@@ -181,7 +181,7 @@ fn the_directory_of_the_run_is_what_a_policy_opens_wherever_its_trail_is_read() 
     let run = case.prepared().run(&["/bin/sh", "-c", &script]);
     assert_ne!(run.status, 0, "{run:?}");
     fs::write(&case.policy, open).unwrap();
-    let told = case.told_of(&["unknown-file", "refused"]);
+    let told = case.told_of(&["unknown-file", "landlock", "refused"]);
     assert_eq!(told["event"]["workdir"], work.as_str(), "{told}");
     assert_eq!(told["explained"]["verdict"], "allow", "{told}");
     let replay = |options: &[&str]| {
