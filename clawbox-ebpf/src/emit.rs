@@ -11,11 +11,9 @@ use aya_ebpf::{
     maps::{RingBuf, ring_buf::RingBufEntry},
 };
 use clawbox_common::{
-    address::Address,
     decide::Decision,
     event::{
-        CALL_WORKDIR, CallEvent, CallShape, FileEvent, Header, Kind, NetworkEvent, Operation,
-        TaskEvent, Told,
+        CALL_WORKDIR, CallEvent, CallShape, FileEvent, Header, Kind, Operation, TaskEvent, Told,
     },
     limits::{EVENT_WAKE, TOLD_NAMES},
     number,
@@ -48,7 +46,7 @@ pub fn ring_of(verdict: u8) -> &'static RingBuf {
 
 /// Room for a record, where there is any and the sandbox has not had its share.
 #[inline(always)]
-fn room<T: 'static>(verdict: u8, whose: impl FnOnce() -> u32) -> Option<RingBufEntry<T>> {
+pub fn room<T: 'static>(verdict: u8, whose: impl FnOnce() -> u32) -> Option<RingBufEntry<T>> {
     if share::is_filling(verdict) && share::is_over(whose(), verdict, size_of::<T>() as u32) {
         return None;
     }
@@ -80,7 +78,7 @@ fn wake(record: usize) -> u64 {
 /// For what is allowed the reader comes by itself: to wake it is an interrupt that whoever connects would
 /// pay for.
 #[inline(never)]
-fn wake_of(verdict: u8, record: usize) -> u64 {
+pub fn wake_of(verdict: u8, record: usize) -> u64 {
     if verdict != Verdict::Allow as u8 {
         wake(record)
     } else if has_crossed(&ALLOWS, record) {
@@ -109,7 +107,7 @@ pub fn lost(sandbox: u32, kind: Kind) {
 
 /// A loss of a decision.
 #[inline(always)]
-fn lost_by(sandbox: u32, kind: u32, verdict: u8) {
+pub fn lost_by(sandbox: u32, kind: u32, verdict: u8) {
     let is_allowed = verdict == Verdict::Allow as u8;
     lost_of(sandbox, if is_allowed { kind | LOST_ALLOW } else { kind });
 }
@@ -117,7 +115,7 @@ fn lost_by(sandbox: u32, kind: u32, verdict: u8) {
 /// The number of a record that has its room. It is taken then, so that who is interrupted before has not yet
 /// begun; the record of whoever interrupts in between stands behind this one and has the smaller number.
 #[inline(never)]
-fn number(verdict: u8) -> u64 {
+pub fn number(verdict: u8) -> u64 {
     let ring = if verdict == Verdict::Allow as u8 { number::ALLOWS } else { number::EVENTS };
     let Some(account) = NUMBERS.get_ptr_mut(ring) else { return 0 };
     let mut number = 1_u64;
@@ -171,7 +169,7 @@ fn lost_of(sandbox: u32, kind: u32) {
 /// reason, whether it is only recorded, and the sandbox's flags. Of a decision it would know the
 /// numbers, and verify what follows once for each reason there is.
 #[derive(Clone, Copy)]
-pub struct Judged(u64);
+pub struct Judged(pub u64);
 
 impl Judged {
     #[inline(always)]
@@ -182,7 +180,7 @@ impl Judged {
     }
 
     #[inline(always)]
-    const fn verdict(self) -> u8 {
+    pub const fn verdict(self) -> u8 {
         self.0 as u8
     }
 
@@ -228,7 +226,7 @@ pub fn header(kind: Kind, standing: &Standing<'_>, judged: Judged) -> Header {
 }
 
 #[inline(always)]
-const fn subject<'a>(standing: &Standing<'a>) -> Option<&'a Subject> {
+pub const fn subject<'a>(standing: &Standing<'a>) -> Option<&'a Subject> {
     match standing {
         Standing::Subject(subject) => Some(subject),
         _ => None,
@@ -236,7 +234,7 @@ const fn subject<'a>(standing: &Standing<'a>) -> Option<&'a Subject> {
 }
 
 #[inline(always)]
-fn header_of(kind: u8, subject: Option<&Subject>, judged: Judged) -> Header {
+pub fn header_of(kind: u8, subject: Option<&Subject>, judged: Judged) -> Header {
     let pid_tgid = bpf_get_current_pid_tgid();
     let (sandbox, exe, is_script) = match subject {
         Some(subject) => (subject.sandbox, subject.exe, subject.is_script),
@@ -258,109 +256,6 @@ fn header_of(kind: u8, subject: Option<&Subject>, judged: Judged) -> Header {
         is_script,
         exe,
     }
-}
-
-/// What a decision about a network object was about. Zeros where nothing is known.
-#[derive(Clone, Copy, Default)]
-pub struct Contact {
-    pub asked: Address,
-    pub real: Address,
-    pub port: u16,
-    pub transport: u8,
-    /// [`clawbox_common::decide::Route`].
-    pub route: u8,
-    /// The socket's protocol, or the number of a connection that is taken to the agent.
-    pub protocol: u32,
-    pub cookie: u64,
-    /// The family of a socket that was not made: there is no host then.
-    pub family: u32,
-}
-
-/// Reports a decision about a network object.
-#[inline(always)]
-pub fn network(kind: Kind, standing: &Standing<'_>, decision: &Decision, contact: &Contact) {
-    if matches!(standing, Standing::Outside) {
-        return;
-    }
-    let contact = ContactNumbers {
-        matched: decision.matched,
-        cookie: contact.cookie,
-        asked: contact.asked,
-        real: contact.real,
-        policy: decision.policy,
-        host: decision.host | contact.family,
-        matched_word: decision.matched_word,
-        name: decision.name,
-        protocol: contact.protocol,
-        port: u32::from(contact.port),
-        transport: u32::from(contact.transport),
-        kind_and_route: kind as u32 | u32::from(contact.route) << 8,
-    };
-    let subject = subject(standing).map_or(null(), ptr::from_ref);
-    report_contact(subject, Judged::by(decision).0, &raw const contact);
-}
-
-/// A [`Contact`] and what of its decision is told, in words: what is handed over must be written to the last byte.
-#[repr(C)]
-pub struct ContactNumbers {
-    matched: u64,
-    cookie: u64,
-    asked: Address,
-    real: Address,
-    policy: u32,
-    host: u32,
-    matched_word: u32,
-    name: u32,
-    protocol: u32,
-    port: u32,
-    transport: u32,
-    kind_and_route: u32,
-}
-
-/// With C's linkage, so that the verifier takes it once, as [`crate::search::meet`]. Without a subject it is
-/// nobody's.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn report_contact(
-    subject: *const Subject,
-    judged: u64,
-    contact: *const ContactNumbers,
-) -> u32 {
-    // SAFETY: null, or a whole value of each caller, to which the verifier sees.
-    let (Some(contact), subject) = (unsafe { (contact.as_ref(), subject.as_ref()) }) else {
-        return 0;
-    };
-    let judged = Judged(judged);
-    let kind = contact.kind_and_route as u8;
-    let whose = || subject.map_or_else(|| sandbox_here(), |subject| subject.sandbox);
-    let Some(mut slot) = room::<NetworkEvent>(judged.verdict(), whose) else {
-        lost_by(whose(), u32::from(kind), judged.verdict());
-        return 0;
-    };
-    let event = slot.as_mut_ptr();
-    // SAFETY: a reserved record of this type, written field by field because it does not fit the stack.
-    unsafe {
-        (*event).header = header_of(kind, subject, judged);
-        (*event).header.number = number(judged.verdict());
-        (*event).policy = contact.policy;
-        (*event).host = contact.host;
-        (*event).matched = contact.matched;
-        (*event).matched_word = contact.matched_word;
-        (*event).name = contact.name;
-        (*event).asked = contact.asked;
-        (*event).real = contact.real;
-        (*event).port = contact.port as u16;
-        (*event).transport = contact.transport as u8;
-        (*event).route = (contact.kind_and_route >> 8) as u8;
-        (*event).protocol = contact.protocol;
-        (*event).cookie = contact.cookie;
-    }
-    // From the record: what is kept over the calls is on the stack, and on 6.1 that is full ("combined
-    // stack size of 3 calls is 544. Too large").
-    // SAFETY: it was just written.
-    let verdict = unsafe { (&raw const (*slot.as_mut_ptr()).header.verdict).read_volatile() };
-    slot.submit(wake_of(verdict, size_of::<NetworkEvent>()));
-    1
 }
 
 /// What was done to a file, a process or the kernel.

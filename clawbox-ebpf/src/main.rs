@@ -7,6 +7,7 @@
 
 mod allowed;
 mod attached;
+mod contact;
 mod counter;
 mod emit;
 mod flow;

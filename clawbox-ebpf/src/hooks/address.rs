@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     attached::is_pending,
-    emit::{self, Contact},
-    flow, kernel_read,
+    contact::{self, Contact},
+    emit, flow, kernel_read,
     maps::{KernelLookup, SOCKETS},
     subject,
 };
@@ -270,7 +270,7 @@ fn egress<const SEND: bool>(ctx: &SockAddrContext, family: Family) -> i32 {
     let at = ctx.sock_addr;
     let Some(mut to) = destination(at, family) else {
         let decision = decide::socket(&KernelLookup, &standing, 0, 0);
-        emit::network(kind, &standing, &decision, &Contact::default());
+        contact::network(kind, &standing, &decision, &Contact::default());
         return i32::from(decision.goes_on());
     };
     if matches!(kind, Kind::Send) && to.port == 0 && matches!(standing, Standing::Subject(_)) {
@@ -342,7 +342,7 @@ fn told(
         cookie: unsafe { bpf_get_socket_cookie(at.cast()) },
         family: 0,
     };
-    emit::network(kind, &standing, decision, &contact);
+    contact::network(kind, &standing, decision, &contact);
     0
 }
 
@@ -377,7 +377,7 @@ fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
     let at = ctx.sock_addr;
     let Some(local) = destination(at, family) else {
         let decision = decide::socket(&KernelLookup, &standing, 0, 0);
-        emit::network(Kind::Bind, &standing, &decision, &Contact::default());
+        contact::network(Kind::Bind, &standing, &decision, &Contact::default());
         return i32::from(decision.goes_on());
     };
     let decision = decide::bind(&KernelLookup, &standing, &local);
@@ -390,7 +390,7 @@ fn bind(ctx: &SockAddrContext, family: Family) -> i32 {
         cookie: unsafe { bpf_get_socket_cookie(at.cast()) },
         ..Contact::default()
     };
-    emit::network(Kind::Bind, &standing, &decision, &contact);
+    contact::network(Kind::Bind, &standing, &decision, &contact);
     i32::from(decision.goes_on()) & 1
 }
 

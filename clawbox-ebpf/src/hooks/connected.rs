@@ -13,7 +13,7 @@ use core::ptr::{self, null};
 
 use super::{address::answer_again, verdict::eperm};
 use crate::{
-    emit::{self, Contact},
+    contact::{self, Contact},
     kernel_read::{self, Kernel},
     maps::SOCKETS,
     subject,
@@ -63,7 +63,7 @@ fn pings(sock: Kernel, message: Kernel) -> i32 {
         cookie: kernel_read::cookie(sock),
         ..Contact::default()
     };
-    emit::network(Kind::Send, &standing, &decision, &contact);
+    contact::network(Kind::Send, &standing, &decision, &contact);
     eperm(decision.goes_on())
 }
 
@@ -93,7 +93,7 @@ fn refuses(socket: Kernel, reason: Reason) -> bool {
     }
     let decision = Decision::refused(reason);
     let contact = Contact { cookie: kernel_read::cookie(sock), ..Contact::default() };
-    emit::network(Kind::SendConnected, &standing, &decision, &contact);
+    contact::network(Kind::SendConnected, &standing, &decision, &contact);
     true
 }
 
@@ -135,7 +135,7 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
     let Some(peer) = kernel_read::peer(sock) else { return 0 };
     let Some(transport) = decide::transport_of(peer.protocol) else {
         let decision = decide::socket(&crate::maps::KernelLookup, &standing, 0, 0);
-        emit::network(kind, &standing, &decision, &Contact::default());
+        contact::network(kind, &standing, &decision, &Contact::default());
         return eperm(decision.goes_on());
     };
     let port = if transport == ICMP { 0 } else { peer.port };
@@ -176,7 +176,7 @@ fn used(socket: Kernel, kind: Kind) -> i32 {
             cookie: kernel_read::cookie(sock),
             ..Contact::default()
         };
-        emit::network(kind, &standing, &decision, &contact);
+        contact::network(kind, &standing, &decision, &contact);
     }
     eperm(decision.goes_on())
 }

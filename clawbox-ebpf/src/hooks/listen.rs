@@ -11,7 +11,7 @@ use clawbox_common::{
 
 use super::verdict::eperm;
 use crate::{
-    emit,
+    contact::{self, Contact},
     kernel_read::{self, Kernel},
     maps::{KernelLookup, SOCKETS},
     subject,
@@ -27,8 +27,8 @@ pub fn socket_listen(ctx: LsmContext) -> i32 {
         return 0;
     }
     let decision = decide::listen_unbound(&KernelLookup, &standing);
-    let contact = emit::Contact { transport: TCP, ..emit::Contact::default() };
-    emit::network(Kind::Bind, &standing, &decision, &contact);
+    let contact = Contact { transport: TCP, ..Contact::default() };
+    contact::network(Kind::Bind, &standing, &decision, &contact);
     eperm(decision.goes_on())
 }
 

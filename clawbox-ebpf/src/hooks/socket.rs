@@ -11,7 +11,7 @@ use core::ptr::read_volatile;
 
 use super::verdict::eperm;
 use crate::{
-    emit::{self, Contact},
+    contact::{self, Contact},
     maps::{KernelLookup, SOCKETS},
     subject,
 };
@@ -33,7 +33,7 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     // An allowed socket says nothing yet: what it is used for is recorded by its own hook.
     if !decision.goes_on() || !matches!(decision.verdict, clawbox_common::verdict::Verdict::Allow) {
         let contact = Contact { port: kind as u16, protocol, ..Contact::default() };
-        emit::network(Kind::Socket, &standing, &decision, &contact);
+        contact::network(Kind::Socket, &standing, &decision, &contact);
     }
     i32::from(decision.goes_on()) & 1
 }
@@ -50,7 +50,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     let decision = decide::family(&KernelLookup, &standing, family, protocol);
     if !matches!(decision.verdict, clawbox_common::verdict::Verdict::Allow) {
         let contact = Contact { port: kind as u16, protocol, family, ..Contact::default() };
-        emit::network(Kind::Socket, &standing, &decision, &contact);
+        contact::network(Kind::Socket, &standing, &decision, &contact);
     }
     eperm(decision.goes_on())
 }

@@ -229,15 +229,17 @@ fn audit_store(config: &Config, host: &mut Host) -> Result<(audit::Store, Shippi
     Ok((store, ship))
 }
 
+/// A cgroup that stays, so that the parent of all sandboxes does, whose id the programs are given.
+fn keeper(root: &Path, name: &str) -> Result<Cgroup, DaemonError> {
+    let own = root.join(cgroup::PARENT).join(format!(".{name}"));
+    let keeper =
+        if own.exists() { Cgroup::open(own) } else { Cgroup::create(root, &format!(".{name}")) };
+    Ok(keeper?)
+}
+
 impl Daemon {
     fn load(config: Config, file: Option<PathBuf>, root: PathBuf) -> Result<Self, DaemonError> {
-        // Stays, so that the parent of all sandboxes does, whose id the programs are given.
-        let keeper = root.join(cgroup::PARENT).join(format!(".{}", config.name));
-        let keeper = if keeper.exists() {
-            Cgroup::open(keeper)?
-        } else {
-            Cgroup::create(&root, &format!(".{}", config.name))?
-        };
+        let keeper = keeper(&root, &config.name)?;
         // Before anything is put into the kernel.
         let standing = Standing::read(&config.standing)?;
         let running = pinned::cgroups(&config.name).unwrap_or_default();

@@ -4,6 +4,7 @@ use super::Mutant;
 
 const FILES: &str = "clawbox-ebpf/src/hooks/file.rs";
 const DECIDE: &str = "clawbox-common/src/decide/mod.rs";
+const ADMISSION: &str = "clawbox-common/src/decide/admission.rs";
 const DECIDE_FILES: &str = "clawbox-common/src/decide/file.rs";
 const ALLOWED: &str = "clawbox-ebpf/src/allowed.rs";
 const EXEC: &str = "clawbox-ebpf/src/hooks/exec.rs";
@@ -219,7 +220,7 @@ pub(super) const ALL: &[Mutant] = &[
     ),
     here(
         "embedded addresses are judged as what they embed",
-        DECIDE,
+        ADMISSION,
         "        let judged = address.embedded();",
         "        let judged = *address;",
         "an_address_that_embeds",
@@ -240,7 +241,7 @@ pub(super) const ALL: &[Mutant] = &[
     ),
     here(
         "a rule admits its binaries alone",
-        DECIDE,
+        ADMISSION,
         "            if met != 0 {",
         "            if met != 0 || word == 0 {",
         "a_binary_is_its_inode",
@@ -360,21 +361,21 @@ pub(super) const ALL: &[Mutant] = &[
     // Rows 2, 4 and 6: the loader, an interpreter, and what replaces an allowed binary are others.
     here(
         "a rule admits no loader",
-        DECIDE,
+        ADMISSION,
         "            if met != 0 {",
         "            if met != 0 || word == 0 {",
         "loaders_memory_and_descriptors",
     ),
     here(
         "a rule admits no interpreter",
-        DECIDE,
+        ADMISSION,
         "            if met != 0 {",
         "            if met != 0 || word == 0 {",
         "a_script_counts_when",
     ),
     here(
         "a rule admits no replacement",
-        DECIDE,
+        ADMISSION,
         "            if met != 0 {",
         "            if met != 0 || word == 0 {",
         "an_allowed_binary_is_neither",
@@ -467,7 +468,7 @@ pub(super) const ALL: &[Mutant] = &[
     ),
     here(
         "what the ring does not take is counted",
-        "clawbox-ebpf/src/emit.rs",
+        "clawbox-ebpf/src/contact.rs",
         "        lost_by(whose(), u32::from(kind), judged.verdict());\n",
         "",
         "a_flood_changes_no_verdict",
