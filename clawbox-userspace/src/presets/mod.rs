@@ -170,13 +170,18 @@ fn filled(texts: Vec<Named>, user: Option<&str>) -> Result<Filled, Vec<Diagnosti
     if errors.is_empty() { Ok(Filled { texts: filled, home }) } else { Err(errors) }
 }
 
-/// Loads a file of any kind to be looked at, with presets merged in and every blank filled in.
+/// Loads a file of any kind to be looked at, with presets merged in and every blank filled in; `~` is the home of
+/// this user, if not of the policy's.
 ///
 /// # Errors
 ///
 /// Every mistake in the texts.
-pub fn load_any(first: &Path, presets: &[String]) -> Result<Loaded, Vec<Diagnostic>> {
-    load_texts(&read_texts(&First::File(first.into()), presets, None)?)
+pub fn load_any(
+    first: &Path,
+    presets: &[String],
+    user: Option<&str>,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    load_texts(&read_texts(&First::File(first.into()), presets, user)?)
 }
 
 #[cfg(test)]

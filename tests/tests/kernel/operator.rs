@@ -69,6 +69,31 @@ fn a_denial_is_told_at_the_end_explained_and_allowed_by_the_command_that_is_offe
 }
 
 #[test]
+fn each_verb_that_asks_whose_home_it_is_can_be_told() {
+    let world = World::new();
+    let file = world.private().join("agent.yaml");
+    let (status, text, _) = clawbox(&world, &["profile", "show", "codex"]);
+    assert_eq!(status, 0);
+    fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let verbs: [&[&str]; 5] = [
+        &["policy", "check", file],
+        &["policy", "lint", file],
+        &["policy", "diff", file, file],
+        &["policy", "explain", file, "--binary", "/bin/ls", "--host", "x.test", "--port", "7"],
+        &["why", "--policy", file, "/bin/ls", "x.test:7"],
+    ];
+    for verb in verbs {
+        let (status, out, err) = clawbox(&world, verb);
+        assert!(status == 2 && (out + &err).contains("--user"), "{verb:?}: {err}");
+        let words: Vec<&str> = verb.iter().copied().chain(["--user", "nobody"]).collect();
+        let (status, out, err) = clawbox(&world, &words);
+        assert_ne!(status, 2, "{verb:?}: {out}{err}");
+        assert!(!(out + &err).contains("whose home"), "{verb:?}");
+    }
+}
+
+#[test]
 fn assertions_that_name_no_policy_are_told_how_to_name_one() {
     let world = World::new();
     let assertions = world.private().join("assertions.yaml");

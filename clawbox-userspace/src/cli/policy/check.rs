@@ -27,7 +27,7 @@ named; 2 does not load.
 
 Examples:
   clawbox policy check policy.yaml
-  clawbox policy check policy.yaml --preset github
+  clawbox policy check policy.yaml --preset github --user agent
   clawbox policy check --format json policies/*.yaml | jq '.[].parts[] | select(.status != \"full\")'")]
 pub(super) struct Check {
     /// Policies, presets or blueprints
@@ -36,6 +36,9 @@ pub(super) struct Check {
     /// Preset to merge into each policy, a built-in one or a file; may be repeated
     #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
+    /// Whose home `~` is, in place of the policy's run_as_user
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -64,8 +67,8 @@ impl FileReport {
 
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let reports: Vec<FileReport> =
-            self.files.iter().map(|file| check(file, &self.preset)).collect();
+        let check = |file: &PathBuf| check(file, &self.preset, self.user.as_deref());
+        let reports: Vec<FileReport> = self.files.iter().map(check).collect();
         let mut out = std::io::stdout().lock();
         match self.format {
             Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?,
@@ -81,8 +84,8 @@ impl Check {
     }
 }
 
-fn check(file: &Path, presets: &[String]) -> FileReport {
-    let compiled = load_any(file, presets).and_then(|loaded| {
+fn check(file: &Path, presets: &[String], user: Option<&str>) -> FileReport {
+    let compiled = load_any(file, presets, user).and_then(|loaded| {
         compile(&loaded.policy, 1)?;
         Ok(loaded)
     });

@@ -58,6 +58,9 @@ pub(super) struct Explain {
     /// Preset to merge into the policy, a built-in one or a file; may be repeated
     #[arg(long, value_name = "NAME|FILE", add = complete::presets())]
     preset: Vec<String>,
+    /// Whose home `~` is, in place of the policy's run_as_user
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// Output format
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -91,8 +94,8 @@ struct Explanation<'a> {
 
 impl Explain {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let judge =
-            load_any(&self.file, &self.preset).and_then(|loaded| Judge::of(loaded.policy, None));
+        let judge = load_any(&self.file, &self.preset, self.user.as_deref())
+            .and_then(|loaded| Judge::of(loaded.policy, None));
         let judge = match judge {
             Ok(judge) => judge,
             Err(diagnostics) => return refused(&diagnostics),

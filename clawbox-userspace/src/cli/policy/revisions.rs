@@ -88,6 +88,9 @@ pub(super) struct Diff {
     /// The host's own, which is in force in place of every sandbox's
     #[arg(long)]
     global: bool,
+    /// Of two files: whose home `~` is, in place of the policies' run_as_user
+    #[arg(long, value_name = "USER", conflicts_with = "global")]
+    user: Option<String>,
     /// How to print the differences of two files
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -292,7 +295,8 @@ impl Diff {
             Some(text) => match text.parse() {
                 Ok(number) => Some(number),
                 Err(_) if !self.global && self.to.is_none() => {
-                    return by_meaning(Path::new(&self.sandbox), Path::new(text), self.format);
+                    let files = [Path::new(&self.sandbox), Path::new(text)];
+                    return by_meaning(files, self.user.as_deref(), self.format);
                 }
                 Err(_) => bail!("`{text}` is no number of a revision"),
             },
@@ -313,10 +317,14 @@ impl Diff {
 }
 
 /// What the policy of one file means that another does not.
-fn by_meaning(before: &Path, after: &Path, format: Format) -> anyhow::Result<ExitCode> {
+fn by_meaning(
+    [before, after]: [&Path; 2],
+    user: Option<&str>,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let here = std::env::current_dir().ok();
     let judge = |file: &Path| {
-        let loaded = load_any(file, &[])?;
+        let loaded = load_any(file, &[], user)?;
         Judge::of(loaded.policy, here.as_deref())
     };
     let (before, after) = match (judge(before), judge(after)) {
