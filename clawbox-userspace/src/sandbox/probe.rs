@@ -78,7 +78,9 @@ impl Host {
             match launcher.probe(directory.as_fd(), files) {
                 Ok(found) => return found,
                 Err(error) => {
-                    tracing::warn!("what starts sandboxes has ended; the daemon does it: {error}");
+                    tracing::warn!(
+                        "sandboxes are started by the daemon itself from now on: {error}"
+                    );
                     self.launcher = None;
                     oom::share();
                 }
