@@ -86,10 +86,11 @@ pub extern "C" fn count_use(key: *const TallyKey, access: u32) -> u64 {
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
     // A copy on this function's stack: 6.1 takes no key from the memory of another one.
     let key = *key;
+    // Also where the place is known: an earlier sandbox of this number may have made it.
+    mark(key.sandbox, COUNTED_USES);
     let (mut first, mut slot) = (0, place(&key));
     if slot == 0 {
         slot = take_place();
-        mark(key.sandbox, COUNTED_USES);
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_boot_ns() };
         let found = TallyPlace { slot, zero: 0, first: now };
