@@ -13,7 +13,7 @@ use aya_ebpf::{
 use clawbox_common::{
     address::{Address, Range},
     attach::{Selector, Walk},
-    decide::{Admission, Contact, Files, Lookup, Placed, admission},
+    decide::{Admission, Files, Lookup, Placed, RuleQuery, admission},
     event::CallShape,
     file::{FileKey, FileRule, NameKey},
     limits,
@@ -212,9 +212,9 @@ impl Lookup for KernelLookup {
     }
 
     #[inline(always)]
-    fn admits(&self, subject: &Subject, hosts: &HostIds, contact: Contact) -> Admission {
+    fn admits(&self, subject: &Subject, hosts: &HostIds, query: RuleQuery) -> Admission {
         let mut by = [0_u64; 2];
-        let found = admit(&raw const *subject, &raw const *hosts, contact.0, &raw mut by);
+        let found = admit(&raw const *subject, &raw const *hosts, query.0, &raw mut by);
         let [matched, host] = by;
         Admission {
             matched,
@@ -226,8 +226,9 @@ impl Lookup for KernelLookup {
     }
 }
 
-/// [`Placed::of`], in place. With C's linkage, as [`crate::search::meet`]: what a decision is made of was verified for every
-/// range and for every pattern of a host, and what follows for each of those again: 22,000 instructions a hook.
+/// [`Placed::of`], in place. With C's linkage, as [`crate::search::meet`]: what a decision is made of was
+/// verified for every range and for every pattern of a host, and what follows for each of those again: 22,000
+/// instructions a hook.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn place(address: *mut Address) -> u32 {
@@ -250,7 +251,7 @@ pub extern "C" fn place(address: *mut Address) -> u32 {
 pub extern "C" fn admit(
     subject: *const Subject,
     hosts: *const HostIds,
-    contact: u64,
+    query: u64,
     into: *mut [u64; 2],
 ) -> u32 {
     if subject.is_null() || hosts.is_null() || into.is_null() {
@@ -258,7 +259,7 @@ pub extern "C" fn admit(
     }
     // SAFETY: as in `place`.
     unsafe {
-        let found = admission(&KernelLookup, &*subject, &*hosts, Contact(contact));
+        let found = admission(&KernelLookup, &*subject, &*hosts, RuleQuery(query));
         into.write([found.matched, u64::from(found.host)]);
         found.who | found.is_verified << 2 | found.matched_word << 8
     }

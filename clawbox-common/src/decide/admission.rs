@@ -35,9 +35,9 @@ impl Placed {
 /// What a rule is asked about beside the subject and the host: policy generation, port, transport, and whether it
 /// is on loopback, which only some rules open. In one number, which takes no room on the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Contact(pub u64);
+pub struct RuleQuery(pub u64);
 
-impl Contact {
+impl RuleQuery {
     #[inline(always)]
     pub(super) const fn new(policy: u32, to: &Destination, is_loopback: bool) -> Self {
         let low = is_loopback as u64 | (to.transport as u64) << 8 | (to.port as u64) << 16;
@@ -86,7 +86,7 @@ pub fn admission<L: Lookup + ?Sized>(
     lookup: &L,
     subject: &Subject,
     hosts: &HostIds,
-    contact: Contact,
+    query: RuleQuery,
 ) -> Admission {
     let mut found = Admission::default();
     for slot in 0..PATTERNS_PER_HOST {
@@ -94,10 +94,10 @@ pub fn admission<L: Lookup + ?Sized>(
         if host == 0 {
             break;
         }
-        let Some(rule) = lookup.rule(&contact.rule_for(host)) else {
+        let Some(rule) = lookup.rule(&query.rule_for(host)) else {
             continue;
         };
-        if contact.is_loopback() && rule.flags & HOST_LOOPBACK == 0 {
+        if query.is_loopback() && rule.flags & HOST_LOOPBACK == 0 {
             continue;
         }
         let is_verified = u32::from(rule.flags & VERIFY_NAME != 0);

@@ -9,7 +9,7 @@ pub mod execution;
 pub mod file;
 pub mod unix;
 
-pub use admission::{Admission, Contact, Placed, admission};
+pub use admission::{Admission, Placed, RuleQuery, admission};
 
 use crate::address::{Address, DNS_PORT, PING_PROBE_PORT, Range, is_given};
 use crate::file::{FileKey, FileRule, NameKey};
@@ -41,8 +41,8 @@ pub trait Lookup {
 
     /// What the rules for a host's patterns say of a subject.
     #[inline(always)]
-    fn admits(&self, subject: &Subject, hosts: &HostIds, contact: Contact) -> Admission {
-        admission(self, subject, hosts, contact)
+    fn admits(&self, subject: &Subject, hosts: &HostIds, query: RuleQuery) -> Admission {
+        admission(self, subject, hosts, query)
     }
 }
 
@@ -97,8 +97,8 @@ impl<L: Lookup> Lookup for Connected<'_, L> {
     }
 
     #[inline(always)]
-    fn admits(&self, subject: &Subject, hosts: &HostIds, contact: Contact) -> Admission {
-        self.lookup.admits(subject, hosts, contact)
+    fn admits(&self, subject: &Subject, hosts: &HostIds, query: RuleQuery) -> Admission {
+        self.lookup.admits(subject, hosts, query)
     }
 }
 
@@ -430,9 +430,9 @@ fn ruled<L: Lookup>(
     hosts: &HostIds,
     is_loopback: bool,
 ) -> Decision {
-    let contact = Contact::new(state.policy, to, is_loopback);
+    let query = RuleQuery::new(state.policy, to, is_loopback);
     let Admission { matched, matched_word, host, who, is_verified } =
-        lookup.admits(subject, hosts, contact);
+        lookup.admits(subject, hosts, query);
     match who {
         Admission::ADMITTED => {
             // Compiled for names alone: whom an address is for, nothing that is said on it can tell.
