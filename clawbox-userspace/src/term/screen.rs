@@ -1,6 +1,6 @@
 //! The terminal: taken for a while, and given back however that ends.
 
-use std::io::{self, Stdout, stdout};
+use std::io::{self, Stdout, StdoutLock, stdout};
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -42,6 +42,7 @@ impl TakenScreen {
             // Where nobody draws any more, nobody has to be told.
             let _ = wake.send(Wake::Panicked);
         }));
+        let _alone = alone();
         TAKEN.store(true, Ordering::SeqCst);
         let terminal = enable_raw_mode()
             .and_then(|()| execute!(stdout(), EnterAlternateScreen, EnableMouseCapture))
@@ -54,6 +55,7 @@ impl TakenScreen {
     /// # Errors
     /// The terminal is gone.
     pub fn draw(&mut self, state: &State) -> io::Result<()> {
+        let _alone = alone();
         if !TAKEN.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -80,8 +82,16 @@ impl Drop for TakenScreen {
     }
 }
 
+/// Whether it is taken and what is on it change together: else a picture that is begun before another thread
+/// gives the terminal back is drawn over what was there. The thread that has it may take it once more, as one
+/// that panics while it draws does.
+fn alone() -> StdoutLock<'static> {
+    stdout().lock()
+}
+
 /// Gives the terminal back, if it was taken; once.
 pub fn give_back() {
+    let _alone = alone();
     if TAKEN.swap(false, Ordering::SeqCst) {
         // There is nobody to tell that this fails.
         let _ = execute!(
