@@ -164,6 +164,8 @@ pub struct Stage {
 pub struct Judged {
     /// The tests that ran.
     pub tests: Tests,
+    /// The names of those that failed.
+    pub failures: Vec<String>,
     /// What they told of attacks.
     pub attacks: Observed,
     /// The first line that says that clawbox itself could not start here, whatever was tested.
@@ -233,7 +235,7 @@ fn stage(name: &str, run: impl FnOnce() -> Result<Judged>) -> Stage {
     let time = start.elapsed();
     let (Judged { tests, attacks, .. }, failure) = match result {
         Ok(judged) if judged.tests.failed > 0 => {
-            let failure = format!("{} failed", judged.tests.failed);
+            let failure = format!("{} failed: {}", judged.tests.failed, judged.failures.join(", "));
             (judged, Some(failure))
         }
         Ok(judged) => (judged, None),
@@ -481,7 +483,20 @@ pub fn judged(output: &str, success: bool, which: Which<'_>) -> Result<Judged> {
     if tests == Tests::default() && matches!(which, Which::All) {
         bail!("no test ran");
     }
-    Ok(Judged { tests, attacks: Observed::read(output)?, unstarted: unstarted(output) })
+    let (failures, attacks) = (failures(output), Observed::read(output)?);
+    Ok(Judged { tests, failures, attacks, unstarted: unstarted(output) })
+}
+
+/// The names in the list that each binary's output ends with.
+fn failures(output: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut is_list = false;
+    for line in output.lines().map(str::trim_end) {
+        let name = line.strip_prefix("    ").filter(|name| is_list && !name.contains(' '));
+        names.extend(name.map(str::to_owned));
+        is_list = name.is_some() || line == "failures:";
+    }
+    names
 }
 
 /// The kernel takes no program, or no more of them: every test fails then, and says nothing.
@@ -517,10 +532,12 @@ mod tests {
     const LINE: &str = "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; finished\r\n";
 
     #[test]
-    fn summary_lines_are_added_up() {
-        let broken = "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured\n";
+    fn summary_lines_are_added_up_and_what_failed_has_its_name() {
+        let broken = "failures:\n\n---- a::b stdout ----\n    indented\n\nfailures:\r\n    a::b\r\n    a::c\r\n\r\n\
+                      test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured\n";
         let found = judged(&format!("{LINE}noise\n{broken}"), false, Which::All).unwrap();
         assert_eq!(found.tests, Tests { passed: 7, failed: 2 });
+        assert_eq!(found.failures, ["a::b", "a::c"]);
     }
 
     #[test]

@@ -185,19 +185,25 @@ impl Ledger {
         }
         self.tail.lines += 1;
         self.tail.line = Head::of(text.as_bytes()).to_string();
-        self.say_tail()
+        self.say_tail();
+        Ok(())
     }
 
-    /// Says how far the open segment has come. Not synced: what is said too little is only not proven.
-    ///
-    /// # Errors
-    /// The disk does not take it.
-    pub fn come_to(&mut self, segment: u64, batches: u64, head: Head) -> io::Result<()> {
+    /// Says how far the open segment has come.
+    pub fn come_to(&mut self, segment: u64, batches: u64, head: Head) {
         self.tail = Tail { segment, batches, head: head.to_string(), ..self.tail.clone() };
-        self.say_tail()
+        self.say_tail();
     }
 
-    fn say_tail(&self) -> io::Result<()> {
+    /// Not synced, and no failure of what it is said of: what is said too little is only not proven, while a
+    /// line or a batch that is written again because of it would be there twice.
+    fn say_tail(&self) {
+        if let Err(error) = self.write_tail() {
+            tracing::debug!("the store's tail is not signed: {error}");
+        }
+    }
+
+    fn write_tail(&self) -> io::Result<()> {
         let (tail, new) = (self.directory.join(TAIL), self.directory.join("tail.new"));
         private().truncate(true).open(&new)?.write_all(self.key.line(&self.tail)?.as_bytes())?;
         fs::rename(new, tail)

@@ -162,6 +162,28 @@ fn the_oldest_segments_go_by_quota_and_by_age_and_each_by_a_signed_line() {
 }
 
 #[test]
+fn what_became_of_a_segment_is_said_once_where_the_tail_finds_no_room() {
+    let place = Place::new();
+    let (mut writer, _) = place.open(Limits::default());
+    append(&mut writer, 2);
+    // Its new text can be written nowhere, as on a disk that the line before has filled.
+    let new = place.store().join("tail.new");
+    fs::create_dir(&new).unwrap();
+    writer.close().unwrap();
+    append(&mut writer, 3);
+    writer.close().unwrap();
+    fs::remove_dir(&new).unwrap();
+    append(&mut writer, 4);
+    drop(writer);
+    let key = HostKey::read(&place.key()).unwrap().public();
+    let lines = ledger::lines(&place.store(), key).unwrap().lines;
+    let said: Vec<(What, u64)> = lines.iter().map(|line| (line.what, line.events)).collect();
+    assert_eq!(said, [(What::Closed, 2), (What::Closed, 3)]);
+    let found = place.verified();
+    assert_eq!((found.problems, found.events, found.segments), (vec![], 9, 3));
+}
+
+#[test]
 fn records_are_on_the_disk_soon_and_all_of_them_when_the_store_is_closed() {
     let place = Place::new();
     let store = Store::start(place.store(), place.key(), "agent", Limits::default(), None).unwrap();

@@ -279,9 +279,7 @@ impl Writer {
         self.next_event += events;
         let (number, batches, head) = (open.number, open.batches, open.head);
         self.open = Some(open);
-        if let Err(error) = self.ledger.come_to(number, batches, head) {
-            tracing::debug!("the store's tail is not signed: {error}");
-        }
+        self.ledger.come_to(number, batches, head);
         Ok(())
     }
 
