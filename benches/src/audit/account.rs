@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use arrow_array::StringArray;
 use clawbox::audit::store::frame::Label;
 use clawbox::audit::store::read::{Cursor, Loaded, Reader, Wanted};
+use clawbox::audit::store::scan::next_event;
 use clawbox::audit::store::schema::{COUNT_AT, Text};
 
 /// Columns that tell what an event is.
@@ -118,6 +119,11 @@ impl Account {
             self.read()?;
             Ok(self.unexplained >= self.elsewhere)
         })
+    }
+
+    /// Events of whatever kind that the store has by now.
+    pub fn written(&self) -> Result<u64> {
+        Ok(next_event(&self.directory)?)
     }
 
     /// What the store takes of the disk.

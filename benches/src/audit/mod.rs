@@ -245,13 +245,15 @@ impl Seen {
         workers: &mut [Worker],
         account: &mut Account,
     ) -> Result<()> {
-        let (before, used, began) = (account.rows, daemon.processor()?, Instant::now());
+        let (before, used, written) = (account.rows, daemon.processor()?, account.written()?);
         let made = flood(workers, FLOOD)?;
+        // What is in the store when the last one is made. The rest waits to be written, and what it takes this to
+        // read all of them back is not the agent's.
+        let written = account.written()?.saturating_sub(written).max(1);
         account.generated += made.generated;
         account.settle()?;
-        // All that was not lost is on the disk by now.
         let rows = (account.rows - before).max(1) as f64;
-        let stored = rows / began.elapsed().as_secs_f64();
+        let stored = rows.min(written as f64) / made.took.as_secs_f64();
         let used = daemon.processor()?.saturating_sub(used);
         self.taken.push(used.as_secs_f64() * 1e9 / rows);
         self.offered.push(made.generated as f64 / made.took.as_secs_f64());

@@ -50,8 +50,8 @@ use crate::kernel::pinned;
 use crate::sandbox::adopt::Found;
 use crate::sandbox::cgroup::{self, Cgroup, CgroupError};
 use crate::sandbox::confined::is_confined;
-use crate::sandbox::feed::TICK;
 use crate::sandbox::host::Host;
+use crate::sandbox::host::TICK;
 use crate::sandbox::launcher::Launcher;
 use crate::sandbox::oom;
 use crate::sandbox::probe::PROBE;
@@ -488,7 +488,7 @@ impl Daemon {
             }
             if looks_after_all {
                 self.go_round();
-                rest.look();
+                rest.look(self.host.reads_events());
             }
             if !self.ended.is_empty() {
                 // Whoever waits hears of it first, by way of the tasks that serve the socket.

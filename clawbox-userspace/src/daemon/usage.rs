@@ -31,6 +31,9 @@ pub fn descriptors() -> Option<u64> {
 /// How long nobody has asked for anything until what that took is given back.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// The same where there is always something to read: what is given back is then asked for again at once.
+const AT_MOST: Duration = Duration::from_secs(60);
+
 /// Whether the daemon rests.
 pub(super) struct Rest {
     since: Instant,
@@ -48,9 +51,10 @@ impl Rest {
         *self = Self::new();
     }
 
-    /// Gives memory back once after each time that something was asked for.
-    pub(super) fn look(&mut self) {
-        if !self.is_given_back && self.since.elapsed() >= QUIET {
+    /// Gives memory back once after each time that something was asked for. `reads` is whether events come.
+    pub(super) fn look(&mut self, reads: bool) {
+        let quiet = if reads { AT_MOST } else { QUIET };
+        if !self.is_given_back && self.since.elapsed() >= quiet {
             forget_last();
             give_back();
             self.is_given_back = true;

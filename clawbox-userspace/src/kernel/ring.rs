@@ -168,6 +168,12 @@ impl Ring {
         }
     }
 
+    /// Bytes that were not looked at.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.producer.first().load(Ordering::Acquire).saturating_sub(self.at)
+    }
+
     /// How far it was looked at.
     #[must_use]
     pub fn position(&self) -> u64 {

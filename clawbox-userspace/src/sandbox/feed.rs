@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clawbox_common::event::{Header, Kind};
+use clawbox_common::limits::EVENT_WAKE;
 use clawbox_common::number;
 use clawbox_common::rule::LOST_ALLOW;
 use clawbox_common::verdict::Verdict;
@@ -35,8 +36,9 @@ use crate::kernel::pin::directory_of;
 use crate::kernel::ring::Ring;
 use crate::kernel::tallies::Tallies;
 
-/// How long an event that somebody is woken for waits at most before it is read.
-pub const TICK: Duration = Duration::from_millis(40);
+/// How long an event that somebody is woken for waits at most before it is read, where others were read just
+/// before it.
+const TICK: Duration = Duration::from_millis(80);
 
 /// How long what is allowed waits, where there is some all the time: each look has its price, and much of it
 /// crosses a fill level before.
@@ -218,6 +220,12 @@ impl Feed {
         self.counts.fills.is_under_way()
     }
 
+    /// Whether anything was there in the last looks.
+    #[must_use]
+    pub fn reads(&self) -> bool {
+        self.pause < REST
+    }
+
     /// Where the agent's own decisions say whose they are.
     #[must_use]
     pub fn stirred(&self) -> Arc<Stirred> {
@@ -236,6 +244,10 @@ impl Feed {
                 () = self.stirred.any() => true,
                 () = self.timer.at(self.looked + self.pause) => self.look(),
             };
+        }
+        // In a flood the next wake may come when no room is left.
+        if self.rings.iter().any(|source| source.ring.get_ref().unread() >= EVENT_WAKE) {
+            return;
         }
         tokio::select! {
             // A second word before the first was heard: the fill level, or what cannot wait.
@@ -299,13 +311,14 @@ impl Feed {
         told
     }
 
-    /// The earlier of what both rings have next.
-    fn next(&mut self) -> Option<Event> {
+    /// The ring that has the earlier of what both have next. It stays where it is: a copy is dear where there are
+    /// a million a second.
+    fn next(&mut self) -> Option<&mut Source> {
         self.look_ahead();
         let first = self.rings.iter_mut().min_by_key(|source| source.time())?;
-        let event = first.next.take()?;
-        self.counts.numbers.read(first.which, event.header().number);
-        Some(event)
+        let number = first.next.as_ref()?.header().number;
+        self.counts.numbers.read(first.which, number);
+        Some(first)
     }
 
     fn look_ahead(&mut self) {
@@ -361,27 +374,29 @@ impl Feed {
         let (mut run, mut passed) = ((0, 0), 0);
         let first = told.len();
         while read < BATCH
-            && let Some(event) = self.next()
+            && let Some(source) = self.next()
         {
             read += 1;
-            let sandbox = event.header().sandbox;
-            if sandbox == PROBE || recorders.is_try(&event) {
+            let key = source.next.as_ref().and_then(|event| {
+                let sandbox = event.header().sandbox;
                 // What the watchdog tries is no sandbox's doing.
+                if sandbox == PROBE || recorders.is_try(event) {
+                    return None;
+                }
+                let recorder = recorders.for_event(sandbox)?;
+                told.push(recorder.sandbox());
+                let is_told = recorder.event(event, &clock);
+                is_told.then(|| in_flight::key(sandbox, kind_of(event)))
+            });
+            source.next = None;
+            let Some(key) = key else {
                 passed += 1;
                 continue;
-            }
-            let mut is_told = false;
-            let kind = kind_of(&event);
-            if let Some(recorder) = recorders.for_event(sandbox) {
-                told.push(recorder.sandbox());
-                is_told = recorder.event(&event, &clock);
-            }
-            let key = if is_told { in_flight::key(sandbox, kind) } else { PASSED };
-            passed += u64::from(!is_told);
-            if is_told && key != run.0 {
+            };
+            if key != run.0 {
                 add(counts, std::mem::replace(&mut run, (key, 0)));
             }
-            run.1 += u64::from(is_told);
+            run.1 += 1;
         }
         add(counts, run);
         add(counts, (PASSED, passed));

@@ -14,7 +14,7 @@ use super::cgroup::Cgroup;
 use super::change::KernelSide;
 use super::connections::Connections;
 use super::control::{Answer, Request, Text};
-use super::feed::{Counts, Feed, TICK};
+use super::feed::{Counts, Feed};
 use super::launcher::Launcher;
 use super::life::{Sandbox, Written};
 use super::memory::give_back;
@@ -47,6 +47,9 @@ const LOSSES: Duration = Duration::from_millis(800);
 
 /// How often what was allowed is summed up.
 const SUMMARY: Duration = Duration::from_secs(60);
+
+/// How often it is looked after what somebody waits for and nobody tells.
+pub const TICK: Duration = Duration::from_millis(40);
 
 /// How long allowed connects and sends that are alike are counted together.
 const SPAN: Duration = Duration::from_secs(10);
@@ -434,6 +437,12 @@ impl Host {
     #[must_use]
     pub fn identified(&self) -> &Identified {
         self.kernel.connections.identified()
+    }
+
+    /// Whether events were read in the last seconds.
+    #[must_use]
+    pub fn reads_events(&self) -> bool {
+        self.feed.reads()
     }
 
     /// Waits until something is to be written down.

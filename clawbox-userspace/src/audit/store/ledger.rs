@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use nix::libc;
 use serde::{Deserialize, Serialize};
 
 use super::Head;
-use super::signed::{HostKey, PublicKey};
+use super::signed::{ADDED, HostKey, PublicKey};
 
 /// The file of the lines.
 pub const HEADS: &str = "heads.jsonl";
@@ -90,7 +90,13 @@ pub struct Tail {
     pub lines: u64,
     /// The last of them.
     pub line: String,
+    /// Nothing: it makes the file as long as it always is.
+    #[serde(default)]
+    pub blank: String,
 }
+
+/// Bytes of the tail's file: a disk's sector, which is written whole or not at all.
+const SECTOR: usize = 512;
 
 /// The signed files of a store, as its writer has them.
 pub struct Ledger {
@@ -98,6 +104,8 @@ pub struct Ledger {
     key: HostKey,
     /// How far it has come.
     pub tail: Tail,
+    /// The tail's file, once this has written to it.
+    file: Option<File>,
 }
 
 /// The lines of a store, and what does not hold of them.
@@ -138,12 +146,20 @@ pub fn lines(directory: &Path, key: PublicKey) -> io::Result<Found> {
 /// # Errors
 /// It cannot be read, or is not there.
 pub fn tail(directory: &Path, key: PublicKey) -> io::Result<Option<Tail>> {
-    let mut text = String::new();
-    let read = File::open(directory.join(TAIL))?.take(64 << 10).read_to_string(&mut text);
-    match read {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
-        Err(error) => Err(error),
-        Ok(_) => Ok(key.said(&text)),
+    let read = || {
+        let mut text = Vec::new();
+        File::open(directory.join(TAIL))?.take(64 << 10).read_to_end(&mut text)?;
+        Ok::<_, io::Error>(text)
+    };
+    let mut text = read()?;
+    loop {
+        let said = std::str::from_utf8(&text).ok().and_then(|text| key.said(text));
+        // Whoever writes it may have been in the midst of it.
+        let again = if said.is_some() { return Ok(said) } else { read()? };
+        if again == text {
+            return Ok(None);
+        }
+        text = again;
     }
 }
 
@@ -163,8 +179,9 @@ impl Ledger {
             head: Head::default().to_string(),
             lines: found.lines.len() as u64,
             line: found.last.to_string(),
+            blank: String::new(),
         };
-        Self { directory: directory.to_owned(), key, tail }
+        Self { directory: directory.to_owned(), key, tail, file: None }
     }
 
     /// Adds a line, durably. What stood behind those that hold is cut off.
@@ -197,15 +214,36 @@ impl Ledger {
 
     /// Not synced, and no failure of what it is said of: what is said too little is only not proven, while a
     /// line or a batch that is written again because of it would be there twice.
-    fn say_tail(&self) {
+    fn say_tail(&mut self) {
         if let Err(error) = self.write_tail() {
             tracing::debug!("the store's tail is not signed: {error}");
         }
     }
 
-    fn write_tail(&self) -> io::Result<()> {
-        let (tail, new) = (self.directory.join(TAIL), self.directory.join("tail.new"));
-        private().truncate(true).open(&new)?.write_all(self.key.line(&self.tail)?.as_bytes())?;
-        fs::rename(new, tail)
+    /// In place: that takes no room, and no new file and name for each batch.
+    fn write_tail(&mut self) -> io::Result<()> {
+        self.tail.blank.clear();
+        let length = serde_json::to_string(&self.tail)?.len() + ADDED;
+        self.tail.blank = " ".repeat(SECTOR.saturating_sub(length));
+        let text = self.key.line(&self.tail)?;
+        // Nor is it written where nobody finds it.
+        let file =
+            match self.file.take().filter(|file| file.metadata().is_ok_and(|it| it.nlink() > 0)) {
+                Some(file) => file,
+                None => return self.begin_tail(text.as_bytes()),
+            };
+        file.write_all_at(text.as_bytes(), 0)?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn begin_tail(&mut self, text: &[u8]) -> io::Result<()> {
+        let new = self.directory.join("tail.new");
+        let mut file = private().truncate(true).open(&new)?;
+        file.write_all(text)?;
+        file.sync_data()?;
+        fs::rename(new, self.directory.join(TAIL))?;
+        self.file = Some(file);
+        Ok(())
     }
 }

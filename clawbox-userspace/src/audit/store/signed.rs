@@ -16,6 +16,9 @@ use super::hex;
 /// What stands between a line's object and its signature.
 const BEFORE: &str = ",\"sig\":\"";
 
+/// By how many bytes a line is longer than its object.
+pub const ADDED: usize = BEFORE.len() + 2 * ed25519_dalek::SIGNATURE_LENGTH + "\"\n".len();
+
 /// A host's key.
 pub struct HostKey(SigningKey);
 

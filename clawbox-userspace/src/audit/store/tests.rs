@@ -103,6 +103,8 @@ fn a_store_is_whole_after_its_writer_was_killed_between_and_within_batches() {
     let found = place.verified();
     assert_eq!(found.problems, []);
     assert_eq!((found.segments, found.batches, found.events, found.unsigned), (3, 11, 26, 0));
+    // It is written in place, which only a whole sector may be.
+    assert_eq!(fs::metadata(place.store().join(TAIL)).unwrap().len(), 512);
     // Killed within a batch, and with one that the tail does not cover.
     let open = place.store().join(segment_name(3));
     let mut bytes = fs::read(&open).unwrap();
@@ -166,13 +168,14 @@ fn what_became_of_a_segment_is_said_once_where_the_tail_finds_no_room() {
     let place = Place::new();
     let (mut writer, _) = place.open(Limits::default());
     append(&mut writer, 2);
-    // Its new text can be written nowhere, as on a disk that the line before has filled.
-    let new = place.store().join("tail.new");
-    fs::create_dir(&new).unwrap();
+    // It can be written nowhere, as on a disk that the line before has filled.
+    let tail = place.store().join(TAIL);
+    fs::remove_file(&tail).unwrap();
+    fs::create_dir(&tail).unwrap();
     writer.close().unwrap();
     append(&mut writer, 3);
     writer.close().unwrap();
-    fs::remove_dir(&new).unwrap();
+    fs::remove_dir(&tail).unwrap();
     append(&mut writer, 4);
     drop(writer);
     let key = HostKey::read(&place.key()).unwrap().public();

@@ -8,9 +8,10 @@ use super::row;
 use crate::audit::record::Gap;
 use crate::audit::trail::gap_of;
 
-/// How long a denial, an answer or a lifecycle record waits for others; it is durable within 200 ms, of which it may
-/// have waited 40 to be read, and a disk takes some.
-const SOON: Duration = Duration::from_millis(125);
+/// How long a denial, an answer or a lifecycle record waits for others, from when it may have happened; it is
+/// durable within 200 ms, of which a disk takes some. Of the two looks that are in it the second is no longer
+/// under way when its time has come.
+const SOON: Duration = Duration::from_millis(170);
 
 /// How long all else does, from when it happened; it is durable within a second.
 const LATER: Duration = Duration::from_millis(700);
@@ -40,7 +41,7 @@ pub(super) struct Waiting {
     pub(super) columns: Columns,
     /// When the oldest row came, or what it tells may have happened.
     pub(super) since: Option<Instant>,
-    /// When the oldest urgent one did.
+    /// The same of the oldest urgent one.
     pub(super) urgent: Option<Instant>,
     /// What found no room, by sandbox.
     pub(super) lost: BTreeMap<String, u64>,
@@ -87,14 +88,14 @@ impl Waiting {
 
     /// Rows have come. Whether the writer has to be told of it.
     pub(super) fn came(&mut self, is_urgent: bool) -> bool {
-        let now = || Some(Instant::now());
+        let since = || self.from.or_else(|| Some(Instant::now()));
         let is_first = self.since.is_none();
         if is_first {
-            self.since = self.from.or_else(now);
+            self.since = since();
         }
         let is_first_urgent = is_urgent && self.urgent.is_none();
         if is_first_urgent {
-            self.urgent = now();
+            self.urgent = since();
         }
         is_first || is_first_urgent || self.columns.rows() == FULL
     }
@@ -108,5 +109,39 @@ impl Waiting {
         let later = self.since.map(|since| since + LATER);
         let due = soon.into_iter().chain(later).min()?;
         Some(due.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When a row is written that may have happened so long ago.
+    fn due(ago: Duration, is_urgent: bool) -> Duration {
+        let now = Instant::now();
+        let mut waiting =
+            Waiting { from: Some(now.checked_sub(ago).unwrap()), ..Waiting::default() };
+        assert!(waiting.came(is_urgent), "nobody is told of the first");
+        let at = waiting.due().unwrap() + now.elapsed();
+        at + ago
+    }
+
+    #[test]
+    fn what_waits_is_written_in_time_however_late_it_was_read() {
+        // What is promised, less what a disk takes.
+        for (is_urgent, promised) in [(true, 180), (false, 900)] {
+            let promised = Duration::from_millis(promised);
+            for ago in [0, 50, 150] {
+                let ago = Duration::from_millis(ago);
+                assert!(due(ago, is_urgent) <= promised, "{is_urgent} {ago:?}");
+                assert!(due(ago, is_urgent) > ago, "nothing waits for others");
+            }
+            let late = promised * 2;
+            let now = Instant::now();
+            let from = Some(now.checked_sub(late).unwrap());
+            let mut waiting = Waiting { from, ..Waiting::default() };
+            waiting.came(is_urgent);
+            assert_eq!(waiting.due(), Some(Duration::ZERO));
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// Lines a second, and at once, that say again what another line has said; the host's store has the others.
-const REPEATS: (f64, f64) = (1_024.0, 4_096.0);
+const REPEATS: (f64, f64) = (256.0, 1_024.0);
 
 /// How often it is told how many those were.
 const TELL: Duration = Duration::from_secs(1);
