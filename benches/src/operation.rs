@@ -215,6 +215,8 @@ pub struct Performer {
     address: SocketAddr,
     unconnected: UdpSocket,
     connected: UdpSocket,
+    /// Connected now here, now there.
+    mixed: UdpSocket,
 }
 
 impl Performer {
@@ -224,7 +226,8 @@ impl Performer {
         let unconnected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         let connected = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         connected.connect(address)?;
-        Ok(Self { ends, address, unconnected, connected })
+        let mixed = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        Ok(Self { ends, address, unconnected, connected, mixed })
     }
 
     /// Performs an operation `count` times.
@@ -255,7 +258,7 @@ impl Performer {
                     number = number.wrapping_add(1);
                     let last = if number.is_multiple_of(100) { 200 } else { number as u8 % MIXED };
                     let address = Ipv4Addr::new(127, 0, 1, last);
-                    match self.connected.connect((address, MIXED_PORT)) {
+                    match self.mixed.connect((address, MIXED_PORT)) {
                         // What no rule allows.
                         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
                         other => other,

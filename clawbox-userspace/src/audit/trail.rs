@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
@@ -71,6 +71,10 @@ const PENDING_BOUND: usize = 1 << 20;
 /// Bytes after which records are handed to the system without waiting for the end of the batch.
 const BATCH: usize = 64 * 1024;
 
+/// Who has written so often, each time before so much time has gone by, will do so again.
+const OFTEN: u8 = 8;
+const QUIET: Duration = Duration::from_secs(1);
+
 /// The kind of the gap that unwritten lines leave.
 const UNWRITTEN: &str = "unwritten";
 
@@ -79,6 +83,8 @@ pub struct Trail {
     out: Box<dyn Write + Send>,
     /// Whole lines, but for the first, of which a part may be written already.
     pending: Vec<u8>,
+    /// When it was written last, and how many times before that with no second in between.
+    written: (Option<Instant>, u8),
     sandbox: String,
     seq: u64,
     unwritten: u64,
@@ -142,6 +148,7 @@ impl Trail {
         Self {
             out,
             pending: Vec::new(),
+            written: (None, 0),
             sandbox: sandbox.to_owned(),
             seq: 0,
             unwritten: 0,
@@ -332,6 +339,15 @@ impl Trail {
         }
     }
 
+    /// Whether it is written again and again.
+    fn writes_on(&mut self) -> bool {
+        let now = Instant::now();
+        let before = self.written.0.replace(now);
+        let goes_on = before.is_some_and(|before| now.duration_since(before) < QUIET);
+        self.written.1 = if goes_on { self.written.1.saturating_add(1) } else { 0 };
+        self.written.1 >= OFTEN
+    }
+
     fn write_pending(&mut self) {
         let mut taken = 0;
         let mut failure = None;
@@ -350,8 +366,9 @@ impl Trail {
             }
         }
         self.pending.drain(..taken);
-        if self.pending.is_empty() && (taken == 0 || self.pending.capacity() > 2 * BATCH) {
-            // A thousand trails that nothing is added to have no memory for it; who writes on keeps his.
+        let is_kept = self.writes_on() && taken > 0 && self.pending.capacity() <= 2 * BATCH;
+        if self.pending.is_empty() && !is_kept {
+            // A thousand trails that little is added to have no memory for it; who writes on keeps his.
             self.pending = Vec::new();
         }
         if taken > 0 {

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
+use std::thread;
 
 use aya::Pod;
 use aya::maps::MapError;
@@ -18,6 +19,9 @@ const DELETE_BATCH: libc::c_int = 27;
 /// Entries that are read at first, and at most, with one call.
 const FIRST: u32 = 64;
 const MOST: u32 = 4096;
+
+/// So many that are written pay for a thread.
+const SHARED: usize = 512;
 
 /// `struct { } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -145,18 +149,47 @@ pub(super) fn has<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> bool {
     outcome == 0
 }
 
-/// Writes entries, in the place of those that have their keys.
+/// Writes entries, in the place of those that have their keys. Many are written by two threads, each half of
+/// them: an entry takes most of a microsecond, as no place of a large table is in a processor's cache.
 ///
 /// # Errors
-/// The table is full: entries before the one that did not fit are there.
-pub(super) fn write<K: Pod, V: Pod>(map: impl AsFd, keys: &[K], values: &[V]) -> Result<(), Errno> {
+/// The table is full: others than those that did not fit are there.
+pub(super) fn write<K: Pod + Sync, V: Pod + Sync>(
+    map: impl AsFd,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Errno> {
+    let half = if keys.len() >= SHARED { keys.len() / 2 } else { 0 };
+    let (map, all) = (map.as_fd(), (keys, values));
+    let (Some((keys, own_keys)), Some((values, own_values))) =
+        (keys.split_at_checked(half), values.split_at_checked(half))
+    else {
+        return write_some(map, all.0, all.1);
+    };
+    thread::scope(|scope| {
+        let other = (half > 0).then(|| {
+            let write = move || write_some(map, keys, values);
+            thread::Builder::new().spawn_scoped(scope, write)
+        });
+        let own = write_some(map, own_keys, own_values);
+        let others = match other {
+            None => Ok(()),
+            Some(Ok(other)) => other.join().unwrap_or(Err(Errno::EAGAIN)),
+            // There can be no other thread.
+            Some(Err(_)) => write_some(map, keys, values),
+        };
+        own.and(others)
+    })
+}
+
+fn write_some<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Result<(), Errno> {
     for (keys, values) in keys.chunks(MOST as usize).zip(values.chunks(MOST as usize)) {
         let count = u32::try_from(keys.len().min(values.len())).unwrap_or(0);
         let mut update = Batched {
             keys: keys.as_ptr() as u64,
             values: values.as_ptr() as u64,
             count,
-            map: map.as_fd().as_raw_fd().cast_unsigned(),
+            map: map.as_raw_fd().cast_unsigned(),
             ..Batched::default()
         };
         call(UPDATE_BATCH, &mut update)?;

@@ -273,7 +273,7 @@ impl Enforcer {
     }
 
     /// Writes entries, in the place of those that have their keys.
-    fn write<K: aya::Pod, V: aya::Pod>(
+    fn write<K: aya::Pod + Sync, V: aya::Pod + Sync>(
         &self,
         name: &'static str,
         entries: &BTreeMap<K, V>,
@@ -281,7 +281,7 @@ impl Enforcer {
         self.write_all(name, entries.iter().map(|(key, value)| (*key, *value)))
     }
 
-    fn write_all<K: aya::Pod, V: aya::Pod>(
+    fn write_all<K: aya::Pod + Sync, V: aya::Pod + Sync>(
         &self,
         name: &'static str,
         entries: impl Iterator<Item = (K, V)>,
