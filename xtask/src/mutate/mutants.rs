@@ -495,6 +495,13 @@ pub(super) const ALL: &[Mutant] = &[
         "nothing_is_allowed_while_nothing_can_be_recorded",
     ),
     here(
+        "a policy that is paused is not in force",
+        "clawbox-common/src/rule.rs",
+        "self.policy != 0 && self.flags & PAUSED == 0\n",
+        "self.policy != 0\n",
+        "nothing_is_allowed_while_nothing_can_be_recorded_and_all_of_it_again_when_there_is_room",
+    ),
+    here(
         "a policy that says the same has numbers of its own",
         "clawbox-userspace/src/compile/generation.rs",
         "        Self { compiled, ..self }\n",
