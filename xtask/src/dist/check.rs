@@ -120,7 +120,9 @@ fn verbs(help: &str) -> Vec<String> {
         .skip_while(|line| !line.starts_with("Commands:"))
         .skip(1)
         .take_while(|line| line.starts_with(' '))
-        .filter_map(|line| line.split_whitespace().next())
+        // A line that is set further in goes on with the text of the one above.
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|verb| !verb.is_empty())
         .filter(|verb| *verb != "help")
         .map(|verb| format!("clawbox-{verb}"))
         .collect()
@@ -133,7 +135,7 @@ mod tests {
     #[test]
     fn verbs_are_read_from_help() {
         let help = "Enforces\n\nUsage: clawbox <COMMAND>\n\nCommands:\n  run     Run a command\n  \
-                    policy  Look at\n  help    Print this\n\nOptions:\n  -h, --help\n";
+                    policy  Look at\n          it\n  help    Print this\n\nOptions:\n  -h, --help\n";
         assert_eq!(verbs(help), ["clawbox-run", "clawbox-policy"]);
         assert!(verbs("no such section\n  run\n").is_empty());
     }
