@@ -219,7 +219,8 @@ impl Trail {
         self.counted.record(&known.draft);
         if let Some(store) = &self.store {
             store.known(&self.id, self.policy, known, (time, number));
-            if !self.repeats.take() {
+            // What nothing has said before is a line, however much of it there is.
+            if known.line.get().is_some() && !self.repeats.take() {
                 return;
             }
         }
