@@ -23,6 +23,11 @@ const EXDEV: i64 = -18;
 /// Numbers from here on are x32 calls, which share a row.
 const X32: u64 = 0x4000_0000;
 
+/// The number of none: what sigreturn(2) leaves, with a result that is whatever the process had in the
+/// register when a signal came (restore_sigcontext in arch/x86/kernel/signal_64.c). A process that asks for
+/// this number itself gets nothing by it either, and is not told.
+const NO_CALL: u64 = u64::MAX;
+
 /// `AF_UNIX`.
 const UNIX: u64 = 1;
 
@@ -63,6 +68,9 @@ fn returned(registers: Kernel, told: u8, errno: u32) {
         return;
     }
     let number = kernel_read::call_number(registers);
+    if number == NO_CALL {
+        return;
+    }
     let row = if number >= X32 { u64::from(CALL_NUMBERS - 1) } else { number };
     let Some(shape) = CALL_SHAPES.get(row as u32) else { return };
     if shape.errnos & told == 0 {

@@ -86,6 +86,28 @@ fn uses_of_files(secret: &str, private: &str) -> Vec<Use> {
     ]
 }
 
+/// Interrupted as kill(2) returns, and goes on with `EPERM` in its place: 144 is where the handler finds
+/// RAX of what it has interrupted.
+const COMES_BACK_REFUSED: &str = "handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)( \
+        lambda _, __, context: ctypes.memmove(context + 144, bytes(b'\\xff' * 8), 8) and None); \
+    libc.signal(10, handler); code = libc.kill(os.getpid(), 10); \
+    raise OSError(ctypes.get_errno(), 'refused') if code else None";
+
+/// A signal may come wherever a process has the number of `EPERM` in the register of results: what
+/// sigreturn(2) brings back is then no answer to any call.
+#[test]
+fn going_on_after_a_signal_is_no_refused_call() {
+    let scene = Scene::new();
+    let tries =
+        [("back", COMES_BACK_REFUSED.to_owned()), ("unshare", "call(272, 0x80)".to_owned())];
+    let (outcomes, run) = attempts(Clawbox::new(&scene.world, &scene.policy("")), &tries);
+    assert_eq!(outcome(&outcomes, "back"), "EPERM", "{run:#?}");
+    assert_eq!(outcome(&outcomes, "unshare"), "EPERM");
+    let denials = run.denials();
+    let calls: Vec<_> = denials.iter().map(|record| &record["object"]["system_call"]).collect();
+    assert_eq!(calls, ["unshare"], "{denials:#?}");
+}
+
 /// `RNDGETENTCNT` of a device that may be read and not written.
 const ASK_DEVICE: &str = "import fcntl; \
     fcntl.ioctl(os.open('/dev/urandom', os.O_RDONLY), 0x80045200, bytes(4))";
