@@ -1,14 +1,16 @@
 //! Many entries of a kernel's table with one system call: what aya reads one by one, with two calls each.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::thread;
+use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::MapError;
 use aya::sys::SyscallError;
 use nix::errno::Errno;
 use nix::libc;
+
+use super::parts::{Part, Parts};
 
 /// `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_LOOKUP_BATCH`, `BPF_MAP_UPDATE_BATCH` and `BPF_MAP_DELETE_BATCH` of bpf(2), linux/bpf.h.
 const LOOKUP_ELEMENT: libc::c_int = 1;
@@ -20,8 +22,9 @@ const DELETE_BATCH: libc::c_int = 27;
 const FIRST: u32 = 64;
 const MOST: u32 = 4096;
 
-/// So many that are written pay for a thread.
+/// So many that are written pay for a thread, and so many it takes at a time.
 const SHARED: usize = 512;
+const PART: usize = 64;
 
 /// `struct { } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -149,40 +152,60 @@ pub(super) fn has<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> bool {
     outcome == 0
 }
 
-/// Writes entries, in the place of those that have their keys. Many are written by two threads, each half of
-/// them: an entry takes most of a microsecond, as no place of a large table is in a processor's cache.
+/// Writes entries, in the place of those that have their keys. Many are written by two threads: an entry takes
+/// most of a microsecond, as no place of a large table is in a processor's cache.
 ///
 /// # Errors
 /// The table is full: others than those that did not fit are there.
-pub(super) fn write<K: Pod + Sync, V: Pod + Sync>(
+pub(super) fn write<K: Pod + Send + Sync, V: Pod + Send + Sync>(
     map: impl AsFd,
-    keys: &[K],
-    values: &[V],
+    keys: Vec<K>,
+    values: Vec<V>,
 ) -> Result<(), Errno> {
-    let half = if keys.len() >= SHARED { keys.len() / 2 } else { 0 };
-    let (map, all) = (map.as_fd(), (keys, values));
-    let (Some((keys, own_keys)), Some((values, own_values))) =
-        (keys.split_at_checked(half), values.split_at_checked(half))
-    else {
-        return write_some(map, all.0, all.1);
-    };
-    thread::scope(|scope| {
-        let other = (half > 0).then(|| {
-            let write = move || write_some(map, keys, values);
-            thread::Builder::new().spawn_scoped(scope, write)
-        });
-        let own = write_some(map, own_keys, own_values);
-        let others = match other {
-            None => Ok(()),
-            Some(Ok(other)) => other.join().unwrap_or(Err(Errno::EAGAIN)),
-            // There can be no other thread.
-            Some(Err(_)) => write_some(map, keys, values),
-        };
-        own.and(others)
+    let map = map.as_fd();
+    let second = (keys.len() >= SHARED).then(|| map.try_clone_to_owned().ok()).flatten();
+    let Some(second) = second else { return write_in_order(map, &keys, &values) };
+    let begins = (0..keys.len()).step_by(PART);
+    let all = Arc::new((second, keys, values));
+    let parts = begins.map(|begin| {
+        let all = Arc::clone(&all);
+        Box::new(move || {
+            let (map, keys, values) = &*all;
+            write_in_order(map.as_fd(), part(keys, begin), part(values, begin))
+        }) as Part
+    });
+    Parts::begin(parts).end()
+}
+
+fn part<T>(all: &[T], begin: usize) -> &[T] {
+    all.get(begin..begin.saturating_add(PART).min(all.len())).unwrap_or_default()
+}
+
+/// [`remove`] in parts.
+pub(super) fn removal<K: Pod + Send + Sync>(
+    map: OwnedFd,
+    keys: Vec<K>,
+) -> impl Iterator<Item = Part> {
+    let begins = (0..keys.len()).step_by(PART);
+    let all = Arc::new((map, keys));
+    begins.map(move |begin| {
+        let all = Arc::clone(&all);
+        Box::new(move || {
+            remove(&all.0, part(&all.1, begin));
+            Ok(())
+        }) as Part
     })
 }
 
-fn write_some<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> Result<(), Errno> {
+/// The same by one thread: each after those before it.
+///
+/// # Errors
+/// As above; then those before it are there.
+pub(super) fn write_in_order<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), Errno> {
     for (keys, values) in keys.chunks(MOST as usize).zip(values.chunks(MOST as usize)) {
         let count = u32::try_from(keys.len().min(values.len())).unwrap_or(0);
         let mut update = Batched {
@@ -223,4 +246,27 @@ fn call(command: libc::c_int, batched: &mut Batched) -> Result<(), Errno> {
     // table's own sizes, and outlive the call, which only reads them.
     let outcome = unsafe { libc::syscall(libc::SYS_bpf, command, batched, size_of::<Batched>()) };
     Errno::result(outcome).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_all_entries_once_each_in_order() {
+        for count in [0, 1, PART, PART + 1, 1_000] {
+            let all: Vec<usize> = (0..count).collect();
+            let parts = (0..count).step_by(PART).flat_map(|begin| part(&all, begin));
+            assert_eq!(parts.copied().collect::<Vec<_>>(), all);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_take_is_said() {
+        let no_table = std::fs::File::open("/dev/null").unwrap();
+        for count in [1, SHARED] {
+            let keys: Vec<u32> = (0..count as u32).collect();
+            assert!(write(&no_table, keys.clone(), keys).is_err());
+        }
+    }
 }

@@ -29,6 +29,7 @@ use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{EXEC_HOOK, Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::numbers::{self, Numbers};
+use super::parts::{Part, Parts};
 use super::pin::{self, PinLinksError, PinnedLinks};
 use super::pinned::{SUBJECTS, check_layout};
 use super::ring::Ring;
@@ -220,17 +221,40 @@ impl Enforcer {
     }
 
     /// Takes out a generation that no sandbox's state points at. What is not there is passed over.
-    pub fn remove_generation(&mut self, generation: &Generation) {
-        let Generation { image, files, names } = generation;
-        self.remove_keys("FILES", files);
-        self.remove_keys("NAMES", names);
-        let Some(image) = image else { return };
-        self.remove_keys("RULES", &image.rules().map(|(key, _)| key).collect::<Vec<_>>());
-        if let Ok(mut trie) = self.trie() {
-            for ((key, bits), _) in image.addresses() {
-                drop(trie.remove(&Key::new(bits, key)));
-            }
+    pub fn remove_generation(&self, generation: &Generation) {
+        for part in self.removal(generation) {
+            let _ = part();
         }
+    }
+
+    /// The same by a second thread, for who has something else to do meanwhile and does then what is left of it.
+    #[must_use]
+    pub fn begin_to_remove(&self, generation: &Generation) -> Parts {
+        Parts::begin(self.removal(generation))
+    }
+
+    /// Best effort: an entry that stays is unreachable, and costs its room alone.
+    fn removal(&self, generation: &Generation) -> Vec<Part> {
+        let Generation { image, files, names } = generation;
+        let mut parts = Vec::new();
+        if let Some(image) = image {
+            let rules = image.rules().map(|(key, _)| key);
+            parts.extend(self.removal_of("RULES", rules));
+            let addresses = image.addresses().map(|((key, bits), _)| Key::new(bits, key));
+            parts.extend(self.removal_of("ADDRESSES", addresses));
+        }
+        parts.extend(self.removal_of("FILES", files.iter().copied()));
+        parts.extend(self.removal_of("NAMES", names.iter().copied()));
+        parts
+    }
+
+    fn removal_of<K: aya::Pod + Send + Sync>(
+        &self,
+        name: &'static str,
+        keys: impl Iterator<Item = K>,
+    ) -> Vec<Part> {
+        let map = self.again(name);
+        map.map(|map| batch::removal(map, keys.collect()).collect()).unwrap_or_default()
     }
 
     /// From now on a use of a file that is open already is judged by the policy in force: reading,
@@ -273,7 +297,7 @@ impl Enforcer {
     }
 
     /// Writes entries, in the place of those that have their keys.
-    fn write<K: aya::Pod + Sync, V: aya::Pod + Sync>(
+    fn write<K: aya::Pod + Send + Sync, V: aya::Pod + Send + Sync>(
         &self,
         name: &'static str,
         entries: &BTreeMap<K, V>,
@@ -281,13 +305,13 @@ impl Enforcer {
         self.write_all(name, entries.iter().map(|(key, value)| (*key, *value)))
     }
 
-    fn write_all<K: aya::Pod + Sync, V: aya::Pod + Sync>(
+    fn write_all<K: aya::Pod + Send + Sync, V: aya::Pod + Send + Sync>(
         &self,
         name: &'static str,
         entries: impl Iterator<Item = (K, V)>,
     ) -> Result<(), LoadError> {
         let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
-        let written = batch::write(self.map_data(name)?.fd().as_fd(), &keys, &values);
+        let written = batch::write(self.map_data(name)?.fd().as_fd(), keys, values);
         written.map_err(|errno| LoadError::Batch { name, source: errno.into() })
     }
 

@@ -187,7 +187,7 @@ impl Losses {
         if keys.is_empty() {
             return Ok(());
         }
-        Ok(batch::write(&self.counters, &keys, &totals).map_err(io::Error::from)?)
+        Ok(batch::write(&self.counters, keys, totals).map_err(io::Error::from)?)
     }
 }
 

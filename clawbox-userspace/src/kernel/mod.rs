@@ -17,6 +17,7 @@ pub mod losses;
 pub mod lsm;
 pub mod memory;
 pub mod numbers;
+pub mod parts;
 mod patch;
 pub mod pin;
 pub mod pinned;

@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Instant;
 
 use clawbox_common::rule::SandboxState;
@@ -25,6 +24,7 @@ use crate::compile::{AgentPorts, MapImage, compile_after};
 use crate::dns::{Resolver, hosts_file, lines_of};
 use crate::gateway::HiddenConnections;
 use crate::kernel::enforcer::{Enforcer, Generation};
+use crate::kernel::parts::Parts;
 use crate::policy::model::{Located, Mode, Policy};
 use crate::policy::{Diagnostic, Severity, load_texts};
 
@@ -290,15 +290,13 @@ impl LivePolicy {
         let since = Instant::now();
         let before = self.in_force.image();
         let generation = kernel.generation + 1;
-        // Before the new one is written, for the room.
+        // Before the new one is written, for the room. It takes as long as it takes to read the text of as many.
         let outgoing = self.outgoing.take();
-        let (policy, image) = while_removing(outgoing, &mut kernel.enforcer, || {
-            let policy = self.load(texts)?;
-            let mut image =
-                compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
-            image.open_hosts(lines_of(&hosts_file()));
-            Ok((policy, image.shared()))
-        })?;
+        let removing = outgoing.map(|outgoing| kernel.enforcer.begin_to_remove(&outgoing));
+        let made = self.make(texts, generation, &before);
+        // No part of it fails.
+        let _ = removing.map(Parts::end);
+        let (policy, image) = made?;
         let bound = self.settled.too_many_rules(&image).filter(|_| self.global.is_none());
         if let Some(why) = bound {
             return Err(refused(why));
@@ -335,6 +333,19 @@ impl LivePolicy {
         let connections_reset = resets.len();
         let answer = Answer::Changed { generation, microseconds, connections_reset, warnings };
         Ok((answer, programs, resets))
+    }
+
+    /// A policy and what it compiles to after the one of before.
+    fn make(
+        &self,
+        texts: Vec<Text>,
+        generation: u32,
+        before: &MapImage,
+    ) -> Result<(Policy, MapImage), Answer> {
+        let policy = self.load(texts)?;
+        let mut image = compile_after(&policy, generation, &before.binaries).map_err(mistakes)?;
+        image.open_hosts(lines_of(&hosts_file()));
+        Ok((policy, image.shared()))
     }
 
     /// What a policy names, as the sandbox sees it.
@@ -427,25 +438,6 @@ impl LivePolicy {
         self.outgoing = Some(std::mem::replace(&mut self.written, written));
         Ok(())
     }
-}
-
-/// Does some work, and takes out meanwhile what no program reads any more: a thousand rules take as long as it
-/// takes to read the text of a thousand.
-fn while_removing<T>(
-    outgoing: Option<Generation>,
-    enforcer: &mut Enforcer,
-    work: impl FnOnce() -> T,
-) -> T {
-    let Some(outgoing) = outgoing else { return work() };
-    let (is_begun, done) = thread::scope(|scope| {
-        let removing = || enforcer.remove_generation(&outgoing);
-        let begun = thread::Builder::new().spawn_scoped(scope, removing);
-        (begun.is_ok(), work())
-    });
-    if !is_begun {
-        enforcer.remove_generation(&outgoing);
-    }
-    done
 }
 
 fn refused(why: String) -> Answer {

@@ -34,7 +34,7 @@ impl Enforcer {
             // What was ended in the middle of this.
             keys.retain(|key| !has(key));
         }
-        let written = batch::write(map, &keys, &vec![0_u64; keys.len()]);
+        let written = batch::write_in_order(map, &keys, &vec![0_u64; keys.len()]);
         written.map_err(|errno| LoadError::Batch { name: NAME, source: errno.into() })
     }
 
