@@ -1,16 +1,17 @@
 //! Where records go: numbered, one JSON object a line, appended. A line that cannot be written
 //! becomes part of a gap record as soon as writing works again; it never holds a sandbox up.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+mod file;
 mod repeats;
 
+pub use self::file::before;
+use self::file::{Sink, TrailFile, end};
 use self::repeats::Repeats;
 use super::counted::Counted;
 use super::record::{Class, Gap, Object, Record, Rule, Subject, VerdictName};
@@ -80,7 +81,7 @@ const UNWRITTEN: &str = "unwritten";
 
 /// The trail of one sandbox.
 pub struct Trail {
-    out: Box<dyn Write + Send>,
+    out: Box<dyn Sink>,
     /// Whole lines, but for the first, of which a part may be written already.
     pending: Vec<u8>,
     /// When it was written last, and how many times before that with no second in between.
@@ -111,8 +112,8 @@ impl Trail {
         if path == Path::new("-") {
             return Ok(Self::to(Box::new(io::stdout()), sandbox));
         }
-        let file =
-            appending(path).map_err(|source| TrailError { path: path.to_owned(), source })?;
+        let mut file = TrailFile::later(path);
+        file.open().map_err(|source| TrailError { path: path.to_owned(), source })?;
         let mut trail = Self::to(Box::new(file), sandbox);
         trail.id = id_of(path, sandbox);
         Ok(trail)
@@ -123,7 +124,7 @@ impl Trail {
     #[must_use]
     pub fn go_on(path: &Path, sandbox: &str) -> Self {
         let (seq, is_whole) = end(path).unwrap_or((0, true));
-        let mut out = Later { path: path.to_owned(), file: None };
+        let mut out = TrailFile::later(path);
         let opened = out.open().map(drop);
         let mut trail = Self::to(Box::new(out), sandbox);
         trail.seq = seq;
@@ -142,9 +143,7 @@ impl Trail {
         trail
     }
 
-    /// Writes to anything.
-    #[must_use]
-    pub fn to(out: Box<dyn Write + Send>, sandbox: &str) -> Self {
+    fn to(out: Box<dyn Sink>, sandbox: &str) -> Self {
         Self {
             out,
             pending: Vec::new(),
@@ -163,15 +162,19 @@ impl Trail {
         }
     }
 
-    /// Has all that is added from now on go to the host's store too.
+    /// Has all that is added from now on go to the host's store too, which keeps it when the trail is as large
+    /// as the store says.
     pub fn store_in(&mut self, store: Option<Intake>) {
+        if let Some(store) = &store {
+            self.out.bound(store.trail_bound());
+        }
         self.store = store;
     }
 
     /// See [`Trail::store_in`].
     #[must_use]
     pub fn stored_in(mut self, store: Option<Intake>) -> Self {
-        self.store = store;
+        self.store_in(store);
         self
     }
 
@@ -403,55 +406,6 @@ impl Drop for Trail {
     }
 }
 
-fn appending(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent)?;
-    }
-    let flags = nix::libc::O_CLOEXEC | nix::libc::O_NOFOLLOW;
-    File::options().create(true).append(true).mode(0o600).custom_flags(flags).open(path)
-}
-
-/// A file that is opened as soon as it can be.
-struct Later {
-    path: PathBuf,
-    file: Option<File>,
-}
-
-impl Later {
-    fn open(&mut self) -> io::Result<&mut File> {
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => appending(&self.path)?,
-        };
-        Ok(self.file.insert(file))
-    }
-}
-
-impl Write for Later {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        self.open()?.write(buffer)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The number of the last whole record of a file, and whether the file ends with a whole line. A record is
-/// no longer than what is looked at.
-fn end(path: &Path) -> Option<(u64, bool)> {
-    let mut file = File::open(path).ok()?;
-    let length = file.metadata().ok()?.len();
-    let start = length.saturating_sub(PENDING_BOUND as u64);
-    file.seek(SeekFrom::Start(start)).ok()?;
-    let mut end = Vec::new();
-    file.take(PENDING_BOUND as u64).read_to_end(&mut end).ok()?;
-    let number =
-        |line: &[u8]| serde_json::from_slice::<serde_json::Value>(line).ok()?["seq"].as_u64();
-    let last = end.rsplit(|byte| *byte == b'\n').find_map(number);
-    Some((last.unwrap_or(0), end.last().is_none_or(|byte| *byte == b'\n')))
-}
-
 pub(super) fn gap_of(gap: Gap) -> Draft {
     Draft {
         time: None,
@@ -477,6 +431,8 @@ mod tests {
         full: Arc<Mutex<bool>>,
         bytes: Arc<Mutex<Vec<u8>>>,
     }
+
+    impl Sink for Disk {}
 
     impl Write for Disk {
         fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {

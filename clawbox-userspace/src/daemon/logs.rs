@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt};
+use std::os::unix::fs::{FileExt as _, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use tokio::sync::{mpsc, watch};
@@ -13,6 +14,7 @@ use super::Daemon;
 use super::request::{Refusal, refuse};
 use crate::api::peer::Peer;
 use crate::api::proto;
+use crate::audit::trail::before;
 
 /// Read at one time; between two pieces everybody else has their turn.
 const PIECE: usize = 64 << 10;
@@ -25,6 +27,8 @@ const DENIED: &[u8] = br#""verdict":"deny""#;
 
 /// A trail that is to be read.
 pub struct Source {
+    path: PathBuf,
+    /// Which of the trail's files is read.
     file: File,
     /// Told after each write, and closed at the sandbox's end; `None` where what is there is all.
     grown: Option<watch::Receiver<()>>,
@@ -46,7 +50,7 @@ impl Daemon {
         let (path, grown) = match self.find(peer, &request.sandbox) {
             Ok(number) => {
                 let path = self.members.get(&number).map(|member| member.trail.clone());
-                (path.unwrap_or_default().into(), self.host.trail_grows(number))
+                (PathBuf::from(path.unwrap_or_default()), self.host.trail_grows(number))
             }
             Err(refusal) if refusal.code() == tonic::Code::NotFound => {
                 let ended = self.store.last_started(&request.sandbox);
@@ -57,14 +61,22 @@ impl Daemon {
             }
             Err(refusal) => return Err(refusal),
         };
-        let file = File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(&path);
-        let file = file.map_err(|error| {
+        let file = open(&path).map_err(|error| {
             let why = format!("the trail `{}` cannot be read: {error}", path.display());
             refuse(Status::not_found(why))
         })?;
         let grown = grown.filter(|_| request.follow);
-        Ok(Source { file, grown, denials: request.denials, last: request.last })
+        Ok(Source { path, file, grown, denials: request.denials, last: request.last })
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+fn is_one(file: &File, other: &File) -> io::Result<bool> {
+    let (file, other) = (file.metadata()?, other.metadata()?);
+    Ok((file.dev(), file.ino()) == (other.dev(), other.ino()))
 }
 
 /// Where what is asked for.
@@ -110,6 +122,12 @@ impl Source {
                 grown.mark_unchanged();
             }
             at = self.tell_from(at, told).await?;
+            while let Some(next) = self.next()? {
+                // What is read was put aside since then, and is whole now.
+                self.tell_from(at, told).await?;
+                self.file = next;
+                at = self.tell_from(0, told).await?;
+            }
             if is_last || told.is_closed() {
                 return Ok(());
             }
@@ -153,6 +171,22 @@ impl Source {
         }
     }
 
+    /// The file that follows the one that is read.
+    fn next(&self) -> io::Result<Option<File>> {
+        let newest = match open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            newest => newest?,
+        };
+        if is_one(&newest, &self.file)? {
+            return Ok(None);
+        }
+        // Who is slow may have two to read.
+        match open(&before(&self.path)) {
+            Ok(older) if !is_one(&older, &self.file)? => Ok(Some(older)),
+            _ => Ok(Some(newest)),
+        }
+    }
+
     fn read(&self, from: u64, room: usize) -> io::Result<Piece> {
         let mut bytes = vec![0; room];
         let mut length = 0;
@@ -169,25 +203,52 @@ impl Source {
     }
 
     /// Where the first line stands that is to be sent: going back from the end, the last of so many, and
-    /// not before the sandbox's own first.
-    async fn beginning(&self) -> io::Result<u64> {
+    /// not before the sandbox's own first. It may be in the file before this one.
+    async fn beginning(&mut self) -> io::Result<u64> {
+        let mut found = 0;
+        if let Some(begins) = self.begins_here(&mut found).await? {
+            return Ok(begins);
+        }
+        let Ok(older) = open(&before(&self.path)) else { return Ok(0) };
+        let newer = std::mem::replace(&mut self.file, older);
+        // It may be what another sandbox has left.
+        let goes_on =
+            self.last_number()?.is_some_and(|last| first_number(&newer) == Some(last + 1));
+        if !goes_on {
+            self.file = newer;
+            return Ok(0);
+        }
+        Ok(self.begins_here(&mut found).await?.unwrap_or(0))
+    }
+
+    /// The number of the last line.
+    fn last_number(&self) -> io::Result<Option<u64>> {
+        let length = self.file.metadata()?.len();
+        let from = length.saturating_sub(LONGEST as u64);
+        let Piece { mut bytes, .. } = self.read(from, LONGEST)?;
+        let line = before_last(&bytes).map_or(0, |newline| newline + 1);
+        Ok(number(&bytes.split_off(line)))
+    }
+
+    /// [`Source::beginning`] in the file that is read; `None` where it is in none of its lines.
+    async fn begins_here(&self, found: &mut u64) -> io::Result<Option<u64>> {
         let mut at = self.file.metadata()?.len();
         // The beginning of a line whose rest has been seen.
         let mut rest: Vec<u8> = Vec::new();
-        let (mut found, mut seen) = (0, 0);
+        let mut seen = 0;
         while at > 0 {
             let from = at.saturating_sub(PIECE as u64);
             let Piece { mut bytes, from } =
                 self.read(from, usize::try_from(at - from).unwrap_or(PIECE))?;
             at = from;
             bytes.append(&mut rest);
-            while let Some(newline) = before_last(&bytes) {
-                let line = bytes.split_off(newline + 1);
+            while let Some(begin) = begin_of_last(&bytes, from) {
+                let line = bytes.split_off(begin);
                 let begins = from + bytes.len() as u64;
                 seen += 1;
-                found += u64::from(self.is_wanted(&line));
-                if is_first(&line) || (self.last > 0 && found >= self.last) {
-                    return Ok(begins);
+                *found += u64::from(self.is_wanted(&line));
+                if is_first(&line) || (self.last > 0 && *found >= self.last) {
+                    return Ok(Some(begins));
                 }
             }
             rest = bytes;
@@ -198,8 +259,25 @@ impl Source {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(0)
+        Ok(None)
     }
+}
+
+/// Where the last line begins: behind a newline, or where the file begins.
+fn begin_of_last(bytes: &[u8], from: u64) -> Option<usize> {
+    let begin = before_last(bytes).map(|newline| newline + 1);
+    begin.or((from == 0 && !bytes.is_empty()).then_some(0))
+}
+
+fn number(line: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<serde_json::Value>(line).ok()?["seq"].as_u64()
+}
+
+/// The number of a file's first line.
+fn first_number(file: &File) -> Option<u64> {
+    let mut bytes = vec![0; LONGEST];
+    let length = file.read_at(&mut bytes, 0).ok()?;
+    number(bytes.get(..length)?.split(|byte| *byte == b'\n').next()?)
 }
 
 /// The newline before the last line.
@@ -222,10 +300,20 @@ mod tests {
     }
 
     async fn told(text: &str, denials: bool, last: u64) -> String {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
+        told_of(["", text], denials, last).await
+    }
+
+    /// Of a trail and of what was put aside, where that is anything.
+    async fn told_of([aside, text]: [&str; 2], denials: bool, last: u64) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trail.jsonl");
+        std::fs::write(&path, text).unwrap();
+        if !aside.is_empty() {
+            std::fs::write(before(&path), aside).unwrap();
+        }
         let (tell, mut told) = mpsc::channel(1024);
-        Source { file, grown: None, denials, last }.tell(tell).await;
+        let file = File::open(&path).unwrap();
+        Source { path, file, grown: None, denials, last }.tell(tell).await;
         let mut all = Vec::new();
         while let Some(lines) = told.recv().await {
             all.extend(lines.unwrap().lines);
@@ -258,6 +346,57 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_put_aside_is_told_where_the_trail_goes_on_from_it() {
+        let lines = |from, to| (from..=to).map(|seq| line(seq, "deny", "own")).collect::<String>();
+        let theirs = |seq| line(seq, "deny", "theirs");
+        let (aside, newer) = (theirs(7) + &lines(1, 4), lines(5, 6));
+        assert_eq!(told_of([&aside, &newer], false, 0).await, lines(1, 6));
+        assert_eq!(told_of([&aside, &newer], false, 3).await, lines(4, 6));
+        assert_eq!(told_of([&aside, &newer], true, 2).await, lines(5, 6));
+        assert_eq!(told_of([&lines(3, 4), &newer], false, 0).await, lines(3, 6));
+        // What another sandbox has left, or nobody knows who.
+        assert_eq!(told_of([&theirs(9), &newer], false, 0).await, newer);
+        assert_eq!(told_of([&theirs(9), &lines(1, 2)], false, 0).await, lines(1, 2));
+        assert_eq!(told_of([&aside, ""], false, 0).await, "");
+    }
+
+    #[tokio::test]
+    async fn who_follows_a_trail_goes_on_in_the_file_that_takes_its_place() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trail.jsonl");
+        let write = |seq| {
+            let mut out = File::options().create(true).append(true).open(&path).unwrap();
+            out.write_all(line(seq, "allow", "a").as_bytes()).unwrap();
+        };
+        let aside = || std::fs::rename(&path, before(&path)).unwrap();
+        let (grow, grown) = watch::channel(());
+        let (tell, mut told) = mpsc::channel(16);
+        write(1);
+        let file = File::open(&path).unwrap();
+        let source =
+            Source { path: path.clone(), file, grown: Some(grown), denials: false, last: 0 };
+        let reader = tokio::spawn(source.tell(tell));
+        let mut all = told.recv().await.unwrap().unwrap().lines;
+        // Once, and twice before it looks.
+        let steps: [&[u64]; 2] = [&[2], &[3, 4]];
+        for numbers in steps {
+            for seq in numbers {
+                aside();
+                write(*seq);
+            }
+            grow.send_replace(());
+            for _ in numbers {
+                all.extend(told.recv().await.unwrap().unwrap().lines);
+            }
+        }
+        drop(grow);
+        assert!(told.recv().await.is_none());
+        reader.await.unwrap();
+        let wanted: String = (1..=4).map(|seq| line(seq, "allow", "a")).collect();
+        assert_eq!(String::from_utf8(all).unwrap(), wanted);
+    }
+
+    #[tokio::test]
     async fn who_follows_a_trail_has_each_line_once_until_its_writer_ends() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("trail");
@@ -266,7 +405,7 @@ mod tests {
         let (tell, mut told) = mpsc::channel(4);
         let file = File::open(&path).unwrap();
         out.write_all(line(1, "allow", "a").as_bytes()).unwrap();
-        let source = Source { file, grown: Some(grown), denials: false, last: 0 };
+        let source = Source { path, file, grown: Some(grown), denials: false, last: 0 };
         let reader = tokio::spawn(source.tell(tell));
         for seq in 2..=30 {
             let lines = told.recv().await.unwrap().unwrap().lines;

@@ -59,6 +59,7 @@ struct Shared {
     condition: watch::Sender<Condition>,
     flight: Mutex<Option<InFlight>>,
     veil: Option<Veil>,
+    trail_bound: u64,
 }
 
 impl Shared {
@@ -102,6 +103,12 @@ impl Intake {
     #[must_use]
     pub fn hashes_programs(&self) -> bool {
         self.0.veil.as_ref().is_some_and(Veil::covers_programs)
+    }
+
+    /// How large the file of a sandbox's own trail may be, in bytes.
+    #[must_use]
+    pub fn trail_bound(&self) -> u64 {
+        self.0.trail_bound
     }
 
     /// Takes a record of a sandbox under a policy of this number. What the kernel has told has a number.
@@ -273,7 +280,8 @@ impl Store {
         let hash_key = veil::key_of(key.parent().unwrap_or(&directory));
         let veil = Veil::open(&hash_key, limits.hash)?;
         let load = flight.as_ref().map_or(0, InFlight::load);
-        let shared = Arc::new(Shared { flight: Mutex::new(flight), veil, ..Shared::default() });
+        let (flight, trail_bound) = (Mutex::new(flight), limits.trail.bytes());
+        let shared = Arc::new(Shared { flight, veil, trail_bound, ..Shared::default() });
         shared.lock().columns.load = load;
         let (of_thread, name) = (Arc::clone(&shared), name.to_owned());
         let thread = std::thread::Builder::new().name("audit".to_owned()).stack_size(512 << 10);

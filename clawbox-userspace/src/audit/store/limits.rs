@@ -21,6 +21,8 @@ pub struct Limits {
     pub keep: Span,
     /// The oldest segments are removed where all together are larger.
     pub quota: Size,
+    /// A sandbox's own trail is begun anew at this size, as in 64M; of the files before it the last one stays.
+    pub trail: Size,
     /// How much of the free room of an event ring one sandbox may fill while nobody reads it, in percent.
     pub share: u32,
     /// What is done where the disk is full or the quota used up: drop-oldest, which removes the oldest
@@ -46,7 +48,8 @@ impl Default for Limits {
         let days = |days: u64| Span(Duration::from_secs(days * 86_400));
         let (segment, quota, share) = (Size(64 << 20), Size(2 << 30), 50);
         let (on_full, hash) = Default::default();
-        Self { segment, rotate: days(1), keep: days(30), quota, share, on_full, hash }
+        let (rotate, keep, trail) = (days(1), days(30), Size(64 << 20));
+        Self { segment, rotate, keep, quota, trail, share, on_full, hash }
     }
 }
 
