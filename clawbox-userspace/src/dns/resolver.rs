@@ -20,6 +20,7 @@ use super::contract::{
 use super::lock;
 use super::memory::Found;
 use super::names::NameTable;
+use super::pace::{Pace, Traffic};
 use super::synthetic::{Grant, Pool, Refused};
 use super::upstream::{Failed, Upstream};
 use super::wire::{self, Question, Received};
@@ -39,6 +40,8 @@ pub struct Resolver {
     names: Arc<NameTable>,
     pool: Mutex<Pool>,
     budget: Mutex<Budget>,
+    pace: Mutex<Pace>,
+    traffic: Arc<Traffic>,
     /// Told when the pool has something that will expire.
     filled: Notify,
 }
@@ -111,8 +114,22 @@ impl Resolver {
             pool: Mutex::new(Pool::new(sandbox, table, Arc::clone(&names))),
             names,
             budget: Mutex::new(Budget::new(tokio::time::Instant::now())),
+            pace: Mutex::new(Pace::new(sandbox, tokio::time::Instant::now())),
+            traffic: Arc::default(),
             filled: Notify::new(),
         }
+    }
+
+    /// One of those that share a loop.
+    #[must_use]
+    pub fn among(mut self, traffic: Arc<Traffic>) -> Self {
+        self.traffic = traffic;
+        self
+    }
+
+    /// A question has come. How long the next one of this sandbox waits, if at all.
+    pub(super) fn paced(&self) -> Option<Duration> {
+        lock(&self.pace).asked(&self.traffic, tokio::time::Instant::now())
     }
 
     /// The names that stand behind the numbers in kernel events.

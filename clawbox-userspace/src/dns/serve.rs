@@ -99,6 +99,11 @@ async fn datagrams(resolver: Arc<Resolver>, socket: Arc<UdpSocket>, questions: A
                     });
                 }
             }
+            if let Some(wait) = resolver.paced() {
+                send_all(&socket, &mut replies).await;
+                sleep(wait).await;
+                break;
+            }
             if replies.len() >= AT_ONCE {
                 break;
             }
@@ -177,6 +182,9 @@ async fn read_questions(
             // No more questions; dropping `answers` lets the writer finish what is outstanding.
             Ok(Ok(false)) | Err(_) => return Ok(()),
             Ok(Err(error)) => return Err(error),
+        }
+        if let Some(wait) = resolver.paced() {
+            sleep(wait).await;
         }
         match resolver.receive(&buffer, Transport::Tcp, client) {
             Step::Ignore => {}

@@ -33,6 +33,7 @@ use crate::audit::programs::Programs;
 use crate::audit::store::in_flight::InFlight;
 use crate::audit::store::intake::Intake;
 use crate::audit::trail::Trail;
+use crate::dns::Traffic;
 use crate::gateway;
 use crate::kernel::enforcer::Enforcer;
 use crate::kernel::enforcer::cgroups::Whom;
@@ -59,6 +60,8 @@ const SPAN: Duration = Duration::from_secs(10);
 pub(super) struct Tables {
     pub(super) synthetics: Arc<Synthetics>,
     pub(super) redirects: Arc<gateway::Table>,
+    /// Which sandboxes ask for names.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 /// See the module.
@@ -152,7 +155,8 @@ impl Host {
         let synthetics = Arc::new(enforcer.take_synthetics()?);
         let redirects = Arc::new(gateway::Table::new(enforcer.take_redirected()?));
         let connections = Connections::of(name, enforcer)?;
-        Ok((Tables { synthetics, redirects }, feed, remnants, connections))
+        let tables = Tables { synthetics, redirects, traffic: Arc::default() };
+        Ok((tables, feed, remnants, connections))
     }
 
     /// Whether BPF LSM programs decide.

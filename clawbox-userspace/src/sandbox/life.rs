@@ -119,10 +119,10 @@ pub(super) fn serve(
     upstream: Upstream,
     sockets: Sockets,
 ) -> Served {
-    let Tables { synthetics, redirects } = host.tables.clone();
+    let Tables { synthetics, redirects, traffic } = host.tables.clone();
     let Sockets { resolver: resolver_at, verified, room, network } = sockets;
-    let resolver =
-        Arc::new(Resolver::new(number, in_force.clone(), synthetics, decisions.clone(), upstream));
+    let resolver = Resolver::new(number, in_force.clone(), synthetics, decisions.clone(), upstream);
+    let resolver = Arc::new(resolver.among(traffic));
     in_force.know_names(resolver.names());
     let hidden = Arc::<HiddenConnections>::default();
     let verifier = Arc::new(Verifier {
