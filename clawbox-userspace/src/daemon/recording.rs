@@ -117,7 +117,7 @@ impl Daemon {
         let file = |text: Text| File { name: text.name, text: text.text };
         let texts = texts.into_iter().map(file).collect();
         let policy = InForce { revision, digest, is_global, texts };
-        self.audit.intake().policy(&member.id, generation, &policy);
+        self.audit.intake().policy(&member.id, generation, policy);
     }
 
     /// The same of all.

@@ -137,13 +137,16 @@ impl Intake {
         });
     }
 
-    /// Takes the text of a policy that a sandbox is under.
-    pub fn policy(&self, sandbox: &str, number: u32, policy: &InForce) {
-        let Ok(detail) = serde_json::to_string(policy) else { return };
+    /// Takes the text of a policy that a sandbox is under. It is in a batch once, whoever else is under it too.
+    pub fn policy(&self, sandbox: &str, number: u32, mut policy: InForce) {
         let mut waiting = self.0.lock();
         if !waiting.has_room(true) {
             return waiting.lose(sandbox, 1);
         }
+        if !waiting.policies.insert(policy.digest.clone()) {
+            policy.texts.clear();
+        }
+        let Ok(detail) = serde_json::to_string(&policy) else { return };
         row::put_policy(&mut waiting.columns, sandbox, number, &detail);
         if waiting.came(true) {
             drop(waiting);

@@ -23,7 +23,8 @@ pub struct InForce {
     pub digest: String,
     /// It is the host's, in place of the sandbox's own.
     pub is_global: bool,
-    /// Its files; what was approved beside it is the last.
+    /// Its files; what was approved beside it is the last. None where another record of the same batch has them,
+    /// of this digest.
     pub texts: Vec<File>,
 }
 
@@ -85,21 +86,50 @@ pub fn of_event(directory: &Path, row: Row<'_>) -> io::Result<Option<InForce>> {
     else {
         return Ok(None);
     };
-    let mut told = Filter::default();
-    told.text(&[Text::Action], Pattern::Is(ACTION.to_owned()));
+    let mut told = texts();
     told.text(&[Text::Sandbox], Pattern::Is(sandbox.to_owned()));
     told.number(Number::Policy, number);
+    let found = last_before(directory, &mut told, row.micros())?;
+    match found {
+        Some(found) if found.texts.is_empty() => with_texts(directory, found).map(Some),
+        found => Ok(found),
+    }
+}
+
+/// Records of texts.
+fn texts() -> Filter {
+    let mut told = Filter::default();
+    told.text(&[Text::Action], Pattern::Is(ACTION.to_owned()));
     told.show(vec![Text::Detail.at()]);
+    told
+}
+
+fn policy_of(row: Row<'_>) -> Option<InForce> {
+    row.text(Text::Detail).and_then(|text| serde_json::from_str(text).ok())
+}
+
+/// The same with the texts that another sandbox's record has.
+fn with_texts(directory: &Path, found: InForce) -> io::Result<InForce> {
+    let (mut told, mut reader) = (texts(), Reader::at(directory, Cursor::default()));
+    while let Some(batch) = reader.next(&mut told)? {
+        let has = |policy: &InForce| policy.digest == found.digest && !policy.texts.is_empty();
+        if let Some(other) = told.rows(&batch).filter_map(policy_of).find(has) {
+            return Ok(InForce { texts: other.texts, ..found });
+        }
+    }
+    Ok(found)
+}
+
+fn last_before(directory: &Path, told: &mut Filter, micros: i64) -> io::Result<Option<InForce>> {
     let (mut reader, mut found) = (Reader::at(directory, Cursor::default()), None);
     // Numbers come again after a restart of the machine: the last one before it, or else the first after.
-    while let Some(batch) = reader.next(&mut told)? {
+    while let Some(batch) = reader.next(told)? {
         for policy in told.rows(&batch) {
-            let is_later = policy.micros() > row.micros();
+            let is_later = policy.micros() > micros;
             if is_later && found.is_some() {
                 return Ok(found);
             }
-            let text = policy.text(Text::Detail).and_then(|text| serde_json::from_str(text).ok());
-            found = text.or(found);
+            found = policy_of(policy).or(found);
         }
     }
     Ok(found)
@@ -107,7 +137,48 @@ pub fn of_event(directory: &Path, row: Row<'_>) -> io::Result<Option<InForce>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::intake::Store;
+    use super::super::limits::Limits;
+    use super::super::tests::denied;
     use super::*;
+
+    #[test]
+    fn a_text_that_several_sandboxes_are_under_is_in_a_batch_once_and_told_of_each() {
+        let root = tempfile::tempdir().unwrap();
+        let (directory, key) = (root.path().join("audit"), root.path().join("audit.key"));
+        let store = Store::start(directory.clone(), key, "test", Limits::default(), None).unwrap();
+        let intake = store.intake();
+        let policy = |revision, name: &str| {
+            let texts = vec![File { name: name.to_owned(), text: format!("# of {name}\n") }];
+            InForce { revision, digest: format!("digest of {name}"), is_global: false, texts }
+        };
+        // All in one batch.
+        intake.hold(std::time::Instant::now());
+        let all = [("a-1", 3, "x"), ("b-1", 4, "y"), ("c-1", 5, "x"), ("d-1", 6, "x")];
+        for (sandbox, number, name) in all {
+            intake.policy(sandbox, number, policy(number * 10, name));
+            intake.record(sandbox, Some(number), &denied("/etc/shadow"), None);
+        }
+        intake.release();
+        drop(store);
+        let mut events = Filter::default();
+        events.text(&[Text::Action], Pattern::Is("open".to_owned()));
+        let (mut reader, mut seen) = (Reader::at(&directory, Cursor::default()), Vec::new());
+        while let Some(batch) = reader.next(&mut events).unwrap() {
+            for row in events.rows(&batch) {
+                seen.push(of_event(&directory, row).unwrap().unwrap());
+            }
+        }
+        let expected = all.map(|(_, number, name)| policy(number * 10, name));
+        assert_eq!(seen, expected);
+        let (mut told, mut reader) = (texts(), Reader::at(&directory, Cursor::default()));
+        let mut with = 0;
+        while let Some(batch) = reader.next(&mut told).unwrap() {
+            let rows = told.rows(&batch).filter_map(policy_of);
+            with += rows.filter(|policy| !policy.texts.is_empty()).count();
+        }
+        assert_eq!(with, 2);
+    }
 
     #[test]
     fn a_rule_is_quoted_as_it_is_written_and_from_flow_style_as_what_it_means() {

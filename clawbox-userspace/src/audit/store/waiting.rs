@@ -1,6 +1,6 @@
 //! What waits to be written to the store: rows, what found no room, and when the writer is to come for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::columns::Columns;
@@ -47,6 +47,8 @@ pub(super) struct Waiting {
     pub(super) lost: BTreeMap<String, u64>,
     /// How many of those had a number of the kernel's.
     pub(super) lost_numbers: u64,
+    /// Digests of the policies whose texts are among the rows.
+    pub(super) policies: BTreeSet<String>,
     /// Nothing that comes now has happened before.
     pub(super) from: Option<Instant>,
     pub(super) is_closed: bool,
@@ -80,6 +82,7 @@ impl Waiting {
         }
         self.columns.of_rings.other.lost += std::mem::take(&mut self.lost_numbers);
         (self.since, self.urgent) = (None, None);
+        self.policies.clear();
         match self.columns.rows() {
             0 => Columns::default(),
             _ => self.columns.take(),
