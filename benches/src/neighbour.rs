@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -30,6 +30,9 @@ const BOUNDED: [Noise; 3] = [
     Noise(Operation::Touch, 1, Some(BOUNDS[1])),
     Noise(Operation::Spin, 5, Some(BOUNDS[2])),
 ];
+
+/// How long it has been at it before anything is measured: what it may have at once is then used up.
+const LOUD: Duration = Duration::from_millis(300);
 
 const CONNECTIONS: u32 = 200;
 const QUESTIONS: u32 = 200;
@@ -119,10 +122,13 @@ impl Stage<'_> {
             let (begun, is_loud) = mpsc::channel();
             let is_over = &is_over;
             let noisy = scope.spawn(move || -> Result<()> {
+                let since = Instant::now();
                 while !is_over.load(Ordering::Relaxed) {
                     loud.perform(operation, count)?;
-                    // Nobody waits for any but the first.
-                    let _ = begun.send(());
+                    if since.elapsed() >= LOUD {
+                        // Nobody waits for any but the first.
+                        let _ = begun.send(());
+                    }
                 }
                 Ok(())
             });
