@@ -10,7 +10,7 @@ use aya::sys::SyscallError;
 use nix::errno::Errno;
 use nix::libc;
 
-use super::parts::{Part, Parts};
+use super::parts::{Late, Part, Parts};
 
 /// `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_LOOKUP_BATCH`, `BPF_MAP_UPDATE_BATCH` and `BPF_MAP_DELETE_BATCH` of bpf(2), linux/bpf.h.
 const LOOKUP_ELEMENT: libc::c_int = 1;
@@ -153,7 +153,8 @@ pub(super) fn has<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> bool {
 }
 
 /// Writes entries, in the place of those that have their keys. Many are written by two threads: an entry takes
-/// most of a microsecond, as no place of a large table is in a processor's cache.
+/// most of a microsecond, as no place of a large table is in a processor's cache. All are there then; the second
+/// thread may write some of them once more, and is to be waited for before they are removed.
 ///
 /// # Errors
 /// The table is full: others than those that did not fit are there.
@@ -161,20 +162,23 @@ pub(super) fn write<K: Pod + Send + Sync, V: Pod + Send + Sync>(
     map: impl AsFd,
     keys: Vec<K>,
     values: Vec<V>,
-) -> Result<(), Errno> {
+) -> Result<Option<Late>, Errno> {
     let map = map.as_fd();
     let second = (keys.len() >= SHARED).then(|| map.try_clone_to_owned().ok()).flatten();
-    let Some(second) = second else { return write_in_order(map, &keys, &values) };
+    let Some(second) = second else {
+        return write_in_order(map, &keys, &values).map(|()| None);
+    };
     let begins = (0..keys.len()).step_by(PART);
     let all = Arc::new((second, keys, values));
     let parts = begins.map(|begin| {
         let all = Arc::clone(&all);
-        Box::new(move || {
+        Arc::new(move || {
             let (map, keys, values) = &*all;
             write_in_order(map.as_fd(), part(keys, begin), part(values, begin))
         }) as Part
     });
-    Parts::begin(parts).end()
+    let late = Parts::begin(parts).end()?;
+    Ok(Some(late).filter(|late| !late.is_over()))
 }
 
 fn part<T>(all: &[T], begin: usize) -> &[T] {
@@ -190,7 +194,7 @@ pub(super) fn removal<K: Pod + Send + Sync>(
     let all = Arc::new((map, keys));
     begins.map(move |begin| {
         let all = Arc::clone(&all);
-        Box::new(move || {
+        Arc::new(move || {
             remove(&all.0, part(&all.1, begin));
             Ok(())
         }) as Part

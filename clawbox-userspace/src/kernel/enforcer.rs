@@ -2,12 +2,16 @@
 //! identities, synthetic addresses; and through which it reads events and losses.
 
 pub mod cgroups;
+mod generations;
 mod losses;
 mod states;
+
+pub use self::generations::Generation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Mutex;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -29,13 +33,12 @@ use super::load::{Keep, LoadError, Place, Programs, SOCKETS, Sizes, Wanted};
 use super::losses::{EXEC_HOOK, Losses, Skips};
 use super::lsm::{self, LsmState};
 use super::numbers::{self, Numbers};
-use super::parts::{Part, Parts};
+use super::parts::Late;
 use super::pin::{self, PinLinksError, PinnedLinks};
 use super::pinned::{SUBJECTS, check_layout};
 use super::ring::Ring;
 use super::synthetics::Synthetics;
 use super::tallies::Tallies;
-use crate::compile::MapImage;
 
 /// Why enforcement could not be put in place or changed.
 #[derive(Debug, thiserror::Error)]
@@ -58,14 +61,8 @@ pub struct Enforcer {
     /// What is watched, of a load whose tables stay.
     attached: Option<Attached>,
     waiting: states::Waiting,
-}
-
-/// The keys of one policy's entries in the maps.
-#[derive(Debug, Default)]
-pub struct Generation {
-    image: Option<MapImage>,
-    files: Vec<FileKey>,
-    names: Vec<NameKey>,
+    /// Who may still be writing rules that are written already.
+    late: Mutex<Vec<Late>>,
 }
 
 impl Enforcer {
@@ -99,7 +96,15 @@ impl Enforcer {
             let _ = pin::remove(pins.directory());
             return Err(error);
         }
-        Ok(Self { ebpf, pins, lsm, judges_open_files: false, attached: None, waiting: None })
+        Ok(Self {
+            ebpf,
+            pins,
+            lsm,
+            judges_open_files: false,
+            attached: None,
+            waiting: None,
+            late: Mutex::default(),
+        })
     }
 
     /// Loads with tables that stay pinned; those of a load before are taken over, and its programs
@@ -129,7 +134,15 @@ impl Enforcer {
             }
         })?;
         let attached = Some(attached);
-        let mut taken = Self { ebpf, pins, lsm, judges_open_files: false, attached, waiting: None };
+        let mut taken = Self {
+            ebpf,
+            pins,
+            lsm,
+            judges_open_files: false,
+            attached,
+            waiting: None,
+            late: Mutex::default(),
+        };
         if !is_first {
             // What was open before was judged by who knows which policy.
             taken.judge_open_files()?;
@@ -141,46 +154,6 @@ impl Enforcer {
     #[must_use]
     pub fn lsm(&self) -> &LsmState {
         &self.lsm
-    }
-
-    /// Writes a generation: the compiled rules, and those at objects and names. Nothing points at
-    /// it until a sandbox's state does.
-    ///
-    /// # Errors
-    /// A map is full or gone; what was written is taken out again.
-    pub fn write_generation(
-        &mut self,
-        image: &MapImage,
-        files: &BTreeMap<FileKey, FileRule>,
-        names: &BTreeMap<NameKey, FileRule>,
-    ) -> Result<Generation, LoadError> {
-        let generation = self.known_generation(image, files, names);
-        let written = self.write_policy(image).and_then(|()| {
-            self.write("FILES", files)?;
-            self.write("NAMES", names)
-        });
-        match written {
-            Ok(()) => Ok(generation),
-            Err(error) => {
-                self.remove_generation(&generation);
-                Err(error)
-            }
-        }
-    }
-
-    /// The keys of a generation that is written already.
-    #[must_use]
-    pub fn known_generation(
-        &self,
-        image: &MapImage,
-        files: &BTreeMap<FileKey, FileRule>,
-        names: &BTreeMap<NameKey, FileRule>,
-    ) -> Generation {
-        Generation {
-            image: Some(image.clone()),
-            files: files.keys().copied().collect(),
-            names: names.keys().copied().collect(),
-        }
     }
 
     /// The cgroups that are sandboxes', by their ids, and which.
@@ -218,43 +191,6 @@ impl Enforcer {
             .collect();
         stale.iter().for_each(|key| drop(trie.remove(key)));
         Ok(())
-    }
-
-    /// Takes out a generation that no sandbox's state points at. What is not there is passed over.
-    pub fn remove_generation(&self, generation: &Generation) {
-        for part in self.removal(generation) {
-            let _ = part();
-        }
-    }
-
-    /// The same by a second thread, for who has something else to do meanwhile and does then what is left of it.
-    #[must_use]
-    pub fn begin_to_remove(&self, generation: &Generation) -> Parts {
-        Parts::begin(self.removal(generation))
-    }
-
-    /// Best effort: an entry that stays is unreachable, and costs its room alone.
-    fn removal(&self, generation: &Generation) -> Vec<Part> {
-        let Generation { image, files, names } = generation;
-        let mut parts = Vec::new();
-        if let Some(image) = image {
-            let rules = image.rules().map(|(key, _)| key);
-            parts.extend(self.removal_of("RULES", rules));
-            let addresses = image.addresses().map(|((key, bits), _)| Key::new(bits, key));
-            parts.extend(self.removal_of("ADDRESSES", addresses));
-        }
-        parts.extend(self.removal_of("FILES", files.iter().copied()));
-        parts.extend(self.removal_of("NAMES", names.iter().copied()));
-        parts
-    }
-
-    fn removal_of<K: aya::Pod + Send + Sync>(
-        &self,
-        name: &'static str,
-        keys: impl Iterator<Item = K>,
-    ) -> Vec<Part> {
-        let map = self.again(name);
-        map.map(|map| batch::removal(map, keys.collect()).collect()).unwrap_or_default()
     }
 
     /// From now on a use of a file that is open already is judged by the policy in force: reading,
@@ -310,6 +246,16 @@ impl Enforcer {
         name: &'static str,
         entries: impl Iterator<Item = (K, V)>,
     ) -> Result<(), LoadError> {
+        // Who comes next may write others in their place.
+        self.begin_to_write(name, entries)?.into_iter().for_each(Late::wait);
+        Ok(())
+    }
+
+    fn begin_to_write<K: aya::Pod + Send + Sync, V: aya::Pod + Send + Sync>(
+        &self,
+        name: &'static str,
+        entries: impl Iterator<Item = (K, V)>,
+    ) -> Result<Option<Late>, LoadError> {
         let (keys, values): (Vec<K>, Vec<V>) = entries.unzip();
         let written = batch::write(self.map_data(name)?.fd().as_fd(), keys, values);
         written.map_err(|errno| LoadError::Batch { name, source: errno.into() })
@@ -354,16 +300,6 @@ impl Enforcer {
         let name = "ADDRESSES";
         let map = self.ebpf.map_mut(name).ok_or(LoadError::Absent { kind: "map", name })?;
         LpmTrie::try_from(map).map_err(|source| LoadError::Map { name, source })
-    }
-
-    fn write_policy(&mut self, image: &MapImage) -> Result<(), LoadError> {
-        self.write_all("RULES", image.rules())?;
-        let mut trie = self.trie()?;
-        for ((key, bits), hosts) in image.addresses() {
-            trie.insert(&Key::new(bits, key), hosts, 0)
-                .map_err(|source| LoadError::Map { name: "ADDRESSES", source })?;
-        }
-        Ok(())
     }
 
     /// Makes a cgroup a sandbox's: from now on its tasks without an identity are denied

@@ -15,6 +15,7 @@ use clawbox_common::verdict::Verdict;
 
 use super::batch;
 use super::load::LoadError;
+use super::parts::Late;
 
 /// Counts of events that found no room in the ring, and of hooks that were not run.
 pub struct Losses {
@@ -187,7 +188,10 @@ impl Losses {
         if keys.is_empty() {
             return Ok(());
         }
-        Ok(batch::write(&self.counters, keys, totals).map_err(io::Error::from)?)
+        let late = batch::write(&self.counters, keys, totals).map_err(io::Error::from)?;
+        // They are not to come after the next totals.
+        late.into_iter().for_each(Late::wait);
+        Ok(())
     }
 }
 
