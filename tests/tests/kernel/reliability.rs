@@ -15,13 +15,15 @@ use crate::scene::{ECHO, Scene};
 
 /// Connects to each address without a pause until its input ends, and then says what came of it.
 const HAMMER: &str = r#"
-import collections, errno, json, select, socket, sys
+import collections, errno, json, select, socket, struct, sys
 seen = {address: collections.Counter() for address in sys.argv[1:]}
 print("ready", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
     for address, counts in seen.items():
         made = socket.socket()
         made.settimeout(60)
+        # Closed by a reset, or its port would be in use for a minute more, and there are only so many.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         try:
             made.connect((address, 7))
             counts["ok"] += 1

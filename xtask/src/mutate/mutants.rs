@@ -44,6 +44,13 @@ pub(super) const ALL: &[Mutant] = &[
         "echo_requests_reach_what_a_rule_names_and_nobody_else",
     ),
     here(
+        "what a process goes on with after a signal is no call",
+        "clawbox-ebpf/src/hooks/call.rs",
+        "    if number == NO_CALL {\n",
+        "    if number == NO_CALL - 1 {\n",
+        "going_on_after_a_signal_is_no_refused_call",
+    ),
+    here(
         "what a standing rule is for does not run before it is said what it is",
         "clawbox-ebpf/src/subject.rs",
         "bpf_send_signal(SIGSTOP);",
