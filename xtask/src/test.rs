@@ -64,6 +64,7 @@ const OF_THE_AGENT: [(Kernel, &[&str]); 3] = [
             "term::",
             "tutorial::",
             "watchdog::",
+            "widened::",
         ],
     ),
     (
