@@ -201,10 +201,10 @@ pub(super) fn removal<K: Pod + Send + Sync>(
     })
 }
 
-/// The same by one thread: each after those before it.
+/// Writes entries by one thread, each after those before it.
 ///
 /// # Errors
-/// As above; then those before it are there.
+/// The table is full: those before it are there.
 pub(super) fn write_in_order<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     keys: &[K],

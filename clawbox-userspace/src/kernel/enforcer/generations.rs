@@ -95,8 +95,15 @@ impl Enforcer {
         name: &'static str,
         keys: impl Iterator<Item = K>,
     ) -> Vec<Part> {
-        let map = self.again(name);
-        map.map(|map| batch::removal(map, keys.collect()).collect()).unwrap_or_default()
+        let keys: Vec<K> = keys.collect();
+        match self.again(name) {
+            Ok(map) => batch::removal(map, keys).collect(),
+            // Without a descriptor for a second thread they go all the same, and now.
+            Err(_) => {
+                self.remove_keys(name, &keys);
+                Vec::new()
+            }
+        }
     }
 
     /// Entries that nobody changes while they are there: before they are removed it is waited for who is late.
